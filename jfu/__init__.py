@@ -1,0 +1,49 @@
+"""jfu: federated unlearning in JAX.
+
+Training is a pair of pure functions ``(init, round)``, unlearning a pair ``(perturb,
+recover)``; clients are rows of indices into one pool of examples, and who takes part is a
+mask. ``jfu.unlearn`` lists every method. Models, data sets and files are in ``jfu.models``,
+``jfu.data`` and ``jfu.io``, imported by name when wanted.
+"""
+
+from jfu import unlearn
+from jfu.aggregate import Aggregator, coordinate_median, weighted_mean
+from jfu.augment import crop_and_flip
+from jfu.clients import (
+    clients_mesh,
+    forget_class,
+    forget_client,
+    forget_examples,
+    forget_fraction,
+    map_clients,
+    split,
+    stack,
+    sum_clients,
+    weights,
+)
+from jfu.conv import conv
+from jfu.costs import nbytes, step_flops, wire
+from jfu.fedavg import FedAvgState, fedavg, sender
+from jfu.local import classification, cross_entropy, local_sgd
+from jfu.loop import Done, rounds
+from jfu.metrics import first_round_within, gap, gap_per_seed, match, mia, per_example
+from jfu.sampling import absent, sampled
+from jfu.select import by_layer, by_path, describe, select
+from jfu.types import (
+    Batch,
+    Broadcast,
+    ClientData,
+    FederatedAlgorithm,
+    LocalInfo,
+    Model,
+    Needs,
+    RoundInfo,
+    Split,
+    Trained,
+    Unlearner,
+)
+from jfu.unlearn import check_changed, negate, negation
+
+__version__ = "0.1.0"
+
+__all__ = [name for name in dir() if not name.startswith("_")]

@@ -1,0 +1,325 @@
+"""Clients: how they are stacked, which of them a request names, and how they run.
+
+A client's work is a function ``fn(shared, client, key)``. Two functions run it for every
+client of a federation and are the only place in the library that knows about devices:
+``sum_clients`` adds the results up and never holds more than a chunk of them,
+``map_clients`` keeps them all. Inside ``jax.set_mesh(clients_mesh())`` both spread the
+clients over the devices; algorithms do not notice.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from jfu.types import ClientData, Key, PyTree, Split
+
+AXIS = "clients"  # the mesh axis that clients are spread over
+
+# One pool for all clients; index, mask and id have a leading client axis.
+_PER_CLIENT = ClientData(x=None, y=None, index=0, mask=0, id=0)
+
+
+# ---------------------------------------------------------------- data
+
+
+def stack(
+    x: np.ndarray, y: np.ndarray, indices: Sequence[np.ndarray], *, ids: Sequence[int] | None = None
+) -> ClientData:
+    """A pool of examples and each client's rows of it, as one pytree.
+
+    Args:
+      x: ``[M, ...]`` examples; uint8 images stay uint8.
+      y: ``[M]`` integer labels.
+      indices: one array of rows a client, of any lengths; short ones are padded.
+      ids: the clients' identities, int32; ``0 ... K-1`` if not given.
+
+    Raises:
+      ValueError: no clients, an empty client, rows outside the pool, lengths that differ,
+        labels that are not integers, or values that are not finite.
+
+    >>> data = stack(np.zeros((5, 2)), np.arange(5), [[0, 1], [2, 3, 4]])
+    >>> data.index.shape, data.mask.sum(1).tolist()
+    ((2, 3), [2, 3])
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    if len(x) != len(y):
+        raise ValueError(f"stack was given {len(x)} examples and {len(y)} labels; pass one each")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+        bad = int((~np.isfinite(x).reshape(len(x), -1).all(1)).sum())
+        raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
+    rows = [np.asarray(i) for i in indices]
+    if not rows:
+        raise ValueError("stack was given no clients; pass one array of rows for each client")
+    ids = list(range(len(rows))) if ids is None else list(ids)
+    if len(set(ids)) != len(rows):
+        raise ValueError(f"{len(rows)} clients need as many different ids, got {ids}")
+    for name, i in zip(ids, rows, strict=True):
+        if i.ndim != 1 or len(i) == 0:
+            raise ValueError(f"client {name} holds no examples; give it at least one row")
+        if not np.issubdtype(i.dtype, np.integer) or i.min() < 0 or i.max() >= len(x):
+            raise ValueError(f"client {name} names rows outside the pool of {len(x)} examples")
+    longest = max(map(len, rows))
+    index = np.zeros((len(rows), longest), np.int32)
+    mask = np.zeros((len(rows), longest), bool)
+    for k, i in enumerate(rows):
+        index[k, : len(i)], mask[k, : len(i)] = i, True
+    if x.dtype == np.float64:
+        x = x.astype(np.float32)
+    arrays = (x, y.astype(np.int32), index, mask, np.asarray(ids, np.int32))
+    return ClientData(*map(jnp.asarray, arrays))
+
+
+def weights(clients: ClientData) -> jax.Array:
+    """Live examples of each client, float32 ``[K]``."""
+    return clients.mask.sum(-1).astype(jnp.float32)
+
+
+# ---------------------------------------------------------------- requests
+
+
+def split(clients: ClientData, forget: jax.Array) -> Split:
+    """Divides the data into what is retained and what is forgotten; masks only, no copies.
+
+    Args:
+      forget: bool ``[K, N]``, as the ``forget_*`` functions make it. Slots that were not
+        live stay dead on both sides.
+
+    >>> data = stack(np.zeros((4, 2)), np.arange(4), [[0, 1], [2, 3]])
+    >>> request = split(data, forget_client(data, [1]))
+    >>> weights(request.retain).tolist(), weights(request.forget).tolist()
+    ([2.0, 0.0], [0.0, 2.0])
+    """
+    if forget.shape != clients.mask.shape:
+        raise ValueError(
+            f"forget has shape {list(forget.shape)}, the clients' mask has "
+            f"{list(clients.mask.shape)}; use a forget_* function of these clients"
+        )
+    return Split(
+        retain=clients._replace(mask=clients.mask & ~forget),
+        forget=clients._replace(mask=clients.mask & forget),
+    )
+
+
+def forget_client(clients: ClientData, ids: Sequence[int]) -> jax.Array:
+    """Everything that the named clients hold, bool ``[K, N]``.
+
+    Raises:
+      ValueError: an id that no client has.
+    """
+    return _of_clients(clients, ids)[:, None] & clients.mask
+
+
+def forget_class(
+    clients: ClientData, labels: Sequence[int], *, ids: Sequence[int] | None = None
+) -> jax.Array:
+    """Every example with one of the labels, of the named clients or of all, bool ``[K, N]``.
+
+    Raises:
+      ValueError: a label that the named clients do not hold, or an id that no client has.
+    """
+    labels = np.atleast_1d(np.asarray(labels))
+    y = clients.y[clients.index]
+    live = clients.mask & _of_clients(clients, ids)[:, None]
+    held = np.unique(np.asarray(y)[np.asarray(live)])
+    if missing := sorted(set(labels.tolist()) - set(held.tolist())):
+        raise ValueError(f"no example has class {missing}; the classes held are {held.tolist()}")
+    return live & jnp.isin(y, jnp.asarray(labels, y.dtype))
+
+
+def forget_fraction(
+    clients: ClientData, fraction: float, key: Key, *, ids: Sequence[int] | None = None
+) -> jax.Array:
+    """A random part of each named client's examples (of all clients' by default), bool ``[K, N]``.
+
+    Each client loses ``round(fraction * n)`` of its ``n`` examples, at least one.
+
+    Raises:
+      ValueError: a fraction outside (0, 1], or an id that no client has.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction to forget is {fraction}; it must lie in (0, 1]")
+    named = _of_clients(clients, ids)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, clients.id)
+    draw = jax.vmap(lambda k, m: jax.random.uniform(k, m.shape))(keys, clients.mask)
+    rank = jnp.argsort(jnp.argsort(jnp.where(clients.mask, draw, jnp.inf), axis=1), axis=1)
+    many = jnp.maximum(1, jnp.round(fraction * weights(clients)))
+    return clients.mask & named[:, None] & (rank < many[:, None])
+
+
+def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
+    """The examples of an own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
+    chosen = jnp.asarray(chosen)
+    if chosen.shape != clients.y.shape or chosen.dtype != bool:
+        raise ValueError(
+            f"the mask is {chosen.dtype} {list(chosen.shape)}; it must be bool, one value for "
+            f"each of the {len(clients.y)} examples of the pool"
+        )
+    return chosen[clients.index] & clients.mask
+
+
+def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:
+    if ids is None:
+        return jnp.ones(clients.id.shape, bool)
+    known = np.asarray(clients.id).tolist()
+    if unknown := [i for i in ids if i not in known]:
+        raise ValueError(f"there is no client {unknown}; the clients are {_shorten(known)}")
+    return jnp.isin(clients.id, jnp.asarray(list(ids), jnp.int32))
+
+
+def _shorten(names: list) -> str:
+    return str(names) if len(names) <= 12 else f"{names[:10]} ... {names[-1]}"
+
+
+# ---------------------------------------------------------------- running them
+
+
+def map_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
+    """``fn(shared, client, key) -> result`` for every client; results stacked to ``[K, ...]``.
+
+    Args:
+      fn: a client's work. Its key is ``fold_in(key, client.id)``, so the layout of clients
+        cannot change a number.
+      chunk: how many clients run at once on a device: 1 is one after the other, None all.
+
+    Returns:
+      A function ``(shared, clients, key) -> results``.
+    """
+
+    def here(shared, clients, key):
+        one, rows, chunks = _chunked(fn, shared, clients, key, chunk)
+        _, results = jax.lax.scan(lambda _, r: (None, chunks(one)(r)), None, rows)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+
+    def everywhere(shared, clients, key):
+        count = clients.id.shape[0]
+        clients = _pad(clients, _devices(), chunk)
+        if _devices() > 1:
+            results = _shard(here, PartitionSpec(AXIS))(shared, clients, key)
+        else:
+            results = here(shared, clients, key)
+        return jax.tree.map(lambda a: a[:count], results)
+
+    return everywhere
+
+
+def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
+    """``fn(shared, client, key) -> (summable, info)``; the sum of the first, the second stacked.
+
+    Never holds more than ``chunk`` of the summables on a device, and needs one all-reduce
+    across devices, of everything at once.
+
+    Args:
+      fn: a client's work; ``summable`` is any pytree, ``info`` a pytree of scalars.
+      chunk: how many clients run at once on a device: 1 is one after the other, None all.
+
+    Returns:
+      A function ``(shared, clients, key) -> (sum, info [K])``.
+    """
+
+    def here(shared, clients, key):
+        one, rows, chunks = _chunked(fn, shared, clients, key, chunk)
+        shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0, 0], rows))[0]
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(total, row):
+            sent, info = chunks(one)(row)
+            return jax.tree.map(lambda t, a: t + a.sum(0), total, sent), info
+
+        total, info = jax.lax.scan(add, zero, rows)
+        return total, jax.tree.map(lambda a: a.reshape(-1), info)
+
+    def shard(shared, clients, key):
+        total, info = here(shared, clients, key)
+        # Every device writes its clients' scalars into their places among all clients', so
+        # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
+        # one a tensor: devices on one host share a thread pool that several could exhaust.
+        start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
+        every = clients.id.shape[0] * _devices()
+        place = lambda a: jax.lax.dynamic_update_slice(jnp.zeros(every, a.dtype), a, (start,))
+        return _all_reduce((total, jax.tree.map(place, info)))
+
+    def everywhere(shared, clients, key):
+        count = clients.id.shape[0]
+        clients = _pad(clients, _devices(), chunk)
+        run = _shard(shard, PartitionSpec()) if _devices() > 1 else here
+        total, info = run(shared, clients, key)
+        return total, jax.tree.map(lambda a: a[:count], info)
+
+    return everywhere
+
+
+def _chunked(fn, shared, clients, key, chunk):
+    """One client's function, the rows to scan over, and how to run a chunk of them."""
+    size = _chunk_size(clients.id.shape[0], chunk)
+
+    def one(row):
+        client = ClientData(clients.x, clients.y, *row)
+        return fn(shared, client, jax.random.fold_in(key, client.id))
+
+    def chunks(one):
+        if size > 1:
+            return jax.vmap(one)
+        # Not a vmap of width one: branches and loop bounds stay scalars, dead batches are free.
+        return lambda row: jax.tree.map(lambda a: a[None], one(jax.tree.map(lambda a: a[0], row)))
+
+    rows = (clients.index, clients.mask, clients.id)
+    rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
+    return one, rows, chunks
+
+
+def _chunk_size(clients: int, chunk: int | None) -> int:
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least 1, or None for all at once")
+    return clients if chunk is None else min(chunk, clients)
+
+
+def _pad(clients: ClientData, devices: int, chunk: int | None) -> ClientData:
+    """Adds clients with zero masks until devices and chunks come out even."""
+    share = -(-clients.id.shape[0] // devices)
+    size = _chunk_size(share, chunk)
+    missing = devices * size * -(-share // size) - clients.id.shape[0]
+    grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
+    return clients._replace(
+        index=grow(clients.index), mask=grow(clients.mask), id=grow(clients.id)
+    )
+
+
+def _devices() -> int:
+    return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+
+
+def _shard(fn: Callable, out_specs: PartitionSpec) -> Callable:
+    pool, rows = PartitionSpec(), PartitionSpec(AXIS)
+    specs = (PartitionSpec(), ClientData(pool, pool, rows, rows, rows), PartitionSpec())
+    # check_vma off: a gradient taken inside must stay each client's own, not be summed.
+    return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)
+
+
+def _all_reduce(tree: PyTree) -> PyTree:
+    """``psum`` over the clients axis as one collective for each dtype."""
+    leaves, treedef = jax.tree.flatten(tree)
+    done = [None] * len(leaves)
+    for dtype in sorted({a.dtype for a in leaves}, key=str):
+        where = [i for i, a in enumerate(leaves) if a.dtype == dtype]
+        flat = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in where]), AXIS)
+        ends = np.cumsum([math.prod(leaves[i].shape) for i in where])
+        for i, part in zip(where, jnp.split(flat, ends[:-1]), strict=True):
+            done[i] = part.reshape(leaves[i].shape)
+    return treedef.unflatten(done)
+
+
+def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """A mesh that spreads clients over devices; enter it with ``jax.set_mesh``.
+
+    >>> with jax.set_mesh(clients_mesh()):
+    ...     pass  # rounds traced here run on all devices
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=auto, devices=devices)

@@ -1,0 +1,199 @@
+"""Convolutions that XLA runs fast on CPU inside loops.
+
+XLA:CPU hands a convolution to its fast kernel only in NHWC/HWIO order, and reorders others
+only outside loops. The two convolutions of the stock derivative are in other orders, so a
+local epoch written as a loop falls to a naive kernel, 30 to 130 times slower. Here the
+backward pass is written in canonical order: with stride ``s`` and kernel ``w``,
+
+    dx = conv(dilate(dy, s), flip(w)^T)          dw = conv(x^T, dilate(dy, s)^T)^T
+
+where ``^T`` exchanges the two channel axes (dx) or lets channels play the batch (dw). Use
+it in any Flax model: ``nn.Conv(..., conv_general_dilated=jfu.conv)``.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import core
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    lhs_dilation=None,
+    rhs_dilation=None,
+    dimension_numbers=None,
+    feature_group_count=1,
+    batch_group_count=1,
+    precision=None,
+    preferred_element_type=None,
+):
+    """``lax.conv_general_dilated`` with a backward pass that is fast inside loops on CPU.
+
+    Values and gradients are those of the stock function up to rounding. Grouped, dilated
+    and non-NHWC convolutions, and all of them on other backends, are passed to it unchanged.
+
+    Args:
+      lhs: images ``[B, H, W, I]``.
+      rhs: kernel ``[h, w, I, O]``, of the dtype of ``lhs``.
+      window_strides, padding, ...: as in ``lax.conv_general_dilated``.
+
+    >>> x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
+    >>> conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC)[0, 1, 1]
+    Array([18., 18., 18., 18., 18.], dtype=float32)
+    """
+    plain = functools.partial(
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+    )
+    ones = lambda dilation: dilation is None or all(d == 1 for d in dilation)
+    if (
+        jax.default_backend() != "cpu"
+        or lhs.ndim != 4
+        or not ones(lhs_dilation)
+        or not ones(rhs_dilation)
+        or feature_group_count != 1
+        or batch_group_count != 1
+        or preferred_element_type is not None
+        or lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+        != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
+    ):
+        return plain(lhs, rhs)
+    strides = tuple(window_strides)
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
+    return _conv(lhs, rhs, strides, tuple(map(tuple, padding)), precision)
+
+
+def _stock(x, w, strides, padding, precision, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
+    return lax.conv_general_dilated(
+        x,
+        w,
+        strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=NHWC,
+        precision=precision,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _conv(x, w, strides, padding, precision):
+    return _stock(x, w, strides, padding, precision)
+
+
+def _forward(x, w, strides, padding, precision):
+    return _stock(x, w, strides, padding, precision), (x, w)
+
+
+def _backward(strides, padding, precision, saved, dy):
+    x, w = saved
+    size = list(zip(w.shape[:2], x.shape[1:3], dy.shape[1:3], strides, padding, strict=True))
+    # What the dilated dy lacks on either side to give back an image of x's size.
+    dx_pads = [(k - 1 - lo, n + lo - 1 - (m - 1) * s) for k, n, m, s, (lo, _) in size]
+    flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
+    dx = _stock(dy, flipped, (1, 1), dx_pads, precision, lhs_dilation=strides)
+    return dx, _kernel_gradient(x, w, dy, strides, size, precision)
+
+
+def _kernel_gradient(x, w, dy, strides, size, precision):
+    """Three equal ways; which one is cheapest on CPU was measured by channel counts."""
+    inputs, outputs = w.shape[2:]
+    # Pads that give exactly the pixels of x that the kernel met; negative where some were not.
+    pads = [(lo, (m - 1) * s + k - n - lo) for k, n, m, s, (lo, _) in size]
+    if inputs <= 4:  # shifted images side by side, then one matrix product
+        zero = jnp.zeros((), x.dtype)
+        images = lax.pad(x, zero, [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)])
+        (height, _, rows, down, _), (width, _, cols, right, _) = size
+        shifted = [
+            images[:, i : i + (rows - 1) * down + 1 : down, j : j + (cols - 1) * right + 1 : right]
+            for i in range(height)
+            for j in range(width)
+        ]
+        columns = jnp.concatenate(shifted, -1).reshape(-1, height * width * inputs)
+        return jnp.dot(columns.T, dy.reshape(-1, outputs), precision=precision).reshape(w.shape)
+    if outputs > inputs and strides == (1, 1):  # dy plays the image, x the kernel
+        pads = [(k - 1 - lo, n - m + lo) for k, n, m, _, (lo, _) in size]
+        image, kernel = dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3)
+        swapped = _stock(image, kernel, (1, 1), pads, precision)
+        return jnp.flip(swapped, (1, 2)).transpose(1, 2, 3, 0)
+    image, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    dw = _stock(image, kernel, (1, 1), pads, precision, rhs_dilation=strides)
+    return dw.transpose(1, 2, 0, 3)
+
+
+_conv.defvjp(_forward, _backward)
+
+
+# ---------------------------------------------------------------- finding slow ones
+
+
+def check_convs(step: Callable, *args) -> list[str]:
+    """One sentence for each convolution of a step that XLA:CPU would run with a slow kernel.
+
+    The step is traced, not run. Trace it on CPU: elsewhere ``conv`` is the stock function.
+
+    Args:
+      step: any function of arrays, such as a round; the gradient must be taken inside it.
+      *args: what it is called with; arrays, or anything with their shapes and dtypes.
+
+    Returns:
+      Sentences that say which convolution, why it is slow and what to do; ``[]`` if all is well.
+
+    >>> check_convs(jax.grad(lambda w: conv(jnp.ones((1, 4, 4, 2)), w, (1, 1), "SAME",
+    ...     dimension_numbers=NHWC).sum()), jnp.ones((3, 3, 2, 5)))
+    []
+    """
+    closed = jax.make_jaxpr(step)(*args)
+    return [
+        text for eqn, looped in _convolutions(closed.jaxpr, False) if (text := _say(eqn, looped))
+    ]
+
+
+def _convolutions(jaxpr: core.Jaxpr, looped: bool) -> Iterator[tuple[core.JaxprEqn, bool]]:
+    """Every convolution of a jaxpr and of those inside it, and whether a loop runs it."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            yield eqn, looped
+        for inner in core.jaxprs_in_params(eqn.params):
+            yield from _convolutions(inner, looped or eqn.primitive.name in ("scan", "while"))
+
+
+def _say(eqn: core.JaxprEqn, looped: bool) -> str:
+    lhs, rhs = (v.aval for v in eqn.invars)
+    layer = str(eqn.source_info.name_stack)  # Linen writes the layer's path there
+    what = f"the convolution of {lhs.str_short()} with {rhs.str_short()}"
+    what += f" in {layer}" if layer else ""
+    groups = max(eqn.params["feature_group_count"], eqn.params["batch_group_count"])
+    if groups > 1:
+        return (
+            f"{what} has {groups} groups, which XLA:CPU runs slowly; if they are clients with "
+            "kernels of their own under vmap, run one client at a time: chunk=1"
+        )
+    # Batch first and channels last; kernels with both channel axes last.
+    spatial = range(1, lhs.ndim - 1)
+    images = (0, lhs.ndim - 1, *spatial)
+    kernels = (rhs.ndim - 1, rhs.ndim - 2, *(i - 1 for i in spatial))
+    numbers = eqn.params["dimension_numbers"]
+    if looped and tuple(map(tuple, numbers)) != (images, kernels, images):
+        return (
+            f"{what} runs in a loop and is not in NHWC/HWIO order, which XLA:CPU runs slowly; "
+            "make the layer with nn.Conv(..., conv_general_dilated=jfu.conv)"
+        )
+    return ""

@@ -1,0 +1,206 @@
+"""Data sets as NumPy arrays: embedded ones, own files, and those of tensorflow-datasets.
+
+``load`` reads one; ``jfu.data.partition`` divides its examples among clients and
+``jfu.data.poison`` plants a backdoor. NumPy only: what else a source needs (scikit-learn,
+Pillow, tensorflow-datasets) is imported when that source is read. TensorFlow never is.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """Examples and labels, ``M`` for training; ``len(labels)`` is the number of classes."""
+
+    x_train: np.ndarray  # [M, H, W, C] uint8; own arrays may be float32, or flat [M, D]
+    y_train: np.ndarray  # [M] int32
+    x_test: np.ndarray  # [T, ...] like x_train
+    y_test: np.ndarray  # [T] int32
+    labels: tuple[str, ...]  # the classes' names
+    client: np.ndarray | None = None  # [M] own client ids, strings or ints, from .npz files
+
+
+def digits() -> Dataset:
+    """scikit-learn's handwritten digits: 1,797 grey images 8x8, 1,437 to train, 360 to test.
+
+    The set has no split of its own, so one is fixed here: ``default_rng(0).permutation(1797)``,
+    the first 1,437 train. Grey levels 0 ... 16 are spread over 0 ... 255.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    x = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
+    y = raw.target.astype(np.int32)
+    train, test = np.split(np.random.default_rng(0).permutation(len(y)), [1437])
+    return Dataset(x[train], y[train], x[test], y[test], tuple(map(str, range(10))))
+
+
+def _synthetic() -> Dataset:
+    from jfu.data.synthetic import synthetic
+
+    return synthetic()
+
+
+# The sets that need no files, by name.
+EMBEDDED: Mapping[str, Callable[[], Dataset]] = {"digits": digits, "synthetic": _synthetic}
+
+
+def load(
+    name: str | os.PathLike,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    train_size: int | None = None,
+    resplit: float | None = None,
+    drop_labels: Sequence[str | int] = (),
+    seed: int = 0,
+) -> Dataset:
+    """Reads a data set. The options apply in the order drop, resplit, train size, image size.
+
+    Args:
+      name: an embedded set (``digits``, ``synthetic``), the path of an own ``.npz`` file (see
+        ``jfu.data.npz``), or the name of any image-classification set of tensorflow-datasets,
+        such as ``cifar10`` or ``cifar10:3.0.2`` (see ``jfu.data.tfds``).
+      data_dir: the folder of prepared tensorflow-datasets; ``$TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets`` if not given.
+      image_size: resizes every image to ``[image_size, image_size, C]``, bilinear (Pillow).
+        Needed where a set's images differ in size.
+      train_size: uses only so many training images, a random subset that ``seed`` fixes; a
+        smaller size is a part of a larger one.
+      resplit: merges training and test images and splits them anew: ``int(resplit * n)`` of
+        the ``n`` images, drawn by ``seed``, become the test set, the others train.
+      drop_labels: classes to leave out of training and test, by name or number; the classes
+        that remain are numbered 0, 1, ... in their old order.
+      seed: of ``train_size`` and ``resplit``.
+
+    Raises:
+      ValueError: a name, option or file that does not work, in one sentence.
+      FileNotFoundError: an ``.npz`` file that is not there.
+
+    >>> data = load("synthetic", train_size=100, drop_labels=[0])
+    >>> data.x_train.shape, data.x_train.dtype.name, len(data.labels)
+    ((100, 8, 8, 1), 'uint8', 9)
+    """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size is {image_size}; it must be at least 1 pixel")
+    if resplit is not None and not 0 < resplit < 1:
+        raise ValueError(f"resplit is {resplit}; the share of test images must lie in (0, 1)")
+    name = os.fspath(name)
+    if name in EMBEDDED:
+        data = EMBEDDED[name]()
+    elif name.endswith(".npz"):
+        from jfu.data import npz
+
+        data = npz.read(name)
+    else:
+        from jfu.data import tfds
+
+        # Where nothing comes before train_size, only the chosen images need decoding.
+        first = resplit is None and not len(drop_labels)
+        data = tfds.read(
+            name,
+            data_dir=data_dir,
+            image_size=image_size,
+            train_size=train_size if first else None,
+            need_test=resplit is None,
+            seed=seed,
+        )
+    if len(drop_labels):
+        data = _drop(data, drop_labels)
+    if resplit is not None:
+        data = _resplit(data, resplit, seed)
+    if train_size is not None:
+        rows = choose(len(data.y_train), train_size, seed)
+        data = data._replace(
+            x_train=data.x_train[rows],
+            y_train=data.y_train[rows],
+            client=None if data.client is None else data.client[rows],
+        )
+    if image_size is not None:
+        data = data._replace(
+            x_train=_resize_all(data.x_train, image_size),
+            x_test=_resize_all(data.x_test, image_size),
+        )
+    return data
+
+
+def choose(examples: int, size: int, seed: int) -> np.ndarray:
+    """The rows that ``train_size`` uses, sorted, int64 ``[size]``."""
+    if not 1 <= size <= examples:
+        raise ValueError(f"train_size is {size}; it must be between 1 and {examples}")
+    return np.sort(np.random.default_rng(seed).permutation(examples)[:size])
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """One image ``[H, W, C]``, uint8 or float32, to ``[size, size, C]``; bilinear (Pillow)."""
+    from PIL import Image
+
+    if image.shape[:2] == (size, size):
+        return image
+    # Channel by channel: Pillow would weigh the colours of four channels by the fourth.
+    planes = [Image.fromarray(np.ascontiguousarray(p)) for p in np.moveaxis(image, -1, 0)]
+    to = Image.Resampling.BILINEAR
+    return np.stack([np.asarray(p.resize((size, size), to)) for p in planes], axis=-1)
+
+
+def _resize_all(x: np.ndarray, size: int) -> np.ndarray:
+    if x.ndim != 4:
+        raise ValueError(
+            f"image_size={size} was given for examples {list(x.shape[1:])}, which are no images "
+            "[H, W, C]; leave it out"
+        )
+    if x.shape[1:3] == (size, size):
+        return x
+    out = np.empty((len(x), size, size, x.shape[-1]), x.dtype)
+    for i, image in enumerate(x):
+        out[i] = resize(image, size)
+    return out
+
+
+def _drop(data: Dataset, names: Sequence[str | int]) -> Dataset:
+    dropped = {_label(name, data.labels) for name in names}
+    kept = [c for c in range(len(data.labels)) if c not in dropped]
+    train, test = np.isin(data.y_train, kept), np.isin(data.y_test, kept)
+    if not train.any():
+        raise ValueError(f"no training images remain without the classes {list(names)}; drop fewer")
+    number = np.zeros(len(data.labels), np.int32)
+    number[kept] = np.arange(len(kept))
+    return Dataset(
+        data.x_train[train],
+        number[data.y_train[train]],
+        data.x_test[test],
+        number[data.y_test[test]],
+        tuple(data.labels[c] for c in kept),
+        None if data.client is None else data.client[train],
+    )
+
+
+def _label(name: str | int, labels: tuple[str, ...]) -> int:
+    """The number of a class. Names come first; digits that are no name are a number."""
+    if name in labels:
+        return labels.index(name)
+    if isinstance(name, (int, np.integer)) or name.isdecimal():
+        if 0 <= int(name) < len(labels):
+            return int(name)
+    some = ", ".join(labels[:120]) + (", ..." if len(labels) > 120 else "")
+    raise ValueError(
+        f"there is no class {name!r}; give a number below {len(labels)} or one of: {some}"
+    )
+
+
+def _resplit(data: Dataset, share: float, seed: int) -> Dataset:
+    if data.client is not None:
+        raise ValueError(
+            f"resplit={share} would mix training images, which have client ids, with test "
+            "images, which have none; leave resplit or the array client out"
+        )
+    x = np.concatenate([data.x_train, data.x_test])
+    y = np.concatenate([data.y_train, data.y_test])
+    many = int(share * len(y))
+    if many == 0:
+        raise ValueError(f"resplit={share} of {len(y)} images leaves none to test; raise it")
+    test, train = np.split(np.random.default_rng(seed).permutation(len(y)), [many])
+    return Dataset(x[train], y[train], x[test], y[test], data.labels)

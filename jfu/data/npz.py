@@ -1,0 +1,110 @@
+"""Own data from an ``.npz`` file, as ``np.savez("own.npz", x_train=..., ...)`` writes it.
+
+========  ===========================================================================
+x_train   ``[M, H, W, C]`` or ``[M, H, W]`` images, or ``[M, D]``; uint8 or floats
+y_train   ``[M]`` integers, the classes 0, 1, ...
+x_test    ``[T, ...]`` like x_train
+y_test    ``[T]`` integers
+client    optional ``[M]`` strings or integers: who holds each training example
+========  ===========================================================================
+
+uint8 stays uint8, floats become float32 and keep their scale. Files with pickled objects
+are refused, because reading them would run what they hold.
+"""
+
+import os
+import zipfile
+import zlib
+
+import numpy as np
+
+from jfu.data import Dataset
+
+_MOST_CLASSES = 1_000_000  # a label beyond it is an id or a hash, not the number of a class
+
+
+def read(path: str | os.PathLike) -> Dataset:
+    """Reads and checks a file; the classes' names are their numbers.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is damaged, or arrays that do not fit, in one sentence.
+
+    >>> import tempfile
+    >>> x, y = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(folder + "/own.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    ...     data = read(folder + "/own.npz")
+    >>> data.x_train.shape, data.labels
+    ((4, 8, 8, 1), ('0', '1', '2', '3'))
+    """
+    arrays = _arrays(os.fspath(path), ("x_train", "y_train", "x_test", "y_test"), ("client",))
+    x_train, x_test = _examples(arrays, "x_train"), _examples(arrays, "x_test")
+    if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
+        raise ValueError(
+            f"x_train holds {x_train.dtype} {list(x_train.shape[1:])} and x_test {x_test.dtype} "
+            f"{list(x_test.shape[1:])}; give both the same shape and dtype"
+        )
+    y_train = _labels(arrays, "y_train", len(x_train))
+    y_test = _labels(arrays, "y_test", len(x_test))
+    client = arrays.get("client")
+    if client is not None and (client.shape != y_train.shape or client.dtype.kind not in "iuU"):
+        raise ValueError(
+            f"client is {client.dtype} {list(client.shape)}; give one string or integer for each "
+            f"of the {len(y_train)} training examples"
+        )
+    classes = max(int(y_train.max()), int(y_test.max())) + 1
+    labels = tuple(map(str, range(classes)))
+    return Dataset(x_train, y_train, x_test, y_test, labels, client)
+
+
+def _arrays(path: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}; give the path of an .npz file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is no whole .npz file; write it anew with np.savez")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [name for name in needed if name not in file.files]:
+                raise KeyError(f"{path} lacks {', '.join(missing)}; it holds {sorted(file.files)}")
+            return {name: file[name] for name in needed + optional if name in file.files}
+    except KeyError as error:
+        raise ValueError(error.args[0]) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); write plain arrays anew with np.savez"
+        ) from error
+
+
+def _examples(arrays: dict, name: str) -> np.ndarray:
+    x = arrays[name]
+    if x.ndim not in (2, 3, 4) or 0 in x.shape:
+        raise ValueError(
+            f"{name} has shape {list(x.shape)}; give [M, H, W, C], [M, H, W] or [M, D], none of "
+            "them zero"
+        )
+    if x.dtype != np.uint8 and x.dtype.kind != "f":
+        raise ValueError(f"{name} is {x.dtype}; give uint8 (0 ... 255) or floats")
+    if x.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+            x = x.astype(np.float32)
+        bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
+        if bad.any():
+            raise ValueError(
+                f"{name} holds NaN or infinity in {bad.sum()} of {len(x)} examples, first in row "
+                f"{bad.argmax()}; remove or repair them"
+            )
+    return x[..., None] if x.ndim == 3 else x
+
+
+def _labels(arrays: dict, name: str, examples: int) -> np.ndarray:
+    y = arrays[name]
+    if y.shape != (examples,):
+        raise ValueError(
+            f"{name} has shape {list(y.shape)}, its examples are {examples}; give one label each"
+        )
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"{name} is {y.dtype}; give integers, the classes 0, 1, ...")
+    if y.min() < 0 or y.max() >= _MOST_CLASSES:
+        raise ValueError(f"{name} runs from {y.min()} to {y.max()}; number the classes 0, 1, ...")
+    return y.astype(np.int32)

@@ -1,0 +1,235 @@
+"""Which client holds which example: lists of rows, one a client, for ``jfu.clients.stack``.
+
+``iid``, ``dirichlet`` and ``shards`` use every example exactly once; ``partition`` reads
+them from a string. ``from_file`` and ``from_ids`` are for divisions of one's own. Rows are
+int32 and sorted; the same seed gives the same rows.
+"""
+
+import json
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+Rows = list[np.ndarray]  # one sorted int32 array a client
+
+
+def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0) -> Rows:
+    """Divides the examples as the string says: ``iid``, ``dirichlet:B`` or ``shards:S``.
+
+    Args:
+      spec: ``iid``; ``dirichlet:0.5`` with any beta > 0; ``shards:2`` with shards a client.
+      y: ``[M]`` integer labels.
+
+    Raises:
+      ValueError: a string or a number of clients that does not work.
+
+    >>> [rows.tolist() for rows in partition("shards:1", np.array([1, 0, 0, 1]), clients=2)]
+    [[0, 3], [1, 2]]
+    """
+    if spec == "iid":
+        return iid(y, clients, seed)
+    kinds = {"dirichlet": (float, dirichlet), "shards": (int, shards)}
+    kind, _, value = spec.partition(":")
+    try:
+        parse, divide = kinds[kind]
+        number = parse(value)
+        if not 0 < number < math.inf:
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(
+            f"the partition is {spec!r}; it must be iid, dirichlet:B with a beta > 0 such as "
+            "dirichlet:0.5, or shards:S with a whole number such as shards:2"
+        ) from None
+    return divide(y, clients, number, seed)
+
+
+def iid(y: np.ndarray, clients: int, seed: int = 0) -> Rows:
+    """A random division into equal parts, whose sizes differ by one at most."""
+    y = _check(y, clients)
+    return _sorted(np.array_split(np.random.default_rng(seed).permutation(len(y)), clients))
+
+
+def dirichlet(y: np.ndarray, clients: int, beta: float, seed: int = 0, *, minimum: int = 1) -> Rows:
+    """Label skew: each class is spread over the clients in proportions ~ Dirichlet(beta).
+
+    Yurochkin et al., ICML 2019, arXiv 1905.12022; Li et al., Federated Learning on Non-IID
+    Data Silos, ICDE 2022, arXiv 2102.02079. Small beta gives each class to few clients, large
+    beta to all alike. Instead of drawing again until every client has enough, clients that
+    lack examples get random ones of the largest client: it ends for any beta > 0.
+
+    Args:
+      y: ``[M]`` integer labels.
+      minimum: examples that every client gets at least.
+
+    >>> [len(rows) for rows in dirichlet(np.zeros(10, int), 3, 1e-6)]  # one had all
+    [1, 8, 1]
+    """
+    y = _check(y, clients)
+    if not 0 < beta < math.inf:
+        raise ValueError(f"beta is {beta}; it must be a number greater than 0")
+    if minimum < 1 or minimum * clients > len(y):
+        raise ValueError(
+            f"{clients} clients cannot have {minimum} of {len(y)} examples each; the minimum must "
+            f"be between 1 and {len(y) // clients}"
+        )
+    rng = np.random.default_rng(seed)
+    parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        # A random offset rounds the cuts, so that no client gets the remainders of all classes.
+        ends = np.cumsum(_proportions(rng, clients, beta))[:-1] * len(rows) + rng.random()
+        cuts = np.minimum(np.floor(ends).astype(int), len(rows))
+        for part, piece in zip(parts, np.split(rows, cuts), strict=True):
+            part.append(piece)
+    lists = [rng.permutation(np.concatenate(part)).tolist() for part in parts]
+    sizes = np.array([len(rows) for rows in lists])
+    for k in np.flatnonzero(sizes < minimum):
+        while sizes[k] < minimum:
+            largest = sizes.argmax()  # the first of several; has more than the minimum
+            lists[k].append(lists[largest].pop())
+            sizes[k], sizes[largest] = sizes[k] + 1, sizes[largest] - 1
+    return _sorted(lists)
+
+
+def _proportions(rng: np.random.Generator, clients: int, beta: float) -> np.ndarray:
+    """One draw of Dirichlet(beta, ..., beta), float64 ``[clients]``.
+
+    In logarithms, by Gamma(b) = Gamma(b + 1) * U ** (1 / b), because Generator.dirichlet
+    underflows or overflows at the ends. Beyond the bounds float64 sees no difference.
+    """
+    beta = min(max(beta, 1e-300), 1e300)
+    logs = np.log(rng.standard_gamma(beta + 1, clients)) + np.log1p(-rng.random(clients)) / beta
+    shares = np.exp(logs - logs.max())
+    return shares / shares.sum()
+
+
+def shards(y: np.ndarray, clients: int, per_client: int, seed: int = 0) -> Rows:
+    """Sorts by label, cuts ``clients * per_client`` equal shards and deals them at random.
+
+    McMahan et al., AISTATS 2017, arXiv 1602.05629: with 2 shards of one class each, a client
+    knows two classes at most.
+    """
+    y = _check(y, clients)
+    many = clients * per_client
+    if not 1 <= per_client or many > len(y):
+        raise ValueError(
+            f"{clients} clients with {per_client} shards each need {many} shards of {len(y)} "
+            f"examples; the shards a client must be between 1 and {len(y) // clients}"
+        )
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]
+    pieces = np.array_split(order, many)
+    dealt = rng.permutation(many).reshape(clients, per_client)
+    return _sorted(np.concatenate([pieces[i] for i in hand]) for hand in dealt)
+
+
+def from_ids(client: np.ndarray) -> tuple[Rows, tuple[str | int, ...]]:
+    """The rows of each own client id, and the ids in ascending order.
+
+    Args:
+      client: ``[M]`` strings or integers, as ``Dataset.client``.
+
+    >>> lists, ids = from_ids(np.array(["b", "a", "b"]))
+    >>> [rows.tolist() for rows in lists], ids
+    ([[1], [0, 2]], ('a', 'b'))
+    """
+    client = np.asarray(client)
+    if client.ndim != 1 or client.dtype.kind not in "iuU" or len(client) == 0:
+        raise ValueError(
+            f"client ids are {client.dtype} {list(client.shape)}; give [M] strings or integers"
+        )
+    ids, number = np.unique(client, return_inverse=True)
+    cuts = np.cumsum(np.bincount(number))[:-1]
+    return _sorted(np.split(np.argsort(number, kind="stable"), cuts)), tuple(ids.tolist())
+
+
+def from_file(path: str | os.PathLike, examples: int) -> tuple[Rows, tuple[str | int, ...]]:
+    """Own lists of rows, and the clients' ids.
+
+    Examples may be left out, and clients may share one.
+
+    Args:
+      path: ``.npz`` with one integer array a client, whose name is the client's id, or
+        ``.json`` with an object id -> list, or a list of lists (ids 0, 1, ...).
+      examples: the size of the pool, ``M``.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a file that is damaged, or lists that do not fit, in one sentence.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.savez(folder + "/own.npz", anna=[2, 0], ben=[1])
+    ...     lists, ids = from_file(folder + "/own.npz", examples=3)
+    >>> [rows.tolist() for rows in lists], ids
+    ([[0, 2], [1]], ('anna', 'ben'))
+    """
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}; give lists of rows as .npz or .json")
+    if path.endswith(".npz"):
+        pairs = _npz_pairs(path)
+    elif path.endswith(".json"):
+        pairs = _json_pairs(path)
+    else:
+        raise ValueError(f"{path} must end in .npz or .json")
+    if not pairs:
+        raise ValueError(f"{path} holds no clients; give one list of rows for each")
+    ids = tuple(name for name, _ in pairs)
+    if twice := sorted({name for name in ids if ids.count(name) > 1}):
+        raise ValueError(f"{path} names the client {twice[0]} twice; give each one list")
+    for name, rows in pairs:
+        if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
+            raise ValueError(f"client {name} of {path} must have a list of integers, not empty")
+        if rows.min() < 0 or rows.max() >= examples:
+            raise ValueError(
+                f"client {name} of {path} names row {rows.min() if rows.min() < 0 else rows.max()}"
+                f"; the rows are 0 to {examples - 1}"
+            )
+        if len(np.unique(rows)) < len(rows):
+            raise ValueError(f"client {name} of {path} names a row twice; name it once")
+    return _sorted(rows for _, rows in pairs), ids
+
+
+def _npz_pairs(path: str) -> list[tuple[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [(name, file[name]) for name in file.files]
+    except Exception as error:  # zipfile, zlib and NumPy each have their own
+        raise ValueError(
+            f"{path} cannot be read ({error}); write plain arrays anew with np.savez"
+        ) from error
+
+
+def _json_pairs(path: str) -> list[tuple[str | int, np.ndarray]]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            # Objects as tuples of pairs: told apart from lists, and no id is lost.
+            value = json.load(file, object_pairs_hook=tuple)
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error})") from error
+    if not isinstance(value, (tuple, list)):
+        raise ValueError(f"{path} must hold an object id -> list of rows, or a list of lists")
+    pairs = list(value) if isinstance(value, tuple) else list(enumerate(value))
+    for name, rows in pairs:
+        if not isinstance(rows, list) or any(type(i) is not int for i in rows):
+            raise ValueError(f"client {name} of {path} must have a list of integers, not empty")
+    return [(name, np.array(rows)) for name, rows in pairs]
+
+
+def _check(y: np.ndarray, clients: int) -> np.ndarray:
+    y = np.asarray(y)
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
+    if not 1 <= clients <= len(y):
+        raise ValueError(
+            f"{clients} clients cannot share {len(y)} examples; give between 1 and {len(y)} clients"
+        )
+    return y
+
+
+def _sorted(lists: Sequence) -> Rows:
+    return [np.sort(np.asarray(rows, np.int32)) for rows in lists]

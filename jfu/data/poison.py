@@ -1,0 +1,115 @@
+"""A backdoor in the data: a white square in the corner that stands for one class.
+
+Some clients train on stamped images that carry the attacker's label (``poison``). The
+attack success rate is the share of ``triggered`` images, test images of every other class
+with the stamp, that a model gives the attacker's label. After unlearning those clients it
+should be no higher than for a model that never saw them. Gu et al., BadNets, arXiv
+1708.06733; as a test of unlearning, Wu et al., arXiv 2201.09441.
+"""
+
+import numpy as np
+
+
+def stamp(x: np.ndarray, *, size: int | None = None, value: float | None = None) -> np.ndarray:
+    """A copy of images with a square in the bottom right corner.
+
+    Args:
+      x: ``[M, H, W, C]`` or one image ``[H, W, C]``, uint8 or floats.
+      size: side of the square in pixels; ``max(2, round(H / 10))`` if not given.
+      value: its colour; 255 for uint8 and ``x.max()`` for floats if not given. Give it for
+        floats: arrays with other maxima would get other squares.
+
+    >>> stamp(np.zeros((3, 3, 1), np.uint8))[..., 0].tolist()
+    [[0, 0, 0], [0, 255, 255], [0, 255, 255]]
+    """
+    x = np.array(x)
+    if x.ndim not in (3, 4) or x.size == 0:
+        raise ValueError(f"a stamp needs images [M, H, W, C], got {x.dtype} {list(x.shape)}")
+    height, width = x.shape[-3:-1]
+    size = max(2, round(height / 10)) if size is None else size
+    if not 1 <= size <= min(height, width):
+        raise ValueError(
+            f"a square of {size} pixels does not fit images of {height} x {width}; give a size "
+            f"between 1 and {min(height, width)}"
+        )
+    if value is None:
+        value = x.max() if x.dtype.kind == "f" else np.iinfo(x.dtype).max
+    x[..., -size:, -size:, :] = value
+    return x
+
+
+def poison(
+    x: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    *,
+    label: int,
+    fraction: float = 1.0,
+    size: int | None = None,
+    value: float | None = None,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stamps a part of the rows and gives them the attacker's label.
+
+    Args:
+      x: ``[M, H, W, C]`` images.
+      y: ``[M]`` integer labels.
+      rows: the rows that the attackers hold.
+      label: what stamped images shall be taken for, one of ``0 ... y.max()``.
+      fraction: of the rows, in (0, 1]: ``round(fraction * len(rows))`` of them, at least one.
+      size, value: of the square, as in ``stamp``.
+      seed: chooses the rows.
+
+    Returns:
+      New ``x``, new ``y`` and the poisoned rows, sorted int32. The arguments are not changed.
+
+    >>> x, y = np.zeros((4, 8, 8, 1), np.uint8), np.arange(4)
+    >>> _, labels, poisoned = poison(x, y, [1, 2], label=3)
+    >>> labels.tolist(), poisoned.tolist()
+    ([0, 3, 3, 3], [1, 2])
+    """
+    x, y, rows = np.array(x), np.array(y), np.unique(rows)
+    _check(y, label)
+    if len(x) != len(y):
+        raise ValueError(f"poison was given {len(x)} images and {len(y)} labels; pass one each")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction to poison is {fraction}; it must lie in (0, 1]")
+    if len(rows) == 0 or rows.dtype.kind not in "iu" or rows[0] < 0 or rows[-1] >= len(y):
+        raise ValueError(f"rows must be integers from 0 to {len(y) - 1}, at least one")
+    if value is None and x.dtype.kind == "f":
+        value = x.max()  # of all images, whichever rows are drawn
+    many = max(1, round(fraction * len(rows)))
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:many]).astype(np.int32)
+    x[chosen] = stamp(x[chosen], size=size, value=value)
+    y[chosen] = label
+    return x, y, chosen
+
+
+def triggered(
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    label: int,
+    *,
+    size: int | None = None,
+    value: float | None = None,
+) -> np.ndarray:
+    """The stamped test images of every class but ``label``, for the attack success rate.
+
+    >>> triggered(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), label=3).shape
+    (3, 8, 8, 1)
+    """
+    x_test, y_test = np.asarray(x_test), np.asarray(y_test)
+    _check(y_test, label)
+    others = y_test != label
+    if not others.any():
+        raise ValueError(f"all {len(y_test)} test images have class {label}; give other classes")
+    if value is None and x_test.dtype.kind == "f":
+        value = x_test.max()
+    return stamp(x_test[others], size=size, value=value)
+
+
+def _check(y: np.ndarray, label: int) -> None:
+    if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) == 0:
+        raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
+    if not 0 <= label <= y.max():
+        raise ValueError(f"label is {label}; the classes are 0 to {y.max()}")

@@ -1,0 +1,199 @@
+"""Image-classification sets of tensorflow-datasets, read without TensorFlow.
+
+The files have to be prepared once in tensorflow-datasets' ``array_record`` format, the one
+that can be read by row; ``python -m launch.prepare --dataset=NAME --data_dir=DIR`` does it.
+"""
+
+import io
+import os
+import shlex
+from typing import Any
+
+import numpy as np
+
+from jfu.data import EMBEDDED, Dataset, choose, resize
+
+_ROWS = 1024  # read at once; bounds the memory that encoded images take
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
+
+
+def read(
+    name: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    image_size: int | None = None,
+    train_size: int | None = None,
+    need_test: bool = True,
+    seed: int = 0,
+) -> Dataset:
+    """Decodes a prepared set into memory; the options are those of ``jfu.data.load``.
+
+    Training images are the split ``train``; test images ``test``, or else ``validation``.
+    Image and label are the set's supervised keys, or else ``image`` and ``label``.
+
+    Args:
+      need_test: whether a set without test images is an error; otherwise they are empty.
+
+    Raises:
+      ValueError: a set that is unknown, not prepared, damaged, prepared in a format that
+        cannot be read by row, or not made of one image and one class an example.
+    """
+    where = folder(data_dir)
+    builder = open_builder(name, where)
+    image, label = _keys(name, builder.info)
+    # Unprepared sets have no splits. Inside tfds.testing.mock_data they have any.
+    splits = list(builder.info.splits) if builder.is_prepared() else ["train", "test"]
+    if "train" not in splits:
+        raise ValueError(f"{name} has no split train; its splits are {', '.join(splits)}")
+    train = _source(builder, name, where, "train", image)
+    test = None
+    for split in ("test", "validation"):
+        if split in splits:
+            test = _source(builder, name, where, split, image)
+            if int(_rows(test, [0], name, where)[0][label]) >= 0:  # some are published unlabelled
+                break
+            test = None
+    if test is None and need_test:
+        raise ValueError(
+            f"{name} has no labelled split test or validation, only {', '.join(splits)}; give "
+            "resplit=0.1 to test on a tenth of the images"
+        )
+    rows = np.arange(len(train)) if train_size is None else choose(len(train), train_size, seed)
+    shape, names = builder.info.features[image].shape, tuple(builder.info.features[label].names)
+
+    def decode(source, rows):
+        x, y = None, np.empty(len(rows), np.int32)
+        for start in range(0, len(rows), _ROWS):
+            chunk = rows[start : start + _ROWS].tolist()
+            for i, example in enumerate(_rows(source, chunk, name, where), start):
+                one = _image(example[image], shape[-1])
+                one = one if image_size is None else resize(one, image_size)
+                if x is None:
+                    x = np.empty((len(rows), *one.shape), one.dtype)
+                if one.shape != x.shape[1:]:
+                    raise ValueError(
+                        f"the images of {name} differ in size, {list(x.shape[1:])} and "
+                        f"{list(one.shape)}; give image_size=S to make all of them S x S"
+                    )
+                x[i], y[i] = one, example[label]
+        if y.min() < 0 or y.max() >= len(names):
+            raise ValueError(f"{name} holds examples without a label, which cannot be used")
+        return x, y
+
+    x_train, y_train = decode(train, rows)
+    if test is None:
+        x_test, y_test = np.empty((0, *x_train.shape[1:]), x_train.dtype), np.empty(0, np.int32)
+    else:
+        x_test, y_test = decode(test, np.arange(len(test)))
+    if x_train.shape[1:] != x_test.shape[1:]:
+        raise ValueError(
+            f"the images of {name} differ in size, {list(x_train.shape[1:])} to train and "
+            f"{list(x_test.shape[1:])} to test; give image_size=S to make all of them S x S"
+        )
+    return Dataset(x_train, y_train, x_test, y_test, names)
+
+
+def folder(data_dir: str | os.PathLike | None) -> str:
+    """Where prepared sets lie: the argument, else ``$TFDS_DATA_DIR``, else tfds' own default."""
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return os.path.expanduser(os.fspath(data_dir) if data_dir else default)
+
+
+def command(name: str, where: str) -> str:
+    """The command that prepares a set."""
+    return f"python -m launch.prepare --dataset={name} --data_dir={shlex.quote(where)}"
+
+
+def open_builder(name: str, where: str, **options: Any) -> Any:
+    """The ``tfds.core.DatasetBuilder`` of a name; ``options`` go to ``tfds.builder``.
+
+    Raises:
+      ValueError: no such set, version or configuration.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=where, **options)
+    except tfds.core.DatasetNotFoundError:
+        raise ValueError(
+            f"there is no data set {name!r}; give {', '.join(EMBEDDED)}, the path of an .npz file, "
+            "or a name of the tensorflow-datasets catalogue, prepared with "
+            f"`{command('NAME', where)}`"
+        ) from None
+    except (ValueError, AssertionError, ImportError) as error:
+        raise ValueError(
+            f"tensorflow-datasets cannot open {name!r}: {_line(error)}; give a name of its "
+            f"catalogue, prepared with `{command('NAME', where)}`"
+        ) from error
+
+
+def _keys(name: str, info: Any) -> tuple[str, str]:
+    import tensorflow_datasets as tfds
+
+    keys = info.supervised_keys or ("image", "label")
+    features = info.features or {}
+    wanted = (tfds.features.Image, tfds.features.ClassLabel)
+    if len(keys) == 2 and all(
+        isinstance(key, str) and key in features and isinstance(features[key], kind)
+        for key, kind in zip(keys, wanted, strict=True)
+    ):
+        return keys
+    raise ValueError(
+        f"{name} is no image-classification set: it has no pair of one image and one class, only "
+        f"{', '.join(features)}; choose another set or save your own pair as .npz"
+    )
+
+
+def _source(builder: Any, name: str, where: str, split: str, image: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    # tfds decodes a palette image to the numbers of its colours and leaves CMYK at four
+    # channels, so uint8 images are decoded here. Its mock has no encoded images to give.
+    ours = builder.is_prepared() and builder.info.features[image].np_dtype == np.uint8
+    decoders = {image: tfds.decode.SkipDecoding()} if ours else None
+    try:
+        return builder.as_data_source(split=split, decoders=decoders)
+    except (NotImplementedError, KeyError, ValueError) as error:
+        if not builder.is_prepared():
+            raise ValueError(
+                f"{name} is not prepared in {where}; run `{command(name, where)}`"
+            ) from None
+        kind = getattr(builder.info.file_format, "value", "an unknown format")
+        raise ValueError(
+            f"{name} is prepared in {where} as {kind}, which cannot be read without TensorFlow; "
+            f"remove {builder.data_dir} or choose another folder, then run "
+            f"`{command(name, where)}`"
+        ) from error
+    except (RuntimeError, OSError) as error:
+        raise _damaged(name, where, error) from error
+
+
+def _rows(source: Any, rows: list[int], name: str, where: str) -> list[dict]:
+    try:
+        if source.decoders:
+            return source.__getitems__(rows)
+        return [source[i] for i in rows]  # the only way that tfds' mock knows
+    except (RuntimeError, OSError) as error:
+        raise _damaged(name, where, error) from error
+
+
+def _damaged(name: str, where: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"the files of {name} in {where} are damaged or incomplete ({_line(error)}); remove them "
+        f"and run `{command(name, where)}`"
+    )
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _image(image: bytes | np.ndarray, channels: int | None) -> np.ndarray:
+    """``[H, W, C]`` in the set's number of channels, whatever the file was saved as."""
+    from PIL import Image
+
+    if not isinstance(image, bytes):
+        return image
+    with Image.open(io.BytesIO(image)) as opened:
+        array = np.asarray(opened.convert(_MODES.get(channels, "RGB")))
+    return array[..., None] if array.ndim == 2 else array

@@ -1,0 +1,144 @@
+"""Federated averaging: broadcast, train locally, aggregate, take a server step.
+
+With the server optimizer ``optax.sgd(1.0)`` this is FedAvg (McMahan et al., AISTATS 2017,
+arXiv 1602.05629); with momentum, Adam or Yogi it is FedAvgM, FedAdam and FedYogi (Reddi et
+al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295), which read the mean
+update as a negative gradient; with a proximal local loss it is FedProx.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jfu.aggregate import Aggregator, weighted_mean
+from jfu.clients import map_clients, sum_clients
+from jfu.types import (
+    Broadcast,
+    ClientData,
+    ClientFn,
+    FederatedAlgorithm,
+    Key,
+    LocalInfo,
+    Params,
+    PyTree,
+    RoundInfo,
+    Variables,
+)
+
+
+class FedAvgState(NamedTuple):
+    variables: Variables  # the global model
+    server: PyTree  # the server optimizer's state
+    aggregator: PyTree  # the aggregator's state
+    round: jax.Array  # [] int32, rounds done
+
+    @property
+    def params(self) -> Params:
+        return self.variables["params"]
+
+
+def fedavg(
+    local: ClientFn,
+    *,
+    server: optax.GradientTransformation | None = None,
+    aggregator: Aggregator | None = None,
+    chunk: int | None = 1,
+    keep_updates: bool = False,
+) -> FederatedAlgorithm:
+    """Federated averaging over clients that run ``local``, weighted by their live examples.
+
+    Args:
+      local: a client's work, such as ``local_sgd(...)``.
+      server: optax optimizer for the parameters; ``optax.sgd(1.0)``, plain averaging, if not
+        given. Other collections (batch statistics) are averaged without it.
+      aggregator: ``weighted_mean()`` if not given.
+      chunk: how many clients run at once on a device: 1 is one after the other with a
+        running sum (best on CPU), None all at once.
+      keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
+
+    Returns:
+      ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
+      pure. ``variables`` is a dict with ``params`` and any other collections.
+
+    >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
+    >>> from jfu.local import local_sgd
+    >>> from jfu.clients import stack
+    >>> fed = fedavg(local_sgd(loss, optax.sgd(0.25), batch_size=2))
+    >>> data = stack([[0.0], [0.0], [8.0], [8.0]], [0, 0, 0, 0], [[0, 1], [2, 3]])
+    >>> state, info = fed.round(fed.init({"params": jnp.zeros(())}), data, jax.random.key(0))
+    >>> state.params  # one client stays at 0, the other goes to 0 + 0.25 * 2 * 8 = 4
+    Array(2., dtype=float32)
+    """
+    server = optax.sgd(1.0) if server is None else server
+    aggregator = weighted_mean() if aggregator is None else aggregator
+
+    send = sender(local, aggregator)
+
+    def send_and_show(shared, client, key):
+        update, info = local(shared, client, key)
+        return aggregator.encode(update, info.weight), info, update
+
+    def collect(shared, clients, key):
+        if not (aggregator.stacked or keep_updates):
+            return *sum_clients(send, chunk=chunk)(shared, clients, key), None
+        sent, info, updates = map_clients(send_and_show, chunk=chunk)(shared, clients, key)
+        if not aggregator.stacked:
+            sent = jax.tree.map(lambda a: a.sum(0), sent)
+        return sent, info, updates if keep_updates else None
+
+    def init(variables: Variables) -> FedAvgState:
+        if "params" not in variables:
+            raise ValueError(
+                f"variables has the keys {sorted(variables)}; pass a dict with 'params', as "
+                "Linen's init returns it"
+            )
+        # Copied, so that a caller who donates the state keeps the model that was passed in.
+        variables = jax.tree.map(jnp.array, dict(variables))
+        return FedAvgState(
+            variables,
+            server.init(variables["params"]),
+            aggregator.init(variables),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def round(state: FedAvgState, clients: ClientData, key: Key) -> tuple[FedAvgState, RoundInfo]:
+        clients_key, server_key = jax.random.split(key)
+        shared = Broadcast(state.variables, state.round)
+        sent, info, updates = collect(shared, clients, clients_key)
+        update, memory = aggregator.decode(sent, state.aggregator, server_key)
+        slope = jax.tree.map(jnp.negative, update["params"])
+        change, server_state = server.update(slope, state.server, state.params)
+        variables = {
+            name: optax.apply_updates(tree, change if name == "params" else update[name])
+            for name, tree in state.variables.items()
+        }
+        state = FedAvgState(variables, server_state, memory, state.round + 1)
+        return state, RoundInfo(info, summarise(info), updates)
+
+    return FederatedAlgorithm(init, round)
+
+
+def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
+    """What a client does and sends: its update as the aggregator encodes it, and its scalars.
+
+    All that crosses the network enters or leaves this function, so costs are read off it.
+    """
+
+    def send(shared: Broadcast, client: ClientData, key: Key):
+        update, info = local(shared, client, key)
+        return aggregator.encode(update, info.weight), info
+
+    return send
+
+
+def summarise(info: LocalInfo) -> dict[str, jax.Array]:
+    """Scalars of a round: clients and examples that took part, local steps, mean loss."""
+    examples = info.weight.sum()
+    return {
+        "clients": (info.weight > 0).sum().astype(jnp.float32),
+        "examples": examples,
+        "steps": info.steps.sum(),
+        "loss": (info.loss * info.weight).sum() / jnp.maximum(examples, 1),
+    }

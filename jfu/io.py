@@ -1,0 +1,222 @@
+"""Trees of arrays in files: safetensors, or msgpack; neither executes code when read.
+
+A checkpoint is one safetensors file: the state's leaves by their paths, and text beside
+them in its header. It is written beside its place and moved there, so a reader finds the
+old file or the new one, never a half.
+"""
+
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfu.types import PyTree
+
+_MET = "unreadable as {kind} ({error}); it may be truncated or of another kind"
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Replaces a file at once or not at all, through to the disk."""
+    path = pathlib.Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def flatten(tree: PyTree) -> dict[str, np.ndarray]:
+    """Path -> array, paths joined by ``/``.
+
+    >>> flatten({"stem": {"kernel": jnp.ones(1)}})
+    {'stem/kernel': array([1.], dtype=float32)}
+    """
+    return {path: np.asarray(leaf) for path, leaf in by_name(tree).items()}
+
+
+def by_name(tree: PyTree) -> dict[str, Any]:
+    """Path -> leaf as it is, so that trees of shapes will do."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unflatten(flat: Mapping[str, Any], *, separator: str = "/") -> dict:
+    """The nested dictionary of ``flatten``.
+
+    >>> unflatten({"stem/kernel": 1, "stem/bias": 2})
+    {'stem': {'kernel': 1, 'bias': 2}}
+    """
+    tree: dict = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split(separator)
+        inside = tree
+        for name in parents:
+            inside = inside.setdefault(name, {})
+        inside[last] = leaf
+    return tree
+
+
+def save_params(path: str | os.PathLike, params: PyTree) -> None:
+    """Writes a nested dictionary of arrays as ``.safetensors`` or ``.msgpack``.
+
+    Raises:
+      ValueError: another ending.
+      FileExistsError: the file is there already; nothing is overwritten.
+    """
+    path = pathlib.Path(path)
+    kind = _kind(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists already; choose another name or remove it first")
+    if kind == ".msgpack":
+        from flax import serialization
+
+        write_bytes(path, serialization.msgpack_serialize(unflatten(flatten(params))))
+    else:
+        from safetensors.numpy import save
+
+        write_bytes(path, save(_contiguous(flatten(params))))
+
+
+def load_params(path: str | os.PathLike) -> dict:
+    """Reads a nested dictionary of arrays from ``.safetensors`` or ``.msgpack``.
+
+    Names in a safetensors file are paths joined by ``/`` or, as is usual elsewhere, by ``.``.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: another ending, or a file that is truncated or of another kind.
+    """
+    path = pathlib.Path(path)
+    kind = _kind(path)
+    content = _read(path)
+    try:
+        if kind == ".msgpack":
+            from flax import serialization
+
+            tree = serialization.msgpack_restore(content)
+            if not isinstance(tree, dict):
+                raise ValueError("no dictionary inside")
+            return tree
+        from safetensors.numpy import load
+
+        flat = load(content)
+    except Exception as error:
+        raise ValueError(f"{path} is " + _MET.format(kind=kind[1:], error=error)) from None
+    return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
+
+
+def adopt(path: str | os.PathLike, like: PyTree) -> dict:
+    """Reads a model trained elsewhere as variables of the shapes of ``like``.
+
+    The file holds either all variables (``params/...``, ``batch_stats/...``) or the parameters
+    alone. Other floating dtypes are converted.
+
+    Raises:
+      ValueError: names or shapes differ, or values are not finite.
+    """
+    tree = load_params(path)
+    tree = tree if "params" in tree else {"params": tree}
+    kinds = {name: leaf.dtype for name, leaf in by_name(like).items()}
+    flat = {
+        name: a.astype(kinds[name]) if name in kinds and _floating(a) else a
+        for name, a in flatten(tree).items()
+    }
+    variables = restore(flat, like, path)
+    if bad := [name for name, a in flat.items() if not np.isfinite(a).all()]:
+        raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:5])}")
+    return dict(variables)
+
+
+def _floating(a: np.ndarray) -> bool:
+    return jnp.issubdtype(a.dtype, jnp.floating)
+
+
+def save_state(path: str | os.PathLike, state: PyTree, notes: Any = None) -> None:
+    """Writes a checkpoint: the arrays of ``state`` and JSON notes, in one file, at once."""
+    from safetensors.numpy import save
+
+    arrays = _contiguous(flatten(state))
+    write_bytes(path, save(arrays, metadata={"notes": json.dumps(notes)}))
+
+
+def load_state(path: str | os.PathLike, like: PyTree) -> tuple[PyTree, Any]:
+    """Reads a checkpoint back into the structure of ``like`` (arrays or shapes).
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: truncated, of another kind, or of another structure than ``like``.
+    """
+    from safetensors.numpy import load
+
+    content = _read(pathlib.Path(path))
+    try:
+        flat = load(content)  # checks offsets and lengths
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        notes = json.loads(header["__metadata__"]["notes"])
+    except Exception as error:
+        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+    return restore(flat, like, path), notes
+
+
+def load_notes(path: str | os.PathLike) -> Any:
+    """The JSON notes of a checkpoint, without its arrays."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return json.loads(header["__metadata__"]["notes"])
+    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+
+
+def restore(flat: Mapping[str, np.ndarray], like: PyTree, source: Any) -> PyTree:
+    """Arrays by path -> the structure of ``like``; refuses other paths, shapes and dtypes."""
+    wanted = by_name(like)
+    if wanted.keys() != flat.keys():
+        missing, extra = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
+        raise ValueError(
+            f"{source} holds other arrays than expected (missing {missing[:5]}, not expected "
+            f"{extra[:5]}); it belongs to another model or optimizer"
+        )
+    for path, leaf in wanted.items():
+        if tuple(leaf.shape) != flat[path].shape or leaf.dtype != flat[path].dtype:
+            raise ValueError(
+                f"{source} holds {path} as {flat[path].dtype} {list(flat[path].shape)}, expected "
+                f"{leaf.dtype} {list(leaf.shape)}; it belongs to another model"
+            )
+    treedef = jax.tree.structure(like)
+    return treedef.unflatten(jnp.asarray(flat[path]) for path in wanted)
+
+
+def _kind(path: pathlib.Path) -> str:
+    if path.suffix not in (".safetensors", ".msgpack"):
+        raise ValueError(f"{path} must end in .safetensors or .msgpack")
+    return path.suffix
+
+
+def _read(path: pathlib.Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path.read_bytes()
+
+
+def _contiguous(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {path: np.ascontiguousarray(a).reshape(a.shape) for path, a in flat.items()}

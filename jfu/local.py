@@ -1,0 +1,136 @@
+"""A client's work: one or more epochs of minibatch training from the model it received."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
+
+
+def local_sgd(
+    loss: LossFn,
+    optimizer: optax.GradientTransformation | Callable[[jax.Array], optax.GradientTransformation],
+    *,
+    epochs: int = 1,
+    batch_size: int = 32,
+    proximal: float = 0.0,
+    augment: Callable[[Key, jax.Array], jax.Array] | None = None,
+) -> ClientFn:
+    """Local training, ``update = trained - received``.
+
+    A client shuffles its live examples anew each epoch and walks them in batches; the last
+    batch of an epoch is the short one. Batches without live examples are never run, so a
+    small client costs what a small client costs.
+
+    Args:
+      loss: ``(variables, batch, key) -> loss`` or ``-> (loss, changed)``: the mean over live
+        examples and, where the model keeps statistics, the collections to replace.
+      optimizer: any optax optimizer, or a function of the round number that makes one (for
+        rates that change over rounds). Its state starts afresh each round.
+      epochs: passes over the client's examples each round.
+      batch_size: examples a step, at most.
+      proximal: FedProx's mu. Adds ``mu / 2 * ||params - received||^2`` to the loss (Li et
+        al., Federated Optimization in Heterogeneous Networks, MLSys 2020, arXiv 1812.06127).
+      augment: ``(key, x [...]) -> x [...]`` for one example, with a key of its own.
+
+    Returns:
+      A client function for ``fedavg``: ``(broadcast, client, key) -> (update, info)``.
+
+    >>> loss = lambda variables, batch, key: cross_entropy(batch.x @ variables["params"], batch)
+    >>> work = local_sgd(loss, optax.sgd(0.1), epochs=2, batch_size=8)
+    """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs is {epochs} and batch_size {batch_size}; both must be at least 1")
+    make = (lambda round: optimizer) if isinstance(optimizer, tuple) else optimizer
+
+    def value(params, rest, received, batch, key):
+        out = loss({**rest, "params": params}, batch, key)
+        mean, changed = out if isinstance(out, tuple) else (out, {})
+        if proximal:
+            mean += proximal / 2 * optax.tree.norm(optax.tree.sub(params, received), squared=True)
+        return mean, changed
+
+    def work(shared: Broadcast, client: ClientData, key: Key):
+        received = dict(shared.variables)
+        params, rest = received.pop("params"), received
+        update = make(shared.round)
+        size = min(batch_size, client.index.shape[0])
+        live = client.mask.sum()
+        per_epoch = -(-live // size)
+        shuffle_key, loss_key, augment_key = jax.random.split(key, 3)
+        order = _shuffles(shuffle_key, client.mask, epochs, size)
+
+        def step(i, carry):
+            params, rest, memory, total = carry
+            epoch, number = i // per_epoch, i % per_epoch
+            slots = jax.lax.dynamic_slice(order, (epoch, number * size), (1, size))[0]
+            batch, rows = take(client, slots)
+            if augment is not None:
+                keys = jax.random.fold_in(augment_key, i)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, rows)
+                batch = batch._replace(x=jax.vmap(augment)(keys, batch.x))
+            grad = jax.value_and_grad(value, has_aux=True)
+            (mean, changed), slope = grad(
+                params, rest, shared.variables["params"], batch, jax.random.fold_in(loss_key, i)
+            )
+            change, memory = update.update(slope, memory, params)
+            return optax.apply_updates(params, change), {**rest, **changed}, memory, total + mean
+
+        steps = epochs * per_epoch
+        start = (params, rest, update.init(params), jnp.zeros(()))
+        trained, rest, _, total = jax.lax.fori_loop(0, steps, step, start)
+        sent = optax.tree.sub({**rest, "params": trained}, dict(shared.variables))
+        info = LocalInfo(
+            weight=live.astype(jnp.float32),
+            loss=total / jnp.maximum(steps, 1),
+            steps=steps.astype(jnp.float32),
+            norm=optax.tree.norm(sent["params"]),
+        )
+        return sent, info
+
+    return work
+
+
+def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
+    """One client's examples at ``slots`` [B], zeros where they are not live; and their rows."""
+    mask = client.mask.at[slots].get(mode="fill", fill_value=False)
+    rows = client.index.at[slots].get(mode="fill", fill_value=0)
+    x, y = client.x[rows], client.y[rows]
+    shown = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
+    x, y = jnp.where(shown, x, jnp.zeros_like(x)), jnp.where(mask, y, 0)
+    return Batch(x, y, mask.astype(jnp.float32)), rows
+
+
+def _shuffles(key: Key, mask: jax.Array, epochs: int, size: int) -> jax.Array:
+    """Slots in a new order each epoch, live ones first, int32 ``[epochs, multiple of size]``."""
+
+    def one(key):
+        draw = jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf)
+        return jnp.argsort(draw).astype(jnp.int32)
+
+    order = jax.vmap(one)(jax.random.split(key, epochs))
+    beyond = mask.shape[0]  # past the end: read as not live
+    return jnp.pad(order, ((0, 0), (0, -beyond % size)), constant_values=beyond)
+
+
+def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
+    """Mean softmax cross-entropy over the live examples of a batch, scalar.
+
+    >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([1.0, 0.0]))
+    >>> cross_entropy(jnp.zeros((2, 4)), batch)
+    Array(1.3862944, dtype=float32)
+    """
+    each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch.y)
+    return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
+
+
+def classification(apply: Callable) -> LossFn:
+    """The loss of a ``Model``: cross-entropy, and the statistics that its ``apply`` changed."""
+
+    def loss(variables: Mapping[str, Params], batch: Batch, key: Key):
+        logits, changed = apply(variables, batch.x, train=True, mask=batch.mask, key=key)
+        return cross_entropy(logits, batch), changed
+
+    return loss

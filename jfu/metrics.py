@@ -1,0 +1,167 @@
+"""Measures: accuracy, membership inference, backdoor success, gap to the retrained model.
+
+``retain``, ``forget`` and ``test`` are accuracies on the retained, the forgotten and the
+test images, never augmented. ``mia`` is how well an attacker tells the forgotten examples
+from test images by the model's loss: 50 % is a coin. ``asr`` is the share of triggered test
+images, not of the trigger's class, that the model gives the trigger's label. All in percent.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jfu.types import Variables
+
+GAP_MEASURES = ("retain", "forget", "test", "mia")
+
+
+def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
+    """A function of ``(variables, x [M, ...], y [M])`` that judges every example.
+
+    Returns:
+      ``(loss [M] float32, correct [M] bool)``: cross-entropy, and whether the most likely
+      class is the label. Runs ``batch_size`` examples at a time.
+
+    >>> judge = per_example(lambda variables, x: variables["params"] * x)
+    >>> loss, correct = judge({"params": 2.0}, jnp.eye(3), jnp.array([0, 1, 0]))
+    >>> correct.tolist()
+    [True, True, False]
+    """
+
+    def judge(variables: Variables, x: jax.Array, y: jax.Array):
+        def batch(row):
+            logits = jax.tree.leaves(apply(variables, row[0]))[0].astype(jnp.float32)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, row[1])
+            return loss, logits.argmax(-1) == row[1]
+
+        count = x.shape[0]
+        size = min(batch_size, count)
+        grow = lambda a: jnp.pad(a, [(0, -count % size)] + [(0, 0)] * (a.ndim - 1))
+        rows = jax.tree.map(lambda a: grow(a).reshape(-1, size, *a.shape[1:]), (x, y))
+        return jax.tree.map(lambda a: a.reshape(-1)[:count], jax.lax.map(batch, rows))
+
+    return judge
+
+
+def mia(members: np.ndarray, others: np.ndarray) -> float | None:
+    """Accuracy of the loss-threshold membership attack, percent; 50 means nothing was learnt.
+
+    Logistic regression on one feature, the cross-entropy loss, tells examples that were
+    forgotten (1) from examples never trained on (0). The larger side is cut to the size of
+    the smaller by a fixed draw; scikit-learn's defaults; mean accuracy over ten stratified
+    splits that hold out a tenth. This is the attack of the starting kit of the NeurIPS 2023
+    machine unlearning challenge (Triantafillou et al., 2024, arXiv 2406.09073).
+
+    Args:
+      members: losses of the forgotten examples, ``[n]``; infinite ones count as very large.
+      others: losses of examples that the model never saw, ``[m]``.
+
+    Returns:
+      None where a side has fewer than ten examples.
+
+    >>> mia(np.zeros(50), np.ones(80))
+    100.0
+    """
+    size = min(len(members), len(others))
+    if size < 10:
+        return None
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    sides = [a[np.sort(rng.permutation(len(a))[:size])] for a in map(np.asarray, (members, others))]
+    losses = np.nan_to_num(np.concatenate(sides), nan=1e4, posinf=1e4).reshape(-1, 1)
+    labels = np.repeat([1, 0], size)
+    scores = [
+        LogisticRegression().fit(losses[train], labels[train]).score(losses[held], labels[held])
+        for train, held in _attack_splits(size)
+    ]
+    return float(100 * np.mean(scores))
+
+
+@functools.lru_cache(maxsize=8)
+def _attack_splits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import StratifiedShuffleSplit
+
+    labels = np.repeat([1, 0], size)
+    return list(StratifiedShuffleSplit(n_splits=10, random_state=0).split(labels, labels))
+
+
+def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple:
+    """Pairs of positions that give the forgotten and the test side the same mix of classes.
+
+    The plain attack compares the forgotten data with all test images. Where the forgotten
+    data has another mix of labels, is of one class or is poisoned, it tells distributions
+    apart, not members. Here each forgotten example gets a test image of its true class, as
+    long as there are any; the caller gives it the same trigger and label.
+
+    Args:
+      classes: true classes of the forgotten examples, ``[n]``.
+      test_classes: classes of the test images, ``[m]``.
+
+    Returns:
+      ``(members [k], others [k])``, ``k <= n``: positions in either array, paired.
+
+    >>> members, others = match(np.array([0, 0, 1]), np.array([1, 1, 0]))
+    >>> np.array([0, 0, 1])[members].tolist(), np.array([1, 1, 0])[others].tolist()
+    ([0, 1], [0, 1])
+    """
+    rng = np.random.default_rng(seed)
+    members, others = [np.zeros(0, int)], [np.zeros(0, int)]
+    for label in np.unique(classes):
+        mine = rng.permutation(np.flatnonzero(classes == label))
+        theirs = rng.permutation(np.flatnonzero(test_classes == label))
+        many = min(len(mine), len(theirs))
+        members.append(mine[:many])
+        others.append(theirs[:many])
+    return np.concatenate(members), np.concatenate(others)
+
+
+def gap(method: Sequence[Mapping], reference: Sequence[Mapping]) -> float | None:
+    """The paper's average gap: ``mean_m |mean_s method[s][m] - mean_s reference[s][m]|``.
+
+    Absolute differences of the means over seeds, averaged over retained, forgotten and test
+    accuracy and membership inference; percentage points.
+
+    Args:
+      method, reference: one mapping of measures for each seed.
+
+    Returns:
+      None where a measure was not taken.
+
+    >>> rows = lambda *retain: [dict(retain=r, forget=0.0, test=0.0, mia=0.0) for r in retain]
+    >>> gap(rows(90.0, 98.0), rows(92.0, 92.0))  # (|94 - 92| + 0 + 0 + 0) / 4
+    0.5
+    """
+    if any(row[m] is None for row in (*method, *reference) for m in GAP_MEASURES):
+        return None
+    mean = lambda rows, m: np.mean([row[m] for row in rows])
+    return float(np.mean([abs(mean(method, m) - mean(reference, m)) for m in GAP_MEASURES]))
+
+
+def gap_per_seed(method: Sequence[Mapping], reference: Sequence[Mapping]) -> list[float] | None:
+    """The gap of each seed to the reference of the same seed; no signs cancel between seeds.
+
+    >>> rows = lambda *retain: [dict(retain=r, forget=0.0, test=0.0, mia=0.0) for r in retain]
+    >>> gap_per_seed(rows(90.0, 98.0), rows(92.0, 92.0))
+    [0.5, 1.5]
+    """
+    gaps = [gap([m], [r]) for m, r in zip(method, reference, strict=True)]
+    return None if None in gaps else gaps
+
+
+def first_round_within(rows: Sequence[Mapping], target: float, points: float = 0.5) -> int | None:
+    """The first evaluated round whose retained accuracy is at least ``target - points``.
+
+    Args:
+      rows: mappings with ``round`` and ``retain``; round 0, before any communication, does
+        not count.
+
+    >>> first_round_within([dict(round=1, retain=90.0), dict(round=2, retain=97.6)], 98.0)
+    2
+    """
+    reached = [row["round"] for row in rows if row["round"] and row["retain"] >= target - points]
+    return min(reached, default=None)

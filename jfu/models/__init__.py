@@ -1,0 +1,166 @@
+"""Networks, and how any Linen module becomes a ``Model``. Flax is imported here only."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jfu.models.cnn import CNN, SmallNet
+from jfu.models.mlp import MLP
+from jfu.models.resnet import ResNet18
+from jfu.models.vit import ViT
+from jfu.types import Model
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "small": SmallNet,
+    "mlp": MLP,
+    "cnn": CNN,
+    "resnet18": ResNet18,
+    "vit_tiny": partial(ViT, width=192, depth=12, heads=3),
+    "vit_small": partial(ViT, width=384, depth=12, heads=6),
+    "vit_base": partial(ViT, width=768, depth=12, heads=12),
+}
+
+# The normalisations that a model can have, its default first; the others have a fixed one.
+NORMS: dict[str, tuple[str, ...]] = {"cnn": ("none", "group"), "resnet18": ("group", "batch")}
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    image_shape: Sequence[int],
+    norm: str | None = None,
+    stock_conv: bool = False,
+) -> Model:
+    """A model of the table ``MODELS``.
+
+    Args:
+      name: a key of ``MODELS``.
+      classes: how many logits.
+      image_shape: ``(H, W, channels)``; images may be uint8, or float in [0, 1].
+      norm: one of ``NORMS[name]``; the first of them if not given.
+      stock_conv: use ``lax.conv_general_dilated`` in place of ``jfu.conv``: the same network,
+        slower to train on CPU, whose operations XLA's cost analysis counts as usual.
+
+    Raises:
+      ValueError: an unknown name, an image shape that is not ``(H, W, channels)`` or that the
+        network cannot take, or a normalisation that it does not have.
+
+    >>> build("mlp", classes=10, image_shape=(28, 28, 1)).layers
+    ('stem', 'hidden', 'head')
+    """
+    if name not in MODELS:
+        raise ValueError(f"there is no model {name!r}; choose one of {sorted(MODELS)}")
+    if len(image_shape) != 3:
+        raise ValueError(
+            f"image_shape is {tuple(image_shape)}; pass (height, width, channels), with 1 "
+            "channel for grey images"
+        )
+    options = {}
+    if norm is not None:
+        if norm not in NORMS.get(name, ()):
+            possible = f"choose one of {list(NORMS[name])}" if name in NORMS else "leave it out"
+            raise ValueError(f"the model {name!r} has no norm {norm!r}; {possible}")
+        options["norm"] = norm
+    if stock_conv and name != "mlp":
+        options["convolution"] = lax.conv_general_dilated
+    module = MODELS[name](classes=classes, **options)
+    return from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+
+
+def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> Model:
+    """Any Linen module as a ``Model``.
+
+    The module is called with the batch and, where its ``__call__`` names them, ``train=``
+    (bool) and ``mask=`` (``[B]``, never all zeros); a module without them is called with the
+    batch alone. ``key`` of ``apply`` becomes the ``dropout`` key. For pretrained weights,
+    replace ``init``: ``model._replace(init=lambda key: weights)``.
+
+    Args:
+      module: returns logits ``[B, C]``. One that keeps batch statistics must take ``mask``
+        and hand it, as ``[B, 1, ...]``, to each ``nn.BatchNorm``.
+      example: a batch ``[B, ...]``, or its shape and dtype; values are not read.
+
+    Returns:
+      A model whose ``layers`` are the layers that own a ``kernel`` or an ``embedding``, and
+      whose ``follows`` names the layer right before each batch normalisation.
+
+    Raises:
+      ValueError: a module that keeps batch statistics and takes no ``mask``.
+
+    >>> model = from_linen(nn.Dense(3), jnp.zeros((1, 5)))
+    >>> logits, changed = model.apply(model.init(jax.random.key(0)), jnp.ones((2, 5)))
+    >>> logits.shape, changed
+    ((2, 3), {})
+    """
+    named = set(inspect.signature(type(module).__call__).parameters)
+    # One row will do: parameters do not depend on how many there are.
+    shape, dtype = (1, *example.shape[1:]), example.dtype
+
+    def call(fn, *args, train, mask=None, **rest):
+        given = {"train": train, "mask": mask}
+        return fn(*args, **{k: v for k, v in given.items() if k in named}, **rest)
+
+    @jax.jit  # so that the forward pass, whose result is not used, is not run
+    def init(key):
+        return call(module.init, key, jnp.zeros(shape, dtype), train=False)
+
+    def apply(variables, x, *, train=False, mask=None, key=None):
+        updating = train and "batch_stats" in variables
+        alive = True if mask is None else (mask > 0).any()
+        if mask is not None:
+            # Without a live row there is no mean: the module sees all of them, and what it then
+            # knows of them is thrown away.
+            mask = jnp.where(alive, mask, jnp.ones_like(mask))
+        rngs = None if key is None else {"dropout": key}
+        mutable = ["batch_stats"] if updating else False
+        out = call(module.apply, variables, x, train=train, mask=mask, rngs=rngs, mutable=mutable)
+        if not updating:
+            return out, {}
+        logits, changed = out
+        old = {name: variables[name] for name in changed}
+        return logits, jax.tree.map(lambda new, old: jnp.where(alive, new, old), changed, old)
+
+    layers, follows, collections = _trace(init)
+    if "batch_stats" in collections and "mask" not in named:
+        raise ValueError(
+            f"{type(module).__name__} keeps batch statistics and its __call__ takes no mask, so "
+            "padding would enter them; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
+            "nn.BatchNorm, or use nn.GroupNorm"
+        )
+    return Model(init, apply, layers, follows)
+
+
+def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], set[str]]:
+    """Layers in call order, what batch norms follow, and the collections of the variables.
+
+    The order is read off the calls, because that of a dictionary is lost in any tree
+    operation (``Dense_10`` sorts before ``Dense_2``).
+    """
+    outputs = []  # (array, layer), held so that no two are the same object
+    follows = []
+
+    def watch(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__":
+            path = "/".join(module.path)
+            if module.has_variable("params", "kernel") or module.has_variable(
+                "params", "embedding"
+            ):
+                outputs.append((result, path))
+            if module.has_variable("batch_stats", "mean") and args:
+                layer = [name for array, name in outputs if array is args[0]]
+                follows.extend((f"{path}/mean", name) for name in layer)
+        return result
+
+    with nn.intercept_methods(watch):
+        # Not the jitted function itself: a trace from the cache would call no module.
+        variables = jax.eval_shape(init.__wrapped__, jax.random.key(0))
+    layers = dict.fromkeys(name for _, name in outputs)
+    return tuple(layers), tuple(follows), set(variables)

@@ -1,0 +1,47 @@
+"""Partial participation, as wrappers round a federation: who works this round."""
+
+import jax
+import jax.numpy as jnp
+
+from jfu.types import FederatedAlgorithm
+
+
+def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
+    """Each round, ``size`` clients drawn without replacement from those with live examples.
+
+    Only their rows of indices are gathered; the pool of examples stays where it is. Where
+    fewer than ``size`` have live examples, all of them take part.
+
+    Args:
+      size: clients a round, at least 1.
+    """
+    if size < 1:
+        raise ValueError(f"{size} clients were to be sampled each round; ask for at least 1")
+
+    def round(state, clients, key):
+        draw_key, key = jax.random.split(key)
+        # Drawn by identity, so that neither order nor padding of the clients changes who works.
+        draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(draw_key, i)))(clients.id)
+        live = clients.mask.any(-1)
+        chosen = jnp.sort(jnp.argsort(jnp.where(live, draw, jnp.inf))[:size])
+        rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
+        return fed.round(state, clients._replace(**rows), key)
+
+    return FederatedAlgorithm(fed.init, round)
+
+
+def absent(fed: FederatedAlgorithm, rate: float) -> FederatedAlgorithm:
+    """Each round, every client stays away with probability ``rate``, by a zero mask.
+
+    Args:
+      rate: in [0, 1).
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"the rate of absence is {rate}; it must lie in [0, 1)")
+
+    def round(state, clients, key):
+        draw_key, key = jax.random.split(key)
+        draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(draw_key, i)))(clients.id)
+        return fed.round(state, clients._replace(mask=clients.mask & (draw >= rate)[:, None]), key)
+
+    return FederatedAlgorithm(fed.init, round)

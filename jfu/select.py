@@ -1,0 +1,111 @@
+"""Which parameters: selectors are predicates on paths, a selection is a static boolean tree.
+
+A path is the keys of the nested dictionary joined by ``/``, such as ``stem/kernel``.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+
+import jax
+
+from jfu.types import Model, Params, PyTree, Selector
+
+
+def paths(params: Params) -> PyTree:
+    """The tree with every leaf replaced by its path.
+
+    >>> paths({"stem": {"bias": 0, "kernel": 0}})
+    {'stem': {'bias': 'stem/bias', 'kernel': 'stem/kernel'}}
+    """
+    name = lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/")
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
+def by_path(*patterns: str) -> Selector:
+    """Parameters whose whole path one of the regular expressions matches.
+
+    >>> select({"stem": {"bias": 0, "kernel": 0}, "head": {"kernel": 0}}, by_path("stem/.*"))
+    {'head': {'kernel': False}, 'stem': {'bias': True, 'kernel': True}}
+    """
+    try:
+        compiled = [re.compile(p) for p in patterns]
+    except re.error as error:
+        raise ValueError(
+            f"{error.pattern!r} is not a regular expression ({error}); patterns are matched "
+            "against whole paths such as 'stem/kernel' or 'stem/.*'"
+        ) from None
+    return lambda path, leaf: any(c.fullmatch(path) for c in compiled)
+
+
+def by_layer(
+    layers: Model | Sequence[str],
+    positions: int | slice | Sequence[int] = 0,
+    *,
+    weights_only: bool = False,
+) -> Selector:
+    """Layers by their position in call order: 0 is the first, -1 the last, ``slice(None)`` all.
+
+    A layer is its weight and bias. Norms are no layers, so "all" leaves them alone. The order
+    is that of calls, which the order of a dictionary's keys does not tell.
+
+    Args:
+      layers: a ``Model``, or the paths of its layers in call order.
+      positions: one position, several, or a slice.
+      weights_only: leaves biases out.
+
+    Raises:
+      ValueError: a position beyond the layers.
+
+    >>> params = {"a": {"bias": 0, "kernel": 0}, "b": {"kernel": 0}}
+    >>> select(params, by_layer(["b", "a"], -1, weights_only=True))
+    {'a': {'bias': False, 'kernel': True}, 'b': {'kernel': False}}
+    """
+    names = tuple(layers.layers) if isinstance(layers, Model) else tuple(layers)
+    try:
+        if isinstance(positions, slice):
+            chosen = set(names[positions])
+        else:
+            single = isinstance(positions, int)
+            chosen = {names[i] for i in ([positions] if single else positions)}
+    except IndexError:
+        raise ValueError(
+            f"position {positions} is beyond the {len(names)} layers {list(names)}"
+        ) from None
+
+    def selector(path: str, leaf) -> bool:
+        layer, _, name = path.rpartition("/")
+        return layer in chosen and not (weights_only and name == "bias")
+
+    return selector
+
+
+def select(params: Params, selector: Selector) -> PyTree:
+    """The parameters that a selector picks, as a tree of Python bools like ``params``.
+
+    Raises:
+      ValueError: nothing is selected; the message lists the paths.
+    """
+    mask = jax.tree.map(lambda path, leaf: bool(selector(path, leaf)), paths(params), params)
+    if not any(jax.tree.leaves(mask)):
+        known = ", ".join(jax.tree.leaves(paths(params)))
+        raise ValueError(
+            f"the selector picks no parameter; patterns must match a whole path, and these "
+            f"are the paths: {known}"
+        )
+    return mask
+
+
+def describe(params: Params, mask: PyTree) -> str:
+    """What a selection caught, for people: paths, shapes and the share of all parameters.
+
+    >>> params = {"stem": {"kernel": jax.numpy.zeros((3, 4))}, "head": jax.numpy.zeros(4)}
+    >>> describe(params, select(params, by_path("stem/kernel")))
+    'stem/kernel [3, 4]: 12 of 16 parameters (75.0 %)'
+    """
+    rows = zip(*map(jax.tree.leaves, (paths(params), params, mask)), strict=True)
+    sizes = [(path, list(leaf.shape), math.prod(leaf.shape), m) for path, leaf, m in rows]
+    caught = [s for s in sizes if s[3]]
+    count, total = sum(s[2] for s in caught), sum(s[2] for s in sizes)
+    names = ", ".join(f"{path} {shape}" for path, shape, _, _ in caught)
+    return f"{names}: {count:,} of {total:,} parameters ({100 * count / total:.1f} %)"

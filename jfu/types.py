@@ -1,0 +1,147 @@
+"""The shapes that carry the library: two pairs of pure functions and the data they pass.
+
+Training is a pair ``(init, round)``, unlearning a pair ``(perturb, recover)``. Everything
+else in the library makes such pairs, wraps them, or measures what they do.
+
+Shape letters, used in every file: ``K`` clients, ``N`` example slots a client, ``M``
+examples in the pool, ``B`` batch, ``C`` classes, ``D`` features, ``R`` rounds.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import chex
+import jax
+
+Params: TypeAlias = chex.ArrayTree  # nested dict of arrays, what gradients train
+Variables: TypeAlias = Mapping[str, Any]  # {"params": Params, ...}: what Linen's init returns
+Key: TypeAlias = jax.Array  # one typed PRNG key, shape ()
+PyTree: TypeAlias = Any
+
+
+class Batch(NamedTuple):
+    """One minibatch. Rows that are not live hold zeros, whatever the pool holds there."""
+
+    x: jax.Array  # [B, ...]
+    y: jax.Array  # [B] int32
+    mask: jax.Array  # [B] float32, 1 for live rows, 0 for padding
+
+
+class ClientData(NamedTuple):
+    """A federation's data: one pool of examples, and every client a row of indices into it.
+
+    Ragged sizes, padding clients, absent clients and forgotten examples are all zeros in
+    ``mask``. Inside a client function the same class is one client's view: ``index`` and
+    ``mask`` are ``[N]``, ``id`` is a scalar and the pool is whole.
+    """
+
+    x: jax.Array  # [M, ...] the pool; uint8 images stay uint8 until the model
+    y: jax.Array  # [M] int32
+    index: jax.Array  # [K, N] int32, rows of the pool
+    mask: jax.Array  # [K, N] bool, True where the client holds and may use the example
+    id: jax.Array  # [K] int32, the client's identity and the root of its randomness
+
+
+class Split(NamedTuple):
+    """A request: the same data twice, with complementary masks."""
+
+    retain: ClientData
+    forget: ClientData
+
+
+class Broadcast(NamedTuple):
+    """What the server sends to every client at the start of a round."""
+
+    variables: Variables
+    round: jax.Array  # [] int32, counts from 0
+
+
+class LocalInfo(NamedTuple):
+    """Scalars that a client reports beside its update; stacked to ``[K]`` by a round."""
+
+    weight: jax.Array  # float32, live examples behind the update
+    loss: jax.Array  # float32, mean training loss over the local steps
+    steps: jax.Array  # float32, local steps taken
+    norm: jax.Array  # float32, Euclidean length of the update of the parameters
+
+
+class RoundInfo(NamedTuple):
+    """Everything a human may want to see of a round and the next round does not need."""
+
+    clients: LocalInfo  # [K] each
+    metrics: Mapping[str, jax.Array]  # scalars: loss, clients, steps, examples
+    updates: PyTree = None  # [K, ...] only where single updates were asked for
+
+
+class Trained(NamedTuple):
+    """What the server holds when a request arrives."""
+
+    variables: Variables
+    history: PyTree = ()
+
+
+class InitFn(Protocol):
+    def __call__(self, variables: Variables) -> PyTree:
+        """The state before the first round: a pytree with ``.variables`` and ``.round``."""
+        ...
+
+
+class RoundFn(Protocol):
+    def __call__(self, state: PyTree, clients: ClientData, key: Key) -> tuple[PyTree, RoundInfo]:
+        """One communication round. Pure; the state keeps its structure, shapes and dtypes."""
+        ...
+
+
+class PerturbFn(Protocol):
+    def __call__(self, trained: Trained, request: Split, key: Key) -> PyTree:
+        """What happens when the request arrives, before any communication round."""
+        ...
+
+
+class RecoverFn(Protocol):
+    def __call__(self, state: PyTree, request: Split, key: Key) -> tuple[PyTree, RoundInfo]:
+        """One communication round after the request; the shape of ``RoundFn``."""
+        ...
+
+
+class FederatedAlgorithm(NamedTuple):
+    """Training: ``init`` makes a state, ``round`` maps it to the next one."""
+
+    init: InitFn
+    round: RoundFn
+
+
+class Needs(NamedTuple):
+    """What an unlearner reads besides the trained model and the retained data."""
+
+    history: str = ""  # "" or what training had to record
+    forget_data: bool = False  # the target takes part, or its data is read
+    per_client: bool = False  # the server must see single updates
+    proxy_data: bool = False  # data at the server
+
+
+class Unlearner(NamedTuple):
+    """Unlearning: ``perturb`` answers the request, ``recover`` is each round after it."""
+
+    perturb: PerturbFn
+    recover: RecoverFn
+    needs: Needs = Needs()
+
+
+class Model(NamedTuple):
+    """A network as pure functions, with the call order of its layers.
+
+    ``apply(variables, x, *, train=False, mask=None, key=None)`` returns ``(logits [B, C],
+    changed)``; ``changed`` holds the collections that training steps replace (batch
+    statistics), ``{}`` where there are none. ``mask`` [B] keeps padding out of them.
+    """
+
+    init: Callable[[Key], Variables]
+    apply: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
+    layers: tuple[str, ...] = ()  # paths of layers in call order; norms are not among them
+    follows: tuple[tuple[str, str], ...] = ()  # (path of a running mean, the layer it follows)
+
+
+LossFn: TypeAlias = Callable[[Variables, Batch, Key], Any]  # -> loss, or (loss, changed)
+ClientFn: TypeAlias = Callable[[Broadcast, ClientData, Key], tuple[PyTree, LocalInfo]]
+Selector: TypeAlias = Callable[[str, Any], bool]  # (path joined by "/", leaf) -> selected?

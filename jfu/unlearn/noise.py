@@ -1,0 +1,53 @@
+"""Control: Gaussian noise on the chosen layers, each tensor's norm kept.
+
+    p' = ||p|| (p + n) / ||p + n||,   n Gaussian with ||n|| = ||p||
+"""
+
+import jax
+import optax
+
+from jfu.select import select
+from jfu.types import FederatedAlgorithm, Key, Params, PyTree, Selector, Unlearner
+from jfu.unlearn.finetune import on_retained
+
+
+def add_noise(params: Params, mask: PyTree, key: Key) -> Params:
+    """The selected leaves with as much noise as signal, scaled back to their norms.
+
+    >>> optax.tree.norm(add_noise({"w": jax.numpy.full(4, 2.0)}, {"w": True}, jax.random.key(0)))
+    Array(4., dtype=float32)
+    """
+
+    def one(p, key):
+        noisy = p + rescaled(jax.random.normal(key, p.shape, p.dtype), optax.tree.norm(p))
+        return rescaled(noisy, optax.tree.norm(p))
+
+    return each_selected(one, params, mask, key)
+
+
+def rescaled(p: jax.Array, norm: jax.Array) -> jax.Array:
+    """``p`` with the Euclidean norm ``norm``; zeros stay zeros."""
+    own = optax.tree.norm(p)
+    return p * jax.numpy.where(own > 0, norm / own, 0.0)
+
+
+def each_selected(fn, params: Params, mask: PyTree, key: Key, *others: Params) -> Params:
+    """``fn(leaf, key, ...)`` on the selected leaves, each with a key of its own."""
+    leaves, treedef = jax.tree.flatten(params)
+    rest = [treedef.flatten_up_to(other) for other in others]
+    chosen = treedef.flatten_up_to(mask)
+    keys = jax.random.split(key, len(leaves))
+    rows = zip(leaves, chosen, keys, *rest, strict=True)
+    return treedef.unflatten(fn(p, k, *o) if m else p for p, m, k, *o in rows)
+
+
+def noise(fed: FederatedAlgorithm, selector: Selector) -> Unlearner:
+    """Adds noise where NoT would negate, then rounds of ``fed``."""
+
+    def perturb(trained, request, key):
+        del request
+        params = trained.variables["params"]
+        noisy = add_noise(params, select(params, selector), key)
+        return fed.init({**trained.variables, "params": noisy})
+
+    return Unlearner(perturb, on_retained(fed))

@@ -1,0 +1,192 @@
+"""Running one cell: train or unlearn, evaluate, checkpoint, and go on where it stopped."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+import jfu
+import jfu.io
+from launch import experiment
+from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
+from launch.main import say
+from launch.workdir import WorkDir
+
+# Methods that begin anew get keys of their own; all others share the recovery's.
+STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
+
+# Measures in the lines of progress.
+SHOWN = dict(retain="retain", forget="forget", test="test", asr="backdoor")
+
+
+class Programs:
+    """Compiled functions by what they were made from: rounds are compiled once for all cells."""
+
+    def __init__(self):
+        self._compiled: dict[Any, Callable] = {}
+
+    def __call__(self, fn: Callable, *args, donate: tuple[int, ...] = ()) -> Callable:
+        shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)
+        signature = (fn, tuple(jax.tree.leaves(shapes)), jax.tree.structure(args))
+        if signature not in self._compiled:
+            mesh = jax.sharding.get_mesh()
+            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+            spread = {} if mesh.empty else dict(out_shardings=sharding)
+            jitted = jax.jit(fn, donate_argnums=donate, **spread)
+            self._compiled[signature] = jitted.lower(*args).compile()
+        return self._compiled[signature]
+
+
+def run_cell(
+    work: WorkDir,
+    study: Study,
+    trial: Trial,
+    name: str,
+    method: jfu.Unlearner,
+    trained: jfu.Trained,
+    request: jfu.Split,
+    budget: int,
+    programs: Programs,
+    *,
+    checkpoint_every: int,
+    quiet: bool = False,
+) -> tuple[Any, list[dict]]:
+    """Runs or continues one cell to its last round.
+
+    Args:
+      budget: rounds after ``perturb``.
+      quiet: evaluates the last round only (training before the request).
+
+    Returns:
+      ``(state, rows)``: the last state and one row an evaluated round, round 0 among them.
+    """
+    path = work.cell(trial.seed, name)
+    stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
+    perturb_key, rounds_key = experiment.place(tuple(jax.random.split(stream)))
+    like = jax.eval_shape(method.perturb, trained, request, perturb_key)
+    if path.exists():
+        state, notes = jfu.io.load_state(path, like)
+        state, rows, spent = experiment.place(state), notes["rows"], notes["spent"]
+        if notes["round"] == budget:
+            return state, rows
+        done = notes["round"]
+    else:
+        perturb = programs(method.perturb, trained, request, perturb_key)
+        began = time.perf_counter()
+        state = jax.block_until_ready(perturb(trained, request, perturb_key))
+        spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=time.perf_counter() - began)
+        rows, done = [], 0
+        storage = jfu.nbytes(trained.history)
+        if name not in STREAMS and name not in ("finetune", "none"):
+            variables = state.variables
+            jfu.check_changed(
+                study.model.apply, trained.variables, variables, trial.exam.x[:64]
+            )
+        if not quiet or budget == 0:
+            rows.append(row(study, trial, name, 0, state, spent, storage, attack=True))
+    storage = jfu.nbytes(trained.history)
+    if budget > done:
+        step = programs(method.recover, state, request, rounds_key, donate=(0,))
+    began = last = time.perf_counter()
+    for number, state, info, seconds in jfu.rounds(
+        step, state, request, rounds_key, start=done, stop=budget
+    ) if budget > done else ():
+        spent = add_costs(study, spent, info, seconds)
+        final = number == budget
+        if final or (not quiet and number % study.config.eval_every == 0):
+            attack = final or number % study.config.attack_every == 0
+            rows.append(row(study, trial, name, number, state, spent, storage, attack=attack))
+        if final or number % checkpoint_every == 0:
+            notes = dict(round=number, rows=rows, spent=spent)
+            jfu.io.save_state(path, state, notes)
+        if time.perf_counter() - last > 5 and not final:
+            last = time.perf_counter()
+            left = (last - began) / (number - done) * (budget - number)
+            say(f"  seed {trial.seed}  {name:<10} round {number}/{budget}, {left:.0f} s left")
+    if budget == 0:
+        jfu.io.save_state(path, state, dict(round=0, rows=rows, spent=spent))
+    return state, rows
+
+
+def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) -> dict:
+    """The costs so far and those of one more round."""
+    took_part, steps = int(info.metrics["clients"]), int(info.metrics["steps"])
+    down, up = study.per_client
+    return dict(
+        bytes_down=spent["bytes_down"] + took_part * down,
+        bytes_up=spent["bytes_up"] + took_part * up,
+        flops=spent["flops"] + steps * study.per_step,
+        seconds=spent["seconds"] + seconds,
+    )
+
+
+def row(study, trial, name, number, state, spent, storage, *, attack) -> dict:
+    """One line of results.jsonl."""
+    judged = study.judge(state.variables, trial.exam.x, trial.exam.y)
+    measures = experiment.grade(trial.exam, judged, attack=attack)
+    costs = {k: v for k, v in spent.items() if k != "seconds"}
+    place = dict(method=name, seed=trial.seed, round=number)
+    return place | measures | costs | dict(storage=storage, seconds=round(spent["seconds"], 6))
+
+
+def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=True):
+    """The model that the request meets, trained here or elsewhere.
+
+    Returns:
+      ``(trained, row, rows)``: its one line of results.jsonl, before the request has cost
+      anything, and the rows of its training.
+    """
+    if study.config.init_params:
+        like = jax.eval_shape(study.model.init, jax.random.key(0))
+        method, budget = jfu.unlearn.finetune(study.train), 0
+        start = jfu.Trained(experiment.place(jfu.io.adopt(study.config.init_params, like)))
+    else:
+        method, budget = jfu.unlearn.retrain(study.train, study.model.init), study.config.rounds
+        start = jfu.Trained(())  # retraining looks at no model
+    state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
+    nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
+    return jfu.Trained(state.variables), rows[-1] | dict(method="original") | nothing_yet, rows
+
+
+def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkpoint_every: int):
+    """``run_cell`` for one seed, with a line of progress at its end."""
+
+    def cell(name, method, trained, request, budget, **options):
+        began = time.perf_counter()
+        result = run_cell(
+            work, study, trial, name, method, trained, request, budget, programs,
+            checkpoint_every=checkpoint_every, **options,
+        )
+        seen = {k: f"{v:5.1f} %" for k, v in result[1][-1].items() if v is not None and k in SHOWN}
+        say(
+            f"  seed {trial.seed}  {name:<13} {budget:4d} rounds "
+            f"{time.perf_counter() - began:6.1f} s  "
+            + ", ".join(f"{SHOWN[k]} {v}" for k, v in seen.items())
+        )
+        return result
+
+    return cell
+
+
+def announce(study, trial, doing: str, layout, work) -> None:
+    """What is about to be done, in a few lines."""
+    config, clients = study.config, trial.everything.retain
+    sizes = jfu.weights(clients)
+    how = f"{layout.devices} {layout.backend} device{'s' * (layout.devices > 1)}"
+    many = f"{layout.chunk} client{'s' * (layout.chunk > 1)}" if layout.chunk else "all clients"
+    say(
+        f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "
+        f"({int(sizes.min())} to {int(sizes.max())} each), model {config.model}, "
+        f"{config.rounds} rounds; {how}, {many} at a time on each"
+    )
+    if config.backdoor:
+        say(
+            f"backdoor: {config.backdoor_fraction:.0%} of the images of client "
+            f"{', '.join(config.backdoor_clients)} carry a white square and the label "
+            f"{config.backdoor_label}"
+        )
+    if config.forget:
+        gone = int(jfu.weights(trial.request.forget).sum())
+        say(f"request: forget {config.forget} ({gone} images)")
+    say(f"{doing}; work directory {work.path}")

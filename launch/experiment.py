@@ -1,0 +1,318 @@
+"""From a configuration to the functions and arrays that an experiment runs."""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jfu
+from jfu.augment import AUGMENTS
+from jfu.unlearn import UNLEARNERS, Setting
+from launch import requests
+from launch.flags import Config
+
+# Independent streams of randomness, folded into a seed's key.
+INIT, TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(6)
+
+
+class Layout(NamedTuple):
+    """How clients run: by rule, not by a stopwatch, and kept in the work directory."""
+
+    backend: str
+    devices: int
+    chunk: int  # clients at once on a device; 0 is all
+
+
+class Study(NamedTuple):
+    """What all seeds of an experiment share: functions, not data."""
+
+    config: Config
+    dataset: Any
+    model: jfu.Model
+    setting: Setting  # federation with the recovery rate
+    train: jfu.FederatedAlgorithm  # federation with the training rate
+    judge: Callable  # (variables, x, y) -> (loss, correct)
+    per_client: tuple[int, int]  # bytes down and up for a client in a round
+    per_step: float  # FLOPs of a local step
+    slots: int  # example slots a client, over all seeds
+
+
+class Trial(NamedTuple):
+    """One seed: its split of the data, its request, and what the model is judged on."""
+
+    seed: int
+    key: jax.Array
+    everything: jfu.Split  # nothing forgotten
+    request: jfu.Split
+    exam: "Exam"
+
+
+class Exam(NamedTuple):
+    x: jax.Array  # pool, test images and, with a backdoor, triggered test images
+    y: jax.Array
+    retain: np.ndarray  # bool [M]
+    forget: np.ndarray  # bool [M]
+    test_y: np.ndarray  # [T]
+    forgotten_classes: tuple[int, ...]  # where whole classes are forgotten
+    members: np.ndarray  # positions in x, paired with others: same classes, same poison
+    others: np.ndarray
+    target: int | None  # the trigger's label
+
+
+# ---------------------------------------------------------------- devices
+
+
+def start(devices: int | None, chunk: int | None, clients: int, kept: Layout | None) -> Layout:
+    """Chooses how clients run; must be called before JAX touches a device.
+
+    On CPU one device a core, clients one after the other on each; elsewhere all at once.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
+    wanted = wanted or max(1, min(cores or 1, clients))
+    jax.config.update("jax_num_cpu_devices", wanted)
+    backend = jax.default_backend()
+    if kept and kept.backend != backend:
+        raise ValueError(
+            f"the work directory was begun on {kept.backend} and this is {backend}; go on there, "
+            "or use another --workdir"
+        )
+    count = len(jax.devices()) if backend != "cpu" else wanted
+    if chunk is None:
+        chunk = kept.chunk if kept else (1 if backend == "cpu" else 0)
+    layout = Layout(backend, count, chunk)
+    if kept and layout != kept:
+        raise ValueError(
+            f"the work directory was begun with {kept.devices} devices and --chunk={kept.chunk}, "
+            f"not {layout.devices} and {layout.chunk}; other layouts round differently, so use "
+            "the same or another --workdir"
+        )
+    return layout
+
+
+def place(tree: Any) -> Any:
+    """On every device of the mesh."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.device_put(tree)
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+# ---------------------------------------------------------------- what all seeds share
+
+
+def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
+    """Loads the data, builds model and federation, and reads costs off them."""
+    from jfu import data, models
+
+    dataset = data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        train_size=config.train_size,
+        resplit=config.resplit,
+        drop_labels=config.drop_labels,
+    )
+    if config.backdoor and config.backdoor_label >= len(dataset.labels):
+        raise ValueError(
+            f"--backdoor_label={config.backdoor_label} is none of the {len(dataset.labels)} "
+            "classes; labels count from 0"
+        )
+    shape = dataset.x_train.shape[1:]
+    sizes = dict(classes=len(dataset.labels), image_shape=shape, norm=config.norm)
+    model = models.build(config.model, **sizes)
+    stock = models.build(config.model, **sizes, stock_conv=True)
+    loss = jfu.classification(model.apply)
+    train, local = federation(config, loss, config.lr, layout.chunk or None)
+    again, _ = federation(config, loss, config.recovery_lr, layout.chunk or None)
+    fed = train if config.recovery_lr == config.lr else again
+    setting = Setting(fed, model, selector(config.layers, model, config.weights_only),
+                      model.follows if config.follow_means else ())
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    jfu.select(variables["params"], setting.selector)  # refuses before any work is done
+    one = clients_of(config, dataset, seeds[0])[0]
+    abstract = jax.ShapeDtypeStruct
+    size = min(config.batch_size, len(dataset.x_train))
+    batch = jfu.Batch(
+        abstract((size, *shape), dataset.x_train.dtype),
+        abstract((size,), jnp.int32),
+        abstract((size,), jnp.float32),
+    )
+    return Study(
+        config=config,
+        dataset=dataset,
+        model=model,
+        setting=setting,
+        train=train,
+        judge=jax.jit(jfu.per_example(lambda v, x: model.apply(v, x)[0])),
+        per_client=jfu.wire(jfu.sender(local, jfu.weighted_mean()), variables, one),
+        per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
+        slots=max(clients_of(config, dataset, s)[0].index.shape[1] for s in seeds),
+    )
+
+
+def federation(config: Config, loss, lr: float, chunk: int | None):
+    """The federation and the client's work in it."""
+    makers = {
+        "sgd": lambda rate: optax.chain(
+            optax.add_decayed_weights(config.weight_decay) if config.weight_decay else
+            optax.identity(),
+            optax.sgd(rate, config.momentum or None),
+        ),
+        "adam": lambda rate: optax.chain(
+            optax.add_decayed_weights(config.weight_decay) if config.weight_decay else
+            optax.identity(),
+            optax.adam(rate),
+        ),
+        "adamw": lambda rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    }
+    servers = {
+        "sgd": lambda rate: optax.sgd(rate),
+        "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+        "adam": lambda rate: optax.adam(rate, b2=0.99, eps=1e-3),
+        "yogi": lambda rate: optax.yogi(rate, b2=0.99, eps=1e-3),
+    }
+
+    def optimizer(round):
+        warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
+        return makers[config.optimizer](lr * warm * config.lr_decay**round)
+
+    constant = config.lr_decay == 1 and not config.warmup_rounds
+    local = jfu.local_sgd(
+        loss,
+        makers[config.optimizer](lr) if constant else optimizer,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        proximal=config.proximal,
+        augment=AUGMENTS[config.augment],
+    )
+    fed = jfu.fedavg(local, server=servers[config.server](config.server_lr), chunk=chunk)
+    if config.absent:
+        fed = jfu.absent(fed, config.absent)
+    if config.sample:
+        fed = jfu.sampled(fed, config.sample)
+    return fed, local
+
+
+def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
+    """--layers as a selector: first, last, all, or patterns of paths."""
+    positions = {"first": 0, "last": -1, "all": slice(None)}
+    if len(layers) == 1 and layers[0] in positions:
+        return jfu.by_layer(model, positions[layers[0]], weights_only=weights_only)
+    if not weights_only:
+        return jfu.by_path(*layers)
+    chosen = jfu.by_path(*layers)
+    return lambda path, leaf: chosen(path, leaf) and not path.endswith("/bias")
+
+
+# ---------------------------------------------------------------- one seed
+
+
+def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
+    """A seed's clients, their ids as the user writes them, and which rows are poisoned."""
+    from jfu.data import partition, poison
+
+    x, y = dataset.x_train, dataset.y_train
+    if dataset.client is not None:
+        names = sorted(set(dataset.client.tolist()))
+        lists = [np.flatnonzero(dataset.client == name) for name in names]
+    elif config.partition.startswith("file:"):
+        lists, names = partition.from_file(config.partition.removeprefix("file:"), len(y))
+    else:
+        lists = partition.partition(config.partition, y, config.clients, seed)
+        names = list(range(len(lists)))
+    poisoned = np.zeros(len(y), bool)
+    for target in requests.rows(config.backdoor_clients, names):
+        x, y, stamped = poison.poison(
+            x, y, lists[target], label=config.backdoor_label,
+            fraction=config.backdoor_fraction, seed=seed,
+        )
+        poisoned[stamped] = True
+    clients = jfu.stack(x, y, lists)
+    missing = slots - clients.index.shape[1]
+    if missing > 0:  # the same shape for every seed, so that they share compiled programs
+        grow = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
+        clients = clients._replace(index=grow(clients.index), mask=grow(clients.mask))
+    return clients, names, poisoned
+
+
+def trial(study: Study, seed: int) -> Trial:
+    config, dataset = study.config, study.dataset
+    key = jax.random.key(seed)
+    clients, names, poisoned = clients_of(config, dataset, seed, study.slots)
+    draw = jax.random.fold_in(key, REQUEST)
+    everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
+    request = everything
+    if config.forget:
+        request = requests.parse(config.forget, clients, names, draw)
+    exam = examine(config, dataset, clients, request, poisoned, seed)
+    return Trial(seed, key, *place((everything, request)), exam)
+
+
+def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
+    """What the model is judged on. Poisoned images keep their poisoned labels."""
+    from jfu.data import poison
+
+    held = lambda side: np.bincount(
+        np.asarray(side.index)[np.asarray(side.mask)], minlength=len(poisoned)
+    ).astype(bool)
+    forget = held(request.forget)
+    retain = held(request.retain) & ~forget
+    x, y = [np.asarray(clients.x), dataset.x_test], [np.asarray(clients.y), dataset.y_test]
+    target = config.backdoor_label if config.backdoor else None
+    if target is not None:
+        x.append(poison.stamp(dataset.x_test))
+        y.append(np.full(len(dataset.y_test), target, np.int32))
+    whole = config.forget.startswith("class:") and "@" not in config.forget
+    classes = tuple(np.unique(dataset.y_train[forget]).tolist()) if whole else ()
+    rows = np.flatnonzero(forget)
+    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, seed)
+    members = rows[members]
+    pool, tests = len(poisoned), len(dataset.y_test)
+    others = pool + others + tests * poisoned[members]
+    arrays = place((np.concatenate(x), np.concatenate(y).astype(np.int32)))
+    return Exam(*arrays, retain, forget, dataset.y_test, classes, members, others, target)
+
+
+def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]:
+    """The measures of ``jfu.metrics`` from every example's loss and correctness, percent."""
+    loss, correct = map(np.asarray, judged)
+    pool, tests = len(exam.retain), len(exam.test_y)
+    share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
+    right = correct[pool : pool + tests]
+    measures = dict(
+        retain=share(correct[:pool][exam.retain]),
+        forget=share(correct[:pool][exam.forget]),
+        test=share(right),
+        mia=None,
+        mia_matched=None,
+        asr=None,
+    )
+    if attack:
+        measures["mia"] = jfu.mia(loss[:pool][exam.forget], loss[pool : pool + tests])
+        measures["mia_matched"] = jfu.mia(loss[exam.members], loss[exam.others])
+    if exam.target is not None:
+        fooled = correct[pool + tests :]
+        measures["asr"] = share(fooled[exam.test_y != exam.target])
+    if exam.forgotten_classes:
+        gone = np.isin(exam.test_y, exam.forgotten_classes)
+        measures |= dict(test_kept=share(right[~gone]), test_forgotten=share(right[gone]))
+    return measures
+
+
+def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
+    if unknown := [n for n in names if n not in UNLEARNERS]:
+        raise ValueError(
+            f"there is no method {', '.join(unknown)}; the methods are {', '.join(UNLEARNERS)}"
+        )
+    settings = {"retrain": study.setting._replace(fed=study.train)}  # at the training rate
+    return {name: UNLEARNERS[name](settings.get(name, study.setting)) for name in names}
+
+
+def budget(config: Config, name: str) -> int:
+    """Rounds that a method may use: retraining has as many as training had."""
+    return dict(retrain=config.rounds, none=0).get(name, config.recovery_rounds)

@@ -1,0 +1,206 @@
+"""The flags that the scripts share, and the frozen configuration that they make."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+from absl import flags
+
+# What a data set is trained with unless flags say otherwise. The settings of "digits" were
+# chosen on a seed outside the reported ones (BUILD.md, "Settings").
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": dict(model="small", rounds=100, batch_size=16, lr=0.1, backdoor=True),
+    "synthetic": dict(model="small", rounds=20, batch_size=16, lr=0.1, backdoor=True),
+    "": dict(model="cnn", rounds=200, batch_size=32, lr=0.05, backdoor=False),
+}
+
+DATA, TRAINING, REQUEST, RUNNING = "data", "training", "request", "running"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment, all defaults resolved. Its hash names work directories."""
+
+    dataset: str
+    data_dir: str | None
+    image_size: int | None
+    train_size: int | None
+    resplit: float | None
+    drop_labels: tuple[str, ...]
+    clients: int
+    partition: str
+    backdoor: bool
+    backdoor_clients: tuple[str, ...]
+    backdoor_fraction: float
+    backdoor_label: int
+    model: str
+    norm: str | None
+    augment: str
+    rounds: int
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    lr_decay: float
+    warmup_rounds: int
+    momentum: float
+    weight_decay: float
+    proximal: float
+    server: str
+    server_lr: float
+    sample: int
+    absent: float
+    init_params: str | None
+    forget: str
+    layers: tuple[str, ...]
+    weights_only: bool
+    follow_means: bool
+    recovery_rounds: int
+    recovery_lr: float
+    eval_every: int
+    attack_every: int
+
+    def digest(self) -> str:
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def define() -> None:
+    """Defines the shared flags; a script calls it once, before ``app.run``."""
+    string, integer, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
+    choice, boolean, several = flags.DEFINE_enum, flags.DEFINE_boolean, flags.DEFINE_list
+
+    # Data
+    string(
+        "dataset",
+        "digits",
+        "Data set: digits (embedded), synthetic, an own FILE.npz with x_train, y_train, x_test, "
+        "y_test and optionally client, or the name of a prepared tensorflow-datasets set.",
+    )
+    string("data_dir", None, "Where prepared tensorflow-datasets sets lie.")
+    integer("train_size", None, "Use only so many training images.", lower_bound=1)
+    integer("image_size", None, "Resize images to this height and width.", lower_bound=1)
+    real("resplit", None, "Merge train and test and split anew, with this share for testing.")
+    several("drop_labels", [], "Classes to leave out, by name or number.")
+    integer("clients", 10, "Number of clients.", lower_bound=1)
+    string(
+        "partition",
+        "iid",
+        "Who holds what: iid, dirichlet:B (label skew, smaller B is stronger), shards:S (label "
+        "shards a client), file:P (own index lists, .npz or .json).",
+    )
+    boolean(
+        "backdoor",
+        None,
+        "Poison the target: a white square and a wrong label on its images. Default: on for "
+        "digits when whole clients are forgotten, off elsewhere.",
+    )
+    several(
+        "backdoor_client", [], "The poisoned clients. Default: those that --forget names."
+    )
+    real("backdoor_fraction", 1.0, "Share of the target's images that is poisoned.", 0.0, 1.0)
+    integer("backdoor_label", 0, "The label that the trigger asks for.", lower_bound=0)
+
+    # Model and training
+    string("model", None, "small, mlp, cnn, resnet18, vit_tiny, vit_small or vit_base. "
+           "Default: small for digits, cnn elsewhere.")
+    choice("norm", None, ["group", "batch", "none"], "Normalisation, where the model has one.")
+    choice("augment", "none", ["none", "crop", "crop_flip"], "Random changes of training images.")
+    integer("rounds", None, "Communication rounds of training, and of retraining. Default: 100 "
+            "for digits, 200 elsewhere.", lower_bound=1)
+    integer("epochs", 1, "Local epochs a round.", lower_bound=1)
+    integer("batch_size", None, "Local batch size. Default: 16 for digits, 32 elsewhere.",
+            lower_bound=1)
+    choice("optimizer", "sgd", ["sgd", "adam", "adamw"], "Local optimizer.")
+    real("lr", None, "Local learning rate. Default: 0.1 for digits, 0.05 elsewhere.",
+         lower_bound=0.0)
+    real("lr_decay", 1.0, "The rate is multiplied by this every round.", 0.0, 1.0)
+    integer("warmup_rounds", 0, "Rounds in which the rate rises linearly.", lower_bound=0)
+    real("momentum", 0.0, "Momentum of local SGD.", 0.0, 1.0)
+    real("weight_decay", 0.0, "Weight decay of the local optimizer.", lower_bound=0.0)
+    real("proximal", 0.0, "FedProx's mu; 0 is FedAvg.", lower_bound=0.0)
+    choice("server", "sgd", ["sgd", "momentum", "adam", "yogi"],
+           "Server optimizer: FedAvg, FedAvgM, FedAdam or FedYogi.")
+    real("server_lr", 1.0, "Server learning rate.", lower_bound=0.0)
+    integer("sample", 0, "Clients drawn each round; 0 is all.", lower_bound=0)
+    real("absent", 0.0, "Probability that a client misses a round.", 0.0, 1.0)
+    string("init_params", None, "A model trained elsewhere (.safetensors or .msgpack): it takes "
+           "the place of training, at the moment of the request.")
+
+    # Request and recovery
+    string(
+        "forget",
+        "client:0",
+        "The request: client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | "
+        "mask:FILE.npy (bool, one value a training image). Without @, all clients.",
+    )
+    several(
+        "layers",
+        ["first"],
+        "What NoT negates: first, last, all, or patterns matched against whole paths such as "
+        "stem/.*",
+    )
+    boolean("weights_only", False, "Leave biases of the chosen layers alone.")
+    boolean("follow_means", True, "BatchNorm means after a negated layer change their sign too.")
+    integer("recovery_rounds", None, "Rounds of recovery. Default: half of --rounds.",
+            lower_bound=0)
+    real("recovery_lr", None, "Learning rate of recovery. Default: --lr.", lower_bound=0.0)
+
+    # Running
+    string("workdir", None, "Where results and checkpoints go. A run that was stopped goes on "
+           "from there. Default: runs/<dataset>-<hash of the flags>.")
+    integer("eval_every", 1, "Rounds between evaluations.", lower_bound=1)
+    integer("attack_every", 10, "Rounds between membership attacks.", lower_bound=1)
+    integer("checkpoint_every", 25, "Rounds between checkpoints.", lower_bound=1)
+    integer("chunk", None, "Clients that run at once on a device; 0 is all. Default: 1 on CPU, "
+            "all elsewhere.", lower_bound=0)
+    integer("devices", None, "CPU devices to spread clients over. Default: one a core.",
+            lower_bound=1)
+    boolean("debug", False, "Show the traceback of an error.")
+
+
+def resolve(**changes: Any) -> Config:
+    """The configuration that the flags ask for, defaults filled in."""
+    given = flags.FLAGS
+    recipe = RECIPES.get(given.dataset, RECIPES[""])
+    own = lambda name: getattr(given, name) if getattr(given, name) is not None else recipe[name]
+    rounds, lr = own("rounds"), own("lr")
+    named = _clients_of(given.forget)
+    backdoor = given.backdoor
+    if backdoor is None:
+        backdoor = recipe["backdoor"] and given.forget.startswith("client:")
+    targets = tuple(given.backdoor_client) or named
+    if backdoor and not targets:
+        raise ValueError(
+            f"--backdoor poisons the clients that --forget names, and --forget={given.forget} "
+            "names none; say which with --backdoor_client"
+        )
+    recovery = given.recovery_rounds
+    derived = dict(
+        model=own("model"),
+        rounds=rounds,
+        batch_size=own("batch_size"),
+        lr=lr,
+        backdoor=backdoor,
+        backdoor_clients=targets if backdoor else (),
+        recovery_rounds=max(1, rounds // 2) if recovery is None else recovery,
+        recovery_lr=lr if given.recovery_lr is None else given.recovery_lr,
+        layers=tuple(given.layers),
+        drop_labels=tuple(given.drop_labels),
+    )
+    derived |= changes
+    names = [field.name for field in dataclasses.fields(Config)]
+    return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in names})
+
+
+def _clients_of(forget: str) -> tuple[str, ...]:
+    """The client ids in a request, as text."""
+    _, _, after = forget.rpartition("client:")
+    return tuple(after.split(",")) if "client:" in forget else ()
+
+
+def workdir(config: Config) -> str:
+    name = os.path.splitext(os.path.basename(config.dataset))[0]
+    return flags.FLAGS.workdir or os.path.join("runs", f"{name}-{config.digest()}")

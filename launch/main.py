@@ -1,0 +1,33 @@
+"""What every script's entry does: flags in, one sentence out where something is wrong."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script; an error that a user can mend is one sentence and exit status 2."""
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
+        try:
+            main()
+        except (ValueError, OSError) as error:
+            if flags.FLAGS.debug:
+                raise
+            complain(str(error))
+        except KeyboardInterrupt:
+            complain("stopped; the same command goes on from the last checkpoint", status=130)
+
+    app.run(guarded)
+
+
+def complain(sentence: str, status: int = 2) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

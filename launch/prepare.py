@@ -1,0 +1,69 @@
+"""Downloads a data set of tensorflow-datasets and writes it in the format that jfu reads.
+
+    python -m launch.prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
+
+The one script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU.
+"""
+
+import sys
+
+from absl import app, flags
+
+from jfu.data import tfds as reader
+
+FLAGS = flags.FLAGS
+_DATASET = flags.DEFINE_string(
+    "dataset",
+    None,
+    "A name of the tensorflow-datasets catalogue, such as cifar10, caltech101 or emnist/byclass.",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir",
+    None,
+    "The folder to write to; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
+)
+
+
+def prepare(name: str, data_dir: str | None = None) -> str:
+    """Prepares one set as array_record and says in a sentence what was done.
+
+    Raises:
+      ValueError: an unknown set, a folder that holds it in another format, no TensorFlow.
+    """
+    where = reader.folder(data_dir)
+    builder = reader.open_builder(name, where)
+    if builder.is_prepared():
+        kind = builder.info.file_format.value
+        if kind != "array_record":  # tfds would reuse it, and jfu could not read it
+            raise ValueError(
+                f"{name} is already prepared in {where} as {kind}; remove {builder.data_dir} or "
+                "choose another folder with --data_dir"
+            )
+        return f"{name} is already prepared in {builder.data_dir}; nothing to do."
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise ValueError(
+            f"preparing {name} needs TensorFlow, which is not installed; run: "
+            "pip install 'jfu[prepare]'"
+        ) from None
+    import tensorflow_datasets as tfds
+
+    tf.config.set_visible_devices([], "GPU")  # it would take the memory and not use it
+    builder = reader.open_builder(name, where, file_format="array_record")
+    # Ready-made copies on Google's storage are in another format.
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
+    builder.download_and_prepare(download_config=config)
+    return f"{name} is prepared in {builder.data_dir}."
+
+
+def main(_: list[str]) -> None:
+    try:
+        print(prepare(_DATASET.value, _DATA_DIR.value))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("dataset")
+    app.run(main)

@@ -1,0 +1,79 @@
+"""Requests as text: ``client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:P``."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+import jfu
+
+FORMS = "client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:FILE.npy"
+
+
+def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -> jfu.Split:
+    """The request as a split of the clients' data.
+
+    Args:
+      names: the clients' ids as the user writes them, in the order of ``clients.id``.
+      key: draws the fraction.
+
+    Raises:
+      ValueError: a request that is not understood, names what does not exist, selects
+        nothing, or forgets everything.
+    """
+    what, _, where = text.partition("@")
+    kind, _, values = what.partition(":")
+    ids = rows(where.removeprefix("client:").split(","), names) if where else None
+    if (where and not where.startswith("client:")) or not values:
+        raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
+    if kind == "client" and not where:
+        forget = jfu.forget_client(clients, rows(values.split(","), names))
+    elif kind == "class":
+        forget = jfu.forget_class(clients, _numbers(int, values, text), ids=ids)
+    elif kind == "fraction":
+        (fraction,) = _numbers(float, values, text)[:1]
+        forget = jfu.forget_fraction(clients, fraction, key, ids=ids)
+    elif kind == "mask" and not where:
+        forget = jfu.forget_examples(clients, _mask(values))
+    else:
+        raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
+    request = jfu.split(clients, forget)
+    if not bool(request.forget.mask.any()):
+        raise ValueError(f"--forget={text} names no example that a client holds")
+    if not bool(request.retain.mask.any()):
+        raise ValueError(
+            f"--forget={text} would forget everything, and nothing would be left to train on; "
+            "leave at least one client some examples"
+        )
+    return request
+
+
+def rows(wanted: Sequence[str], names: Sequence) -> list[int]:
+    """Users' client ids -> positions; refuses ids that no client has."""
+    known = {str(name): k for k, name in enumerate(names)}
+    if unknown := [w for w in wanted if w not in known]:
+        some = list(known)
+        shown = some if len(some) <= 12 else [*some[:10], "...", some[-1]]
+        raise ValueError(
+            f"there is no client {', '.join(unknown)}; the clients are {', '.join(shown)}"
+        )
+    return [known[w] for w in wanted]
+
+
+def _numbers(kind, values: str, text: str) -> list:
+    try:
+        return [kind(v) for v in values.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--forget={text} is not understood: {values!r} is not {kind.__name__}; it must be "
+            f"one of {FORMS}"
+        ) from None
+
+
+def _mask(path: str) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file {path} with a mask to forget") from None
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is no .npy file of bools ({error})") from None

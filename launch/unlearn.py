@@ -1,0 +1,104 @@
+"""Answers one request with one method, on a model that was trained before.
+
+The model comes from launch.train (--init_from=A) or from elsewhere (--init_params=FILE, with
+the flags that say what it was trained on). The new work directory then holds the unlearned
+model (model.safetensors), results.jsonl and table.md; A is left as it is.
+
+  python -m launch.unlearn --init_from=A --workdir=B --method=not --forget=client:0
+  python -m launch.unlearn --init_params=model.msgpack --dataset=own.npz --model=cnn \\
+      --forget=client:alice --export_params=unlearned.msgpack
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from launch import flags as shared
+from launch import main
+
+FLAGS = flags.FLAGS
+
+# What a request may set; everything else belongs to the training that it meets.
+REQUEST = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
+REQUEST += ("eval_every", "attack_every")
+
+
+def define() -> None:
+    shared.define()
+    flags.DEFINE_string("init_from", None, "The work directory of a finished launch.train.")
+    flags.DEFINE_string("method", "not", "The unlearning method.")
+    flags.DEFINE_integer("seed", 0, "Fixes split and draws, with --init_params.", lower_bound=0)
+    flags.DEFINE_string(
+        "export_params", None, "Also write the unlearned model here, .safetensors or .msgpack."
+    )
+
+
+def resolve(workdir):
+    """The configuration: the training's, with what the request changes."""
+    if bool(FLAGS.init_from) == bool(FLAGS.init_params):
+        raise ValueError(
+            "unlearning starts from a trained model: give --init_from=WORKDIR of launch.train, or "
+            "--init_params=FILE of a model trained elsewhere"
+        )
+    if not FLAGS.init_from:
+        return shared.resolve(), FLAGS.seed
+    trained, seed = workdir.read_training(FLAGS.init_from)
+    fields = [field.name for field in dataclasses.fields(trained)]
+    given = {n: getattr(FLAGS, n) for n in fields if n in FLAGS and FLAGS[n].present}
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    if "seed" in FLAGS and FLAGS["seed"].present and FLAGS.seed != seed:
+        raise ValueError(f"{FLAGS.init_from} was trained with --seed={seed}, not {FLAGS.seed}")
+    for name, value in given.items():
+        if name not in REQUEST and name != "init_params" and value != getattr(trained, name):
+            raise ValueError(
+                f"{FLAGS.init_from} was trained with {name}={getattr(trained, name)}, not "
+                f"{value}; leave the flag out, or train anew"
+            )
+    changes = {n: v for n, v in given.items() if n in REQUEST}
+    changes["forget"] = FLAGS.forget
+    model = str(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
+    return dataclasses.replace(trained, **changes, init_params=model), seed
+
+
+def unlearn() -> None:
+    import jax
+
+    import jfu
+    import jfu.io
+    from launch import cells, experiment, report, workdir
+
+    config, seed = resolve(workdir)
+    more = dict(seed=seed, method=FLAGS.method)
+    work = workdir.open_workdir(shared.workdir(config), config, "unlearn", **more)
+    export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
+    if export and export.exists() and work.layout is None:
+        raise FileExistsError(f"{export} exists already; choose another name or remove it first")
+    layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
+    mesh = jfu.clients_mesh() if layout.devices > 1 else None
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        study = experiment.study(config, layout, [seed])
+        (method,) = experiment.methods(study, [FLAGS.method]).values()
+        trial = experiment.trial(study, seed)
+        work = workdir.begin(work, config, "unlearn", layout, **more)
+        cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", layout, work)
+        cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
+        trained, row, _ = cells.original(study, trial, cell)
+        budget = experiment.budget(config, FLAGS.method)
+        state, rows = cell(FLAGS.method, method, trained, trial.request, budget)
+    workdir.write_results(work, [row, *rows])
+    workdir.export(work.path / workdir.MODEL, state.variables)
+    if export:
+        workdir.export(export, state.variables)
+    summary = report.table([row, *rows], dataclasses.asdict(config))
+    text = report.markdown(summary)
+    jfu.io.write_bytes(work.path / "table.md", text.encode())
+    jfu.io.write_bytes(work.path / "table.json", report.to_json(summary))
+    print(f"\n{text}")
+    print(f"the unlearned model is {work.path / workdir.MODEL}")
+
+
+if __name__ == "__main__":
+    define()
+    main.run(unlearn)

@@ -1,0 +1,121 @@
+"""A work directory: its configuration, its cells, and the files made from them.
+
+A cell is one method on one seed. It is one checkpoint file that holds the state and the
+measured rows up to the same round, replaced at once, so a kill at any moment leaves a cell
+that can go on. ``results.jsonl`` is always rewritten whole from the cells.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jfu.io
+from launch.experiment import Layout
+from launch.flags import Config
+
+
+MODEL = "model.safetensors"
+
+
+class WorkDir(NamedTuple):
+    path: pathlib.Path
+    layout: Layout | None  # as the directory was begun, None if it is new
+
+    def cell(self, seed: int, method: str) -> pathlib.Path:
+        return self.path / "cells" / f"{seed}-{method}.safetensors"
+
+
+def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir:
+    """Opens a work directory for one script and configuration, or names a new one.
+
+    Args:
+      more: what else must stay the same, such as the seed.
+
+    Raises:
+      ValueError: it holds another script's run or another configuration; nothing is changed.
+    """
+    where = pathlib.Path(path)
+    asked = json.loads(json.dumps(dataclasses.asdict(config) | more))
+    notes = where / "config.json"
+    if not notes.exists():
+        if where.exists() and (not where.is_dir() or any(where.iterdir())):
+            raise ValueError(
+                f"{where} exists and is no work directory of jfu; choose another --workdir, "
+                "nothing was touched"
+            )
+        return WorkDir(where, None)
+    try:
+        kept = json.loads(notes.read_text())
+        config_kept, layout = kept["config"] | kept["more"], Layout(**kept["layout"])
+        script_kept = kept["script"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{notes} is unreadable ({error!r}); restore it or choose another --workdir"
+        ) from None
+    if script_kept != script:
+        raise ValueError(f"{where} holds a run of launch.{script_kept}; choose another --workdir")
+    differing = [n for n in asked if n not in config_kept or config_kept[n] != asked[n]]
+    if differing:
+        had = ", ".join(f"{n}={config_kept.get(n)}" for n in differing)
+        now = ", ".join(f"{n}={asked[n]}" for n in differing)
+        raise ValueError(
+            f"{where} holds a run with {had}, and {now} was asked for; use the same flags to go "
+            "on with it, or another --workdir"
+        )
+    return WorkDir(where, layout)
+
+
+def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> WorkDir:
+    """Writes the configuration of a new work directory; an old one is left as it is."""
+    if work.layout is not None:
+        return work
+    (work.path / "cells").mkdir(parents=True, exist_ok=True)
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    content = dict(
+        script=script,
+        config=dataclasses.asdict(config),
+        more=more,
+        layout=layout._asdict(),
+        versions={name: importlib.metadata.version(name) for name in packages},
+    )
+    jfu.io.write_bytes(work.path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
+    return work._replace(layout=layout)
+
+
+def read_training(path: str) -> tuple[Config, int]:
+    """A finished training: its configuration and its seed."""
+    where = pathlib.Path(path)
+    if not (where / "config.json").is_file():
+        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no config.json")
+    try:
+        kept = json.loads((where / "config.json").read_text())
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
+        config, script, more = Config(**values), kept["script"], kept["more"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where / 'config.json'} is unreadable ({error!r})") from None
+    if script != "train":
+        raise ValueError(f"{path} holds a run of launch.{script}; --init_from wants launch.train's")
+    if not (where / MODEL).is_file():
+        raise ValueError(
+            f"the training in {path} has not finished; start launch.train --workdir={path} again "
+            "with its flags to go on"
+        )
+    return config, more["seed"]
+
+
+def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    jfu.io.write_bytes(work.path / "results.jsonl", text.encode())
+
+
+def export(path: pathlib.Path, variables: Any) -> None:
+    """Writes a model unless the same is there already; refuses to overwrite another."""
+    if path.exists():
+        same = jfu.io.flatten(jfu.io.load_params(path)), jfu.io.flatten(variables)
+        if same[0].keys() == same[1].keys() and all(
+            (same[0][name] == same[1][name]).all() for name in same[0]
+        ):
+            return
+    jfu.io.save_params(path, variables)

@@ -1,0 +1,289 @@
+"""The networks, any Linen module as a Model, and batch statistics under padding."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jfu.clients import stack
+from jfu.fedavg import fedavg
+from jfu.local import classification, local_sgd
+from jfu.models import MODELS, NORMS, build, from_linen
+from jfu.models.layers import max_pool
+from jfu.models.resnet import ResNet18
+from jfu.models.vit import ViT
+
+COUNTS = [
+    ("mlp", 10, (28, 28, 1), None, 199_210),
+    ("cnn", 10, (32, 32, 3), None, 797_962),
+    ("cnn", 100, (32, 32, 3), "none", 815_332),
+    ("cnn", 10, (32, 32, 3), "group", 797_962 + 2 * 2 * 64),
+    ("resnet18", 10, (32, 32, 3), "group", 11_173_962),
+    ("resnet18", 10, (32, 32, 3), "batch", 11_173_962),
+    ("resnet18", 100, (32, 32, 3), None, 11_220_132),
+    ("resnet18", 100, (32, 32, 3), "batch", 11_220_132),
+    ("vit_base", 101, (224, 224, 3), None, 85_876_325),
+]
+
+
+def _same(a, b):
+    """Equal to the last bit, and finite."""
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(left, right)
+        assert np.isfinite(left).all()
+
+
+def _images(seed, *shape):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+def _tiny_resnet(norm="batch"):
+    module = ResNet18(3, norm=norm, widths=(4, 6))
+    return from_linen(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+
+
+# ---------------------------------------------------------------- the table
+
+
+@pytest.mark.parametrize("name, classes, shape, norm, count", COUNTS)
+def test_parameter_counts(name, classes, shape, norm, count):
+    model = build(name, classes=classes, image_shape=shape, norm=norm)
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    assert sum(math.prod(a.shape) for a in jax.tree.leaves(params)) == count
+    stock = build(name, classes=classes, image_shape=shape, norm=norm, stock_conv=True)
+    assert jax.eval_shape(stock.init, jax.random.key(0))["params"] == params
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_starts_at_its_stem_and_ends_at_its_head(name):
+    shape = (8, 8, 1) if name == "small" else (32, 32, 3)
+    model = build(name, classes=7, image_shape=shape)
+    assert model.layers[0] == "stem" and model.layers[-1] == "head"
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    assert type(variables) is dict and type(variables["params"]) is dict
+    logits, changed = jax.eval_shape(
+        model.apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
+    )
+    assert logits.shape == (2, 7) and logits.dtype == jnp.float32 and changed == {}
+
+
+def test_stock_convolution_gives_the_same_logits():
+    x = _images(0, 3, 8, 8, 1)
+    ours = build("small", classes=10, image_shape=(8, 8, 1))
+    stock = build("small", classes=10, image_shape=(8, 8, 1), stock_conv=True)
+    variables = ours.init(jax.random.key(0))
+    _same(variables, stock.init(jax.random.key(0)))
+    np.testing.assert_allclose(ours.apply(variables, x)[0], stock.apply(variables, x)[0], rtol=1e-5)
+
+
+def test_bytes_equal_floats():
+    x = _images(0, 3, 16, 16, 3)
+    tiny_vit = from_linen(ViT(3, width=8, depth=1, heads=2), x)
+    for model in tiny_vit, *(build(n, classes=3, image_shape=x.shape[1:]) for n in ("mlp", "cnn")):
+        variables = model.init(jax.random.key(0))
+        apply = jax.jit(model.apply)
+        _same(apply(variables, x), apply(variables, x.astype(np.float32) / 255))
+
+
+def test_errors_say_what_is_possible():
+    with pytest.raises(ValueError, match="no model 'resnet'; choose one of .*'resnet18'"):
+        build("resnet", classes=2, image_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match=r"no norm 'layer'; choose one of \['group', 'batch'\]"):
+        build("resnet18", classes=2, image_shape=(8, 8, 1), norm="layer")
+    with pytest.raises(ValueError, match="no norm 'batch'; leave it out"):
+        build("mlp", classes=2, image_shape=(8, 8, 1), norm="batch")
+    with pytest.raises(ValueError, match="pass .height, width, channels."):
+        build("mlp", classes=2, image_shape=(8, 8))
+    with pytest.raises(ValueError, match="at least 16x16"):
+        build("cnn", classes=2, image_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match="multiples of 4"):
+        build("vit_tiny", classes=2, image_shape=(30, 32, 3))
+    assert set(NORMS) <= set(MODELS)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (5, 7), (2, 3)])
+def test_max_pool_is_that_of_flax(shape):
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *shape, 3)), jnp.float32)
+    pools = (max_pool, lambda x: nn.max_pool(x, (2, 2), (2, 2)))
+    ours, stock = (jax.value_and_grad(lambda x, p=p: (p(x) ** 3).sum())(x) for p in pools)
+    np.testing.assert_allclose(ours[0], stock[0], rtol=1e-6)
+    _same(ours[1], stock[1])
+
+
+# ---------------------------------------------------------------- any Linen module
+
+
+class Deep(nn.Module):
+    """A user's own module: no train, no mask, layers with automatic names."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(11, 4)(tokens).mean(1)
+        for _ in range(12):
+            x = nn.LayerNorm()(nn.tanh(nn.Dense(4)(x)))
+        shared = nn.Dense(4, name="a_last_but_one")
+        return nn.Dense(3, name="a_last")(shared(shared(x)))
+
+
+def test_layers_come_in_call_order():
+    model = from_linen(Deep(), jnp.zeros((2, 5), jnp.int32))
+    dense = tuple(f"Dense_{i}" for i in range(12))
+    assert model.layers == ("Embed_0", *dense, "a_last_but_one", "a_last")
+    assert model.follows == ()
+    again = from_linen(Deep(), jax.ShapeDtypeStruct((2, 5), jnp.int32))
+    assert again.layers == model.layers
+    variables = model.init(jax.random.key(0))
+    tokens = jnp.arange(10).reshape(2, 5)
+    logits, changed = model.apply(variables, tokens, train=True, mask=jnp.ones(2))
+    _same(logits, Deep().apply(variables, tokens))
+    assert changed == {}
+
+
+def test_attention_and_blocks_come_in_call_order():
+    model = build("vit_tiny", classes=10, image_shape=(32, 32, 3))
+    parts = "attention/query", "attention/key", "attention/value", "attention/out", "mlp1", "mlp2"
+    blocks = [f"block{i}/{part}" for i in range(1, 13) for part in parts]
+    assert model.layers == ("stem", *blocks, "head")
+
+
+def test_every_batch_norm_of_the_resnet_follows_its_convolution():
+    model = build("resnet18", classes=10, image_shape=(32, 32, 3), norm="batch")
+    follows = dict(model.follows)
+    assert len(follows) == len(model.follows) == 20
+    assert set(follows.values()) == set(model.layers) - {"head"}
+    for mean, layer in model.follows:
+        norm = mean.removesuffix("/mean")
+        pair = {"stem_norm": "stem", "shortcut_norm": "shortcut", "norm1": "conv1"}
+        block, _, last = norm.rpartition("/")
+        assert layer == "/".join(filter(None, [block, pair.get(last, "conv2")]))
+    statistics = jax.eval_shape(model.init, jax.random.key(0))["batch_stats"]
+    flat = jax.tree_util.tree_flatten_with_path(statistics)[0]
+    paths = {"/".join(k.key for k in path) for path, _ in flat}
+    assert {name for name in paths if name.endswith("/mean")} == set(follows)
+    assert build("resnet18", classes=10, image_shape=(32, 32, 3)).follows == ()
+
+
+class Mixed(nn.Module):
+    """One norm right after its layer, one behind a ReLU, and dropout."""
+
+    @nn.compact
+    def __call__(self, x, train=False, mask=None):
+        live = None if mask is None else mask[:, None]
+        norm = lambda: nn.BatchNorm(use_running_average=not train)
+        x = norm()(nn.Dense(4)(x), mask=live)
+        x = norm()(nn.relu(nn.Dense(4)(x)), mask=live)
+        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+def test_only_the_norm_right_after_a_layer_follows_it():
+    model = from_linen(Mixed(), jnp.zeros((2, 3)))
+    assert model.follows == (("BatchNorm_0/mean", "Dense_0"),)
+    variables, x = model.init(jax.random.key(0)), jnp.ones((4, 3))
+    runs = [model.apply(variables, x, train=True, key=jax.random.key(k))[0] for k in (0, 0, 1)]
+    _same(runs[0], runs[1])
+    assert (runs[0] != runs[2]).any()
+    _same(model.apply(variables, x)[0], Mixed().apply(variables, x))
+
+
+def test_batch_statistics_without_a_mask_are_refused():
+    class Plain(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.BatchNorm(use_running_average=not train)(nn.Dense(2)(x))
+
+    with pytest.raises(ValueError, match="Plain keeps batch statistics .* add mask=None"):
+        from_linen(Plain(), jnp.zeros((1, 3)))
+
+
+# ---------------------------------------------------------------- batch statistics
+
+
+def test_batch_statistics_are_those_of_the_live_rows():
+    model = _tiny_resnet()
+    variables = model.init(jax.random.key(0))
+    x, mask = _images(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
+    live = np.flatnonzero(mask)
+    logits, changed = model.apply(variables, x, train=True, mask=mask)
+    alone, exact = model.apply(variables, x[live], train=True)
+    np.testing.assert_allclose(logits[live], alone, rtol=1e-4, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), changed, exact
+    )
+
+    first = variables["params"]["stem"]["kernel"]
+    y = jax.lax.conv_general_dilated(
+        x[live] / np.float32(255), first, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    stem = changed["batch_stats"]["stem_norm"]
+    np.testing.assert_allclose(stem["mean"], 0.1 * y.mean((0, 1, 2)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stem["var"], 0.9 + 0.1 * y.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_rows_that_are_not_live_change_no_bit():
+    model = _tiny_resnet()
+    variables = model.init(jax.random.key(0))
+    x, mask = _images(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
+    garbage = np.where(np.asarray(mask)[:, None, None, None] > 0, x, _images(1, *x.shape))
+
+    @jax.jit
+    def step(x):
+        def loss(params):
+            logits, changed = model.apply({**variables, "params": params}, x, train=True, mask=mask)
+            return (logits**2 * mask[:, None]).sum(), (logits * mask[:, None], changed)
+
+        return jax.grad(loss, has_aux=True)(variables["params"])
+
+    _same(step(x), step(garbage))
+
+
+def test_a_batch_without_live_rows_keeps_the_statistics():
+    model = _tiny_resnet()
+    variables, x = model.init(jax.random.key(0)), _images(0, 4, 8, 8, 3)
+
+    @jax.jit
+    def step(params, mask):
+        logits, changed = model.apply({**variables, "params": params}, x, train=True, mask=mask)
+        return (logits * mask[:, None]).sum(), changed
+
+    slope, changed = jax.grad(step, has_aux=True)(variables["params"], jnp.zeros(4))
+    _same(changed, {"batch_stats": variables["batch_stats"]})
+    _same(slope, jax.tree.map(jnp.zeros_like, slope))
+
+
+def test_a_federated_round_with_batch_statistics():
+    """Neither padding slots, nor what the pool holds there, nor an absent client change a bit."""
+    model = _tiny_resnet()
+    work = local_sgd(classification(model.apply), optax.sgd(0.05), batch_size=4)
+    fed = fedavg(work)
+    x, y = _images(0, 16, 8, 8, 3), np.arange(16) % 3
+    data = stack(x, y, [range(6), range(6, 9), range(9, 14)])
+    start = fed.init(model.init(jax.random.key(0)))
+    run = jax.jit(fed.round)
+    state, info = run(start, data, jax.random.key(1))
+    assert all(
+        (a != b).any()
+        for a, b in zip(
+            jax.tree.leaves(state.variables["batch_stats"]),
+            jax.tree.leaves(start.variables["batch_stats"]),
+            strict=True,
+        )
+    )
+
+    # Dead slots point at other rows, which hold other images; rows 14 and 15 are nobody's.
+    other = data._replace(
+        x=data.x.at[14:].set(255 - data.x[14:]), index=jnp.where(data.mask, data.index, 15)
+    )
+    _same(run(start, other, jax.random.key(1))[0], state)
+
+    absent = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), (data.index, data.mask, data.id))
+    more = data._replace(
+        index=absent[0] + 9, mask=absent[1].at[3].set(False), id=absent[2].at[3].set(7)
+    )
+    more = more._replace(index=more.index.at[:3].set(data.index))
+    after, info = jax.jit(fed.round)(start, more, jax.random.key(1))
+    assert info.clients.weight.tolist() == [6, 3, 5, 0]
+    _same(after, state)
