@@ -254,6 +254,32 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
     return everywhere
 
 
+def in_batches(fn: Callable, batch_size: int) -> Callable:
+    """``fn(shared, rows [B, ...]) -> results [B, ...]`` on any number of rows, over the devices.
+
+    For work that belongs to no client, such as evaluation. Rows that fill the last batch hold
+    zeros and their results are dropped.
+
+    Returns:
+      A function ``(shared, rows [M, ...]) -> results [M, ...]``.
+    """
+
+    def here(shared, rows):
+        return jax.lax.map(lambda batch: fn(shared, batch), rows)
+
+    def everywhere(shared, rows):
+        count, devices = len(jax.tree.leaves(rows)[0]), _devices()
+        size = min(batch_size, -(-count // devices))
+        missing = -count % (size * devices)
+        grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1))
+        rows = jax.tree.map(lambda a: grow(a).reshape(-1, size, *a.shape[1:]), rows)
+        specs = dict(in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS))
+        run = jax.shard_map(here, **specs, check_vma=False) if devices > 1 else here
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], run(shared, rows))
+
+    return everywhere
+
+
 def _chunked(fn, shared, clients, key, chunk):
     """One client's function, the rows to scan over, and how to run a chunk of them."""
     size = _chunk_size(clients.id.shape[0], chunk)

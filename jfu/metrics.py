@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jfu.clients import in_batches
 from jfu.types import Variables
 
 GAP_MEASURES = ("retain", "forget", "test", "mia")
@@ -24,7 +25,7 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
 
     Returns:
       ``(loss [M] float32, correct [M] bool)``: cross-entropy, and whether the most likely
-      class is the label. Runs ``batch_size`` examples at a time.
+      class is the label. Runs ``batch_size`` examples at a time on every device of the mesh.
 
     >>> judge = per_example(lambda variables, x: variables["params"] * x)
     >>> loss, correct = judge({"params": 2.0}, jnp.eye(3), jnp.array([0, 1, 0]))
@@ -33,16 +34,12 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
     """
 
     def judge(variables: Variables, x: jax.Array, y: jax.Array):
-        def batch(row):
-            logits = jax.tree.leaves(apply(variables, row[0]))[0].astype(jnp.float32)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, row[1])
-            return loss, logits.argmax(-1) == row[1]
+        def batch(variables, rows):
+            logits = jax.tree.leaves(apply(variables, rows[0]))[0].astype(jnp.float32)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
+            return loss, logits.argmax(-1) == rows[1]
 
-        count = x.shape[0]
-        size = min(batch_size, count)
-        grow = lambda a: jnp.pad(a, [(0, -count % size)] + [(0, 0)] * (a.ndim - 1))
-        rows = jax.tree.map(lambda a: grow(a).reshape(-1, size, *a.shape[1:]), (x, y))
-        return jax.tree.map(lambda a: a.reshape(-1)[:count], jax.lax.map(batch, rows))
+        return in_batches(batch, batch_size)(variables, (x, y))
 
     return judge
 

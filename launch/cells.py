@@ -79,10 +79,8 @@ def run_cell(
         rows, done = [], 0
         storage = jfu.nbytes(trained.history)
         if name not in STREAMS and name not in ("finetune", "none"):
-            variables = state.variables
-            jfu.check_changed(
-                study.model.apply, trained.variables, variables, trial.exam.x[:64]
-            )
+            some = trial.exam.x[:64]
+            jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
             rows.append(row(study, trial, name, 0, state, spent, storage, attack=True))
     storage = jfu.nbytes(trained.history)
@@ -139,10 +137,10 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
     """
     if study.config.init_params:
         like = jax.eval_shape(study.model.init, jax.random.key(0))
-        method, budget = jfu.unlearn.finetune(study.train), 0
+        method, budget = jfu.unlearn.finetune(study.setting.fed), 0
         start = jfu.Trained(experiment.place(jfu.io.adopt(study.config.init_params, like)))
     else:
-        method, budget = jfu.unlearn.retrain(study.train, study.model.init), study.config.rounds
+        method, budget = study.fresh, study.config.rounds
         start = jfu.Trained(())  # retraining looks at no model
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
     nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)

@@ -34,7 +34,8 @@ class Study(NamedTuple):
     dataset: Any
     model: jfu.Model
     setting: Setting  # federation with the recovery rate
-    train: jfu.FederatedAlgorithm  # federation with the training rate
+    fresh: jfu.Unlearner  # training from scratch, at the training rate: also retraining
+    logits: Callable  # (variables, x) -> [B, C]
     judge: Callable  # (variables, x, y) -> (loss, correct)
     per_client: tuple[int, int]  # bytes down and up for a client in a round
     per_step: float  # FLOPs of a local step
@@ -147,8 +148,9 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
         dataset=dataset,
         model=model,
         setting=setting,
-        train=train,
-        judge=jax.jit(jfu.per_example(lambda v, x: model.apply(v, x)[0])),
+        fresh=jfu.unlearn.retrain(train, model.init),
+        logits=jax.jit(lambda variables, x: model.apply(variables, x)[0]),
+        judge=jax.jit(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
         per_client=jfu.wire(jfu.sender(local, jfu.weighted_mean()), variables, one),
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
         slots=max(clients_of(config, dataset, s)[0].index.shape[1] for s in seeds),
@@ -218,8 +220,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
 
     x, y = dataset.x_train, dataset.y_train
     if dataset.client is not None:
-        names = sorted(set(dataset.client.tolist()))
-        lists = [np.flatnonzero(dataset.client == name) for name in names]
+        lists, names = partition.from_ids(dataset.client)
     elif config.partition.startswith("file:"):
         lists, names = partition.from_file(config.partition.removeprefix("file:"), len(y))
     else:
@@ -229,7 +230,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
     for target in requests.rows(config.backdoor_clients, names):
         x, y, stamped = poison.poison(
             x, y, lists[target], label=config.backdoor_label,
-            fraction=config.backdoor_fraction, seed=seed,
+            fraction=config.backdoor_fraction, value=white(dataset), seed=seed,
         )
         poisoned[stamped] = True
     clients = jfu.stack(x, y, lists)
@@ -238,6 +239,12 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
         grow = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
         clients = clients._replace(index=grow(clients.index), mask=grow(clients.mask))
     return clients, names, poisoned
+
+
+def white(dataset: Any) -> float | None:
+    """The trigger's value: the brightest of the training images, where they are floats."""
+    floating = np.issubdtype(dataset.x_train.dtype, np.floating)
+    return float(dataset.x_train.max()) if floating else None
 
 
 def trial(study: Study, seed: int) -> Trial:
@@ -265,7 +272,7 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     x, y = [np.asarray(clients.x), dataset.x_test], [np.asarray(clients.y), dataset.y_test]
     target = config.backdoor_label if config.backdoor else None
     if target is not None:
-        x.append(poison.stamp(dataset.x_test))
+        x.append(poison.stamp(dataset.x_test, value=white(dataset)))
         y.append(np.full(len(dataset.y_test), target, np.int32))
     whole = config.forget.startswith("class:") and "@" not in config.forget
     classes = tuple(np.unique(dataset.y_train[forget]).tolist()) if whole else ()
@@ -309,8 +316,8 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
         raise ValueError(
             f"there is no method {', '.join(unknown)}; the methods are {', '.join(UNLEARNERS)}"
         )
-    settings = {"retrain": study.setting._replace(fed=study.train)}  # at the training rate
-    return {name: UNLEARNERS[name](settings.get(name, study.setting)) for name in names}
+    made = {name: UNLEARNERS[name](study.setting) for name in names}
+    return made | ({"retrain": study.fresh} if "retrain" in made else {})
 
 
 def budget(config: Config, name: str) -> int:

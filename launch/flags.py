@@ -152,7 +152,7 @@ def define() -> None:
     string("workdir", None, "Where results and checkpoints go. A run that was stopped goes on "
            "from there. Default: runs/<dataset>-<hash of the flags>.")
     integer("eval_every", 1, "Rounds between evaluations.", lower_bound=1)
-    integer("attack_every", 10, "Rounds between membership attacks.", lower_bound=1)
+    integer("attack_every", 25, "Rounds between membership attacks.", lower_bound=1)
     integer("checkpoint_every", 25, "Rounds between checkpoints.", lower_bound=1)
     integer("chunk", None, "Clients that run at once on a device; 0 is all. Default: 1 on CPU, "
             "all elsewhere.", lower_bound=0)

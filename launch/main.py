@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs a script; an error that a user can mend is one sentence and exit status 2."""
 
     def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # not every backend that JAX tries is news
         if len(argv) > 1:
             complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
         try:

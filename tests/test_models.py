@@ -1,5 +1,6 @@
 """The networks, any Linen module as a Model, and batch statistics under padding."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from jfu.clients import stack
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.models import MODELS, NORMS, build, from_linen
-from jfu.models.layers import max_pool
+from jfu.models.layers import max_pool, pixels
 from jfu.models.resnet import ResNet18
 from jfu.models.vit import ViT
 
@@ -41,9 +42,20 @@ def _images(seed, *shape):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-def _tiny_resnet(norm="batch"):
-    module = ResNet18(3, norm=norm, widths=(4, 6))
-    return from_linen(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+# Compiling is most of the time here, and what it compiles runs once.
+_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def _start(model):
+    return _jit(model.init)(jax.random.key(0))
+
+
+@functools.cache
+def _tiny_resnet(widths=(4, 6)):
+    """A ResNet with batch norm, a projected shortcut if there are two widths, and its start."""
+    module = ResNet18(3, norm="batch", widths=widths)
+    model = from_linen(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
+    return model, _start(model)
 
 
 # ---------------------------------------------------------------- the table
@@ -75,18 +87,25 @@ def test_stock_convolution_gives_the_same_logits():
     x = _images(0, 3, 8, 8, 1)
     ours = build("small", classes=10, image_shape=(8, 8, 1))
     stock = build("small", classes=10, image_shape=(8, 8, 1), stock_conv=True)
-    variables = ours.init(jax.random.key(0))
-    _same(variables, stock.init(jax.random.key(0)))
+    variables = _start(ours)
+    _same(variables, _start(stock))
     np.testing.assert_allclose(ours.apply(variables, x)[0], stock.apply(variables, x)[0], rtol=1e-5)
 
 
 def test_bytes_equal_floats():
-    x = _images(0, 3, 16, 16, 3)
-    tiny_vit = from_linen(ViT(3, width=8, depth=1, heads=2), x)
-    for model in tiny_vit, *(build(n, classes=3, image_shape=x.shape[1:]) for n in ("mlp", "cnn")):
-        variables = model.init(jax.random.key(0))
-        apply = jax.jit(model.apply)
-        _same(apply(variables, x), apply(variables, x.astype(np.float32) / 255))
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_max_ulp(pixels(jnp.asarray(every)), every.astype(np.float32) / 255)
+    x = _images(0, 3, 8, 8, 1)
+    vit = from_linen(ViT(3, width=8, depth=1, heads=2), x)
+    resnet = from_linen(ResNet18(3, widths=(4,)), x)
+    for model in (
+        vit,
+        resnet,
+        *(build(n, classes=3, image_shape=(8, 8, 1)) for n in ("mlp", "small")),
+    ):
+        variables = _start(model)
+        logits = [model.apply(variables, x)[0] for x in (x, pixels(jnp.asarray(x)))]
+        _same(*logits)
 
 
 def test_errors_say_what_is_possible():
@@ -136,7 +155,7 @@ def test_layers_come_in_call_order():
     assert model.follows == ()
     again = from_linen(Deep(), jax.ShapeDtypeStruct((2, 5), jnp.int32))
     assert again.layers == model.layers
-    variables = model.init(jax.random.key(0))
+    variables = _start(model)
     tokens = jnp.arange(10).reshape(2, 5)
     logits, changed = model.apply(variables, tokens, train=True, mask=jnp.ones(2))
     _same(logits, Deep().apply(variables, tokens))
@@ -182,7 +201,7 @@ class Mixed(nn.Module):
 def test_only_the_norm_right_after_a_layer_follows_it():
     model = from_linen(Mixed(), jnp.zeros((2, 3)))
     assert model.follows == (("BatchNorm_0/mean", "Dense_0"),)
-    variables, x = model.init(jax.random.key(0)), jnp.ones((4, 3))
+    variables, x = _start(model), jnp.arange(12.0).reshape(4, 3) ** 2
     runs = [model.apply(variables, x, train=True, key=jax.random.key(k))[0] for k in (0, 0, 1)]
     _same(runs[0], runs[1])
     assert (runs[0] != runs[2]).any()
@@ -203,12 +222,12 @@ def test_batch_statistics_without_a_mask_are_refused():
 
 
 def test_batch_statistics_are_those_of_the_live_rows():
-    model = _tiny_resnet()
-    variables = model.init(jax.random.key(0))
+    model, variables = _tiny_resnet()
     x, mask = _images(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
     live = np.flatnonzero(mask)
-    logits, changed = model.apply(variables, x, train=True, mask=mask)
-    alone, exact = model.apply(variables, x[live], train=True)
+    apply = _jit(functools.partial(model.apply, train=True))
+    logits, changed = apply(variables, x, mask=mask)
+    alone, exact = apply(variables, x[live])
     np.testing.assert_allclose(logits[live], alone, rtol=1e-4, atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), changed, exact
@@ -224,8 +243,7 @@ def test_batch_statistics_are_those_of_the_live_rows():
 
 
 def test_rows_that_are_not_live_change_no_bit():
-    model = _tiny_resnet()
-    variables = model.init(jax.random.key(0))
+    model, variables = _tiny_resnet()
     x, mask = _images(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
     garbage = np.where(np.asarray(mask)[:, None, None, None] > 0, x, _images(1, *x.shape))
 
@@ -241,27 +259,26 @@ def test_rows_that_are_not_live_change_no_bit():
 
 
 def test_a_batch_without_live_rows_keeps_the_statistics():
-    model = _tiny_resnet()
-    variables, x = model.init(jax.random.key(0)), _images(0, 4, 8, 8, 3)
+    model, variables = _tiny_resnet()
+    x = _images(0, 4, 8, 8, 3)
 
-    @jax.jit
     def step(params, mask):
         logits, changed = model.apply({**variables, "params": params}, x, train=True, mask=mask)
         return (logits * mask[:, None]).sum(), changed
 
-    slope, changed = jax.grad(step, has_aux=True)(variables["params"], jnp.zeros(4))
+    slope, changed = _jit(jax.grad(step, has_aux=True))(variables["params"], jnp.zeros(4))
     _same(changed, {"batch_stats": variables["batch_stats"]})
     _same(slope, jax.tree.map(jnp.zeros_like, slope))
 
 
 def test_a_federated_round_with_batch_statistics():
     """Neither padding slots, nor what the pool holds there, nor an absent client change a bit."""
-    model = _tiny_resnet()
+    model, variables = _tiny_resnet((4,))
     work = local_sgd(classification(model.apply), optax.sgd(0.05), batch_size=4)
     fed = fedavg(work)
     x, y = _images(0, 16, 8, 8, 3), np.arange(16) % 3
     data = stack(x, y, [range(6), range(6, 9), range(9, 14)])
-    start = fed.init(model.init(jax.random.key(0)))
+    start = fed.init(variables)
     run = jax.jit(fed.round)
     state, info = run(start, data, jax.random.key(1))
     assert all(

@@ -7,7 +7,7 @@ that can be read by row; ``python -m launch.prepare --dataset=NAME --data_dir=DI
 import io
 import os
 import shlex
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,13 @@ from jfu.data import EMBEDDED, Dataset, choose, resize
 
 _ROWS = 1024  # read at once; bounds the memory that encoded images take
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
+
+
+class _Set(NamedTuple):
+    name: str
+    where: str  # the folder that holds it
+    builder: Any  # tfds.core.DatasetBuilder
+    image: str  # the key of the image in an example
 
 
 def read(
@@ -41,16 +48,17 @@ def read(
     where = folder(data_dir)
     builder = open_builder(name, where)
     image, label = _keys(name, builder.info)
+    these = _Set(name, where, builder, image)
     # Unprepared sets have no splits. Inside tfds.testing.mock_data they have any.
     splits = list(builder.info.splits) if builder.is_prepared() else ["train", "test"]
     if "train" not in splits:
         raise ValueError(f"{name} has no split train; its splits are {', '.join(splits)}")
-    train = _source(builder, name, where, "train", image)
+    train = _source(these, "train")
     test = None
     for split in ("test", "validation"):
         if split in splits:
-            test = _source(builder, name, where, split, image)
-            if int(_rows(test, [0], name, where)[0][label]) >= 0:  # some are published unlabelled
+            test = _source(these, split)
+            if _rows(these, test, [0])[0][label] >= 0:  # some are published without labels
                 break
             test = None
     if test is None and need_test:
@@ -65,7 +73,7 @@ def read(
         x, y = None, np.empty(len(rows), np.int32)
         for start in range(0, len(rows), _ROWS):
             chunk = rows[start : start + _ROWS].tolist()
-            for i, example in enumerate(_rows(source, chunk, name, where), start):
+            for i, example in enumerate(_rows(these, source, chunk), start):
                 one = _image(example[image], shape[-1])
                 one = one if image_size is None else resize(one, image_size)
                 if x is None:
@@ -144,9 +152,11 @@ def _keys(name: str, info: Any) -> tuple[str, str]:
     )
 
 
-def _source(builder: Any, name: str, where: str, split: str, image: str) -> Any:
+def _source(these: _Set, split: str) -> Any:
+    """A split, to be read by row with ``_rows``."""
     import tensorflow_datasets as tfds
 
+    name, where, builder, image = these
     # tfds decodes a palette image to the numbers of its colours and leaves CMYK at four
     # channels, so uint8 images are decoded here. Its mock has no encoded images to give.
     ours = builder.is_prepared() and builder.info.features[image].np_dtype == np.uint8
@@ -165,22 +175,27 @@ def _source(builder: Any, name: str, where: str, split: str, image: str) -> Any:
             f"`{command(name, where)}`"
         ) from error
     except (RuntimeError, OSError) as error:
-        raise _damaged(name, where, error) from error
+        raise _damaged(these, _line(error)) from error
 
 
-def _rows(source: Any, rows: list[int], name: str, where: str) -> list[dict]:
+def _rows(these: _Set, source: Any, rows: list[int]) -> list[dict]:
     try:
-        if source.decoders:
-            return source.__getitems__(rows)
-        return [source[i] for i in rows]  # the only way that tfds' mock knows
-    except (RuntimeError, OSError) as error:
-        raise _damaged(name, where, error) from error
+        if these.builder.is_prepared():
+            examples = source.__getitems__(rows)
+        else:
+            examples = [source[i] for i in rows]  # the only way that tfds' mock knows
+    except (RuntimeError, OSError, IndexError) as error:
+        raise _damaged(these, _line(error)) from error
+    # Records that a cut-off file has lost come back empty.
+    if any(example[these.image] is None for example in examples):
+        raise _damaged(these, "records are missing")
+    return examples
 
 
-def _damaged(name: str, where: str, error: Exception) -> ValueError:
+def _damaged(these: _Set, why: str) -> ValueError:
     return ValueError(
-        f"the files of {name} in {where} are damaged or incomplete ({_line(error)}); remove them "
-        f"and run `{command(name, where)}`"
+        f"the files of {these.name} in {these.where} are damaged or incomplete ({why}); remove "
+        f"them and run `{command(these.name, these.where)}`"
     )
 
 

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 def pixels(x: jax.Array) -> jax.Array:
     """uint8 images to float32 in [0, 1]; floats pass through.
 
+    XLA multiplies by 1 / 255, so some quotients differ from NumPy's in the last bit.
+
     >>> pixels(jnp.array([0, 255], jnp.uint8))
     Array([0., 1.], dtype=float32)
     """
+    x = jnp.asarray(x)
     return x.astype(jnp.float32) / 255 if x.dtype == jnp.uint8 else x
 
 
