@@ -26,6 +26,7 @@ FLAGS = flags.FLAGS
 
 def define() -> None:
     shared.define()
+    flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
     flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
     flags.DEFINE_list("methods", ["retrain", "finetune", "not"], "Methods to compare.")

@@ -10,7 +10,7 @@ def run(main: Callable[[], None]) -> None:
     """Runs a script; an error that a user can mend is one sentence and exit status 2."""
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # not every backend that JAX tries is news
+        logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
         if len(argv) > 1:
             complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
         try:

@@ -20,6 +20,7 @@ FLAGS = flags.FLAGS
 
 def define() -> None:
     shared.define()
+    flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_integer("seed", 0, "Fixes split, poison, model and training.", lower_bound=0)
 
 

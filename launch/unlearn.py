@@ -27,6 +27,7 @@ REQUEST += ("eval_every", "attack_every")
 
 def define() -> None:
     shared.define()
+    flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_string("init_from", None, "The work directory of a finished launch.train.")
     flags.DEFINE_string("method", "not", "The unlearning method.")
     flags.DEFINE_integer("seed", 0, "Fixes split and draws, with --init_params.", lower_bound=0)

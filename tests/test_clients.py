@@ -1,0 +1,270 @@
+"""Clients: stacking, requests, partial participation, and running every client once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROWS, bits
+
+import jfu
+
+X, Y = np.zeros((4, 2), np.float32), np.arange(4)
+NOWHERE = np.array([[0, 1], [np.nan, 0], [0, np.inf], [1, 1]], np.float32)
+
+
+def test_stack_pads_short_clients_with_dead_slots(pool, data):
+    assert data.index.shape == data.mask.shape == (3, 7)
+    assert data.index.dtype == data.id.dtype == data.y.dtype == jnp.int32
+    assert data.mask.dtype == bool
+    for k, rows in enumerate(ROWS):
+        assert np.asarray(data.index)[k, np.asarray(data.mask)[k]].tolist() == rows
+    assert data.id.tolist() == [5, 2, 9]
+    np.testing.assert_array_equal(data.x, pool[0])
+    assert jfu.weights(data).tolist() == [7, 3, 5]
+    assert jfu.weights(data).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(np.uint8, jnp.uint8), (np.float64, jnp.float32), (np.float16, jnp.float16)],
+)
+def test_stack_keeps_small_dtypes(given, kept):
+    assert jfu.stack(X.astype(given), Y, [[0]]).x.dtype == kept
+
+
+def test_stack_numbers_clients_from_zero():
+    assert jfu.stack(X, Y, [[0], [1], [2]]).id.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "rows", "ids", "words"),
+    [
+        (X, Y[:3], [[0]], None, "4 examples and 3 labels"),
+        (X, Y.astype(float), [[0]], None, r"integers \[M\], got float64 \[4\]"),
+        (X, Y.reshape(4, 1), [[0]], None, r"got int64 \[4, 1\]"),
+        (NOWHERE, Y, [[0]], None, "2 of 4 examples hold NaN or infinity"),
+        (X, Y, [], None, "no clients"),
+        (X, Y, [[0], []], None, "client 1 holds no examples"),
+        (X, Y, [[0], []], [7, 8], "client 8 holds no examples"),
+        (X, Y, [[0], [4]], None, "client 1 names rows outside the pool of 4"),
+        (X, Y, [[-1]], None, "client 0 names rows outside the pool of 4"),
+        (X, Y, [[0.5]], None, "client 0 names rows outside"),
+        (X, Y, [[[0]]], None, "client 0"),
+        (X, Y, [[0], [1]], [3, 3], r"2 clients need as many different ids, got \[3, 3\]"),
+        (X, Y, [[0], [1]], [3], r"2 clients need as many different ids, got \[3\]"),
+    ],
+)
+def test_stack_refuses(x, y, rows, ids, words):
+    with pytest.raises(ValueError, match=words):
+        jfu.stack(x, y, rows, ids=ids)
+
+
+# ---------------------------------------------------------------- requests
+
+
+def _held(clients):
+    """Rows of the pool that each client may use."""
+    pairs = zip(np.asarray(clients.index), np.asarray(clients.mask), strict=True)
+    return [index[mask].tolist() for index, mask in pairs]
+
+
+@pytest.mark.parametrize(
+    ("forget", "rows"),
+    [
+        (lambda d: jfu.forget_client(d, [2]), [[], [1, 8, 3], []]),
+        (lambda d: jfu.forget_client(d, [9, 5]), [ROWS[0], [], ROWS[2]]),
+        (lambda d: jfu.forget_class(d, [1]), [[4, 7], [1], [10, 13]]),  # rows = 1 modulo 3
+        (lambda d: jfu.forget_class(d, [0, 2], ids=[2]), [[], [8, 3], []]),
+        (lambda d: jfu.forget_class(d, 1, ids=[5]), [[4, 7], [], []]),
+        (lambda d: jfu.forget_examples(d, np.arange(20) < 3), [[0, 2], [1], []]),
+    ],
+)
+def test_requests_by_hand(data, forget, rows):
+    """What is forgotten, row by row; the rest is retained, and dead slots stay dead."""
+    mask = forget(data)
+    assert mask.shape == data.mask.shape
+    assert mask.dtype == bool
+    request = jfu.split(data, mask)
+    assert _held(request.forget) == rows
+    kept = [[r for r in all_ if r not in gone] for all_, gone in zip(ROWS, rows, strict=True)]
+    assert _held(request.retain) == kept
+    assert request.retain.x is data.x
+
+
+def test_split_sides_are_complementary_for_any_mask(data):
+    """Even a mask that names dead slots makes none of them live."""
+    forget = jax.random.bernoulli(jax.random.key(0), 0.5, data.mask.shape)
+    request = jfu.split(data, forget)
+    retain, gone = np.asarray(request.retain.mask), np.asarray(request.forget.mask)
+    assert not (retain & gone).any()
+    np.testing.assert_array_equal(retain | gone, data.mask)
+    assert (np.asarray(forget) & ~np.asarray(data.mask)).any()
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 1.0])
+def test_forget_fraction_takes_the_rounded_share_of_each_client(data, fraction):
+    gone = jfu.forget_fraction(data, fraction, jax.random.key(3))
+    expected = [max(1, int(np.round(fraction * n))) for n in (7, 3, 5)]
+    assert gone.sum(1).tolist() == expected
+    assert not (gone & ~data.mask).any()
+
+
+def test_forget_fraction_draws_by_key_and_identity(data):
+    draw = lambda d, key, **k: _held(
+        jfu.split(d, jfu.forget_fraction(d, 0.4, jax.random.key(key), **k)).forget
+    )
+    assert draw(data, 0) == draw(data, 0)
+    assert len({str(draw(data, key)) for key in range(5)}) > 1
+    assert draw(data, 0, ids=[9]) == [[], [], draw(data, 0)[2]]
+    turned = data._replace(index=data.index[::-1], mask=data.mask[::-1], id=data.id[::-1])
+    assert draw(turned, 0) == draw(data, 0)[::-1]
+
+
+@pytest.mark.parametrize(
+    ("forget", "words"),
+    [
+        (lambda d: jfu.forget_client(d, [4, 2]), r"no client \[4\]; the clients are \[5, 2, 9\]"),
+        (lambda d: jfu.forget_class(d, [3, 1]), r"class \[3\]; the classes held are \[0, 1, 2\]"),
+        (lambda d: jfu.forget_class(d, [1], ids=[7]), r"no client \[7\]"),
+        (lambda d: jfu.forget_fraction(d, 0.0, jax.random.key(0)), "fraction to forget is 0.0"),
+        (lambda d: jfu.forget_fraction(d, 1.5, jax.random.key(0)), "fraction to forget is 1.5"),
+        (lambda d: jfu.forget_fraction(d, 0.5, jax.random.key(0), ids=[1]), r"no client \[1\]"),
+        (lambda d: jfu.forget_examples(d, np.ones(19, bool)), r"bool \[19\].*the 20 examples"),
+        (lambda d: jfu.forget_examples(d, np.ones(20, int)), r"int32 \[20\]"),
+        (lambda d: jfu.split(d, jnp.ones((3, 6), bool)), r"\[3, 6\].*\[3, 7\]"),
+    ],
+)
+def test_requests_refuse_by_naming_what_was_given(data, forget, words):
+    with pytest.raises(ValueError, match=words):
+        forget(data)
+
+
+def test_forget_class_counts_only_live_examples_of_the_named_clients(data):
+    """A class that is in the pool and at another client is not held by this one."""
+    only = data._replace(mask=data.mask & (data.y[data.index] != 1))
+    with pytest.raises(ValueError, match=r"class \[1\]; the classes held are \[0, 2\]"):
+        jfu.forget_class(only, [1])
+
+
+# ---------------------------------------------------------------- every client once
+
+
+def _work(shared, client, key):
+    """What a client saw: its own numbers, and a draw from its key; nothing where it is empty."""
+    x = jnp.where(client.mask[:, None], client.x[client.index], 0).sum(0)
+    return {"x": x * shared, "draw": client.mask.any() * jax.random.uniform(key)}, client.id
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, None])
+def test_map_and_sum_run_every_client_with_its_own_key(pool, data, chunk):
+    """Keys are fold_in(key, id); chunks that do not divide the clients change no result."""
+    key = jax.random.key(4)
+    x = np.stack([3 * pool[0][rows].sum(0) for rows in ROWS])
+    draw = np.array([jax.random.uniform(jax.random.fold_in(key, i)) for i in (5, 2, 9)])
+    every, ids = jax.jit(jfu.map_clients(_work, chunk=chunk))(3.0, data, key)
+    assert ids.tolist() == [5, 2, 9]
+    np.testing.assert_allclose(every["x"], x, rtol=1e-5)
+    np.testing.assert_array_equal(every["draw"], draw)
+    total, ids = jax.jit(jfu.sum_clients(_work, chunk=chunk))(3.0, data, key)
+    assert ids.tolist() == [5, 2, 9]
+    np.testing.assert_allclose(total["x"], x.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(total["draw"], draw.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+@pytest.mark.parametrize("run", [jfu.map_clients, jfu.sum_clients])
+def test_chunks_smaller_than_one_client_are_refused(data, run, chunk):
+    with pytest.raises(ValueError, match=f"chunk is {chunk}"):
+        run(_work, chunk=chunk)(1.0, data, jax.random.key(0))
+
+
+# ---------------------------------------------------------------- who takes part
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Eight clients with 1, 2, ..., 8 examples; the third and sixth have none left."""
+    rows = [np.arange(k + 1) for k in range(8)]
+    clients = jfu.stack(np.zeros((8, 1)), np.zeros(8, int), rows, ids=range(10, 18))
+    live = np.arange(8)[:, None] % 3 != 2
+    return clients._replace(mask=clients.mask & live)
+
+
+def _participation(wrapper):
+    """A federation whose round reports who was there: (ids, weights, key)."""
+    fed = jfu.FederatedAlgorithm(
+        lambda variables: variables,
+        lambda state, clients, key: (state, (clients.id, jfu.weights(clients), key)),
+    )
+    run = jax.jit(wrapper(fed).round)
+    return lambda clients, key: run((), clients, jax.random.key(key))[1]
+
+
+@pytest.mark.parametrize("size", [1, 3, 6])
+def test_sampled_clients_are_live_and_as_many_as_asked(many, size):
+    run = _participation(lambda fed: jfu.sampled(fed, size))
+    seen = set()
+    for key in range(20):
+        ids, weights, _ = run(many, key)
+        assert ids.shape == (size,)
+        assert len(set(ids.tolist())) == size
+        assert weights.tolist() == [i - 9 for i in ids.tolist()]  # client 10 + k holds k + 1
+        seen |= set(ids.tolist())
+    assert seen == {10, 11, 13, 14, 16, 17}
+
+
+@pytest.mark.parametrize("size", [7, 8, 30])
+def test_sampled_takes_all_where_fewer_are_live(many, size):
+    ids, weights, _ = _participation(lambda fed: jfu.sampled(fed, size))(many, 0)
+    there = {int(i) for i, w in zip(ids, weights, strict=True) if w > 0}
+    assert there == {10, 11, 13, 14, 16, 17}
+
+
+def test_sampled_does_not_depend_on_padding_or_order(many):
+    run = _participation(lambda fed: jfu.sampled(fed, 3))
+    grown = many._replace(
+        index=jnp.pad(many.index, ((2, 3), (0, 4))),
+        mask=jnp.pad(many.mask, ((2, 3), (0, 4))),
+        id=jnp.concatenate([jnp.array([0, 0]), many.id, jnp.array([0, 0, 0])]),
+    )
+    turned = many._replace(index=many.index[::-1], mask=many.mask[::-1], id=many.id[::-1])
+    for key in range(5):
+        expected = sorted(run(many, key)[0].tolist())
+        assert sorted(run(grown, key)[0].tolist()) == expected
+        assert sorted(run(turned, key)[0].tolist()) == expected
+
+
+def test_sampling_changes_over_rounds_and_leaves_the_round_a_fresh_key(many):
+    run = _participation(lambda fed: jfu.sampled(fed, 3))
+    assert len({str(run(many, key)[0].tolist()) for key in range(10)}) > 3
+    key = run(many, 0)[2]
+    assert bits(jax.random.key_data(key)) != bits(jax.random.key_data(jax.random.key(0)))
+
+
+def test_absent_empties_whole_clients_at_its_rate(many):
+    run = _participation(lambda fed: jfu.absent(fed, 0.3))
+    full, away = jfu.weights(many), []
+    for key in range(60):
+        ids, weights, _ = run(many, key)
+        assert ids.tolist() == many.id.tolist()
+        assert ((weights == 0) | (weights == full)).all()
+        away.append(np.asarray((weights == 0) & (full > 0)).sum() / 6)
+    assert abs(np.mean(away) - 0.3) < 0.1  # 360 draws: standard deviation 0.024
+
+
+def test_absent_at_rate_zero_is_everybody(many):
+    weights = _participation(lambda fed: jfu.absent(fed, 0.0))(many, 0)[1]
+    assert bits(weights) == bits(jfu.weights(many))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda: jfu.sampled(None, 0), "0 clients were to be sampled"),
+        (lambda: jfu.absent(None, 1.0), "absence is 1.0"),
+        (lambda: jfu.absent(None, -0.1), "absence is -0.1"),
+    ],
+)
+def test_participation_refuses(wrap, words):
+    with pytest.raises(ValueError, match=words):
+        wrap()

@@ -1,0 +1,74 @@
+"""Examples in docstrings run, public functions have docstrings, and importing stays light."""
+
+import doctest
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jfu
+
+
+def _modules(package):
+    """Names of a package and everything below it; none where it is not installed."""
+    try:
+        root = importlib.import_module(package)
+    except ImportError:
+        return []
+    below = pkgutil.walk_packages(root.__path__, f"{package}.")
+    return [package, *(m.name for m in below if not m.name.endswith("__main__"))]
+
+
+@pytest.mark.parametrize("name", _modules("jfu") + _modules("launch"))
+def test_examples(name):
+    """With jax, jnp, np and optax at hand, and what the module itself knows."""
+    module = importlib.import_module(name)
+    given = {"jax": jax, "jnp": jnp, "np": np, "optax": optax}
+    result = doctest.testmod(module, globs={**given, **vars(module)}, report=True)
+    assert result.failed == 0
+
+
+def test_the_examples_are_found():
+    """At least the ones of the modules that every user starts from."""
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    for name in ("jfu.clients", "jfu.local", "jfu.fedavg", "jfu.select", "jfu.metrics"):
+        found = finder.find(importlib.import_module(name))
+        assert any(test.examples for test in found), name
+
+
+PUBLIC = sorted(name for name in jfu.__all__ if inspect.isfunction(getattr(jfu, name)))
+
+
+def test_the_public_functions_are_listed():
+    known = {"stack", "split", "fedavg", "local_sgd", "select", "negation", "rounds", "mia", "wire"}
+    assert known <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_have_docstrings(name):
+    assert inspect.getdoc(getattr(jfu, name))
+
+
+HEAVY = "flax orbax sklearn matplotlib tensorflow_datasets tensorflow PIL safetensors scipy.stats"
+
+
+def test_import_is_light():
+    """Optional packages stay out, and JAX's devices can still be configured."""
+    code = f"""
+import json, sys
+import jfu, jax
+loaded = [m for m in {HEAVY.split()!r} if m in sys.modules]
+jax.config.update("jax_num_cpu_devices", 3)  # refused once a backend is up
+print(json.dumps([loaded, jax.device_count("cpu")]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == [[], 3]

@@ -1,0 +1,386 @@
+"""The scripts as a user runs them: in processes of their own, end to end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4", "--rounds=4"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Scripts that run alike share their compiled programs, to save the suite's time."""
+    os.environ["JFU_TEST_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
+
+
+def environment(cached: bool = True) -> dict[str, str]:
+    env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    if cached:
+        env["JAX_COMPILATION_CACHE_DIR"] = env["JFU_TEST_CACHE"]
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        env["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    return env
+
+
+def launch(script: str, *flags: str, cwd: Path = ROOT, expect: int = 0):
+    """Runs a script; returns what it printed, out and err."""
+    env = environment(cached=bool(flags))  # the quickstart, without flags, as a user has it
+    command = [sys.executable, "-m", f"launch.{script}", *map(str, flags)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def rows_of(workdir: Path, *, without: tuple[str, ...] = ()) -> list[dict]:
+    lines = (workdir / "results.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
+
+
+# ---------------------------------------------------------------- the quickstart
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("quickstart")
+    out, _ = launch("compare", cwd=cwd)
+    (workdir,) = (cwd / "runs").iterdir()
+    return workdir, out
+
+
+def test_the_quickstarts_table_meets_its_claim(quickstart):
+    workdir, out = quickstart
+    table = json.loads((workdir / "table.json").read_text())
+    methods = table["methods"]
+    mean = lambda name, key: methods[name][key]["mean"]
+    assert list(methods) == ["original", "retrain", "finetune", "not"]
+    assert len(table["seeds"]) >= 3
+    # The original obeys the trigger; half of retraining's rounds later fine-tuning still does
+    # and NoT does not, and NoT recovers in fewer rounds than retraining.
+    assert mean("original", "asr") > 80
+    assert mean("finetune", "asr") > 40
+    assert mean("not", "asr") < 5
+    assert mean("retrain", "asr") < 5
+    assert mean("finetune", "rounds") == mean("not", "rounds") == mean("retrain", "rounds") / 2
+    assert mean("not", "rounds_to_recover") < mean("retrain", "rounds_to_recover")
+    assert methods["not"]["gap"] < methods["finetune"]["gap"]
+    assert methods["not"]["gap_per_seed"]["mean"] < methods["finetune"]["gap_per_seed"]["mean"] / 4
+    assert table["floor"]["gap"] < 2
+    assert (workdir / "table.md").read_text() in out
+
+
+def test_the_quickstarts_rows_add_up(quickstart):
+    workdir, _ = quickstart
+    rows = rows_of(workdir)
+    keys = {"method", "seed", "round", "retain", "forget", "test", "mia", "mia_matched", "asr"}
+    keys |= {"bytes_down", "bytes_up", "flops", "storage", "seconds"}
+    assert all(set(row) == keys for row in rows)
+    originals = [row for row in rows if row["method"] == "original"]
+    assert all(row["round"] == 0 and row["bytes_up"] == 0 for row in originals)
+    # 9 clients of 143 or 144 images in batches of 16; conv 1-16, conv 16-32, 128-64, 64-10.
+    parameters = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (128 * 64 + 64) + (64 * 10 + 10)
+    for row in rows:
+        assert row["bytes_down"] == row["round"] * 9 * (4 * parameters + 4)
+        assert row["bytes_up"] == row["round"] * 9 * (4 * parameters + 4 + 4 * 4)
+        assert row["storage"] == 0
+    # Forward and backward pass are about three forward passes of two operations a product.
+    products = 64 * 9 * 16 + 16 * 9 * 16 * 32 + 128 * 64 + 64 * 10
+    last = max((row for row in rows if row["method"] == "retrain"), key=lambda row: row["round"])
+    a_round = 9 * 9 * 16 * 3 * 2 * products
+    assert 0.75 < last["flops"] / last["round"] / a_round < 1.25
+    # The table is made of the rows.
+    table = json.loads((workdir / "table.json").read_text())["methods"]
+    finals = [r["test"] for r in rows if r["method"] == "not" and r["round"] == last["round"] / 2]
+    assert table["not"]["test"]["mean"] == pytest.approx(np.mean(finals))
+    assert table["not"]["test"]["std"] == pytest.approx(np.std(finals, ddof=1))
+
+
+def test_a_finished_run_is_not_run_again(quickstart):
+    workdir, out = quickstart
+    before = (workdir / "results.jsonl").read_bytes()
+    again, _ = launch("compare", f"--workdir={workdir}", cwd=workdir.parent)
+    assert (workdir / "results.jsonl").read_bytes() == before
+    assert again.splitlines()[1:5] == out.splitlines()[1:5]
+
+
+# ---------------------------------------------------------------- stopping and going on
+
+
+COMPARE = [*SMALL, "--rounds=6", "--seeds=2", "--checkpoint_every=2", "--attack_every=3"]
+COMPARE += ["--methods=retrain,not,none", "--sample=3", "--augment=crop", "--server=adam"]
+COMPARE += ["--server_lr=0.01", "--partition=dirichlet:0.3"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "w"
+    launch("compare", *COMPARE, f"--workdir={workdir}")
+    return rows_of(workdir, without=("seconds",))
+
+
+@pytest.mark.parametrize("cells", [1, 3, 6])
+def test_killed_and_started_again_gives_the_same_bits(uninterrupted, tmp_path, cells):
+    workdir = tmp_path / "w"
+    env = environment()
+    command = [sys.executable, "-m", "launch.compare", *COMPARE, f"--workdir={workdir}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    started = time.time()
+    while len(list(workdir.glob("cells/*.safetensors"))) < cells and process.poll() is None:
+        assert time.time() - started < 300
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
+    launch("compare", *COMPARE, f"--workdir={workdir}")
+    assert rows_of(workdir, without=("seconds",)) == uninterrupted
+
+
+def test_methods_and_seeds_may_grow(uninterrupted, tmp_path):
+    workdir = tmp_path / "w"
+    fewer = [f for f in COMPARE if not f.startswith(("--methods", "--seeds"))]
+    launch("compare", *fewer, "--methods=retrain", "--seeds=1", f"--workdir={workdir}")
+    launch("compare", *COMPARE, f"--workdir={workdir}")
+    assert rows_of(workdir, without=("seconds",)) == uninterrupted
+
+
+# ---------------------------------------------------------------- train, unlearn, export
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("train") / "A"
+    launch("train", *SMALL, f"--workdir={workdir}")
+    return workdir
+
+
+def test_training_leaves_rows_and_a_model(trained):
+    rows = rows_of(trained)
+    assert [row["round"] for row in rows if row["method"] == "train"] == [0, 1, 2, 3, 4]
+    assert [row["round"] for row in rows if row["method"] == "original"] == [0]
+    assert (trained / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("method", ["not", "retrain", "none", "noise"])
+def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    workdir = tmp_path / "B"
+    launch("unlearn", f"--init_from={trained}", f"--workdir={workdir}", f"--method={method}")
+    rows = rows_of(workdir)
+    budget = dict(retrain=4, none=0).get(method, 2)
+    assert [row["round"] for row in rows] == [0, *range(budget + 1)]
+    assert rows[0]["method"] == "original"
+    import jfu.io
+
+    old, new = (jfu.io.load_params(w / "model.safetensors") for w in (trained, workdir))
+    same = np.array_equal(old["params"]["stem"]["kernel"], new["params"]["stem"]["kernel"])
+    assert same == (method == "none")
+    assert before == {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+
+
+def test_two_steps_give_what_one_comparison_gives(trained, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    launch("compare", *SMALL, "--seeds=1", "--methods=not", f"--workdir={one}")
+    launch("unlearn", f"--init_from={trained}", f"--workdir={two}")
+    assert rows_of(one, without=("seconds",)) == rows_of(two, without=("seconds",))
+
+
+@pytest.mark.parametrize("ending", ["msgpack", "safetensors"])
+def test_a_model_from_elsewhere_enters_and_leaves(trained, tmp_path, ending):
+    import jfu.io
+
+    model = jfu.io.load_params(trained / "model.safetensors")
+    file, out = tmp_path / f"model.{ending}", tmp_path / f"unlearned.{ending}"
+    jfu.io.save_params(file, model["params"])
+    flags = [*SMALL, f"--init_params={file}", "--forget=client:1,2", f"--export_params={out}"]
+    flags += ["--nobackdoor", "--recovery_rounds=0", f"--workdir={tmp_path / 'w'}"]
+    launch("unlearn", *flags)
+    unlearned = jfu.io.load_params(out)["params"]
+    for path, kept in jfu.io.flatten(model["params"]).items():
+        sign = -1 if path.startswith("stem/") else 1
+        np.testing.assert_array_equal(jfu.io.flatten(unlearned)[path], sign * kept)
+    again = [f for f in flags if not f.startswith("--workdir")]
+    _, error = launch("unlearn", *again, f"--workdir={tmp_path / 'v'}", expect=2)
+    assert "exists already" in error
+
+
+def test_own_data_with_own_client_ids(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = (y[:, None, None] * 80 + rng.integers(0, 40, (120, 8, 8))).astype(np.uint8)
+    ids = np.array(["alice", "bob", "carol"])[np.arange(120) // 40]
+    own = tmp_path / "own.npz"
+    np.savez(own, x_train=x, y_train=y, x_test=x[:30], y_test=y[:30], client=ids)
+    flags = [f"--dataset={own}", "--model=small", "--rounds=4", "--batch_size=8", "--seeds=1"]
+    launch("compare", *flags, "--forget=client:bob", f"--workdir={tmp_path / 'w'}")
+    original = rows_of(tmp_path / "w")[0]
+    assert original["method"] == "original"
+    assert original["asr"] is None
+    _, error = launch(
+        "compare", *flags, "--forget=client:dave", f"--workdir={tmp_path / 'v'}", expect=2
+    )
+    assert error == "error: there is no client dave; the clients are alice, bob, carol\n"
+
+
+@pytest.mark.parametrize(
+    "request_flags",
+    [
+        ["--forget=class:7"],
+        ["--forget=class:7@client:0"],
+        ["--forget=fraction:0.3@client:1", "--backdoor"],
+        ["--forget=fraction:0.1"],
+        ["--forget=client:0,3"],
+    ],
+)
+def test_every_kind_of_request(tmp_path, request_flags):
+    flags = [*SMALL, *request_flags, "--rounds=2", "--seeds=1", f"--workdir={tmp_path / 'w'}"]
+    launch("compare", *flags)
+    rows = rows_of(tmp_path / "w")
+    whole = request_flags == ["--forget=class:7"]
+    assert all(("test_forgotten" in row) == whole for row in rows)
+    clientwise = request_flags[0].startswith("--forget=client") or "--backdoor" in request_flags
+    assert all((row["asr"] is not None) == clientwise for row in rows)
+
+
+def test_own_mask(tmp_path):
+    mask = np.zeros(200, bool)
+    mask[:50] = True
+    np.save(tmp_path / "mask.npy", mask)
+    _, said = launch(
+        "compare", *SMALL, "--rounds=2", "--seeds=1", f"--forget=mask:{tmp_path / 'mask.npy'}",
+        f"--workdir={tmp_path / 'w'}",
+    )
+    assert "(50 images)" in said
+
+
+# ---------------------------------------------------------------- bad input
+
+
+BAD = [
+    (["--method=nonsense"], "there is no method nonsense; the methods are retrain"),
+    (["--layers=nonsense"], "the selector picks no parameter"),
+    (["--layers=["], "is not a regular expression"),
+    (["--forget=client:9"], "there is no client 9; the clients are 0, 1, 2, 3"),
+    (["--forget=class:77"], "no example has class [77]"),
+    (["--forget=client:0,1,2,3"], "would forget everything"),
+    (["--forget=everybody"], "is not understood"),
+    (["--forget=fraction:2"], "must lie in (0, 1]"),
+    (["--forget=fraction:x"], "is not float"),
+    (["--forget=mask:nowhere.npy"], "there is no file nowhere.npy"),
+    (["--partition=pathological"], "partition"),
+    (["--clients=5000"], "client"),
+    (["--dataset=nowhere.npz"], "nowhere.npz"),
+    (["--dataset=mnist", "--data_dir=nowhere"], "launch.prepare"),
+    (["--model=gpt"], "gpt"),
+    (["--model=cnn"], "16x16"),
+    (["--norm=batch"], "has no norm"),
+    (["--init_params=nowhere.msgpack"], "there is no file nowhere.msgpack"),
+    (["--backdoor_label=10"], "labels count from 0"),
+    (["--forget=class:1", "--backdoor"], "--backdoor_client"),
+    (["not"], "is no flag"),
+]
+
+
+@pytest.mark.parametrize(("flags", "sentence"), BAD, ids=lambda v: v[0] if type(v) is list else "")
+def test_bad_input_is_one_sentence(tmp_path, flags, sentence):
+    workdir = tmp_path / "w"
+    flags = [f.replace("--method=", "--methods=") for f in flags]
+    out, error = launch("compare", *SMALL, f"--workdir={workdir}", *flags, expect=2)
+    assert error.startswith("error: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert out == ""
+    assert not workdir.exists()
+
+
+def test_an_unknown_flag_is_refused():
+    _, error = launch("compare", "--roundz=3", expect=1)
+    assert "Unknown command line flag 'roundz'" in error
+    assert "Traceback" not in error
+
+
+def test_a_work_directory_of_another_configuration_is_left_alone(trained, tmp_path):
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    _, error = launch("train", *SMALL, "--lr=0.7", f"--workdir={trained}", expect=2)
+    assert "holds a run with lr=0.1, and lr=0.7 was asked for" in error
+    _, error = launch("compare", *SMALL, f"--workdir={trained}", expect=2)
+    assert "holds a run of launch.train" in error
+    _, error = launch("unlearn", f"--init_from={trained}", "--lr=0.7", expect=2, cwd=tmp_path)
+    assert "was trained with lr=0.1, not 0.7" in error
+    assert before == {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("ten years of work")
+    _, error = launch("train", *SMALL, f"--workdir={mine}", expect=2)
+    assert "no work directory of jfu" in error
+    assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
+
+
+def test_a_truncated_checkpoint_is_named_and_kept(tmp_path):
+    workdir = tmp_path / "w"
+    flags = [*SMALL, "--rounds=2", "--seeds=1", "--methods=not", f"--workdir={workdir}"]
+    launch("compare", *flags)
+    cell = workdir / "cells" / "0-not.safetensors"
+    cell.write_bytes(cell.read_bytes()[:-100])
+    half = cell.read_bytes()
+    _, error = launch("compare", *flags, expect=2)
+    assert error.splitlines()[-1].startswith(f"error: {cell} is unreadable as a checkpoint")
+    assert cell.read_bytes() == half
+
+
+def test_negations_that_cancel_are_refused(tmp_path):
+    """With negated head and nothing before it changed the function changes; with none it cannot."""
+    import jax.numpy as jnp
+
+    import jfu.io
+    from jfu import models
+
+    model = models.build("small", classes=10, image_shape=(8, 8, 1))
+    import jax
+
+    zeros = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    jfu.io.save_params(tmp_path / "zeros.safetensors", zeros)
+    _, error = launch(
+        "unlearn", *SMALL, f"--init_params={tmp_path / 'zeros.safetensors'}",
+        f"--workdir={tmp_path / 'w'}", expect=2,
+    )
+    assert "leaves the model's outputs as they were" in error
+
+
+@pytest.mark.parametrize("script", ["train", "unlearn", "compare", "prepare"])
+def test_help_reads_well(script):
+    out, _ = launch(script, "--help", expect=1)  # absl's help exits with 1
+    for name in ["--dataset", "--data_dir"]:
+        assert name in out
+    assert f"python -m launch.{script}" in out
+    if script != "prepare":
+        for name in ["--workdir", "--clients", "--partition", "--rounds", "--forget", "--layers"]:
+            assert name in out
+
+
+def test_flagfile_presets_run(tmp_path):
+    preset = ROOT / "launch" / "presets" / "digits.flags"
+    launch(
+        "compare", f"--flagfile={preset}", "--rounds=2", "--seeds=1", f"--workdir={tmp_path / 'w'}"
+    )
+    assert (tmp_path / "w" / "curves.png").stat().st_size > 10_000
+
+
+def test_layout_is_kept_and_changes_little(tmp_path):
+    flags = [*SMALL, "--rounds=2", "--seeds=1", "--methods=retrain", "--nobackdoor"]
+    launch("compare", *flags, "--devices=1", f"--workdir={tmp_path / '1'}")
+    launch("compare", *flags, "--devices=2", "--chunk=2", f"--workdir={tmp_path / '2'}")
+    one, two = (rows_of(tmp_path / w, without=("seconds",)) for w in "12")
+    for a, b in zip(one, two, strict=True):
+        assert a["flops"] == b["flops"]
+        assert a["bytes_up"] == b["bytes_up"]
+        assert a["retain"] == pytest.approx(b["retain"], abs=2)
+    _, error = launch("compare", *flags, "--devices=2", f"--workdir={tmp_path / '1'}", expect=2)
+    assert "was begun with 1 devices" in error

@@ -1,0 +1,195 @@
+"""A client's work: which examples a step sees, in which order, with which keys."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jfu
+from jfu.augment import AUGMENTS, crop_and_flip
+
+ALIVE = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)  # slots; a request may leave holes anywhere
+INDEX = np.array([3, 0, 5, 9, 1, 8, 2, 6], np.int32)
+KEY = jax.random.key(7)
+
+
+def _client(x, index=INDEX, mask=ALIVE):
+    y = jnp.zeros(len(x), jnp.int32)
+    return jfu.ClientData(jnp.asarray(x), y, jnp.asarray(index), jnp.asarray(mask), jnp.asarray(0))
+
+
+def _run(work, client, params, round=0):
+    shared = jfu.Broadcast({"params": params}, jnp.asarray(round, jnp.int32))
+    return jax.jit(work)(shared, client, KEY)
+
+
+def _total(variables, batch, key):
+    """Adds up everything in the batch, dead rows too: its gradient is what the batch held."""
+    return (batch.x @ variables["params"]).sum()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 6, 100])
+def test_each_epoch_visits_every_live_example_once_and_no_other(batch_size):
+    """On one-hot examples the update counts visits; dead rows of a batch hold zeros."""
+    work = jfu.local_sgd(_total, optax.sgd(1.0), epochs=3, batch_size=batch_size)
+    update, info = _run(work, _client(np.eye(10, dtype=np.float32)), jnp.zeros(10))
+    visits = np.zeros(10)
+    visits[INDEX[ALIVE]] = 3
+    np.testing.assert_array_equal(-update["params"], visits)
+    assert info.weight == 6
+    assert info.steps == 3 * -(-6 // min(batch_size, 8))
+
+
+def test_batches_hold_the_live_rows_in_the_documented_order():
+    """Labels, mask and zeros of each batch, against the order from the keys."""
+    seen = []
+
+    def loss(variables, batch, key):
+        jax.debug.callback(lambda x, y, m: seen.append((x, y, m)), *batch, ordered=True)
+        return variables["params"].sum()
+
+    x = np.arange(1, 11, dtype=np.float32)[:, None]
+    client = _client(x)._replace(y=jnp.arange(10, dtype=jnp.int32) + 20)
+    _run(jfu.local_sgd(loss, optax.sgd(0.0), epochs=2, batch_size=4), client, jnp.zeros(1))
+    jax.effects_barrier()
+    shuffle_key = jax.random.split(KEY, 3)[0]
+    expected = []
+    for key in jax.random.split(shuffle_key, 2):
+        draw = np.asarray(jax.random.uniform(key, (8,)))
+        slots = sorted(np.flatnonzero(ALIVE), key=lambda s, draw=draw: draw[s])
+        rows = INDEX[np.array(slots)]
+        expected += [rows[:4], rows[4:]]
+    assert [len(rows) for rows in expected] == [4, 2, 4, 2]
+    assert expected[0].tolist() != expected[2].tolist()
+    for (got_x, got_y, got_mask), rows in zip(seen, expected, strict=True):
+        fill = np.zeros(4 - len(rows), int)
+        np.testing.assert_array_equal(got_x[:, 0], np.concatenate([rows + 1, fill]))
+        np.testing.assert_array_equal(got_y, np.concatenate([rows + 20, fill]))
+        np.testing.assert_array_equal(got_mask, np.arange(4) < len(rows))
+
+
+def test_a_client_without_live_examples_takes_no_step():
+    """Even with a loss that is never finite."""
+    loss = lambda variables, batch, key: jnp.nan * variables["params"].sum()
+    work = jfu.local_sgd(loss, optax.sgd(1.0), batch_size=4)
+    update, info = _run(work, _client(np.eye(10), mask=np.zeros(8, bool)), jnp.ones(2))
+    assert update["params"].tolist() == [0, 0]
+    assert [float(a) for a in info] == [0, 0, 0, 0]
+
+
+def test_optimizer_may_be_a_function_of_the_round():
+    work = jfu.local_sgd(_total, lambda r: optax.sgd(1.0 / (1 + r)), batch_size=8)
+    for r in (0, 1, 3):
+        update, _ = _run(work, _client(np.eye(10, dtype=np.float32)), jnp.zeros(10), round=r)
+        assert update["params"].sum() == -6 / (1 + r)
+
+
+def test_loss_and_norm_are_reported():
+    """Four steps of size 1 on loss = p: losses 5, 4, 3, 2."""
+    loss = lambda variables, batch, key: variables["params"][0]
+    work = jfu.local_sgd(loss, optax.sgd(1.0), epochs=2, batch_size=4)
+    update, info = _run(work, _client(np.eye(10)), jnp.array([5.0, 1.0]))
+    assert update["params"].tolist() == [-4, 0]
+    assert (info.weight, info.loss, info.steps, info.norm) == (6, 3.5, 4, 4)
+
+
+def test_loss_keys_differ_between_steps_and_follow_the_documented_rule():
+    loss = lambda variables, batch, key: variables["params"] * jax.random.uniform(key)
+    work = jfu.local_sgd(loss, optax.sgd(1.0), epochs=2, batch_size=3)
+    update, _ = _run(work, _client(np.eye(10)), jnp.zeros(()))
+    loss_key = jax.random.split(KEY, 3)[1]
+    draws = [float(jax.random.uniform(jax.random.fold_in(loss_key, i))) for i in range(4)]
+    assert len(set(draws)) == 4
+    np.testing.assert_allclose(-update["params"], sum(draws), rtol=1e-6)
+
+
+def test_augmentation_has_a_key_for_each_example_and_step():
+    """The rule: fold_in(fold_in(augment_key, step), row of the pool)."""
+    augment = lambda key, x: x * jax.random.uniform(key, x.shape)
+    work = jfu.local_sgd(_total, optax.sgd(1.0), epochs=2, batch_size=8, augment=augment)
+    update, _ = _run(work, _client(np.eye(10, dtype=np.float32)), jnp.zeros(10))
+    key = jax.random.split(KEY, 3)[2]
+    draw = lambda i, row: jax.random.uniform(
+        jax.random.fold_in(jax.random.fold_in(key, i), row), (10,)
+    )[row]
+    expected = np.zeros(10)
+    for row in INDEX[ALIVE]:
+        expected[row] = float(draw(0, row)) + float(draw(1, row))
+    np.testing.assert_allclose(-update["params"], expected, rtol=1e-6)
+
+
+def test_collections_that_a_loss_changes_are_sent_and_others_are_not():
+    def loss(variables, batch, key):
+        seen = variables["stats"] + batch.mask.sum()
+        return variables["params"].sum(), {"stats": seen}
+
+    work = jfu.local_sgd(loss, optax.sgd(1.0), batch_size=4)
+    start = {"params": jnp.ones(2), "stats": jnp.asarray(10.0), "fixed": jnp.asarray(3.0)}
+    shared = jfu.Broadcast(start, jnp.zeros((), jnp.int32))
+    update, _ = work(shared, _client(np.eye(10)), KEY)
+    assert update["stats"] == 6
+    assert update["fixed"] == 0
+    assert update["params"].tolist() == [-2, -2]
+
+
+@pytest.mark.parametrize(("epochs", "batch_size"), [(0, 1), (1, 0)])
+def test_no_epochs_or_no_batch_is_refused(epochs, batch_size):
+    with pytest.raises(ValueError, match=f"epochs is {epochs} and batch_size {batch_size}"):
+        jfu.local_sgd(_total, optax.sgd(1.0), epochs=epochs, batch_size=batch_size)
+
+
+def test_cross_entropy_is_the_mean_over_live_rows():
+    """Against float64; logits of a thousand do not overflow, bfloat16 is computed in float32."""
+    rng = np.random.default_rng(0)
+    logits, y = rng.normal(size=(6, 4)) * 3, np.array([0, 3, 2, 1, 1, 0])
+    mask = np.array([1, 1, 0, 1, 0, 1], np.float32)
+    batch = jfu.Batch(jnp.zeros((6, 1)), jnp.asarray(y), jnp.asarray(mask))
+    each = np.log(np.exp(logits).sum(1)) - logits[np.arange(6), y]
+    expected = each[mask > 0].mean()
+    got = jfu.cross_entropy(jnp.asarray(logits, jnp.float32), batch)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    shifted = jnp.asarray(logits + 1000, jnp.float32)
+    np.testing.assert_allclose(jfu.cross_entropy(shifted, batch), expected, rtol=1e-3)
+    half = jfu.cross_entropy(jnp.asarray(logits, jnp.bfloat16), batch)
+    assert half.dtype == jnp.float32
+    assert jfu.cross_entropy(jnp.ones((6, 4)), batch._replace(mask=jnp.zeros(6))) == 0
+
+
+def test_classification_trains_with_the_mask_and_key_and_passes_statistics_on():
+    def apply(variables, x, *, train=False, mask=None, key=None):
+        assert train
+        assert key is KEY
+        return x @ variables["params"], {"stats": mask.sum()}
+
+    batch = jfu.Batch(jnp.eye(3), jnp.array([0, 1, 2]), jnp.array([1.0, 1.0, 0.0]))
+    loss, changed = jfu.classification(apply)({"params": jnp.eye(3)}, batch, KEY)
+    np.testing.assert_allclose(loss, np.log(np.e + 2) - 1, rtol=1e-6)
+    assert changed == {"stats": 2}
+
+
+# ---------------------------------------------------------------- augmentation
+
+
+def test_crops_are_windows_of_the_padded_image_and_half_are_mirrored():
+    """Every result is one of the 3 x 3 windows, mirrored or not, and all 18 occur."""
+    image = np.arange(1, 13, dtype=np.uint8).reshape(3, 4, 1)
+    grown = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+    windows = [grown[t : t + 3, s : s + 4] for t in range(3) for s in range(3)]
+    known = {w.tobytes(): i for i, w in enumerate(windows + [w[:, ::-1] for w in windows])}
+    assert len(known) == 18
+    keys = jax.random.split(jax.random.key(0), 400)
+    cut = lambda **k: jax.jit(jax.vmap(lambda key: crop_and_flip(key, image, pad=1, **k)))(keys)
+    both = [known[np.asarray(w).tobytes()] for w in cut()]
+    assert set(both) == set(range(18))
+    assert abs(np.mean(np.array(both) >= 9) - 0.5) < 0.1
+    straight = [known[np.asarray(w).tobytes()] for w in cut(flip=False)]
+    assert set(straight) == set(range(9))
+
+
+def test_augments_by_name_keep_shape_and_dtype():
+    image = jnp.ones((8, 8, 3), jnp.uint8)
+    assert AUGMENTS["none"] is None
+    for name in ("crop", "crop_flip"):
+        out = AUGMENTS[name](jax.random.key(0), image)
+        assert (out.shape, out.dtype) == (image.shape, image.dtype)

@@ -1,0 +1,44 @@
+"""The README's code runs, and its table is that of the recorded results."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_twenty_lines_run_and_forget():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = [line for line in block.splitlines() if line.strip()]
+    assert len(code) <= 22
+    scope: dict = {}
+    exec(block, scope)
+    import jax
+
+    state, data, net = scope["state"], scope["data"], scope["net"]
+    assert int(state.round) == 10
+    logits = net.apply(state.variables, data.x_test)
+    assert (np.asarray(logits).argmax(-1) == data.y_test).mean() > 0.8
+    assert jax.tree.all(jax.tree.map(lambda a: bool(np.isfinite(a).all()), state.params))
+
+
+def test_the_line_of_negate_runs():
+    (line,) = re.findall(r"`(params = jfu\.negate\(.*?)`", README)
+    import jfu
+
+    scope = {"jfu": jfu, "params": {"stem": {"kernel": np.ones(2)}, "head": np.ones(1)}}
+    exec(line, scope)
+    assert scope["params"]["stem"]["kernel"].tolist() == [-1, -1]
+
+
+def test_the_table_is_made_of_the_recorded_results():
+    from launch import report
+
+    recorded = ROOT / "launch" / "results" / "quickstart-cpu.jsonl"
+    rows = [json.loads(line) for line in recorded.read_text().splitlines()]
+    table = report.markdown(report.table(rows))
+    shown = README.split("<!-- quickstart -->\n")[1].split("<!-- /quickstart -->")[0]
+    assert table in shown
