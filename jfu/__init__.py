@@ -24,6 +24,7 @@ from jfu.clients import (
 from jfu.conv import conv
 from jfu.costs import nbytes, step_flops, wire
 from jfu.fedavg import FedAvgState, fedavg, sender
+from jfu.history import Recorded, recorded
 from jfu.local import classification, cross_entropy, local_sgd
 from jfu.loop import Done, rounds
 from jfu.metrics import first_round_within, gap, gap_per_seed, match, mia, per_example

@@ -13,6 +13,7 @@ it in any Flax model: ``nn.Conv(..., conv_general_dilated=jfu.conv)``.
 
 import functools
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,46 +96,84 @@ def _stock(x, w, strides, padding, precision, lhs_dilation=(1, 1), rhs_dilation=
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _conv(x, w, strides, padding, precision):
-    return _stock(x, w, strides, padding, precision)
+    return _value(x, w, strides, padding, precision)
+
+
+def _value(x, w, strides, padding, precision):
+    """Forward as XLA does it, except for kernels of few values, which are one matrix product."""
+    if w.shape[0] * w.shape[1] * w.shape[2] > 16:
+        return _stock(x, w, strides, padding, precision)
+    size = _sizes(x, w, strides, padding)
+    columns = _columns(x, size)
+    product = jnp.dot(columns, w.reshape(-1, w.shape[3]), precision=precision)
+    return product.reshape(x.shape[0], size[0].out, size[1].out, w.shape[3])
 
 
 def _forward(x, w, strides, padding, precision):
-    return _stock(x, w, strides, padding, precision), (x, w)
+    return _value(x, w, strides, padding, precision), (x, w)
 
 
 def _backward(strides, padding, precision, saved, dy):
     x, w = saved
-    size = list(zip(w.shape[:2], x.shape[1:3], dy.shape[1:3], strides, padding, strict=True))
+    size = _sizes(x, w, strides, padding)
     # What the dilated dy lacks on either side to give back an image of x's size.
-    dx_pads = [(k - 1 - lo, n + lo - 1 - (m - 1) * s) for k, n, m, s, (lo, _) in size]
+    pads = [(d.kernel - 1 - d.pad, d.image + d.pad - 1 - (d.out - 1) * d.stride) for d in size]
     flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
-    dx = _stock(dy, flipped, (1, 1), dx_pads, precision, lhs_dilation=strides)
-    return dx, _kernel_gradient(x, w, dy, strides, size, precision)
+    dx = _stock(dy, flipped, (1, 1), pads, precision, lhs_dilation=strides)
+    return dx, _kernel_gradient(x, w, dy, size, precision)
 
 
-def _kernel_gradient(x, w, dy, strides, size, precision):
+class _Size(NamedTuple):
+    """One spatial dimension of a convolution."""
+
+    kernel: int
+    image: int
+    out: int
+    stride: int
+    pad: int  # before the image
+
+    @property
+    def pads(self) -> tuple[int, int]:
+        """Exactly the pixels that the kernel meets; negative where some are never met."""
+        return self.pad, (self.out - 1) * self.stride + self.kernel - self.image - self.pad
+
+
+def _sizes(x, w, strides, padding) -> list[_Size]:
+    rows = zip(w.shape[:2], x.shape[1:3], strides, padding, strict=True)
+    return [_Size(k, n, (n + lo + hi - k) // s + 1, s, lo) for k, n, s, (lo, hi) in rows]
+
+
+def _columns(x, size):
+    """What the kernel sees at each place, ``[B * H' * W', h * w * I]``."""
+    zero = jnp.zeros((), x.dtype)
+    image = lax.pad(x, zero, [(0, 0, 0), *((*d.pads, 0) for d in size), (0, 0, 0)])
+    down, right = size
+    shifted = [
+        image[
+            :,
+            i : i + (down.out - 1) * down.stride + 1 : down.stride,
+            j : j + (right.out - 1) * right.stride + 1 : right.stride,
+        ]
+        for i in range(down.kernel)
+        for j in range(right.kernel)
+    ]
+    return jnp.concatenate(shifted, -1).reshape(-1, down.kernel * right.kernel * x.shape[3])
+
+
+def _kernel_gradient(x, w, dy, size, precision):
     """Three equal ways; which one is cheapest on CPU was measured by channel counts."""
     inputs, outputs = w.shape[2:]
-    # Pads that give exactly the pixels of x that the kernel met; negative where some were not.
-    pads = [(lo, (m - 1) * s + k - n - lo) for k, n, m, s, (lo, _) in size]
     if inputs <= 4:  # shifted images side by side, then one matrix product
-        zero = jnp.zeros((), x.dtype)
-        images = lax.pad(x, zero, [(0, 0, 0), *((lo, hi, 0) for lo, hi in pads), (0, 0, 0)])
-        (height, _, rows, down, _), (width, _, cols, right, _) = size
-        shifted = [
-            images[:, i : i + (rows - 1) * down + 1 : down, j : j + (cols - 1) * right + 1 : right]
-            for i in range(height)
-            for j in range(width)
-        ]
-        columns = jnp.concatenate(shifted, -1).reshape(-1, height * width * inputs)
+        columns = _columns(x, size)
         return jnp.dot(columns.T, dy.reshape(-1, outputs), precision=precision).reshape(w.shape)
-    if outputs > inputs and strides == (1, 1):  # dy plays the image, x the kernel
-        pads = [(k - 1 - lo, n - m + lo) for k, n, m, _, (lo, _) in size]
+    if outputs > inputs and all(d.stride == 1 for d in size):  # dy the image, x the kernel
+        pads = [(d.kernel - 1 - d.pad, d.image - d.out + d.pad) for d in size]
         image, kernel = dy.transpose(3, 1, 2, 0), x.transpose(1, 2, 0, 3)
         swapped = _stock(image, kernel, (1, 1), pads, precision)
         return jnp.flip(swapped, (1, 2)).transpose(1, 2, 3, 0)
     image, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
-    dw = _stock(image, kernel, (1, 1), pads, precision, rhs_dilation=strides)
+    strides = tuple(d.stride for d in size)
+    dw = _stock(image, kernel, (1, 1), [d.pads for d in size], precision, rhs_dilation=strides)
     return dw.transpose(1, 2, 0, 3)
 
 

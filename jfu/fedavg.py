@@ -115,7 +115,7 @@ def fedavg(
             for name, tree in state.variables.items()
         }
         state = FedAvgState(variables, server_state, memory, state.round + 1)
-        return state, RoundInfo(info, summarise(info), updates)
+        return state, RoundInfo(info, summarise(info), clients.id, updates)
 
     return FederatedAlgorithm(init, round)
 

@@ -115,9 +115,7 @@ def load_params(path: str | os.PathLike) -> dict:
             if not isinstance(tree, dict):
                 raise ValueError("no dictionary inside")
             return tree
-        from safetensors.numpy import load
-
-        flat = load(content)
+        flat = _deserialize(content)
     except Exception as error:
         raise ValueError(f"{path} is " + _MET.format(kind=kind[1:], error=error)) from None
     return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
@@ -164,16 +162,28 @@ def load_state(path: str | os.PathLike, like: PyTree) -> tuple[PyTree, Any]:
       FileNotFoundError: there is no such file.
       ValueError: truncated, of another kind, or of another structure than ``like``.
     """
-    from safetensors.numpy import load
-
     content = _read(pathlib.Path(path))
     try:
-        flat = load(content)  # checks offsets and lengths
+        flat = _deserialize(content)  # checks offsets and lengths
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         notes = json.loads(header["__metadata__"]["notes"])
     except Exception as error:
         raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
     return restore(flat, like, path), notes
+
+
+def load_arrays(path: str | os.PathLike) -> dict[str, jax.Array]:
+    """The arrays of a checkpoint by their paths.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: truncated, or of another kind.
+    """
+    content = _read(pathlib.Path(path))
+    try:
+        return {name: jnp.asarray(a) for name, a in _deserialize(content).items()}
+    except Exception as error:
+        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
 
 
 def load_notes(path: str | os.PathLike) -> Any:
@@ -216,6 +226,22 @@ def _read(path: pathlib.Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     return path.read_bytes()
+
+
+def _deserialize(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file; its NumPy reader lacks bfloat16, which it writes."""
+    from safetensors import deserialize
+
+    words = {"F": "float", "I": "int", "U": "uint", "BF": "bfloat", "C": "complex"}
+
+    def dtype(kind: str) -> np.dtype:
+        letters = kind.rstrip("0123456789")
+        return jnp.dtype("bool" if kind == "BOOL" else words[letters] + kind[len(letters) :])
+
+    return {
+        name: np.frombuffer(view["data"], dtype(view["dtype"])).reshape(view["shape"])
+        for name, view in deserialize(content)
+    }
 
 
 def _contiguous(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

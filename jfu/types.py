@@ -70,6 +70,7 @@ class RoundInfo(NamedTuple):
 
     clients: LocalInfo  # [K] each
     metrics: Mapping[str, jax.Array]  # scalars: loss, clients, steps, examples
+    ids: jax.Array  # [K] int32, who the rows of `clients` and `updates` are
     updates: PyTree = None  # [K, ...] only where single updates were asked for
 
 

@@ -62,6 +62,7 @@ def run_cell(
       ``(state, rows)``: the last state and one row an evaluated round, round 0 among them.
     """
     path = work.cell(trial.seed, name)
+    storage = jfu.nbytes(trained.history) if method.needs.history else 0
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
     perturb_key, rounds_key = experiment.place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
@@ -77,13 +78,11 @@ def run_cell(
         state = jax.block_until_ready(perturb(trained, request, perturb_key))
         spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=time.perf_counter() - began)
         rows, done = [], 0
-        storage = jfu.nbytes(trained.history)
         if name not in STREAMS and name not in ("finetune", "none"):
             some = trial.exam.x[:64]
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
             rows.append(row(study, trial, name, 0, state, spent, storage, attack=True))
-    storage = jfu.nbytes(trained.history)
     if budget > done:
         step = programs(method.recover, state, request, rounds_key, donate=(0,))
     began = last = time.perf_counter()
@@ -144,7 +143,8 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
         start = jfu.Trained(())  # retraining looks at no model
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
     nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
-    return jfu.Trained(state.variables), rows[-1] | dict(method="original") | nothing_yet, rows
+    history = getattr(state, "history", ())
+    return jfu.Trained(state.variables, history), rows[-1] | dict(method="original") | nothing_yet, rows
 
 
 def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkpoint_every: int):

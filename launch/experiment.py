@@ -1,7 +1,7 @@
 """From a configuration to the functions and arrays that an experiment runs."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -106,8 +106,12 @@ def place(tree: Any) -> Any:
 # ---------------------------------------------------------------- what all seeds share
 
 
-def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
-    """Loads the data, builds model and federation, and reads costs off them."""
+def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] = ()) -> Study:
+    """Loads the data, builds model and federation, and reads costs off them.
+
+    Args:
+      keep: the history that training records.
+    """
     from jfu import data, models
 
     dataset = data.load(
@@ -128,7 +132,8 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     model = models.build(config.model, **sizes)
     stock = models.build(config.model, **sizes, stock_conv=True)
     loss = jfu.classification(model.apply)
-    train, local = federation(config, loss, config.lr, layout.chunk or None)
+    single = bool(set(keep) - {"norms"})  # updates one by one
+    train, local = federation(config, loss, config.lr, layout.chunk or None, single)
     again, _ = federation(config, loss, config.recovery_lr, layout.chunk or None)
     fed = train if config.recovery_lr == config.lr else again
     setting = Setting(fed, model, selector(config.layers, model, config.weights_only),
@@ -136,6 +141,8 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     variables = jax.eval_shape(model.init, jax.random.key(0))
     jfu.select(variables["params"], setting.selector)  # refuses before any work is done
     one = clients_of(config, dataset, seeds[0])[0]
+    if keep:
+        train = jfu.recorded(train, keep, clients=one, rounds=config.rounds)
     abstract = jax.ShapeDtypeStruct
     size = min(config.batch_size, len(dataset.x_train))
     batch = jfu.Batch(
@@ -157,7 +164,7 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     )
 
 
-def federation(config: Config, loss, lr: float, chunk: int | None):
+def federation(config: Config, loss, lr: float, chunk: int | None, single: bool = False):
     """The federation and the client's work in it."""
     makers = {
         "sgd": lambda rate: optax.chain(
@@ -192,7 +199,8 @@ def federation(config: Config, loss, lr: float, chunk: int | None):
         proximal=config.proximal,
         augment=AUGMENTS[config.augment],
     )
-    fed = jfu.fedavg(local, server=servers[config.server](config.server_lr), chunk=chunk)
+    server = servers[config.server](config.server_lr)
+    fed = jfu.fedavg(local, server=server, chunk=chunk, keep_updates=single)
     if config.absent:
         fed = jfu.absent(fed, config.absent)
     if config.sample:

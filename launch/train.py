@@ -22,6 +22,12 @@ def define() -> None:
     shared.define()
     flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_integer("seed", 0, "Fixes split, poison, model and training.", lower_bound=0)
+    flags.DEFINE_list(
+        "keep_history",
+        [],
+        "What to remember of the clients' updates, for methods that need it: norms, sums, last, "
+        "updates. Written to history.safetensors.",
+    )
 
 
 def train() -> None:
@@ -31,19 +37,26 @@ def train() -> None:
     import jax
 
     import jfu
+    import jfu.io
     from launch import cells, experiment, workdir
 
-    work = workdir.open_workdir(shared.workdir(config), config, "train", seed=FLAGS.seed)
+    keep = list(FLAGS.keep_history)
+    more = dict(seed=FLAGS.seed, keep_history=keep)
+    work = workdir.open_workdir(shared.workdir(config), config, "train", **more)
     layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
     mesh = jfu.clients_mesh() if layout.devices > 1 else None
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
-        study = experiment.study(config, layout, [FLAGS.seed])
+        study = experiment.study(config, layout, [FLAGS.seed], keep)
         trial = experiment.trial(study, FLAGS.seed)
-        work = workdir.begin(work, config, "train", layout, seed=FLAGS.seed)
+        work = workdir.begin(work, config, "train", layout, **more)
         cells.announce(study, trial, f"training, seed {FLAGS.seed}", layout, work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, rows = cells.original(study, trial, cell, "train", quiet=False)
     workdir.write_results(work, [*rows, row])
+    if keep:
+        jfu.io.save_state(work.path / workdir.HISTORY, trained.history, dict(keep=keep))
+        held = jfu.nbytes(trained.history) / 1e6
+        main.say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")
     workdir.export(work.path / workdir.MODEL, trained.variables)
     main.say(f"the model is {work.path / workdir.MODEL}")
 

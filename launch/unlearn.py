@@ -86,6 +86,8 @@ def unlearn() -> None:
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", layout, work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, _ = cells.original(study, trial, cell)
+        if FLAGS.init_from and (kept := pathlib.Path(FLAGS.init_from) / workdir.HISTORY).exists():
+            trained = trained._replace(history=jfu.io.unflatten(jfu.io.load_arrays(kept)))
         budget = experiment.budget(config, FLAGS.method)
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget)
     workdir.write_results(work, [row, *rows])

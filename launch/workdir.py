@@ -16,7 +16,7 @@ from launch.experiment import Layout
 from launch.flags import Config
 
 
-MODEL = "model.safetensors"
+MODEL, HISTORY = "model.safetensors", "history.safetensors"
 
 
 class WorkDir(NamedTuple):

@@ -297,7 +297,7 @@ def test_chunk_of_clients_does_not_matter(data, local, variables, round_once, ch
     _close((state, info), round_once(data))
 
 
-@pytest.mark.parametrize("gone", [0, 1, 2])
+@pytest.mark.parametrize("gone", [0, 1])
 def test_a_forgotten_client_is_as_if_it_had_never_been(pool, data, round_once, gone):
     """Zeros in its mask are the same as data stacked without it."""
     masked = jfu.split(data, jfu.forget_client(data, [[5, 2, 9][gone]])).retain
@@ -350,12 +350,16 @@ def test_scan_over_rounds_equals_a_loop(data, fed, variables):
     assert end.round == 4
 
 
-def test_disabled_jit_gives_the_same(weighted):
-    fed = jfu.fedavg(jfu.local_sgd(_linear, optax.sgd(0.1), batch_size=2))
-    start = fed.init({"params": {"w": jnp.ones((1, 2)), "b": jnp.arange(2.0)}})
-    two = weighted._replace(x=jnp.arange(6.0)[:, None])
-    two = two._replace(index=two.index[1:], mask=two.mask[1:], id=two.id[1:])
-    expected = jax.jit(fed.round)(start, two, jax.random.key(0))
+def test_disabled_jit_gives_the_same():
+    """Two clients, one with a short batch; a loss without many operations."""
+
+    def loss(variables, batch, key):
+        return (batch.mask * (variables["params"] * batch.x[:, 0] - 1) ** 2).sum()
+
+    two = jfu.stack([[1.0], [2.0], [3.0]], [0, 0, 0], [[0, 1], [2]])
+    fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.01), batch_size=2))
+    start = fed.init({"params": jnp.asarray(0.5)})
+    expected = quick_jit(fed.round)(start, two, jax.random.key(0))
     with jax.disable_jit():
         _close(fed.round(start, two, jax.random.key(0)), expected)
 

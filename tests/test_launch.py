@@ -157,7 +157,7 @@ def test_methods_and_seeds_may_grow(uninterrupted, tmp_path):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("train") / "A"
-    launch("train", *SMALL, f"--workdir={workdir}")
+    launch("train", *SMALL, "--keep_history=norms,last", f"--workdir={workdir}")
     return workdir
 
 
@@ -166,6 +166,12 @@ def test_training_leaves_rows_and_a_model(trained):
     assert [row["round"] for row in rows if row["method"] == "train"] == [0, 1, 2, 3, 4]
     assert [row["round"] for row in rows if row["method"] == "original"] == [0]
     assert (trained / "model.safetensors").is_file()
+    import jfu.io
+
+    history = jfu.io.load_arrays(trained / "history.safetensors")
+    assert history["norms"].shape == (4, 4)
+    assert (np.asarray(history["norms"]) > 0).all()
+    assert history["last/stem/kernel"].shape == (4, 3, 3, 1, 16)
 
 
 @pytest.mark.parametrize("method", ["not", "retrain", "none", "noise"])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import quick_jit
 
 import jfu
 from jfu.augment import AUGMENTS, crop_and_flip
@@ -21,7 +22,7 @@ def _client(x, index=INDEX, mask=ALIVE):
 
 def _run(work, client, params, round=0):
     shared = jfu.Broadcast({"params": params}, jnp.asarray(round, jnp.int32))
-    return jax.jit(work)(shared, client, KEY)
+    return quick_jit(work)(shared, client, KEY)
 
 
 def _total(variables, batch, key):
@@ -29,7 +30,7 @@ def _total(variables, batch, key):
     return (batch.x @ variables["params"]).sum()
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 5, 6, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
 def test_each_epoch_visits_every_live_example_once_and_no_other(batch_size):
     """On one-hot examples the update counts visits; dead rows of a batch hold zeros."""
     work = jfu.local_sgd(_total, optax.sgd(1.0), epochs=3, batch_size=batch_size)
@@ -179,7 +180,7 @@ def test_crops_are_windows_of_the_padded_image_and_half_are_mirrored():
     known = {w.tobytes(): i for i, w in enumerate(windows + [w[:, ::-1] for w in windows])}
     assert len(known) == 18
     keys = jax.random.split(jax.random.key(0), 400)
-    cut = lambda **k: jax.jit(jax.vmap(lambda key: crop_and_flip(key, image, pad=1, **k)))(keys)
+    cut = lambda **k: quick_jit(jax.vmap(lambda key: crop_and_flip(key, image, pad=1, **k)))(keys)
     both = [known[np.asarray(w).tobytes()] for w in cut()]
     assert set(both) == set(range(18))
     assert abs(np.mean(np.array(both) >= 9) - 0.5) < 0.1

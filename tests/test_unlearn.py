@@ -1,5 +1,7 @@
 """Unlearning: the perturbations, what every method must hold, and one known answer."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,23 +146,6 @@ def test_reinit_is_the_rescaled_fresh_draw():
 # ---------------------------------------------------------------- negations that cancel
 
 
-def _refused(activation, layers, *, bias=1.0):
-    """Whether negating ``layers`` of a two-layer network is caught as doing nothing."""
-    model = network(activation=activation)
-    params = model.init(jax.random.key(2))["params"]
-    params["stem"]["bias"] *= bias
-    params["head"]["bias"] *= bias
-    after = jfu.negate(params, jfu.select(params, jfu.by_layer(model, layers, weights_only=True)))
-    x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
-    try:
-        jfu.check_changed(model.apply, {"params": params}, {"params": after}, x)
-    except ValueError as error:
-        assert "the negations cancel" in str(error)
-        assert "over 8 inputs" in str(error)
-        return True
-    return False
-
-
 @pytest.mark.parametrize(
     ("activation", "layers", "bias", "refused"),
     [
@@ -174,7 +159,16 @@ def _refused(activation, layers, *, bias=1.0):
     ],
 )
 def test_cancelling_negations_are_refused(activation, layers, bias, refused):
-    assert _refused(activation, layers, bias=bias) is refused
+    """The kernels of one or two layers negated, with biases or without."""
+    model = network(activation=activation)
+    params = model.init(jax.random.key(2))["params"]
+    for layer in params.values():
+        layer["bias"] *= bias
+    after = jfu.negate(params, jfu.select(params, jfu.by_layer(model, layers, weights_only=True)))
+    x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    said = pytest.raises(ValueError, match=r"over 8 inputs.*the negations cancel")
+    with said if refused else contextlib.nullcontext():
+        jfu.check_changed(model.apply, {"params": params}, {"params": after}, x)
 
 
 def test_check_changed_takes_logits_with_or_without_changes():
