@@ -269,7 +269,7 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
 
     def everywhere(shared, rows):
         count, devices = len(jax.tree.leaves(rows)[0]), _devices()
-        size = min(batch_size, -(-count // devices))
+        size = max(1, min(batch_size, -(-count // devices)))
         missing = -count % (size * devices)
         grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1))
         rows = jax.tree.map(lambda a: grow(a).reshape(-1, size, *a.shape[1:]), rows)

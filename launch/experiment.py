@@ -58,7 +58,7 @@ class Exam(NamedTuple):
     retain: np.ndarray  # bool [M]
     forget: np.ndarray  # bool [M]
     test_y: np.ndarray  # [T]
-    forgotten_classes: tuple[int, ...]  # where whole classes are forgotten
+    forgotten_classes: tuple[int, ...]  # of a request that names classes
     members: np.ndarray  # positions in x, paired with others: same classes, same poison
     others: np.ndarray
     target: int | None  # the trigger's label
@@ -282,8 +282,8 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     if target is not None:
         x.append(poison.stamp(dataset.x_test, value=white(dataset)))
         y.append(np.full(len(dataset.y_test), target, np.int32))
-    whole = config.forget.startswith("class:") and "@" not in config.forget
-    classes = tuple(np.unique(dataset.y_train[forget]).tolist()) if whole else ()
+    by_class = config.forget.startswith("class:")
+    classes = tuple(np.unique(dataset.y_train[forget]).tolist()) if by_class else ()
     rows = np.flatnonzero(forget)
     members, others = jfu.match(dataset.y_train[rows], dataset.y_test, seed)
     members = rows[members]

@@ -163,6 +163,14 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     names = [n for n in dict.fromkeys(row["method"] for row in rows) if n not in ("original", AGAIN)]
     colours = dict(retrain="black", finetune="tab:orange", none="tab:gray")
     colours["not"] = "tab:blue"
+    summary = table(rows)
+    reference = "retrain" in names
+
+    def floor_of(key):
+        """Close up on accuracies where all that counts happens near the top."""
+        ends = [summary["methods"][n][key]["mean"] for n in names if summary["methods"][n][key]]
+        return 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
+
     spare = iter(plt.cm.tab10(i) for i in (2, 3, 4, 5, 6, 8, 9, 7, 2, 3, 4, 5, 6, 8, 9))
     colours |= {name: next(spare) for name in names if name not in colours}
     for axis, (key, label) in zip(axes[0], panels, strict=True):
@@ -181,7 +189,16 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
             label_of = "NoT" if name == "not" else name
             axis.plot(x, mean, color=colours[name], label=label_of, marker=marker, linewidth=1.8)
             axis.fill_between(x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0)
-        axis.set(title=label, xlabel="communication rounds since the request", ylim=(-3, 103))
+        if key == "retain" and reference:
+            for name in names:  # where retained accuracy is back
+                rounds = summary["methods"][name]["rounds_to_recover"]
+                if rounds and name != "finetune":
+                    axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)
+                    text = f" recovered: {rounds['mean']:.0f} rounds"
+                    axis.text(rounds["mean"], floor_of(key) + 1, text, rotation=90, fontsize=7,
+                              color=colours[name], va="bottom", ha="right")
+        axis.set(title=label, xlabel="communication rounds since the request")
+        axis.set_ylim(floor_of(key), 103 if floor_of(key) < 0 else 101)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("percent")

@@ -70,6 +70,8 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
 def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> WorkDir:
     """Writes the configuration of a new work directory; an old one is left as it is."""
     if work.layout is not None:
+        for half in (work.path / "cells").glob(".*.safetensors.*"):  # of a run that was killed
+            half.unlink()
         return work
     (work.path / "cells").mkdir(parents=True, exist_ok=True)
     packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")

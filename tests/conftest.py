@@ -13,6 +13,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 import jfu  # noqa: E402
 
+# The quick checks that every supported Python and JAX must pass.
+CONFORMANCE = ("test_fedavg", "test_local", "test_select", "test_unlearn", "test_metrics")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.module.__name__ in CONFORMANCE:
+            item.add_marker(pytest.mark.conformance)
+
+
 ROWS = ([4, 0, 9, 2, 11, 7, 5], [1, 8, 3], [6, 10, 12, 13, 15])  # row 14 and those from 16 are free
 
 

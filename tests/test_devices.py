@@ -127,7 +127,7 @@ def test_sums_of_several_dtypes(clients, dtype):
     assert total["scalar"] == 8
 
 
-@pytest.mark.parametrize("examples", [1, 7, 20])
+@pytest.mark.parametrize("examples", [0, 7, 20])
 def test_evaluation_on_devices_equals_one(pool, model, variables, examples):
     """Sizes that divide neither by the batch nor by the devices."""
     x, y = (a[:examples] for a in pool)

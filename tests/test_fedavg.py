@@ -89,6 +89,7 @@ def test_round_equals_a_numpy_loop(pool, data, epochs, batch_size, momentum, mu)
     assert info.metrics.keys() == metrics.keys()
     for name, value in metrics.items():
         np.testing.assert_allclose(info.metrics[name], value, rtol=1e-5)
+    assert info.ids.tolist() == [5, 2, 9]
     assert info.updates is None
 
 

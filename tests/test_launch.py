@@ -249,8 +249,8 @@ def test_every_kind_of_request(tmp_path, request_flags):
     flags = [*SMALL, *request_flags, "--rounds=2", "--seeds=1", f"--workdir={tmp_path / 'w'}"]
     launch("compare", *flags)
     rows = rows_of(tmp_path / "w")
-    whole = request_flags == ["--forget=class:7"]
-    assert all(("test_forgotten" in row) == whole for row in rows)
+    by_class = request_flags[0].startswith("--forget=class")
+    assert all(("test_forgotten" in row) == by_class for row in rows)
     clientwise = request_flags[0].startswith("--forget=client") or "--backdoor" in request_flags
     assert all((row["asr"] is not None) == clientwise for row in rows)
 

@@ -12,7 +12,7 @@ import jfu
 # ---------------------------------------------------------------- every example
 
 
-@pytest.mark.parametrize("examples", [1, 10, 13])
+@pytest.mark.parametrize("examples", [0, 1, 10, 13])
 @pytest.mark.parametrize("batch_size", [5, 500])
 def test_per_example_against_numpy(model, variables, examples, batch_size):
     """In float64, for numbers of examples that the batch divides and does not divide."""

@@ -1,0 +1,61 @@
+"""Minutes instead of seconds: real images, big models, kills at random moments."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from test_launch import COMPARE, ROOT, environment, launch, rows_of, uninterrupted  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+real_data = pytest.mark.skipif(
+    "TFDS_DATA_DIR" not in os.environ, reason="TFDS_DATA_DIR names no prepared data sets"
+)
+
+
+@real_data
+def test_fashion_mnist_is_learnt_and_negated(tmp_path):
+    workdir = tmp_path / "w"
+    flags = ["--dataset=fashion_mnist", "--train_size=3000", "--rounds=8", "--seeds=1", "--lr=0.1"]
+    flags += ["--partition=dirichlet:0.5", "--eval_every=2", f"--workdir={workdir}"]
+    launch("compare", *flags)
+    rows = rows_of(workdir)
+    at = {(row["method"], row["round"]): row for row in rows}
+    assert at["original", 0]["test"] > 55
+    assert at["retrain", 8]["test"] > 55
+    assert at["not", 0]["test"] < at["original", 0]["test"] - 15
+    assert at["not", 4]["test"] > at["not", 0]["test"]
+    # The CNN for 28x28x1 and ten classes, to and from at most nine clients.
+    parameters = (25 + 1) * 64 + (25 * 64 + 1) * 64 + (4 * 4 * 64 + 1) * 384
+    parameters += (384 + 1) * 192 + (192 + 1) * 10
+    assert at["retrain", 8]["bytes_down"] == 8 * 9 * (4 * parameters + 4)
+
+
+@real_data
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_resnet18_runs_on_cifar10(tmp_path, norm):
+    workdir = tmp_path / "w"
+    flags = ["--dataset=cifar10", "--model=resnet18", f"--norm={norm}", "--train_size=120"]
+    flags += ["--clients=3", "--rounds=2", "--recovery_rounds=1", "--seeds=1", "--methods=not"]
+    launch("compare", *flags, "--augment=crop_flip", f"--workdir={workdir}")
+    rows = rows_of(workdir)
+    assert [row["round"] for row in rows] == [0, 0, 1]
+    assert all(0 <= row["test"] <= 100 for row in rows)
+
+
+def test_killed_at_random_moments_and_started_again(uninterrupted, tmp_path):  # noqa: F811
+    workdir, moments = tmp_path / "w", random.Random(0)
+    command = [sys.executable, "-m", "launch.compare", *COMPARE, f"--workdir={workdir}"]
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(8):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment(), **quiet)
+        time.sleep(moments.uniform(2, 12))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    launch("compare", *COMPARE, f"--workdir={workdir}")
+    assert rows_of(workdir, without=("seconds",)) == uninterrupted
+    assert not list(workdir.rglob(".*")), "a temporary file was left behind"
