@@ -9,6 +9,7 @@ clients over the devices; algorithms do not notice.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,7 @@ from jfu.types import ClientData, Key, PyTree, Split
 
 AXIS = "clients"  # the mesh axis that clients are spread over
 
-# One pool for all clients; index, mask and id have a leading client axis.
-_PER_CLIENT = ClientData(x=None, y=None, index=0, mask=0, id=0)
+NOBODY = -1  # the id of clients that only fill up chunks and devices
 
 
 # ---------------------------------------------------------------- data
@@ -57,8 +57,8 @@ def stack(
     if not rows:
         raise ValueError("stack was given no clients; pass one array of rows for each client")
     ids = list(range(len(rows))) if ids is None else list(ids)
-    if len(set(ids)) != len(rows):
-        raise ValueError(f"{len(rows)} clients need as many different ids, got {ids}")
+    if len(set(ids)) != len(rows) or min(ids) < 0:
+        raise ValueError(f"{len(rows)} clients need as many different ids from 0 on, got {ids}")
     for name, i in zip(ids, rows, strict=True):
         if i.ndim != 1 or len(i) == 0:
             raise ValueError(f"client {name} holds no examples; give it at least one row")
@@ -119,6 +119,8 @@ def forget_class(
     clients: ClientData, labels: Sequence[int], *, ids: Sequence[int] | None = None
 ) -> jax.Array:
     """Every example with one of the labels, of the named clients or of all, bool ``[K, N]``.
+
+    Labels are those that the pool holds, poisoned ones too.
 
     Raises:
       ValueError: a label that the named clients do not hold, or an id that no client has.
@@ -222,20 +224,28 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
       A function ``(shared, clients, key) -> (sum, info [K])``.
     """
 
-    def here(shared, clients, key):
+    def here(shared, clients, key, padded):
         one, rows, chunks = _chunked(fn, shared, clients, key, chunk)
         shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0, 0], rows))[0]
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
+        def one_that_counts(row):
+            # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
+            sent, info = one(row)
+            real = row[2] != NOBODY
+            return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent), info
+
+        one_that_counts = one_that_counts if padded else one
+
         def add(total, row):
-            sent, info = chunks(one)(row)
+            sent, info = chunks(one_that_counts)(row)
             return jax.tree.map(lambda t, a: t + a.sum(0), total, sent), info
 
         total, info = jax.lax.scan(add, zero, rows)
         return total, jax.tree.map(lambda a: a.reshape(-1), info)
 
-    def shard(shared, clients, key):
-        total, info = here(shared, clients, key)
+    def shard(shared, clients, key, padded):
+        total, info = here(shared, clients, key, padded)
         # Every device writes its clients' scalars into their places among all clients', so
         # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
         # one a tensor: devices on one host share a thread pool that several could exhaust.
@@ -247,7 +257,9 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
     def everywhere(shared, clients, key):
         count = clients.id.shape[0]
         clients = _pad(clients, _devices(), chunk)
-        run = _shard(shard, PartitionSpec()) if _devices() > 1 else here
+        padded = clients.id.shape[0] > count
+        run = partial(shard if _devices() > 1 else here, padded=padded)
+        run = _shard(run, PartitionSpec()) if _devices() > 1 else run
         total, info = run(shared, clients, key)
         return total, jax.tree.map(lambda a: a[:count], info)
 
@@ -311,9 +323,8 @@ def _pad(clients: ClientData, devices: int, chunk: int | None) -> ClientData:
     size = _chunk_size(share, chunk)
     missing = devices * size * -(-share // size) - clients.id.shape[0]
     grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
-    return clients._replace(
-        index=grow(clients.index), mask=grow(clients.mask), id=grow(clients.id)
-    )
+    ids = jnp.pad(clients.id, (0, missing), constant_values=NOBODY)
+    return clients._replace(index=grow(clients.index), mask=grow(clients.mask), id=ids)
 
 
 def _devices() -> int:

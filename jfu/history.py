@@ -89,7 +89,8 @@ def recorded(
                 "fedavg(..., keep_updates=True)"
             )
         # Who worked may be a sample: their places among all clients.
-        place = (info.ids[:, None] == ids[None]).argmax(1)
+        known = info.ids[:, None] == ids[None]
+        place = jnp.where(known.any(1), known.argmax(1), count)  # strangers fall off the end
         here = info.clients.weight > 0
         share = info.clients.weight / jnp.maximum(info.clients.weight.sum(), 1)
         sent = None if info.updates is None else info.updates["params"]
@@ -98,10 +99,11 @@ def recorded(
         if "norms" in old:
             new["norms"] = old["norms"].at[number, place].set(info.clients.norm, mode="drop")
         if "sums" in old:
-            add = lambda s, u: s.at[place].add(wide(share, u) * u)
+            add = lambda s, u: s.at[place].add(wide(share, u) * u, mode="drop")
             new["sums"] = jax.tree.map(add, old["sums"], sent)
         if "last" in old:
-            last = lambda s, u: s.at[place].set(jnp.where(wide(here, u) > 0, u, s[place]))
+            keep_old = jnp.where(here, place, count)
+            last = lambda s, u: s.at[keep_old].set(u, mode="drop")
             new["last"] = jax.tree.map(last, old["last"], sent)
         if "updates" in old:
             put = lambda s, u: s.at[number, place].set(u, mode="drop")

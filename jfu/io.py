@@ -18,13 +18,13 @@ import numpy as np
 
 from jfu.types import PyTree
 
-_MET = "unreadable as {kind} ({error}); it may be truncated or of another kind"
+_MET = "unreadable as {kind} ({error}); it may be truncated: restore it, or remove it to begin anew"
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Replaces a file at once or not at all, through to the disk."""
     path = pathlib.Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -70,6 +70,10 @@ def unflatten(flat: Mapping[str, Any], *, separator: str = "/") -> dict:
         inside = tree
         for name in parents:
             inside = inside.setdefault(name, {})
+            if not isinstance(inside, dict):
+                raise ValueError(f"{path} lies beneath an array; names must be paths of a tree")
+        if last in inside:
+            raise ValueError(f"{path} is a branch and an array; names must be paths of a tree")
         inside[last] = leaf
     return tree
 
@@ -82,9 +86,7 @@ def save_params(path: str | os.PathLike, params: PyTree) -> None:
       FileExistsError: the file is there already; nothing is overwritten.
     """
     path = pathlib.Path(path)
-    kind = _kind(path)
-    if path.exists():
-        raise FileExistsError(f"{path} exists already; choose another name or remove it first")
+    kind = check_new(path)
     if kind == ".msgpack":
         from flax import serialization
 
@@ -93,6 +95,23 @@ def save_params(path: str | os.PathLike, params: PyTree) -> None:
         from safetensors.numpy import save
 
         write_bytes(path, save(_contiguous(flatten(params))))
+
+
+def check_new(path: str | os.PathLike, *, may_exist: bool = False) -> str:
+    """Refuses a file that ``save_params`` could not write; returns its ending.
+
+    Raises:
+      ValueError: another ending than .safetensors or .msgpack.
+      FileExistsError: it is there already.
+      FileNotFoundError: its folder is not there.
+    """
+    path = pathlib.Path(path)
+    kind = _kind(path)
+    if path.exists() and not may_exist:
+        raise FileExistsError(f"{path} exists already; choose another name or remove it first")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    return kind
 
 
 def load_params(path: str | os.PathLike) -> dict:
@@ -124,8 +143,8 @@ def load_params(path: str | os.PathLike) -> dict:
 def adopt(path: str | os.PathLike, like: PyTree) -> dict:
     """Reads a model trained elsewhere as variables of the shapes of ``like``.
 
-    The file holds either all variables (``params/...``, ``batch_stats/...``) or the parameters
-    alone. Other floating dtypes are converted.
+    The file holds either all variables (``params/...``, ``batch_stats/...``) or, for models
+    that keep no statistics, the parameters alone. Other floating dtypes are converted.
 
     Raises:
       ValueError: names or shapes differ, or values are not finite.

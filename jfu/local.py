@@ -70,7 +70,7 @@ def local_sgd(
             if augment is not None:
                 keys = jax.random.fold_in(augment_key, i)
                 keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, rows)
-                batch = batch._replace(x=jax.vmap(augment)(keys, batch.x))
+                batch = batch._replace(x=_shown(jax.vmap(augment)(keys, batch.x), batch.mask))
             grad = jax.value_and_grad(value, has_aux=True)
             (mean, changed), slope = grad(
                 params, rest, shared.variables["params"], batch, jax.random.fold_in(loss_key, i)
@@ -98,9 +98,12 @@ def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
     mask = client.mask.at[slots].get(mode="fill", fill_value=False)
     rows = client.index.at[slots].get(mode="fill", fill_value=0)
     x, y = client.x[rows], client.y[rows]
-    shown = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-    x, y = jnp.where(shown, x, jnp.zeros_like(x)), jnp.where(mask, y, 0)
-    return Batch(x, y, mask.astype(jnp.float32)), rows
+    return Batch(_shown(x, mask), jnp.where(mask, y, 0), mask.astype(jnp.float32)), rows
+
+
+def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """Rows that are live; zeros, not products with zero, elsewhere: NaN times 0 is NaN."""
+    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)) > 0, x, jnp.zeros_like(x))
 
 
 def _shuffles(key: Key, mask: jax.Array, epochs: int, size: int) -> jax.Array:

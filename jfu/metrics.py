@@ -37,7 +37,8 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
         def batch(variables, rows):
             logits = jax.tree.leaves(apply(variables, rows[0]))[0].astype(jnp.float32)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
-            return loss, logits.argmax(-1) == rows[1]
+            # The most likely class of a model that has diverged is not an answer.
+            return loss, (logits.argmax(-1) == rows[1]) & jnp.isfinite(loss)
 
         return in_batches(batch, batch_size)(variables, (x, y))
 

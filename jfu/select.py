@@ -4,6 +4,7 @@ A path is the keys of the nested dictionary joined by ``/``, such as ``stem/kern
 """
 
 import math
+import operator
 import re
 from collections.abc import Sequence
 
@@ -66,8 +67,8 @@ def by_layer(
         if isinstance(positions, slice):
             chosen = set(names[positions])
         else:
-            single = isinstance(positions, int)
-            chosen = {names[i] for i in ([positions] if single else positions)}
+            several = isinstance(positions, Sequence)
+            chosen = {names[i] for i in (positions if several else [operator.index(positions)])}
     except IndexError:
         raise ValueError(
             f"position {positions} is beyond the {len(names)} layers {list(names)}"

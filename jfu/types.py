@@ -39,7 +39,7 @@ class ClientData(NamedTuple):
     y: jax.Array  # [M] int32
     index: jax.Array  # [K, N] int32, rows of the pool
     mask: jax.Array  # [K, N] bool, True where the client holds and may use the example
-    id: jax.Array  # [K] int32, the client's identity and the root of its randomness
+    id: jax.Array  # [K] int32 from 0 on, the client's identity and the root of its randomness
 
 
 class Split(NamedTuple):

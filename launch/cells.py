@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 import jfu
 import jfu.io
@@ -79,16 +80,18 @@ def run_cell(
         spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=time.perf_counter() - began)
         rows, done = [], 0
         if name not in STREAMS and name not in ("finetune", "none"):
-            some = trial.exam.x[:64]
+            some = trial.exam.x[np.flatnonzero(trial.exam.retain)[:64]]
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
             rows.append(row(study, trial, name, 0, state, spent, storage, attack=True))
     if budget > done:
         step = programs(method.recover, state, request, rounds_key, donate=(0,))
+    else:
+        step = method.recover  # of which no round is left
     began = last = time.perf_counter()
     for number, state, info, seconds in jfu.rounds(
         step, state, request, rounds_key, start=done, stop=budget
-    ) if budget > done else ():
+    ):
         spent = add_costs(study, spent, info, seconds)
         final = number == budget
         if final or (not quiet and number % study.config.eval_every == 0):
@@ -187,4 +190,7 @@ def announce(study, trial, doing: str, layout, work) -> None:
     if config.forget:
         gone = int(jfu.weights(trial.request.forget).sum())
         say(f"request: forget {config.forget} ({gone} images)")
+    params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
+    chosen = jfu.describe(params, jfu.select(params, study.setting.selector))
+    say(f"layers to perturb, where a method does: {chosen}")
     say(f"{doing}; work directory {work.path}")

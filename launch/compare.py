@@ -11,8 +11,6 @@ the work directory. A run that was stopped goes on when started again with the s
   python -m launch.compare --flagfile=launch/presets/digits.flags --methods=not,noise
 """
 
-import contextlib
-import dataclasses
 import time
 from typing import Any
 
@@ -35,34 +33,27 @@ def define() -> None:
 def compare() -> None:
     config = shared.resolve()
     began = time.perf_counter()
-    import jax
-
-    import jfu
-    import jfu.io
     from launch import cells, experiment, report, workdir
 
-    work = workdir.open_workdir(shared.workdir(config), config, "compare")
+    work = workdir.open_workdir(shared.workdir(config, "compare"), config, "compare")
     layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
-    mesh = jfu.clients_mesh() if layout.devices > 1 else None
-    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+    with experiment.on_devices(layout):
         study = experiment.study(config, layout, seeds)
         methods = experiment.methods(study, list(FLAGS.methods))
-        # Every request is read before anything is written, so that a bad one costs nothing.
-        trials = [experiment.trial(study, seed) for seed in seeds[:1]]
+        trial = experiment.trial(study, seeds[0])
         work = workdir.begin(work, config, "compare", layout)
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
-        cells.announce(study, trials[0], doing, layout, work)
+        cells.announce(study, trial, doing, layout, work)
         programs, rows = cells.Programs(), []
         for seed in seeds:
-            trial = trials[0] if seed == seeds[0] else experiment.trial(study, seed)
+            trial = trial if seed == trial.seed else experiment.trial(study, seed)
             rows += run_seed(work, study, trial, methods, programs)
             workdir.write_results(work, rows)
-    summary = report.table(rows, dataclasses.asdict(config))
-    text = report.markdown(summary)
-    jfu.io.write_bytes(work.path / "table.md", text.encode())
-    jfu.io.write_bytes(work.path / "table.json", report.to_json(summary))
-    title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {len(seeds)} seeds"
+        rows = workdir.read_results(work)
+    summary, text = report.write(work.path, rows, config)
+    many = len(summary["seeds"])
+    title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
     report.curves(rows, str(work.path / "curves.png"), title)
     print(f"\n{text}\n{report.legend(summary)}")
     print(f"{time.perf_counter() - began:.0f} s; results, table and curves.png are in {work.path}/")

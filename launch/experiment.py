@@ -1,6 +1,8 @@
 """From a configuration to the functions and arrays that an experiment runs."""
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ from launch import requests
 from launch.flags import Config
 
 # Independent streams of randomness, folded into a seed's key.
-INIT, TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(6)
+TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(1, 6)
 
 
 class Layout(NamedTuple):
@@ -95,6 +97,13 @@ def start(devices: int | None, chunk: int | None, clients: int, kept: Layout | N
     return layout
 
 
+def on_devices(layout: Layout) -> contextlib.AbstractContextManager:
+    """The mesh of a layout, to be entered round everything that runs."""
+    if layout.devices == 1:
+        return contextlib.nullcontext()
+    return jax.set_mesh(jfu.clients_mesh(jax.devices()[: layout.devices]))
+
+
 def place(tree: Any) -> Any:
     """On every device of the mesh."""
     mesh = jax.sharding.get_mesh()
@@ -136,15 +145,23 @@ def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] 
     train, local = federation(config, loss, config.lr, layout.chunk or None, single)
     again, _ = federation(config, loss, config.recovery_lr, layout.chunk or None)
     fed = train if config.recovery_lr == config.lr else again
-    setting = Setting(fed, model, selector(config.layers, model, config.weights_only),
-                      model.follows if config.follow_means else ())
+    setting = Setting(
+        fed,
+        model,
+        selector(config.layers, model, config.weights_only),
+        model.follows if config.follow_means else (),
+        config.weights_only,
+    )
     variables = jax.eval_shape(model.init, jax.random.key(0))
     jfu.select(variables["params"], setting.selector)  # refuses before any work is done
     one = clients_of(config, dataset, seeds[0])[0]
     if keep:
         train = jfu.recorded(train, keep, clients=one, rounds=config.rounds)
+    # Every request is read before anything is run or written, so that a bad one costs nothing.
+    longest = [clients_of(config, dataset, seed)[0].index.shape[1] for seed in seeds]
+    slots = max(config.batch_size, *longest)
     abstract = jax.ShapeDtypeStruct
-    size = min(config.batch_size, len(dataset.x_train))
+    size = min(config.batch_size, slots)
     batch = jfu.Batch(
         abstract((size, *shape), dataset.x_train.dtype),
         abstract((size,), jnp.int32),
@@ -160,7 +177,7 @@ def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] 
         judge=jax.jit(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
         per_client=jfu.wire(jfu.sender(local, jfu.weighted_mean()), variables, one),
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
-        slots=max(clients_of(config, dataset, s)[0].index.shape[1] for s in seeds),
+        slots=slots,
     )
 
 
@@ -213,6 +230,8 @@ def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
     positions = {"first": 0, "last": -1, "all": slice(None)}
     if len(layers) == 1 and layers[0] in positions:
         return jfu.by_layer(model, positions[layers[0]], weights_only=weights_only)
+    if all(re.fullmatch(r"-?\d+", name) for name in layers):
+        return jfu.by_layer(model, [int(name) for name in layers], weights_only=weights_only)
     if not weights_only:
         return jfu.by_path(*layers)
     chosen = jfu.by_path(*layers)
@@ -228,20 +247,42 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
 
     x, y = dataset.x_train, dataset.y_train
     if dataset.client is not None:
+        if config.partition != "iid":
+            raise ValueError(
+                f"{config.dataset} says which client holds what, and so does --partition="
+                f"{config.partition}; leave the flag out, or the array `client`"
+            )
         lists, names = partition.from_ids(dataset.client)
     elif config.partition.startswith("file:"):
         lists, names = partition.from_file(config.partition.removeprefix("file:"), len(y))
     else:
-        lists = partition.partition(config.partition, y, config.clients, seed)
-        names = list(range(len(lists)))
-    poisoned = np.zeros(len(y), bool)
-    for target in requests.rows(config.backdoor_clients, names):
-        x, y, stamped = poison.poison(
-            x, y, lists[target], label=config.backdoor_label,
-            fraction=config.backdoor_fraction, value=white(dataset), seed=seed,
+        lists = partition.partition(
+            config.partition, y, config.clients, seed, minimum=config.min_examples
         )
-        poisoned[stamped] = True
-    clients = jfu.stack(x, y, lists)
+        names = list(range(len(lists)))
+    clients, poisoned = jfu.stack(x, y, lists), np.zeros(len(y), bool)
+    if config.forget:
+        requests.parse(config.forget, clients, names, request_key(seed))
+    if config.backdoor:
+        chosen = requests.parse(config.backdoor_forget, clients, names, request_key(seed)).forget
+        chosen = np.asarray(chosen.mask)
+        for target in requests.rows(config.backdoor_clients, names):
+            # What is to be forgotten of the target, or all of it if the request spares it: poison
+            # that stays with the federation would be learnt by the retrained model too.
+            mine = chosen[target] if chosen[target].any() else np.asarray(clients.mask[target])
+            rows = np.asarray(clients.index[target])[mine]
+            if any(np.isin(rows, lists[k]).any() for k in range(len(lists)) if k != target):
+                raise ValueError(
+                    f"client {names[target]} shares images with other clients, who would train on "
+                    "the trigger too; use --nobackdoor, or lists that do not overlap"
+                )
+            draw = np.random.SeedSequence([seed, 1, target]).generate_state(1)[0]
+            x, y, stamped = poison.poison(
+                x, y, rows, label=config.backdoor_label, fraction=config.backdoor_fraction,
+                value=white(dataset), seed=int(draw),
+            )
+            poisoned[stamped] = True
+        clients = clients._replace(x=jnp.asarray(x), y=jnp.asarray(y))
     missing = slots - clients.index.shape[1]
     if missing > 0:  # the same shape for every seed, so that they share compiled programs
         grow = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
@@ -257,15 +298,18 @@ def white(dataset: Any) -> float | None:
 
 def trial(study: Study, seed: int) -> Trial:
     config, dataset = study.config, study.dataset
-    key = jax.random.key(seed)
     clients, names, poisoned = clients_of(config, dataset, seed, study.slots)
-    draw = jax.random.fold_in(key, REQUEST)
     everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
     request = everything
     if config.forget:
-        request = requests.parse(config.forget, clients, names, draw)
+        request = requests.parse(config.forget, clients, names, request_key(seed))
     exam = examine(config, dataset, clients, request, poisoned, seed)
-    return Trial(seed, key, *place((everything, request)), exam)
+    return Trial(seed, jax.random.key(seed), *place((everything, request)), exam)
+
+
+def request_key(seed: int) -> jax.Array:
+    """Draws the fraction that a request names."""
+    return jax.random.fold_in(jax.random.key(seed), REQUEST)
 
 
 def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
@@ -283,9 +327,11 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
         x.append(poison.stamp(dataset.x_test, value=white(dataset)))
         y.append(np.full(len(dataset.y_test), target, np.int32))
     by_class = config.forget.startswith("class:")
-    classes = tuple(np.unique(dataset.y_train[forget]).tolist()) if by_class else ()
+    named = config.forget.removeprefix("class:").partition("@")[0]
+    classes = tuple(int(name) for name in named.split(",")) if by_class else ()
     rows = np.flatnonzero(forget)
-    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, seed)
+    draw = np.random.SeedSequence([seed, 2]).generate_state(1)[0]
+    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, int(draw))
     members = rows[members]
     pool, tests = len(poisoned), len(dataset.y_test)
     others = pool + others + tests * poisoned[members]

@@ -18,7 +18,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment, all defaults resolved. Its hash names work directories."""
+    """One experiment, all defaults resolved."""
 
     dataset: str
     data_dir: str | None
@@ -28,7 +28,9 @@ class Config:
     drop_labels: tuple[str, ...]
     clients: int
     partition: str
+    min_examples: int
     backdoor: bool
+    backdoor_forget: str
     backdoor_clients: tuple[str, ...]
     backdoor_fraction: float
     backdoor_label: int
@@ -59,9 +61,6 @@ class Config:
     eval_every: int
     attack_every: int
 
-    def digest(self) -> str:
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def define() -> None:
@@ -80,7 +79,8 @@ def define() -> None:
     integer("train_size", None, "Use only so many training images.", lower_bound=1)
     integer("image_size", None, "Resize images to this height and width.", lower_bound=1)
     real("resplit", None, "Merge train and test and split anew, with this share for testing.")
-    several("drop_labels", [], "Classes to leave out, by name or number.")
+    several("drop_labels", [], "Classes to leave out, by name or number; the others are numbered "
+            "anew, and --forget=class: and --backdoor_label mean the new numbers.")
     integer("clients", 10, "Number of clients.", lower_bound=1)
     string(
         "partition",
@@ -88,30 +88,32 @@ def define() -> None:
         "Who holds what: iid, dirichlet:B (label skew, smaller B is stronger), shards:S (label "
         "shards a client), file:P (own index lists, .npz or .json).",
     )
+    integer("min_examples", 1, "Examples that each client gets at least.", lower_bound=1)
     boolean(
         "backdoor",
         None,
-        "Poison the target: a white square and a wrong label on its images. Default: on for "
-        "digits when whole clients are forgotten, off elsewhere.",
+        "Poison the target: a white square and a wrong label on its images, on those of them that "
+        "--forget names. Default: on for digits and synthetic when whole clients are forgotten, "
+        "off elsewhere and with --init_params.",
     )
     several(
         "backdoor_client", [], "The poisoned clients. Default: those that --forget names."
     )
-    real("backdoor_fraction", 1.0, "Share of the target's images that is poisoned.", 0.0, 1.0)
+    real("backdoor_fraction", 1.0, "Share of those images that is poisoned.", 0.0, 1.0)
     integer("backdoor_label", 0, "The label that the trigger asks for.", lower_bound=0)
 
     # Model and training
     string("model", None, "small, mlp, cnn, resnet18, vit_tiny, vit_small or vit_base. "
-           "Default: small for digits, cnn elsewhere.")
+           "Default: small for digits and synthetic, cnn elsewhere.")
     choice("norm", None, ["group", "batch", "none"], "Normalisation, where the model has one.")
     choice("augment", "none", ["none", "crop", "crop_flip"], "Random changes of training images.")
     integer("rounds", None, "Communication rounds of training, and of retraining. Default: 80 "
-            "for digits, 200 elsewhere.", lower_bound=1)
+            "for digits, 20 for synthetic, 200 elsewhere.", lower_bound=1)
     integer("epochs", 1, "Local epochs a round.", lower_bound=1)
-    integer("batch_size", None, "Local batch size. Default: 16 for digits, 32 elsewhere.",
+    integer("batch_size", None, "Local batch size. Default: 16 for digits and synthetic, 32 elsewhere.",
             lower_bound=1)
     choice("optimizer", "sgd", ["sgd", "adam", "adamw"], "Local optimizer.")
-    real("lr", None, "Local learning rate. Default: 0.15 for digits, 0.05 elsewhere.",
+    real("lr", None, "Local learning rate. Default: 0.15 for digits, 0.1 for synthetic, 0.05 elsewhere.",
          lower_bound=0.0)
     real("lr_decay", 1.0, "The rate is multiplied by this every round.", 0.0, 1.0)
     integer("warmup_rounds", 0, "Rounds in which the rate rises linearly.", lower_bound=0)
@@ -136,18 +138,19 @@ def define() -> None:
     several(
         "layers",
         ["first"],
-        "What NoT negates: first, last, all, or patterns matched against whole paths such as "
-        "stem/.*",
+        "What NoT negates: first, last, all, positions in call order such as 0,2, or patterns "
+        "matched against whole paths such as stem/.*",
     )
     boolean("weights_only", False, "Leave biases of the chosen layers alone.")
     boolean("follow_means", True, "BatchNorm means after a negated layer change their sign too.")
     integer("recovery_rounds", None, "Rounds of recovery. Default: half of --rounds.",
             lower_bound=0)
-    real("recovery_lr", None, "Learning rate of recovery. Default: --lr.", lower_bound=0.0)
+    real("recovery_lr", None, "Learning rate of recovery, which begins at its round 0 "
+         "again for --lr_decay and --warmup_rounds. Default: --lr.", lower_bound=0.0)
 
     # Running
     string("workdir", None, "Where results and checkpoints go. A run that was stopped goes on "
-           "from there. Default: runs/<dataset>-<hash of the flags>.")
+           "from there. Default: runs/<script>-<dataset>-<hash of the flags>.")
     integer("eval_every", 1, "Rounds between evaluations.", lower_bound=1)
     integer("attack_every", 25, "Rounds between membership attacks.", lower_bound=1)
     integer("checkpoint_every", 25, "Rounds between checkpoints.", lower_bound=1)
@@ -168,6 +171,7 @@ def resolve(**changes: Any) -> Config:
     backdoor = given.backdoor
     if backdoor is None:
         backdoor = recipe["backdoor"] and given.forget.startswith("client:")
+        backdoor = backdoor and not given.init_params
     targets = tuple(given.backdoor_client) or named
     if backdoor and not targets:
         raise ValueError(
@@ -182,6 +186,7 @@ def resolve(**changes: Any) -> Config:
         lr=lr,
         backdoor=backdoor,
         backdoor_clients=targets if backdoor else (),
+        backdoor_forget=given.forget if backdoor else "",
         recovery_rounds=max(1, rounds // 2) if recovery is None else recovery,
         recovery_lr=lr if given.recovery_lr is None else given.recovery_lr,
         layers=tuple(given.layers),
@@ -198,6 +203,9 @@ def _clients_of(forget: str) -> tuple[str, ...]:
     return tuple(after.split(",")) if "client:" in forget else ()
 
 
-def workdir(config: Config) -> str:
+def workdir(config: Config, script: str, **more: Any) -> str:
+    """The work directory: --workdir, or a name that no other configuration shares."""
+    text = json.dumps(dataclasses.asdict(config) | more, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     name = os.path.splitext(os.path.basename(config.dataset))[0]
-    return flags.FLAGS.workdir or os.path.join("runs", f"{name}-{config.digest()}")
+    return flags.FLAGS.workdir or os.path.join("runs", f"{script}-{name}-{digest}")

@@ -5,11 +5,10 @@
 The one script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU.
 """
 
-import sys
-
 from absl import app, flags
 
 from jfu.data import tfds as reader
+from launch.main import complain
 
 FLAGS = flags.FLAGS
 _DATASET = flags.DEFINE_string(
@@ -53,15 +52,19 @@ def prepare(name: str, data_dir: str | None = None) -> str:
     builder = reader.open_builder(name, where, file_format="array_record")
     # Ready-made copies on Google's storage are in another format.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_config=config)
+    try:
+        builder.download_and_prepare(download_config=config)
+    except Exception as error:  # of the network, of a set that wants manual downloads, of the disk
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(f"{name} could not be prepared in {where}: {first}") from error
     return f"{name} is prepared in {builder.data_dir}."
 
 
 def main(_: list[str]) -> None:
     try:
         print(prepare(_DATASET.value, _DATA_DIR.value))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError) as error:
+        complain(str(error))
 
 
 if __name__ == "__main__":

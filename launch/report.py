@@ -1,12 +1,15 @@
 """From rows to a table and a plot."""
 
+import dataclasses
 import json
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import jfu
+import jfu.io
 
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
 COSTS = ("bytes_down", "bytes_up", "flops", "storage", "seconds")
@@ -34,6 +37,8 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
     floor = None
     if AGAIN in runs and reference:
         floor = _summary(runs[AGAIN], last(AGAIN), reference)
+        # It is evaluated at its end alone, so when it recovered is not known.
+        floor = {k: None if k.endswith("_to_recover") else v for k, v in floor.items()}
     seeds = sorted({row["seed"] for row in rows})
     return dict(seeds=seeds, methods=methods, floor=floor, config=config)
 
@@ -145,6 +150,15 @@ def legend(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(folder: pathlib.Path, rows: Sequence[dict[str, Any]], config: Any) -> tuple:
+    """Writes table.md and table.json; returns the summary and the text of the table."""
+    summary = table(rows, dataclasses.asdict(config))
+    text = markdown(summary)
+    jfu.io.write_bytes(folder / "table.md", text.encode())
+    jfu.io.write_bytes(folder / "table.json", to_json(summary))
+    return summary, text
+
+
 def to_json(summary: dict[str, Any]) -> bytes:
     return (json.dumps(summary, indent=1) + "\n").encode()
 
@@ -184,7 +198,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
                     at.setdefault(row["round"], []).append(row[key])
             x = sorted(at)
             mean = np.array([np.mean(at[r]) for r in x])
-            spread = np.array([np.std(at[r]) for r in x])
+            spread = np.array([np.std(at[r], ddof=1) if len(at[r]) > 1 else 0 for r in x])
             marker = "o" if len(x) == 1 else None
             label_of = "NoT" if name == "not" else name
             axis.plot(x, mean, color=colours[name], label=label_of, marker=marker, linewidth=1.8)

@@ -1,5 +1,6 @@
 """Requests as text: ``client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:P``."""
 
+import zipfile
 from collections.abc import Sequence
 
 import jax
@@ -21,19 +22,23 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
       ValueError: a request that is not understood, names what does not exist, selects
         nothing, or forgets everything.
     """
-    what, _, where = text.partition("@")
-    kind, _, values = what.partition(":")
-    ids = rows(where.removeprefix("client:").split(","), names) if where else None
-    if (where and not where.startswith("client:")) or not values:
+    kind, _, values = text.partition(":")
+    where = ""
+    if kind in ("class", "fraction"):  # ids and file names may hold an @ of their own
+        values, _, where = values.partition("@client:")
+    ids = rows(where.split(","), names) if where else None
+    if not values:
         raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
-    if kind == "client" and not where:
+    if kind == "client":
         forget = jfu.forget_client(clients, rows(values.split(","), names))
     elif kind == "class":
         forget = jfu.forget_class(clients, _numbers(int, values, text), ids=ids)
     elif kind == "fraction":
-        (fraction,) = _numbers(float, values, text)[:1]
+        fraction, *others = _numbers(float, values, text)
+        if others:
+            raise ValueError(f"--forget={text} names several fractions; give one")
         forget = jfu.forget_fraction(clients, fraction, key, ids=ids)
-    elif kind == "mask" and not where:
+    elif kind == "mask":
         forget = jfu.forget_examples(clients, _mask(values))
     else:
         raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
@@ -72,8 +77,11 @@ def _numbers(kind, values: str, text: str) -> list:
 
 def _mask(path: str) -> np.ndarray:
     try:
-        return np.load(path, allow_pickle=False)
+        mask = np.load(path, allow_pickle=False)
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
+            raise ValueError("it holds something else")
+        return mask
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path} with a mask to forget") from None
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npy file of bools ({error})") from None

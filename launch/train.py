@@ -7,7 +7,6 @@ to go on from, and results.jsonl. Answer a request with launch.unlearn --init_fr
   python -m launch.unlearn --init_from=A --workdir=B --method=not
 """
 
-import contextlib
 import dataclasses
 
 from absl import flags
@@ -34,18 +33,20 @@ def train() -> None:
     config = shared.resolve()
     if not FLAGS["forget"].present and not config.backdoor:
         config = dataclasses.replace(config, forget="")  # no request is known yet
-    import jax
-
     import jfu
     import jfu.io
     from launch import cells, experiment, workdir
 
     keep = list(FLAGS.keep_history)
     more = dict(seed=FLAGS.seed, keep_history=keep)
-    work = workdir.open_workdir(shared.workdir(config), config, "train", **more)
+    if config.init_params:
+        raise ValueError(
+            "--init_params takes the place of training; give it to launch.unlearn or launch.compare"
+        )
+    where = shared.workdir(config, "train", **more)
+    work = workdir.open_workdir(where, config, "train", **more)
     layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
-    mesh = jfu.clients_mesh() if layout.devices > 1 else None
-    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+    with experiment.on_devices(layout):
         study = experiment.study(config, layout, [FLAGS.seed], keep)
         trial = experiment.trial(study, FLAGS.seed)
         work = workdir.begin(work, config, "train", layout, **more)

@@ -9,8 +9,8 @@ model (model.safetensors), results.jsonl and table.md; A is left as it is.
       --forget=client:alice --export_params=unlearned.msgpack
 """
 
-import contextlib
 import dataclasses
+import os
 import pathlib
 
 from absl import flags
@@ -58,27 +58,27 @@ def resolve(workdir):
                 f"{value}; leave the flag out, or train anew"
             )
     changes = {n: v for n, v in given.items() if n in REQUEST}
-    changes["forget"] = FLAGS.forget
-    model = str(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
+    if not (trained.forget or "forget" in changes):
+        changes["forget"] = FLAGS.forget
+    if FLAGS["backdoor_client"].present:
+        raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
+    model = os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
     return dataclasses.replace(trained, **changes, init_params=model), seed
 
 
 def unlearn() -> None:
-    import jax
-
-    import jfu
     import jfu.io
     from launch import cells, experiment, report, workdir
 
     config, seed = resolve(workdir)
     more = dict(seed=seed, method=FLAGS.method)
-    work = workdir.open_workdir(shared.workdir(config), config, "unlearn", **more)
+    where = shared.workdir(config, "unlearn", **more)
+    work = workdir.open_workdir(where, config, "unlearn", **more)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
-    if export and export.exists() and work.layout is None:
-        raise FileExistsError(f"{export} exists already; choose another name or remove it first")
+    if export:
+        jfu.io.check_new(export, may_exist=work.layout is not None)
     layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
-    mesh = jfu.clients_mesh() if layout.devices > 1 else None
-    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+    with experiment.on_devices(layout):
         study = experiment.study(config, layout, [seed])
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
@@ -94,10 +94,7 @@ def unlearn() -> None:
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
         workdir.export(export, state.variables)
-    summary = report.table([row, *rows], dataclasses.asdict(config))
-    text = report.markdown(summary)
-    jfu.io.write_bytes(work.path / "table.md", text.encode())
-    jfu.io.write_bytes(work.path / "table.json", report.to_json(summary))
+    _, text = report.write(work.path, [row, *rows], config)
     print(f"\n{text}")
     print(f"the unlearned model is {work.path / workdir.MODEL}")
 

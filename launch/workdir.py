@@ -6,14 +6,18 @@ that can go on. ``results.jsonl`` is always rewritten whole from the cells.
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import jfu.io
 from launch.experiment import Layout
 from launch.flags import Config
+from launch.main import say
 
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
@@ -40,7 +44,10 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
     asked = json.loads(json.dumps(dataclasses.asdict(config) | more))
     notes = where / "config.json"
     if not notes.exists():
-        if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        half = re.compile(r"\.config\.json\..*\.part")  # killed before it had begun
+        if where.exists() and not (
+            where.is_dir() and all(half.fullmatch(p.name) for p in where.iterdir())
+        ):
             raise ValueError(
                 f"{where} exists and is no work directory of jfu; choose another --workdir, "
                 "nothing was touched"
@@ -49,6 +56,7 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
     try:
         kept = json.loads(notes.read_text())
         config_kept, layout = kept["config"] | kept["more"], Layout(**kept["layout"])
+        files_kept, versions_kept = kept["files"], kept["versions"]
         script_kept = kept["script"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -56,7 +64,8 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
         ) from None
     if script_kept != script:
         raise ValueError(f"{where} holds a run of launch.{script_kept}; choose another --workdir")
-    differing = [n for n in asked if n not in config_kept or config_kept[n] != asked[n]]
+    moved = ("data_dir",)  # where data lies does not change it
+    differing = [n for n in asked if n not in moved and config_kept.get(n, ...) != asked[n]]
     if differing:
         had = ", ".join(f"{n}={config_kept.get(n)}" for n in differing)
         now = ", ".join(f"{n}={asked[n]}" for n in differing)
@@ -64,25 +73,48 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
             f"{where} holds a run with {had}, and {now} was asked for; use the same flags to go "
             "on with it, or another --workdir"
         )
+    if changed := [name for name, digest in files(config).items() if files_kept[name] != digest]:
+        raise ValueError(
+            f"{', '.join(changed)} has changed since {where} was begun; restore it, or choose "
+            "another --workdir"
+        )
+    if versions_kept != versions():
+        was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions()[n])
+        say(f"note: {where} was begun with {was}; what is run now may differ in its last bits")
     return WorkDir(where, layout)
+
+
+def files(config: Config) -> dict[str, str]:
+    """Digests of the files that a configuration names, so that a changed one is noticed."""
+    named = [config.init_params, config.dataset if config.dataset.endswith(".npz") else None]
+    named += [config.forget.partition("mask:")[2], config.partition.partition("file:")[2]]
+    found = [name for name in named if name and os.path.isfile(name)]
+    return {name: hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in found}
+
+
+def versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> WorkDir:
     """Writes the configuration of a new work directory; an old one is left as it is."""
     if work.layout is not None:
-        for half in (work.path / "cells").glob(".*.safetensors.*"):  # of a run that was killed
+        for half in work.path.rglob(".*.part"):  # of a run that was killed
             half.unlink()
+        (work.path / "cells").mkdir(exist_ok=True)
         return work
-    (work.path / "cells").mkdir(parents=True, exist_ok=True)
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    work.path.mkdir(parents=True, exist_ok=True)
     content = dict(
         script=script,
         config=dataclasses.asdict(config),
         more=more,
         layout=layout._asdict(),
-        versions={name: importlib.metadata.version(name) for name in packages},
+        files=files(config),
+        versions=versions(),
     )
     jfu.io.write_bytes(work.path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
+    (work.path / "cells").mkdir(exist_ok=True)
     return work._replace(layout=layout)
 
 
@@ -107,8 +139,18 @@ def read_training(path: str) -> tuple[Config, int]:
     return config, more["seed"]
 
 
+def read_results(work: WorkDir) -> list[dict[str, Any]]:
+    path = work.path / "results.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(row) + "\n" for row in rows)
+    """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
+    new = {(row["method"], row["seed"]) for row in rows}
+    kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
+    text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
     jfu.io.write_bytes(work.path / "results.jsonl", text.encode())
 
 

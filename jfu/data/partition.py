@@ -15,19 +15,27 @@ import numpy as np
 Rows = list[np.ndarray]  # one sorted int32 array a client
 
 
-def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0) -> Rows:
+def partition(
+    spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum: int = 1
+) -> Rows:
     """Divides the examples as the string says: ``iid``, ``dirichlet:B`` or ``shards:S``.
 
     Args:
       spec: ``iid``; ``dirichlet:0.5`` with any beta > 0; ``shards:2`` with shards a client.
       y: ``[M]`` integer labels.
+      minimum: examples that each client gets at least.
 
     Raises:
-      ValueError: a string or a number of clients that does not work.
+      ValueError: a string, a minimum or a number of clients that does not work.
 
     >>> [rows.tolist() for rows in partition("shards:1", np.array([1, 0, 0, 1]), clients=2)]
     [[0, 3], [1, 2]]
     """
+    if minimum * clients > len(y):
+        raise ValueError(
+            f"{clients} clients of at least {minimum} examples need {minimum * clients}, and there "
+            f"are {len(y)}"
+        )
     if spec == "iid":
         return iid(y, clients, seed)
     kinds = {"dirichlet": (float, dirichlet), "shards": (int, shards)}
@@ -42,7 +50,8 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0) -> Rows:
             f"the partition is {spec!r}; it must be iid, dirichlet:B with a beta > 0 such as "
             "dirichlet:0.5, or shards:S with a whole number such as shards:2"
         ) from None
-    return divide(y, clients, number, seed)
+    more = {"minimum": minimum} if kind == "dirichlet" else {}
+    return divide(y, clients, number, seed, **more)
 
 
 def iid(y: np.ndarray, clients: int, seed: int = 0) -> Rows:

@@ -56,7 +56,7 @@ def build(
     """
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r}; choose one of {sorted(MODELS)}")
-    if len(image_shape) != 3:
+    if len(image_shape) != 3 and name != "mlp":
         raise ValueError(
             f"image_shape is {tuple(image_shape)}; pass (height, width, channels), with 1 "
             "channel for grey images"

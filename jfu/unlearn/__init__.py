@@ -25,6 +25,12 @@ class Setting(NamedTuple):
     model: Model
     selector: Selector  # the layers that perturbing methods change
     follows: tuple[tuple[str, str], ...] = ()  # running means that follow a negated layer
+    weights_only: bool = False  # biases of chosen layers are left alone
+
+
+
+def _layers(setting: Setting, positions: int | slice) -> Selector:
+    return by_layer(setting.model, positions, weights_only=setting.weights_only)
 
 
 UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
@@ -34,8 +40,8 @@ UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
     "none": lambda s: none(s.fed),
     # NoT, and the same with other layers
     "not": lambda s: negation(s.fed, s.selector, follows=s.follows),
-    "not_all": lambda s: negation(s.fed, by_layer(s.model, slice(None)), follows=s.follows),
-    "not_last": lambda s: negation(s.fed, by_layer(s.model, -1), follows=s.follows),
+    "not_all": lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows),
+    "not_last": lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
     # perturbations that keep each tensor's norm
     "noise": lambda s: noise(s.fed, s.selector),
     "reinit": lambda s: reinit(s.fed, s.selector, s.model.init),

@@ -19,7 +19,7 @@ def finetune(fed: FederatedAlgorithm) -> Unlearner:
     return Unlearner(perturb, on_retained(fed))
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def on_retained(fed: FederatedAlgorithm) -> RecoverFn:
     """One round of ``fed`` on the retained data.
 

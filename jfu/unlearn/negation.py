@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jfu.select import select
 from jfu.types import FederatedAlgorithm, Params, PyTree, Selector, Unlearner, Variables
@@ -104,7 +105,7 @@ def check_changed(
       rtol: largest difference that counts as rounding, relative to the largest logit.
 
     Raises:
-      ValueError: the outputs agree to rounding.
+      ValueError: the outputs agree to rounding, or are not finite.
 
     >>> odd = lambda variables, x: jnp.tanh(x * variables["a"]) * variables["b"]
     >>> before, after = {"a": 1.0, "b": 2.0}, {"a": -1.0, "b": -2.0}
@@ -118,6 +119,11 @@ which none feeds another, such as the first alone
     logits = lambda variables: jax.tree.leaves(apply(variables, x))[0]
     old, new = logits(before), logits(after)
     difference, scale = float(jnp.abs(new - old).max()), float(jnp.abs(old).max())
+    if not (np.isfinite(difference) and np.isfinite(scale)):
+        raise ValueError(
+            "the model's outputs hold NaN or infinity before or after the perturbation; it has "
+            "diverged: train anew with a smaller learning rate"
+        )
     if difference <= rtol * scale:
         raise ValueError(
             "the perturbation leaves the model's outputs as they were (largest difference "

@@ -17,6 +17,6 @@ def none(fed: FederatedAlgorithm) -> Unlearner:
         del key
         zeros = jnp.zeros(request.retain.id.shape, jnp.float32)
         idle = LocalInfo(*[zeros] * len(LocalInfo._fields))
-        return state._replace(round=state.round + 1), RoundInfo(idle, summarise(idle), request.retain.id)
+        return state, RoundInfo(idle, summarise(idle), request.retain.id)
 
     return Unlearner(perturb, recover)
