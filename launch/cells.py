@@ -27,14 +27,19 @@ class Programs:
     def __init__(self):
         self._compiled: dict[Any, Callable] = {}
 
-    def __call__(self, fn: Callable, *args, donate: tuple[int, ...] = ()) -> Callable:
+    def __call__(
+        self, fn: Callable, *args, donate: tuple[int, ...] = (), quick: bool = False
+    ) -> Callable:
+        """``fn`` compiled for these arguments; ``quick`` where it runs once and is small."""
         shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)
         signature = (fn, tuple(jax.tree.leaves(shapes)), jax.tree.structure(args))
         if signature not in self._compiled:
             mesh = jax.sharding.get_mesh()
             sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-            spread = {} if mesh.empty else dict(out_shardings=sharding)
-            jitted = jax.jit(fn, donate_argnums=donate, **spread)
+            options = {} if mesh.empty else dict(out_shardings=sharding)
+            if quick:
+                options["compiler_options"] = {"xla_backend_optimization_level": 0}
+            jitted = jax.jit(fn, donate_argnums=donate, **options)
             self._compiled[signature] = jitted.lower(*args).compile()
         return self._compiled[signature]
 
@@ -62,6 +67,9 @@ def run_cell(
     Returns:
       ``(state, rows)``: the last state and one row an evaluated round, round 0 among them.
     """
+    fresh = method is study.fresh
+    if fresh:  # it looks at no model: one program for training and retraining
+        trained = jfu.Trained(())
     path = work.cell(trial.seed, name)
     storage = jfu.nbytes(trained.history) if method.needs.history else 0
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
@@ -74,7 +82,7 @@ def run_cell(
             return state, rows
         done = notes["round"]
     else:
-        perturb = programs(method.perturb, trained, request, perturb_key)
+        perturb = programs(method.perturb, trained, request, perturb_key, quick=fresh)
         began = time.perf_counter()
         state = jax.block_until_ready(perturb(trained, request, perturb_key))
         spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=time.perf_counter() - began)
@@ -147,7 +155,11 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
     nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
     history = getattr(state, "history", ())
-    return jfu.Trained(state.variables, history), rows[-1] | dict(method="original") | nothing_yet, rows
+    return (
+        jfu.Trained(state.variables, history),
+        rows[-1] | dict(method="original") | nothing_yet,
+        rows,
+    )
 
 
 def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkpoint_every: int):
@@ -156,8 +168,17 @@ def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkp
     def cell(name, method, trained, request, budget, **options):
         began = time.perf_counter()
         result = run_cell(
-            work, study, trial, name, method, trained, request, budget, programs,
-            checkpoint_every=checkpoint_every, **options,
+            work,
+            study,
+            trial,
+            name,
+            method,
+            trained,
+            request,
+            budget,
+            programs,
+            checkpoint_every=checkpoint_every,
+            **options,
         )
         seen = {k: f"{v:5.1f} %" for k, v in result[1][-1].items() if v is not None and k in SHOWN}
         say(

@@ -70,8 +70,14 @@ def run_seed(work, study, trial, methods, programs) -> list[dict[str, Any]]:
         budget = experiment.budget(study.config, name)
         rows += cell(name, method, trained, trial.request, budget)[1]
     if "retrain" in methods:  # the noise floor
-        again = cell("retrain_again", methods["retrain"], trained, trial.request,
-                     study.config.rounds, quiet=True)
+        again = cell(
+            "retrain_again",
+            methods["retrain"],
+            trained,
+            trial.request,
+            study.config.rounds,
+            quiet=True,
+        )
         rows += again[1]
     return rows
 

@@ -185,13 +185,15 @@ def federation(config: Config, loss, lr: float, chunk: int | None, single: bool 
     """The federation and the client's work in it."""
     makers = {
         "sgd": lambda rate: optax.chain(
-            optax.add_decayed_weights(config.weight_decay) if config.weight_decay else
-            optax.identity(),
+            optax.add_decayed_weights(config.weight_decay)
+            if config.weight_decay
+            else optax.identity(),
             optax.sgd(rate, config.momentum or None),
         ),
         "adam": lambda rate: optax.chain(
-            optax.add_decayed_weights(config.weight_decay) if config.weight_decay else
-            optax.identity(),
+            optax.add_decayed_weights(config.weight_decay)
+            if config.weight_decay
+            else optax.identity(),
             optax.adam(rate),
         ),
         "adamw": lambda rate: optax.adamw(rate, weight_decay=config.weight_decay),
@@ -242,7 +244,12 @@ def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
 
 
 def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
-    """A seed's clients, their ids as the user writes them, and which rows are poisoned."""
+    """A seed's clients, what is to be forgotten of them, and which rows are poisoned.
+
+    Returns:
+      ``(clients, forget [K, N] bool or None, poisoned [M] bool)``. Requests mean true labels:
+      they are read before any image is poisoned.
+    """
     from jfu.data import partition, poison
 
     x, y = dataset.x_train, dataset.y_train
@@ -261,11 +268,10 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
         )
         names = list(range(len(lists)))
     clients, poisoned = jfu.stack(x, y, lists), np.zeros(len(y), bool)
-    if config.forget:
-        requests.parse(config.forget, clients, names, request_key(seed))
+    named = lambda text: requests.parse(text, clients, names, request_key(seed)).forget.mask
+    forget = named(config.forget) if config.forget else None
     if config.backdoor:
-        chosen = requests.parse(config.backdoor_forget, clients, names, request_key(seed)).forget
-        chosen = np.asarray(chosen.mask)
+        chosen = np.asarray(named(config.backdoor_forget))
         for target in requests.rows(config.backdoor_clients, names):
             # What is to be forgotten of the target, or all of it if the request spares it: poison
             # that stays with the federation would be learnt by the retrained model too.
@@ -278,8 +284,13 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
                 )
             draw = np.random.SeedSequence([seed, 1, target]).generate_state(1)[0]
             x, y, stamped = poison.poison(
-                x, y, rows, label=config.backdoor_label, fraction=config.backdoor_fraction,
-                value=white(dataset), seed=int(draw),
+                x,
+                y,
+                rows,
+                label=config.backdoor_label,
+                fraction=config.backdoor_fraction,
+                value=white(dataset),
+                seed=int(draw),
             )
             poisoned[stamped] = True
         clients = clients._replace(x=jnp.asarray(x), y=jnp.asarray(y))
@@ -287,7 +298,8 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
     if missing > 0:  # the same shape for every seed, so that they share compiled programs
         grow = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
         clients = clients._replace(index=grow(clients.index), mask=grow(clients.mask))
-    return clients, names, poisoned
+        forget = None if forget is None else grow(forget)
+    return clients, forget, poisoned
 
 
 def white(dataset: Any) -> float | None:
@@ -298,11 +310,9 @@ def white(dataset: Any) -> float | None:
 
 def trial(study: Study, seed: int) -> Trial:
     config, dataset = study.config, study.dataset
-    clients, names, poisoned = clients_of(config, dataset, seed, study.slots)
+    clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
     everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
-    request = everything
-    if config.forget:
-        request = requests.parse(config.forget, clients, names, request_key(seed))
+    request = everything if forget is None else jfu.split(clients, forget)
     exam = examine(config, dataset, clients, request, poisoned, seed)
     return Trial(seed, jax.random.key(seed), *place((everything, request)), exam)
 

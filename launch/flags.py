@@ -16,6 +16,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "": dict(model="cnn", rounds=200, batch_size=32, lr=0.05, backdoor=False),
 }
 
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment, all defaults resolved."""
@@ -62,7 +63,6 @@ class Config:
     attack_every: int
 
 
-
 def define() -> None:
     """Defines the shared flags; a script calls it once, before ``app.run``."""
     string, integer, real = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_float
@@ -79,8 +79,12 @@ def define() -> None:
     integer("train_size", None, "Use only so many training images.", lower_bound=1)
     integer("image_size", None, "Resize images to this height and width.", lower_bound=1)
     real("resplit", None, "Merge train and test and split anew, with this share for testing.")
-    several("drop_labels", [], "Classes to leave out, by name or number; the others are numbered "
-            "anew, and --forget=class: and --backdoor_label mean the new numbers.")
+    several(
+        "drop_labels",
+        [],
+        "Classes to leave out, by name or number; the others are numbered "
+        "anew, and --forget=class: and --backdoor_label mean the new numbers.",
+    )
     integer("clients", 10, "Number of clients.", lower_bound=1)
     string(
         "partition",
@@ -96,37 +100,60 @@ def define() -> None:
         "--forget names. Default: on for digits and synthetic when whole clients are forgotten, "
         "off elsewhere and with --init_params.",
     )
-    several(
-        "backdoor_client", [], "The poisoned clients. Default: those that --forget names."
-    )
+    several("backdoor_client", [], "The poisoned clients. Default: those that --forget names.")
     real("backdoor_fraction", 1.0, "Share of those images that is poisoned.", 0.0, 1.0)
     integer("backdoor_label", 0, "The label that the trigger asks for.", lower_bound=0)
 
     # Model and training
-    string("model", None, "small, mlp, cnn, resnet18, vit_tiny, vit_small or vit_base. "
-           "Default: small for digits and synthetic, cnn elsewhere.")
+    string(
+        "model",
+        None,
+        "small, mlp, cnn, resnet18, vit_tiny, vit_small or vit_base. "
+        "Default: small for digits and synthetic, cnn elsewhere.",
+    )
     choice("norm", None, ["group", "batch", "none"], "Normalisation, where the model has one.")
     choice("augment", "none", ["none", "crop", "crop_flip"], "Random changes of training images.")
-    integer("rounds", None, "Communication rounds of training, and of retraining. Default: 80 "
-            "for digits, 20 for synthetic, 200 elsewhere.", lower_bound=1)
+    integer(
+        "rounds",
+        None,
+        "Communication rounds of training, and of retraining. Default: 80 "
+        "for digits, 20 for synthetic, 200 elsewhere.",
+        lower_bound=1,
+    )
     integer("epochs", 1, "Local epochs a round.", lower_bound=1)
-    integer("batch_size", None, "Local batch size. Default: 16 for digits and synthetic, 32 elsewhere.",
-            lower_bound=1)
+    integer(
+        "batch_size",
+        None,
+        "Local batch size. Default: 16 for digits and synthetic, 32 elsewhere.",
+        lower_bound=1,
+    )
     choice("optimizer", "sgd", ["sgd", "adam", "adamw"], "Local optimizer.")
-    real("lr", None, "Local learning rate. Default: 0.15 for digits, 0.1 for synthetic, 0.05 elsewhere.",
-         lower_bound=0.0)
+    real(
+        "lr",
+        None,
+        "Local learning rate. Default: 0.15 for digits, 0.1 for synthetic, 0.05 elsewhere.",
+        lower_bound=0.0,
+    )
     real("lr_decay", 1.0, "The rate is multiplied by this every round.", 0.0, 1.0)
     integer("warmup_rounds", 0, "Rounds in which the rate rises linearly.", lower_bound=0)
     real("momentum", 0.0, "Momentum of local SGD.", 0.0, 1.0)
     real("weight_decay", 0.0, "Weight decay of the local optimizer.", lower_bound=0.0)
     real("proximal", 0.0, "FedProx's mu; 0 is FedAvg.", lower_bound=0.0)
-    choice("server", "sgd", ["sgd", "momentum", "adam", "yogi"],
-           "Server optimizer: FedAvg, FedAvgM, FedAdam or FedYogi.")
+    choice(
+        "server",
+        "sgd",
+        ["sgd", "momentum", "adam", "yogi"],
+        "Server optimizer: FedAvg, FedAvgM, FedAdam or FedYogi.",
+    )
     real("server_lr", 1.0, "Server learning rate.", lower_bound=0.0)
     integer("sample", 0, "Clients drawn each round; 0 is all.", lower_bound=0)
     real("absent", 0.0, "Probability that a client misses a round.", 0.0, 1.0)
-    string("init_params", None, "A model trained elsewhere (.safetensors or .msgpack): it takes "
-           "the place of training, at the moment of the request.")
+    string(
+        "init_params",
+        None,
+        "A model trained elsewhere (.safetensors or .msgpack): it takes "
+        "the place of training, at the moment of the request.",
+    )
 
     # Request and recovery
     string(
@@ -143,21 +170,36 @@ def define() -> None:
     )
     boolean("weights_only", False, "Leave biases of the chosen layers alone.")
     boolean("follow_means", True, "BatchNorm means after a negated layer change their sign too.")
-    integer("recovery_rounds", None, "Rounds of recovery. Default: half of --rounds.",
-            lower_bound=0)
-    real("recovery_lr", None, "Learning rate of recovery, which begins at its round 0 "
-         "again for --lr_decay and --warmup_rounds. Default: --lr.", lower_bound=0.0)
+    integer(
+        "recovery_rounds", None, "Rounds of recovery. Default: half of --rounds.", lower_bound=0
+    )
+    real(
+        "recovery_lr",
+        None,
+        "Learning rate of recovery, which begins at its round 0 "
+        "again for --lr_decay and --warmup_rounds. Default: --lr.",
+        lower_bound=0.0,
+    )
 
     # Running
-    string("workdir", None, "Where results and checkpoints go. A run that was stopped goes on "
-           "from there. Default: runs/<script>-<dataset>-<hash of the flags>.")
+    string(
+        "workdir",
+        None,
+        "Where results and checkpoints go. A run that was stopped goes on "
+        "from there. Default: runs/<script>-<dataset>-<hash of the flags>.",
+    )
     integer("eval_every", 1, "Rounds between evaluations.", lower_bound=1)
     integer("attack_every", 25, "Rounds between membership attacks.", lower_bound=1)
     integer("checkpoint_every", 25, "Rounds between checkpoints.", lower_bound=1)
-    integer("chunk", None, "Clients that run at once on a device; 0 is all. Default: 1 on CPU, "
-            "all elsewhere.", lower_bound=0)
-    integer("devices", None, "CPU devices to spread clients over. Default: one a core.",
-            lower_bound=1)
+    integer(
+        "chunk",
+        None,
+        "Clients that run at once on a device; 0 is all. Default: 1 on CPU, all elsewhere.",
+        lower_bound=0,
+    )
+    integer(
+        "devices", None, "CPU devices to spread clients over. Default: one a core.", lower_bound=1
+    )
     boolean("debug", False, "Show the traceback of an error.")
 
 

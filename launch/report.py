@@ -104,13 +104,19 @@ def markdown(summary: dict[str, Any]) -> str:
     for name, row in rows.items():
         cells.append([name, *(_cell(row.get(key), unit, digits) for key, _, unit, digits in shown)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    line = lambda row: "| " + " | ".join(
-        text.ljust(w) if i == 0 else text.rjust(w)
-        for i, (text, w) in enumerate(zip(row, widths, strict=True))
-    ) + " |"
-    rule = "|" + "|".join(
-        "-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)
-    ) + "|"
+    line = lambda row: (
+        "| "
+        + " | ".join(
+            text.ljust(w) if i == 0 else text.rjust(w)
+            for i, (text, w) in enumerate(zip(row, widths, strict=True))
+        )
+        + " |"
+    )
+    rule = (
+        "|"
+        + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths))
+        + "|"
+    )
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])]) + "\n"
 
 
@@ -174,7 +180,9 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     panels += [("test", "test accuracy"), ("asr", "backdoor success")]
     panels = [(k, t) for k, t in panels if any(row.get(k) is not None for row in rows)]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), squeeze=False)
-    names = [n for n in dict.fromkeys(row["method"] for row in rows) if n not in ("original", AGAIN)]
+    names = [
+        n for n in dict.fromkeys(row["method"] for row in rows) if n not in ("original", AGAIN)
+    ]
     colours = dict(retrain="black", finetune="tab:orange", none="tab:gray")
     colours["not"] = "tab:blue"
     summary = table(rows)
@@ -202,15 +210,25 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
             marker = "o" if len(x) == 1 else None
             label_of = "NoT" if name == "not" else name
             axis.plot(x, mean, color=colours[name], label=label_of, marker=marker, linewidth=1.8)
-            axis.fill_between(x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0)
+            axis.fill_between(
+                x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0
+            )
         if key == "retain" and reference:
             for name in names:  # where retained accuracy is back
                 rounds = summary["methods"][name]["rounds_to_recover"]
                 if rounds and name != "finetune":
                     axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)
                     text = f" recovered: {rounds['mean']:.0f} rounds"
-                    axis.text(rounds["mean"], floor_of(key) + 1, text, rotation=90, fontsize=7,
-                              color=colours[name], va="bottom", ha="right")
+                    axis.text(
+                        rounds["mean"],
+                        floor_of(key) + 1,
+                        text,
+                        rotation=90,
+                        fontsize=7,
+                        color=colours[name],
+                        va="bottom",
+                        ha="right",
+                    )
         axis.set(title=label, xlabel="communication rounds since the request")
         axis.set_ylim(floor_of(key), 103 if floor_of(key) < 0 else 101)
         axis.grid(alpha=0.25)

@@ -19,7 +19,6 @@ from launch.experiment import Layout
 from launch.flags import Config
 from launch.main import say
 
-
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
 
 

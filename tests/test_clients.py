@@ -50,8 +50,9 @@ def test_stack_numbers_clients_from_zero():
         (X, Y, [[-1]], None, "client 0 names rows outside the pool of 4"),
         (X, Y, [[0.5]], None, "client 0 names rows outside"),
         (X, Y, [[[0]]], None, "client 0"),
-        (X, Y, [[0], [1]], [3, 3], r"2 clients need as many different ids, got \[3, 3\]"),
-        (X, Y, [[0], [1]], [3], r"2 clients need as many different ids, got \[3\]"),
+        (X, Y, [[0], [1]], [3, 3], r"2 clients need as many different ids from 0 on, got \[3, 3\]"),
+        (X, Y, [[0], [1]], [-1, 0], r"from 0 on, got \[-1, 0\]"),
+        (X, Y, [[0], [1]], [3], r"2 clients need as many different ids from 0 on, got \[3\]"),
     ],
 )
 def test_stack_refuses(x, y, rows, ids, words):
@@ -268,3 +269,18 @@ def test_absent_at_rate_zero_is_everybody(many):
 def test_participation_refuses(wrap, words):
     with pytest.raises(ValueError, match=words):
         wrap()
+
+
+def test_clients_that_only_fill_up_send_nothing(data):
+    """Even where what a client sends does not vanish with its examples."""
+
+    def noisy(shared, client, key):
+        return jax.random.normal(key) + 1, client.id
+
+    sums = [
+        float(jfu.sum_clients(noisy, chunk=chunk)(None, data, jax.random.key(0))[0])
+        for chunk in (1, 2, None)
+    ]
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:4])):
+        sums.append(float(jfu.sum_clients(noisy)(None, data, jax.random.key(0))[0]))
+    np.testing.assert_allclose(sums, sums[0], rtol=1e-6)

@@ -78,8 +78,8 @@ def test_float32_in_a_loop(channels, padding):
     """The kernels that XLA:CPU picks for float32 are others than those for float64."""
     x, w = _draw((2, 9, 8, channels[0]), 0), _draw((3, 3, *channels), 1)
     for strides in (1, 1), (2, 3):
-        one = lambda fn, x, w: _value_and_slopes(fn, x, w, strides, padding)  # noqa: B023
-        loop = jax.jit(lambda x, w: lax.map(lambda x: one(conv, x, w), x[None]))  # noqa: B023
+        one = lambda fn, x, w: _value_and_slopes(fn, x, w, strides, padding)
+        loop = jax.jit(lambda x, w: lax.map(lambda x: one(conv, x, w), x[None]))
         got = [a[0] for a in loop(x, w)]
         _assert_close(got, jax.jit(functools.partial(one, lax.conv_general_dilated))(x, w), 1e-4)
 
@@ -134,7 +134,7 @@ def test_what_it_does_not_speed_up_is_the_stock_convolution():
     for x, w, options in cases:
         options = {**rest, **options}
         ours, stock = (
-            jax.make_jaxpr(lambda x, w, fn=fn: fn(x, w, **options))(x, w)  # noqa: B023
+            jax.make_jaxpr(lambda x, w, fn=fn: fn(x, w, **options))(x, w)
             for fn in (conv, lax.conv_general_dilated)
         )
         assert str(ours) == str(stock)

@@ -23,6 +23,9 @@ def _compiled_once(tmp_path_factory):
 
 def environment(cached: bool = True) -> dict[str, str]:
     env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    env["PYTHONWARNINGS"] = ",".join(  # of the scripts' own calls
+        f"error::DeprecationWarning:{module}" for module in ("__main__", "launch", "jfu")
+    )
     if cached:
         env["JAX_COMPILATION_CACHE_DIR"] = env["JFU_TEST_CACHE"]
         env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -260,7 +263,11 @@ def test_own_mask(tmp_path):
     mask[:50] = True
     np.save(tmp_path / "mask.npy", mask)
     _, said = launch(
-        "compare", *SMALL, "--rounds=2", "--seeds=1", f"--forget=mask:{tmp_path / 'mask.npy'}",
+        "compare",
+        *SMALL,
+        "--rounds=2",
+        "--seeds=1",
+        f"--forget=mask:{tmp_path / 'mask.npy'}",
         f"--workdir={tmp_path / 'w'}",
     )
     assert "(50 images)" in said
@@ -279,6 +286,9 @@ BAD = [
     (["--forget=everybody"], "is not understood"),
     (["--forget=fraction:2"], "must lie in (0, 1]"),
     (["--forget=fraction:x"], "is not float"),
+    (["--forget=fraction:0.5,0.1"], "names several fractions"),
+    (["--layers=7"], "beyond the 4 layers"),
+    (["--min_examples=100"], "need 400"),
     (["--forget=mask:nowhere.npy"], "there is no file nowhere.npy"),
     (["--partition=pathological"], "partition"),
     (["--clients=5000"], "client"),
@@ -354,8 +364,11 @@ def test_negations_that_cancel_are_refused(tmp_path):
     zeros = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
     jfu.io.save_params(tmp_path / "zeros.safetensors", zeros)
     _, error = launch(
-        "unlearn", *SMALL, f"--init_params={tmp_path / 'zeros.safetensors'}",
-        f"--workdir={tmp_path / 'w'}", expect=2,
+        "unlearn",
+        *SMALL,
+        f"--init_params={tmp_path / 'zeros.safetensors'}",
+        f"--workdir={tmp_path / 'w'}",
+        expect=2,
     )
     assert "leaves the model's outputs as they were" in error
 
@@ -377,6 +390,37 @@ def test_flagfile_presets_run(tmp_path):
         "compare", f"--flagfile={preset}", "--rounds=2", "--seeds=1", f"--workdir={tmp_path / 'w'}"
     )
     assert (tmp_path / "w" / "curves.png").stat().st_size > 10_000
+
+
+def test_the_trained_request_is_the_default_and_a_kill_is_survived(tmp_path):
+    """launch.train and launch.unlearn go on too, and unlearn forgets whom train foresaw."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    train = ["train", *SMALL, "--rounds=6", "--forget=client:2", "--checkpoint_every=1"]
+    launch(*train, f"--workdir={one}")
+    command = [sys.executable, "-m", f"launch.{train[0]}", *train[1:], f"--workdir={two}"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not list(two.glob("cells/*.safetensors")) and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    launch(*train, f"--workdir={two}")
+    assert rows_of(one, without=("seconds",)) == rows_of(two, without=("seconds",))
+    model = (one / "model.safetensors").read_bytes()
+    assert model == (two / "model.safetensors").read_bytes()
+    _, said = launch("unlearn", f"--init_from={two}", f"--workdir={tmp_path / 'B'}")
+    assert "request: forget client:2" in said
+
+
+def test_asking_for_less_loses_no_rows(tmp_path):
+    workdir = tmp_path / "w"
+    flags = [*SMALL, "--rounds=2", f"--workdir={workdir}"]
+    launch("compare", *flags, "--seeds=2", "--methods=not,retrain")
+    before = rows_of(workdir)
+    launch("compare", *flags, "--seeds=1", "--methods=not")
+    key = lambda row: (row["seed"], row["method"], row["round"])
+    assert sorted(rows_of(workdir), key=key) == sorted(before, key=key)
 
 
 def test_layout_is_kept_and_changes_little(tmp_path):

@@ -255,7 +255,7 @@ def test_rounds_count_and_only_the_retained_take_part(build, variables, request_
     assert state.round == 0
     for r in range(2):
         state, info = method.recover(state, request_, jax.random.key(r))
-        assert state.round == r + 1
+        assert state.round == (0 if name == "none" else r + 1)
         kept = [0, 0, 0] if name == "none" else [5, 0, 5]
         assert info.clients.weight.tolist() == kept
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(state))

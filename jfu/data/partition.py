@@ -15,9 +15,7 @@ import numpy as np
 Rows = list[np.ndarray]  # one sorted int32 array a client
 
 
-def partition(
-    spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum: int = 1
-) -> Rows:
+def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum: int = 1) -> Rows:
     """Divides the examples as the string says: ``iid``, ``dirichlet:B`` or ``shards:S``.
 
     Args:
@@ -122,7 +120,7 @@ def shards(y: np.ndarray, clients: int, per_client: int, seed: int = 0) -> Rows:
     """
     y = _check(y, clients)
     many = clients * per_client
-    if not 1 <= per_client or many > len(y):
+    if not per_client >= 1 or many > len(y):
         raise ValueError(
             f"{clients} clients with {per_client} shards each need {many} shards of {len(y)} "
             f"examples; the shards a client must be between 1 and {len(y) // clients}"

@@ -28,7 +28,6 @@ class Setting(NamedTuple):
     weights_only: bool = False  # biases of chosen layers are left alone
 
 
-
 def _layers(setting: Setting, positions: int | slice) -> Selector:
     return by_layer(setting.model, positions, weights_only=setting.weights_only)
 

@@ -1,6 +1,6 @@
 """Control: Gaussian noise on the chosen layers, each tensor's norm kept.
 
-    p' = ||p|| (p + n) / ||p + n||,   n Gaussian with ||n|| = ||p||
+p' = ||p|| (p + n) / ||p + n||,   n Gaussian with ||n|| = ||p||
 """
 
 import jax

@@ -1,0 +1,227 @@
+"""What an experiment is made of: requests as text, poison, exams, work directories."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jfu
+from jfu.data import Dataset
+from launch import experiment, report, requests, workdir
+from launch.flags import Config
+
+NONE = {field.name: None for field in dataclasses.fields(Config)}
+CONFIG = Config(
+    **NONE
+    | dict(dataset="own", clients=3, partition="iid", min_examples=1, backdoor=False)
+    | dict(backdoor_clients=(), backdoor_fraction=1.0, backdoor_label=0, backdoor_forget="")
+    | dict(forget="client:0", drop_labels=(), layers=("first",))
+)
+
+
+@pytest.fixture
+def dataset():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 200, (90, 8, 8, 1)).astype(np.uint8)
+    y = (np.arange(90) % 3).astype(np.int32)
+    return Dataset(x[:60], y[:60], x[60:], y[60:], ("a", "b", "c"))
+
+
+def poisoned(config, dataset, seed=0):
+    changes = dict(backdoor=True, backdoor_clients=("1",), backdoor_forget=config.forget)
+    config = dataclasses.replace(config, **changes)
+    clients, forget, rows = experiment.clients_of(config, dataset, seed)
+    return config, clients, jfu.split(clients, forget), rows
+
+
+@pytest.mark.parametrize("forget", ["client:1", "fraction:0.3@client:1", "class:2@client:1"])
+def test_poison_lies_in_what_will_be_forgotten(dataset, forget):
+    """Poison that stayed would be learnt by the retrained model too."""
+    config = dataclasses.replace(CONFIG, forget=forget)
+    _, clients, _, rows = poisoned(config, dataset)
+    clean, forgotten, _ = experiment.clients_of(config, dataset, 0)
+    request = jfu.split(clean, forgotten)
+    gone = np.asarray(request.forget.index)[np.asarray(request.forget.mask)]
+    assert sorted(gone) == np.flatnonzero(rows).tolist()
+    assert (np.asarray(clients.x)[rows, -2:, -2:] == 255).all()
+    assert (np.asarray(clients.y)[rows] == 0).all()
+    untouched = ~rows
+    np.testing.assert_array_equal(np.asarray(clients.x)[untouched], dataset.x_train[untouched])
+
+
+def test_poison_elsewhere_than_the_request_is_all_of_the_client(dataset):
+    config = dataclasses.replace(CONFIG, forget="client:0")
+    _, clients, _, rows = poisoned(config, dataset)
+    assert rows.sum() == int(clients.mask[1].sum())
+    assert rows[np.asarray(clients.index[1])].all()
+
+
+def test_shared_images_cannot_be_poisoned(dataset, tmp_path):
+    (tmp_path / "lists.json").write_text(json.dumps([[0, 1, 2], [2, 3, 4], [5]]))
+    config = dataclasses.replace(
+        CONFIG, partition=f"file:{tmp_path / 'lists.json'}", forget="client:1"
+    )
+    with pytest.raises(ValueError, match="shares images with other clients"):
+        poisoned(config, dataset)
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_the_matched_attack_pairs_class_and_poison(dataset, fraction):
+    config = dataclasses.replace(CONFIG, forget="client:1", backdoor_fraction=fraction)
+    config, clients, request, rows = poisoned(config, dataset)
+    exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
+    x, y = np.asarray(exam.x), np.asarray(exam.y)
+    pool, tests = len(rows), len(dataset.y_test)
+    assert len(x) == pool + 2 * tests
+    members, others = exam.members, exam.others
+    assert len(members) == len(set(members)) == len(set(others)) > 0
+    assert exam.forget[members].all()
+    stamped = (x[:, -2:, -2:] == 255).all((1, 2, 3))
+    np.testing.assert_array_equal(stamped[members], stamped[others])
+    np.testing.assert_array_equal(y[members], y[others])
+    true = np.concatenate([dataset.y_train, dataset.y_test, dataset.y_test])
+    np.testing.assert_array_equal(true[members], true[others])
+    assert 0 < rows[members].mean() <= 1
+
+
+def test_grades_by_hand(dataset):
+    config = dataclasses.replace(CONFIG, forget="class:1")
+    clients, forget, rows = experiment.clients_of(config, dataset, 0)
+    request = jfu.split(clients, forget)
+    exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
+    right = np.zeros(90, bool)
+    right[:60] = dataset.y_train != 1  # knows all it retains, nothing of what it forgot
+    right[60:] = dataset.y_test == 0
+    measures = experiment.grade(exam, (np.zeros(90), right), attack=False)
+    assert measures["retain"] == 100
+    assert measures["forget"] == 0
+    assert measures["test"] == pytest.approx(100 / 3)
+    assert measures["test_kept"] == 50
+    assert measures["test_forgotten"] == 0
+    assert measures["asr"] is None
+    assert measures["mia"] is None
+
+
+def test_attack_success_leaves_out_the_triggers_own_class(dataset):
+    config = dataclasses.replace(CONFIG, forget="client:1")
+    config, clients, request, rows = poisoned(config, dataset)
+    exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
+    calls_all_zero = np.asarray(exam.y) == 0
+    assert experiment.grade(exam, (np.zeros(120), calls_all_zero), attack=False)["asr"] == 100
+    obeys_none = np.concatenate([np.ones(90, bool), dataset.y_test == 0])
+    assert experiment.grade(exam, (np.zeros(120), obeys_none), attack=False)["asr"] == 0
+
+
+def test_ids_may_hold_an_at(dataset):
+    ids = np.repeat(["ann@x.org", "bob@x.org", "cy"], 20)
+    own = dataset._replace(client=ids)
+    for text, who in (
+        ("client:bob@x.org", [False, True, False]),
+        ("class:2@client:ann@x.org,cy", [True, False, True]),
+    ):
+        config = dataclasses.replace(CONFIG, forget=text)
+        _, forget, _ = experiment.clients_of(config, own, 0)
+        assert forget.any(1).tolist() == who
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00broken"])
+def test_masks_that_are_none(tmp_path, content, dataset):
+    (tmp_path / "m.npy").write_bytes(content)
+    clients, _, _ = experiment.clients_of(CONFIG, dataset, 0)
+    names = [0, 1, 2]
+    with pytest.raises(ValueError, match=r"m\.npy is no \.npy file of bools"):
+        requests.parse(f"mask:{tmp_path / 'm.npy'}", clients, names, jax.random.key(0))
+    np.savez(tmp_path / "m.npz", a=np.ones(60, bool))
+    with pytest.raises(ValueError, match="is no .npy file of bools"):
+        requests.parse(f"mask:{tmp_path / 'm.npz'}", clients, names, jax.random.key(0))
+
+
+# ---------------------------------------------------------------- work directories
+
+LAYOUT = experiment.Layout("cpu", 1, 1)
+
+
+def test_a_directory_killed_before_it_had_begun_is_new(tmp_path):
+    (tmp_path / ".config.json.abc.part").write_text("half")
+    assert workdir.open_workdir(str(tmp_path), CONFIG, "compare").layout is None
+
+
+def test_what_half_a_write_left_is_swept(tmp_path):
+    work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    workdir.begin(work, CONFIG, "compare", LAYOUT)
+    (tmp_path / "w" / "cells" / ".0-not.safetensors.x.part").write_text("half")
+    again = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    workdir.begin(again, CONFIG, "compare", LAYOUT)
+    assert not list((tmp_path / "w").rglob(".*"))
+
+
+def test_a_named_file_that_changed_is_noticed(tmp_path):
+    own = tmp_path / "own.npz"
+    own.write_bytes(b"one")
+    config = dataclasses.replace(CONFIG, dataset=str(own))
+    work = workdir.open_workdir(str(tmp_path / "w"), config, "compare")
+    workdir.begin(work, config, "compare", LAYOUT)
+    own.write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"own\.npz has changed since"):
+        workdir.open_workdir(str(tmp_path / "w"), config, "compare")
+
+
+def test_where_data_lies_is_no_other_configuration(tmp_path):
+    work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    workdir.begin(work, CONFIG, "compare", LAYOUT)
+    moved = dataclasses.replace(CONFIG, data_dir="elsewhere")
+    assert workdir.open_workdir(str(tmp_path / "w"), moved, "compare").layout == LAYOUT
+
+
+# ---------------------------------------------------------------- the table
+
+
+def rows(method, *retains, seed=0, asr=None):
+    rest = dict(forget=0.0, test=0.0, mia=50.0, mia_matched=50.0, asr=asr, storage=0)
+    costs = lambda n: dict(bytes_down=10 * n, bytes_up=10 * n, flops=1.0 * n, seconds=0.5 * n)
+    return [
+        dict(method=method, seed=seed, round=n, retain=r) | rest | costs(n)
+        for n, r in enumerate(retains)
+    ]
+
+
+def test_the_table_by_hand():
+    every = [
+        *rows("retrain", 10.0, 80.0, 90.0, seed=0),
+        *rows("retrain", 10.0, 91.6, 92.0, seed=1),
+        *rows("not", 10.0, 89.6, 88.0, seed=0),
+        *rows("not", 10.0, 80.0, 96.0, seed=1),
+        *rows("retrain_again", 10.0, 80.0, 91.0, seed=0)[-1:],
+        *rows("retrain_again", 10.0, 80.0, 89.0, seed=1)[-1:],
+    ]
+    table = report.table(every)
+    method = table["methods"]["not"]
+    assert method["retain"] == dict(mean=92.0, std=pytest.approx(np.sqrt(32)))
+    assert method["gap"] == pytest.approx((92 - 91) / 4)  # of the means
+    assert method["gap_per_seed"]["mean"] == pytest.approx((2 / 4 + 4 / 4) / 2)
+    assert method["rounds_to_recover"]["mean"] == 1.5  # 89.6 >= 89.5, then 96 >= 91.5
+    assert method["bytes_to_recover"]["mean"] == 30
+    assert table["methods"]["retrain"]["rounds_to_recover"]["mean"] == 1.5
+    assert table["floor"]["gap"] == pytest.approx(abs(90 - 91) / 4)
+    assert table["floor"]["rounds_to_recover"] is None
+    assert "retrain_again" not in table["methods"]
+    text = report.markdown(table)
+    assert len({len(line) for line in text.splitlines()}) == 1
+    assert json.loads(report.to_json(table)) == table
+
+
+def test_never_recovered_is_said():
+    every = [*rows("retrain", 10.0, 90.0), *rows("not", 10.0, 80.0)]
+    assert report.table(every)["methods"]["not"]["rounds_to_recover"] is None
+
+
+def test_a_diverged_model_knows_nothing():
+    judge = jfu.per_example(lambda variables, x: x * variables["params"])
+    loss, correct = judge({"params": jnp.nan}, jnp.ones((4, 3)), jnp.zeros(4, jnp.int32))
+    assert not correct.any()
+    assert np.isnan(loss).all()
+    with pytest.raises(ValueError, match="has diverged"):
+        jfu.check_changed(lambda v, x: x * v, jnp.nan, -jnp.nan, jnp.ones((2, 2)))
