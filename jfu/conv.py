@@ -39,8 +39,9 @@ def conv(
     """``lax.conv_general_dilated`` with a backward pass that is fast inside loops on CPU.
 
     Values and gradients are those of the stock function up to rounding; being a custom
-    derivative, it has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works). Grouped, dilated
-    and non-NHWC convolutions, and all of them on other backends, are passed to it unchanged.
+    derivative, it has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works).
+    Grouped, dilated and non-NHWC convolutions, and all of them on other backends, are passed
+    to it unchanged.
 
     Args:
       lhs: images ``[B, H, W, I]``.

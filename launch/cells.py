@@ -97,13 +97,14 @@ def run_cell(
     else:
         step = method.recover  # of which no round is left
     began = last = time.perf_counter()
-    for number, state, info, seconds in jfu.rounds(
+    for number, state, info, seconds in jfu.rounds(  # noqa: B020
         step, state, request, rounds_key, start=done, stop=budget
     ):
         spent = add_costs(study, spent, info, seconds)
         final = number == budget
         if final or (not quiet and number % study.config.eval_every == 0):
-            attack = final or number % study.config.attack_every == 0
+            every = study.config.attack_every
+            attack = final or bool(every and number % every == 0)
             rows.append(row(study, trial, name, number, state, spent, storage, attack=attack))
         if final or number % checkpoint_every == 0:
             notes = dict(round=number, rows=rows, spent=spent)
@@ -145,10 +146,9 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
       ``(trained, row, rows)``: its one line of results.jsonl, before the request has cost
       anything, and the rows of its training.
     """
-    if study.config.init_params:
-        like = jax.eval_shape(study.model.init, jax.random.key(0))
+    if study.given is not None:
         method, budget = jfu.unlearn.finetune(study.setting.fed), 0
-        start = jfu.Trained(experiment.place(jfu.io.adopt(study.config.init_params, like)))
+        start = jfu.Trained(experiment.place(study.given))
     else:
         method, budget = study.fresh, study.config.rounds
         start = jfu.Trained(())  # retraining looks at no model

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 import jfu
+import jfu.io
 from jfu.augment import AUGMENTS
 from jfu.unlearn import UNLEARNERS, Setting
 from launch import requests
@@ -37,6 +38,7 @@ class Study(NamedTuple):
     model: jfu.Model
     setting: Setting  # federation with the recovery rate
     fresh: jfu.Unlearner  # training from scratch, at the training rate: also retraining
+    given: Any  # variables of --init_params, or None
     logits: Callable  # (variables, x) -> [B, C]
     judge: Callable  # (variables, x, y) -> (loss, correct)
     per_client: tuple[int, int]  # bytes down and up for a client in a round
@@ -173,6 +175,7 @@ def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] 
         model=model,
         setting=setting,
         fresh=jfu.unlearn.retrain(train, model.init),
+        given=jfu.io.adopt(config.init_params, variables) if config.init_params else None,
         logits=jax.jit(lambda variables, x: model.apply(variables, x)[0]),
         judge=jax.jit(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
         per_client=jfu.wire(jfu.sender(local, jfu.weighted_mean()), variables, one),

@@ -189,7 +189,12 @@ def define() -> None:
         "from there. Default: runs/<script>-<dataset>-<hash of the flags>.",
     )
     integer("eval_every", 1, "Rounds between evaluations.", lower_bound=1)
-    integer("attack_every", 25, "Rounds between membership attacks.", lower_bound=1)
+    integer(
+        "attack_every",
+        0,
+        "Rounds between membership attacks; 0 attacks before and after recovery only.",
+        lower_bound=0,
+    )
     integer("checkpoint_every", 25, "Rounds between checkpoints.", lower_bound=1)
     integer(
         "chunk",

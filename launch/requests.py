@@ -1,4 +1,4 @@
-"""Requests as text: ``client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:P``."""
+"""Requests as text: ``client:0,3``, ``class:7@client:0``, ``fraction:0.1``, ``mask:P``."""
 
 import zipfile
 from collections.abc import Sequence

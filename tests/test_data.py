@@ -440,7 +440,7 @@ def test_prepare_as_a_script(odd):
     code, out, err = python("", "-m", "launch.prepare", "--dataset=jfu_even", f"--data_dir={odd}")
     assert code == 0 and "already prepared" in out, err
     code, out, err = python("", "-m", "launch.prepare", "--dataset=no_such_set")
-    assert code == 1 and "error: there is no data set" in err and "Traceback" not in err
+    assert code == 2 and "error: there is no data set" in err and "Traceback" not in err
 
 
 # First five labels and sums of pixel values, from the published files.

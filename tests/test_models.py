@@ -116,7 +116,7 @@ def test_errors_say_what_is_possible():
     with pytest.raises(ValueError, match="no norm 'batch'; leave it out"):
         build("mlp", classes=2, image_shape=(8, 8, 1), norm="batch")
     with pytest.raises(ValueError, match="pass .height, width, channels."):
-        build("mlp", classes=2, image_shape=(8, 8))
+        build("small", classes=2, image_shape=(8, 8))
     with pytest.raises(ValueError, match="at least 16x16"):
         build("cnn", classes=2, image_shape=(8, 8, 1))
     with pytest.raises(ValueError, match="multiples of 4"):

@@ -182,9 +182,9 @@ def _label(name: str | int, labels: tuple[str, ...]) -> int:
     """The number of a class. Names come first; digits that are no name are a number."""
     if name in labels:
         return labels.index(name)
-    if isinstance(name, (int, np.integer)) or name.isdecimal():
-        if 0 <= int(name) < len(labels):
-            return int(name)
+    number = isinstance(name, (int, np.integer)) or name.isdecimal()
+    if number and 0 <= int(name) < len(labels):
+        return int(name)
     some = ", ".join(labels[:120]) + (", ..." if len(labels) > 120 else "")
     raise ValueError(
         f"there is no class {name!r}; give a number below {len(labels)} or one of: {some}"

@@ -29,7 +29,7 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
     >>> [rows.tolist() for rows in partition("shards:1", np.array([1, 0, 0, 1]), clients=2)]
     [[0, 3], [1, 2]]
     """
-    if minimum * clients > len(y):
+    if minimum > 1 and minimum * clients > len(y):
         raise ValueError(
             f"{clients} clients of at least {minimum} examples need {minimum * clients}, and there "
             f"are {len(y)}"
