@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and one small federation with a network in plain JAX."""
 
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,12 @@ def network(features=2, width=5, classes=3, activation=jnp.tanh):
         return dense(params["head"], activation(dense(params["stem"], x))), {}
 
     return jfu.Model(init, apply, ("stem", "head"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Scripts that run alike share their compiled programs, to save the suite's time."""
+    os.environ["JFU_TEST_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,6 @@ ROOT = Path(__file__).parents[1]
 SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4", "--rounds=4"]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """Scripts that run alike share their compiled programs, to save the suite's time."""
-    os.environ["JFU_TEST_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
-
-
 def environment(cached: bool = True) -> dict[str, str]:
     env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
     env["PYTHONWARNINGS"] = ",".join(  # of the scripts' own calls
