@@ -194,8 +194,15 @@ def map_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
     """
 
     def here(shared, clients, key):
-        one, rows, chunks = _chunked(fn, shared, clients, key, chunk)
-        _, results = jax.lax.scan(lambda _, r: (None, chunks(one)(r)), None, rows)
+        size = _chunk_size(clients.id.shape[0], chunk)
+
+        def one(row):
+            client = ClientData(clients.x, clients.y, *row)
+            return fn(shared, client, jax.random.fold_in(key, client.id))
+
+        rows = (clients.index, clients.mask, clients.id)
+        rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
+        _, results = jax.lax.scan(lambda _, r: (None, _chunk(one, size)(r)), None, rows)
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
     def everywhere(shared, clients, key):
@@ -221,47 +228,71 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
       chunk: how many clients run at once on a device: 1 is one after the other, None all.
 
     Returns:
-      A function ``(shared, clients, key) -> (sum, info [K])``.
+      A function ``(shared, clients, key) -> (sum, info [K])``. Given a pytree ``rows [K, ...]``
+      more it gives new rows as a third result, and ``fn(shared, client, key, row) ->
+      (summable, info, row)`` gets and returns the client's: a memory, replaced in place.
     """
 
-    def here(shared, clients, key, padded):
-        one, rows, chunks = _chunked(fn, shared, clients, key, chunk)
-        shapes = jax.eval_shape(one, jax.tree.map(lambda a: a[0, 0], rows))[0]
+    def work(shared, client, key, row):
+        sent, info, *row = fn(shared, client, key, *row)
+        return sent, info, tuple(row)
+
+    def here(shared, clients, key, memory, padded):
+        size = _chunk_size(clients.id.shape[0], chunk)
+
+        def one(row, remembered):
+            client = ClientData(clients.x, clients.y, *row)
+            own = jax.random.fold_in(key, client.id)
+            sent, info, remembered = work(shared, client, own, remembered)
+            if padded:
+                # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
+                real = client.id != NOBODY
+                sent = jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent)
+            return sent, info, remembered
+
+        rows = (clients.index, clients.mask, clients.id)
+        rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
+        first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
+        shapes = jax.eval_shape(one, *first)[0]
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def one_that_counts(row):
-            # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
-            sent, info = one(row)
-            real = row[2] != NOBODY
-            return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent), info
+        def add(carry, row):
+            # The memory is carried, not stacked: written in place, it is held once.
+            (total, memory), (number, row) = carry, row
+            begin = number * size
+            mine = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), memory)
+            sent, info, mine = _chunk(one, size)(row, mine)
+            put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new, begin, 0)
+            memory = jax.tree.map(put, memory, mine)
+            return (jax.tree.map(lambda t, a: t + a.sum(0), total, sent), memory), info
 
-        one_that_counts = one_that_counts if padded else one
+        numbers = jnp.arange(rows[2].shape[0])
+        (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
+        return total, jax.tree.map(lambda a: a.reshape(-1), info), memory
 
-        def add(total, row):
-            sent, info = chunks(one_that_counts)(row)
-            return jax.tree.map(lambda t, a: t + a.sum(0), total, sent), info
-
-        total, info = jax.lax.scan(add, zero, rows)
-        return total, jax.tree.map(lambda a: a.reshape(-1), info)
-
-    def shard(shared, clients, key, padded):
-        total, info = here(shared, clients, key, padded)
+    def shard(shared, clients, key, memory, padded):
+        total, info, memory = here(shared, clients, key, memory, padded)
         # Every device writes its clients' scalars into their places among all clients', so
         # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
         # one a tensor: devices on one host share a thread pool that several could exhaust.
         start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
         every = clients.id.shape[0] * _devices()
         place = lambda a: jax.lax.dynamic_update_slice(jnp.zeros(every, a.dtype), a, (start,))
-        return _all_reduce((total, jax.tree.map(place, info)))
+        return *_all_reduce((total, jax.tree.map(place, info))), memory
 
-    def everywhere(shared, clients, key):
+    def everywhere(shared, clients, key, *memory):
         count = clients.id.shape[0]
         clients = _pad(clients, _devices(), chunk)
-        padded = clients.id.shape[0] > count
-        run = partial(shard if _devices() > 1 else here, padded=padded)
-        run = _shard(run, PartitionSpec()) if _devices() > 1 else run
-        total, info = run(shared, clients, key)
-        return total, jax.tree.map(lambda a: a[:count], info)
+        missing = clients.id.shape[0] - count
+        grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
+        run = partial(shard if _devices() > 1 else here, padded=missing > 0)
+        if _devices() > 1:
+            whole, rows = PartitionSpec(), PartitionSpec(AXIS)
+            run = _shard(run, (whole, whole, rows), more=(rows,))
+        result = run(shared, clients, key, jax.tree.map(grow, memory))
+        cut = lambda tree: jax.tree.map(lambda a: a[:count], tree)
+        total, info, memory = result[0], cut(result[1]), cut(result[2])
+        return (total, info, *memory)
 
     return everywhere
 
@@ -292,23 +323,13 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
     return everywhere
 
 
-def _chunked(fn, shared, clients, key, chunk):
-    """One client's function, the rows to scan over, and how to run a chunk of them."""
-    size = _chunk_size(clients.id.shape[0], chunk)
-
-    def one(row):
-        client = ClientData(clients.x, clients.y, *row)
-        return fn(shared, client, jax.random.fold_in(key, client.id))
-
-    def chunks(one):
-        if size > 1:
-            return jax.vmap(one)
-        # Not a vmap of width one: branches and loop bounds stay scalars, dead batches are free.
-        return lambda row: jax.tree.map(lambda a: a[None], one(jax.tree.map(lambda a: a[0], row)))
-
-    rows = (clients.index, clients.mask, clients.id)
-    rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
-    return one, rows, chunks
+def _chunk(one: Callable, size: int) -> Callable:
+    """``one`` on the rows of a chunk."""
+    if size > 1:
+        return jax.vmap(one)
+    # Not a vmap of width one: branches and loop bounds stay scalars, dead batches are free.
+    only = lambda tree: jax.tree.map(lambda a: a[0], tree)
+    return lambda *rows: jax.tree.map(lambda a: jnp.asarray(a)[None], one(*map(only, rows)))
 
 
 def _chunk_size(clients: int, chunk: int | None) -> int:
@@ -331,9 +352,9 @@ def _devices() -> int:
     return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
 
 
-def _shard(fn: Callable, out_specs: PartitionSpec) -> Callable:
+def _shard(fn: Callable, out_specs: PyTree, more: tuple = ()) -> Callable:
     pool, rows = PartitionSpec(), PartitionSpec(AXIS)
-    specs = (PartitionSpec(), ClientData(pool, pool, rows, rows, rows), PartitionSpec())
+    specs = (PartitionSpec(), ClientData(pool, pool, rows, rows, rows), PartitionSpec(), *more)
     # check_vma off: a gradient taken inside must stay each client's own, not be summed.
     return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)
 

@@ -37,12 +37,15 @@ def wire(send: ClientFn, variables: Variables, clients: ClientData) -> tuple[int
     return nbytes(shared), nbytes(sent)
 
 
-def step_flops(loss: LossFn, variables: Variables, batch: Batch) -> float:
+def step_flops(loss: LossFn, variables: Variables, batch: Batch, *, forward: bool = False) -> float:
     """Floating-point operations of the loss and its gradient on one batch, by XLA's count.
 
     Count one step and multiply by the steps taken: XLA counts the body of a loop once,
     however often it runs. Use stock convolutions, so that the count is the mathematics',
     not that of a faster way to run it.
+
+    Args:
+      forward: counts the loss alone, without its gradient.
 
     >>> loss = lambda variables, batch, key: (batch.x @ variables["params"]).sum()
     >>> batch = Batch(jnp.ones((8, 16)), jnp.zeros(8, jnp.int32), jnp.ones(8))
@@ -52,7 +55,7 @@ def step_flops(loss: LossFn, variables: Variables, batch: Batch) -> float:
 
     def slope(params, rest, batch, key):
         value = lambda p: jax.tree.leaves(loss({**rest, "params": p}, batch, key))[0]
-        return jax.value_and_grad(value)(params)
+        return value(params) if forward else jax.value_and_grad(value)(params)
 
     rest = {name: tree for name, tree in variables.items() if name != "params"}
     lowered = jax.jit(slope).lower(variables["params"], rest, batch, jax.random.key(0))

@@ -6,6 +6,7 @@ al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295), which read t
 update as a negative gradient; with a proximal local loss it is FedProx.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -80,13 +81,31 @@ def fedavg(
         update, info = local(shared, client, key)
         return aggregator.encode(update, info.weight), info, update
 
-    def collect(shared, clients, key):
+    def collect(shared, clients, key, see, rows):
+        """What the server gets, the scalars, updates if asked for, and the clients' new rows."""
+        total = jnp.maximum(clients.mask.sum(), 1)
+        share = lambda info: info.weight / total
         if not (aggregator.stacked or keep_updates):
-            return *sum_clients(send, chunk=chunk)(shared, clients, key), None
+            if see is None:
+                return *sum_clients(send, chunk=chunk)(shared, clients, key), None, rows
+
+            def send_and_see(shared, client, key, row):
+                update, info = local(shared, client, key)
+                return (
+                    aggregator.encode(update, info.weight),
+                    info,
+                    see(row, update, info, share(info)),
+                )
+
+            run = sum_clients(send_and_see, chunk=chunk)
+            sent, info, rows = run(shared, clients, key, rows)
+            return sent, info, None, rows
         sent, info, updates = map_clients(send_and_show, chunk=chunk)(shared, clients, key)
+        if see is not None:
+            rows = jax.vmap(see)(rows, updates, info, share(info))
         if not aggregator.stacked:
             sent = jax.tree.map(lambda a: a.sum(0), sent)
-        return sent, info, updates if keep_updates else None
+        return sent, info, updates if keep_updates else None, rows
 
     def init(variables: Variables) -> FedAvgState:
         if "params" not in variables:
@@ -104,9 +123,15 @@ def fedavg(
         )
 
     def round(state: FedAvgState, clients: ClientData, key: Key) -> tuple[FedAvgState, RoundInfo]:
+        return watched(None)(state, clients, key, None)[:2]
+
+    def watched(see):
+        return functools.partial(one_round, see)
+
+    def one_round(see, state, clients, key, rows):
         clients_key, server_key = jax.random.split(key)
         shared = Broadcast(state.variables, state.round)
-        sent, info, updates = collect(shared, clients, clients_key)
+        sent, info, updates, rows = collect(shared, clients, clients_key, see, rows)
         update, memory = aggregator.decode(sent, state.aggregator, server_key)
         slope = jax.tree.map(jnp.negative, update["params"])
         change, server_state = server.update(slope, state.server, state.params)
@@ -115,9 +140,9 @@ def fedavg(
             for name, tree in state.variables.items()
         }
         state = FedAvgState(variables, server_state, memory, state.round + 1)
-        return state, RoundInfo(info, summarise(info), clients.id, updates)
+        return state, RoundInfo(info, summarise(info), clients.id, updates), rows
 
-    return FederatedAlgorithm(init, round)
+    return FederatedAlgorithm(init, round, watched)
 
 
 def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
@@ -134,11 +159,19 @@ def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
 
 
 def summarise(info: LocalInfo) -> dict[str, jax.Array]:
-    """Scalars of a round: clients and examples that took part, local steps, mean loss."""
+    """Scalars of a round, float32.
+
+    ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
+    to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean.
+    """
     examples = info.weight.sum()
+    clients = (info.weight > 0).sum().astype(jnp.float32)
     return {
-        "clients": (info.weight > 0).sum().astype(jnp.float32),
+        "clients": clients,
         "examples": examples,
+        "down": clients,
+        "up": clients,
         "steps": info.steps.sum(),
+        "forwards": info.forwards.sum(),
         "loss": (info.loss * info.weight).sum() / jnp.maximum(examples, 1),
     }

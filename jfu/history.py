@@ -3,21 +3,24 @@
 Training itself is unaware of it. After round ``t`` with updates ``D_k`` and weights ``p_k =
 n_k / sum_j n_j`` of the clients that took part:
 
-    norms[t, k] = ||D_k||     sums[k] += p_k D_k     last[k] = D_k     updates[t, k] = D_k
+    norms[t, k] = ||D_k||    sums[k] += p_k D_k    first[k], last[k] = D_k    updates[t, k] = D_k
 
-``norms`` costs four bytes a round and client and lets a round keep its running sum; the others
-make a round hold every client's update (``fedavg(..., keep_updates=True)``).
+``norms`` costs four bytes a round and client. ``sums``, ``first`` and ``last`` hold one model a
+client, ``updates`` one a client and round; each is written by the client's own step of the
+round, which never holds all clients' updates beside it. ``start`` is the model that training
+began from.
 """
 
+import functools
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jfu.types import ClientData, FederatedAlgorithm, Params, PyTree, Variables
+from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
 
-KEPT = ("norms", "sums", "last", "updates")
+KEPT = ("start", "norms", "sums", "first", "last", "updates")
 
 
 class Recorded(NamedTuple):
@@ -45,15 +48,15 @@ def recorded(
     """A federation that also keeps a history of its clients' parameter updates.
 
     Args:
-      fed: makes ``RoundInfo.updates`` unless only ``norms`` are kept.
-      keep: out of ``norms`` [R, K], ``sums`` [K, ...], ``last`` [K, ...], ``updates``
-        [R, K, ...]; float32 or the parameters' dtype. Clients that missed a round leave zeros
-        in it, and their ``last`` as it was.
+      fed: a federation that can be watched, as all of jfu's can.
+      keep: out of ``start``, ``norms`` [R, K], ``sums``, ``first``, ``last`` [K, ...] and
+        ``updates`` [K, R, ...]; in the parameters' dtypes, norms in float32. Clients that
+        missed a round leave zeros in it, and their ``first`` and ``last`` as they were.
       clients: the federation's clients; rows of the history are in their order.
       rounds: R, the rounds there is room for; later ones are not recorded.
 
     Raises:
-      ValueError: a name that is not among these; a federation that shows no updates.
+      ValueError: a name that is not among these; a federation that cannot be watched.
 
     >>> from jfu import fedavg, local_sgd, stack
     >>> import optax
@@ -66,48 +69,58 @@ def recorded(
     """
     if unknown := sorted(set(keep) - set(KEPT)):
         raise ValueError(f"there is no history {', '.join(unknown)}; it can keep {', '.join(KEPT)}")
+    if fed.watched is None:
+        raise ValueError(
+            "this federation cannot be watched; give its FederatedAlgorithm a `watched`, as "
+            "jfu.fedavg does"
+        )
     ids, count = clients.id, clients.id.shape[0]
 
     def init(variables: Variables) -> Recorded:
         room = lambda *lead: jax.tree.map(
-            lambda p: jnp.zeros((*lead, *p.shape), p.dtype), variables["params"]
+            lambda p: jnp.zeros((count, *lead, *p.shape), p.dtype), variables["params"]
         )
         make = dict(
+            start=lambda: jax.tree.map(jnp.array, dict(variables)),
             norms=lambda: jnp.zeros((rounds, count)),
-            sums=lambda: room(count),
-            last=lambda: room(count),
-            updates=lambda: room(rounds, count),
+            sums=room,
+            first=room,
+            last=room,
+            updates=lambda: room(rounds),
         )
         return Recorded(fed.init(variables), {name: make[name]() for name in KEPT if name in keep})
 
     def round(state: Recorded, clients: ClientData, key: jax.Array):
         number, old = state.inner.round, state.history
-        inner, info = fed.round(state.inner, clients, key)
-        if info.updates is None and set(keep) - {"norms"}:
-            raise ValueError(
-                f"to keep {', '.join(keep)} the federation must show single updates; make it with "
-                "fedavg(..., keep_updates=True)"
-            )
-        # Who worked may be a sample: their places among all clients.
-        known = info.ids[:, None] == ids[None]
-        place = jnp.where(known.any(1), known.argmax(1), count)  # strangers fall off the end
-        here = info.clients.weight > 0
-        share = info.clients.weight / jnp.maximum(info.clients.weight.sum(), 1)
-        sent = None if info.updates is None else info.updates["params"]
-        wide = lambda v, u: v.reshape(v.shape + (1,) * (u.ndim - 1)).astype(u.dtype)
-        new = dict(old)
+        see = functools.partial(_see, number)
+        rows = {name: old[name] for name in ("sums", "first", "last", "updates") if name in old}
+        if rows:
+            inner, info, rows = fed.watched(see)(state.inner, clients, key, rows)
+        else:
+            inner, info = fed.round(state.inner, clients, key)
+        new = {**old, **rows}
         if "norms" in old:
+            # Who worked may be a sample: their places among all clients.
+            known = info.ids[:, None] == ids[None]
+            place = jnp.where(known.any(1), known.argmax(1), count)  # strangers fall off the end
             new["norms"] = old["norms"].at[number, place].set(info.clients.norm, mode="drop")
-        if "sums" in old:
-            add = lambda s, u: s.at[place].add(wide(share, u) * u, mode="drop")
-            new["sums"] = jax.tree.map(add, old["sums"], sent)
-        if "last" in old:
-            keep_old = jnp.where(here, place, count)
-            last = lambda s, u: s.at[keep_old].set(u, mode="drop")
-            new["last"] = jax.tree.map(last, old["last"], sent)
-        if "updates" in old:
-            put = lambda s, u: s.at[number, place].set(u, mode="drop")
-            new["updates"] = jax.tree.map(put, old["updates"], sent)
         return Recorded(inner, new), info
 
     return FederatedAlgorithm(init, round)
+
+
+def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share: jax.Array):
+    """A client's row of the history after a round."""
+    sent, here, new = update["params"], info.weight > 0, {}
+    if "sums" in row:
+        add = lambda s, u: s + jnp.where(here, share.astype(u.dtype) * u, 0)
+        new["sums"] = jax.tree.map(add, row["sums"], sent)
+    if "first" in row:
+        put = lambda s, u: jnp.where(here & (number == 0), u, s)
+        new["first"] = jax.tree.map(put, row["first"], sent)
+    if "last" in row:
+        new["last"] = jax.tree.map(lambda s, u: jnp.where(here, u, s), row["last"], sent)
+    if "updates" in row:
+        put = lambda s, u: s.at[number].set(jnp.where(here, u, 0), mode="drop")
+        new["updates"] = jax.tree.map(put, row["updates"], sent)
+    return new

@@ -87,6 +87,7 @@ def local_sgd(
             loss=total / jnp.maximum(steps, 1),
             steps=steps.astype(jnp.float32),
             norm=optax.tree.norm(sent["params"]),
+            forwards=jnp.zeros(()),
         )
         return sent, info
 

@@ -18,16 +18,29 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
     if size < 1:
         raise ValueError(f"{size} clients were to be sampled each round; ask for at least 1")
 
+    def draw(clients, key):
+        # Drawn by identity, so that neither order nor padding of the clients changes who works.
+        value = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
+        live = clients.mask.any(-1)
+        chosen = jnp.sort(jnp.argsort(jnp.where(live, value, jnp.inf))[:size])
+        rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
+        return chosen, clients._replace(**rows)
+
     def round(state, clients, key):
         draw_key, key = jax.random.split(key)
-        # Drawn by identity, so that neither order nor padding of the clients changes who works.
-        draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(draw_key, i)))(clients.id)
-        live = clients.mask.any(-1)
-        chosen = jnp.sort(jnp.argsort(jnp.where(live, draw, jnp.inf))[:size])
-        rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
-        return fed.round(state, clients._replace(**rows), key)
+        return fed.round(state, draw(clients, draw_key)[1], key)
 
-    return FederatedAlgorithm(fed.init, round)
+    def watched(see):
+        def watched_round(state, clients, key, rows):
+            draw_key, key = jax.random.split(key)
+            chosen, some = draw(clients, draw_key)
+            theirs = jax.tree.map(lambda a: a[chosen], rows)
+            state, info, theirs = fed.watched(see)(state, some, key, theirs)
+            return state, info, jax.tree.map(lambda a, new: a.at[chosen].set(new), rows, theirs)
+
+        return watched_round
+
+    return FederatedAlgorithm(fed.init, round, watched if fed.watched else None)
 
 
 def absent(fed: FederatedAlgorithm, rate: float) -> FederatedAlgorithm:
@@ -39,9 +52,19 @@ def absent(fed: FederatedAlgorithm, rate: float) -> FederatedAlgorithm:
     if not 0 <= rate < 1:
         raise ValueError(f"the rate of absence is {rate}; it must lie in [0, 1)")
 
+    def present(clients, key):
+        value = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
+        return clients._replace(mask=clients.mask & (value >= rate)[:, None])
+
     def round(state, clients, key):
         draw_key, key = jax.random.split(key)
-        draw = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(draw_key, i)))(clients.id)
-        return fed.round(state, clients._replace(mask=clients.mask & (draw >= rate)[:, None]), key)
+        return fed.round(state, present(clients, draw_key), key)
 
-    return FederatedAlgorithm(fed.init, round)
+    def watched(see):
+        def watched_round(state, clients, key, rows):
+            draw_key, key = jax.random.split(key)
+            return fed.watched(see)(state, present(clients, draw_key), key, rows)
+
+        return watched_round
+
+    return FederatedAlgorithm(fed.init, round, watched if fed.watched else None)

@@ -61,15 +61,16 @@ class LocalInfo(NamedTuple):
 
     weight: jax.Array  # float32, live examples behind the update
     loss: jax.Array  # float32, mean training loss over the local steps
-    steps: jax.Array  # float32, local steps taken
+    steps: jax.Array  # float32, local steps taken: a forward and a backward pass each
     norm: jax.Array  # float32, Euclidean length of the update of the parameters
+    forwards: jax.Array  # float32, batches that were only passed forward, by a teacher say
 
 
 class RoundInfo(NamedTuple):
     """Everything a human may want to see of a round and the next round does not need."""
 
     clients: LocalInfo  # [K] each
-    metrics: Mapping[str, jax.Array]  # scalars: loss, clients, steps, examples
+    metrics: Mapping[str, jax.Array]  # scalars, see fedavg.summarise
     ids: jax.Array  # [K] int32, who the rows of `clients` and `updates` are
     updates: PyTree = None  # [K, ...] only where single updates were asked for
 
@@ -106,27 +107,46 @@ class RecoverFn(Protocol):
 
 
 class FederatedAlgorithm(NamedTuple):
-    """Training: ``init`` makes a state, ``round`` maps it to the next one."""
+    """Training: ``init`` makes a state, ``round`` maps it to the next one.
+
+    ``watched(see)`` is ``round`` with a memory of each client, ``(state, clients, key, rows) ->
+    (state, info, rows)``: ``rows`` is a pytree ``[K, ...]``, and ``see(row, update, info, share)``
+    makes a client's new row of what it sent, ``share`` being its part of the round's examples.
+    """
 
     init: InitFn
     round: RoundFn
+    watched: Callable[[Callable], Callable] | None = None
 
 
 class Needs(NamedTuple):
     """What an unlearner reads besides the trained model and the retained data."""
 
-    history: str = ""  # "" or what training had to record
-    forget_data: bool = False  # the target takes part, or its data is read
-    per_client: bool = False  # the server must see single updates
-    proxy_data: bool = False  # data at the server
+    history: tuple[str, ...] = ()  # what training had to record, see jfu.history
+    target: bool = False  # the leaving client takes part
+    forget_data: bool = False  # the forgotten examples are read
+    per_client: bool = False  # the server sees single updates, now or while training
+    proxy_data: bool = False  # unlabelled data at the server
+    whole_clients: bool = False  # it can forget clients, not classes or single examples
+
+
+class ServerWork(NamedTuple):
+    """What ``perturb`` computes at the server, in batches of the size that clients use."""
+
+    steps: int = 0  # forward and backward
+    forwards: int = 0
 
 
 class Unlearner(NamedTuple):
-    """Unlearning: ``perturb`` answers the request, ``recover`` is each round after it."""
+    """Unlearning: ``perturb`` answers the request, ``recover`` is each round after it.
+
+    ``perturb`` is work of the server; whatever communicates is a round.
+    """
 
     perturb: PerturbFn
     recover: RecoverFn
     needs: Needs = Needs()
+    server: ServerWork = ServerWork()
 
 
 class Model(NamedTuple):
@@ -141,6 +161,8 @@ class Model(NamedTuple):
     apply: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
     layers: tuple[str, ...] = ()  # paths of layers in call order; norms are not among them
     follows: tuple[tuple[str, str], ...] = ()  # (path of a running mean, the layer it follows)
+    # (variables, x) -> [B, D], what the last layer is applied to
+    features: Callable[[Variables, jax.Array], jax.Array] | None = None
 
 
 LossFn: TypeAlias = Callable[[Variables, Batch, Key], Any]  # -> loss, or (loss, changed)

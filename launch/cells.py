@@ -57,28 +57,33 @@ def run_cell(
     *,
     checkpoint_every: int,
     quiet: bool = False,
+    enough: float | None = None,
 ) -> tuple[Any, list[dict]]:
     """Runs or continues one cell to its last round.
 
     Args:
       budget: rounds after ``perturb``.
       quiet: evaluates the last round only (training before the request).
+      enough: stops at the first evaluated round with this retained accuracy.
 
     Returns:
       ``(state, rows)``: the last state and one row an evaluated round, round 0 among them.
     """
-    fresh = method is study.fresh
+    fresh = method in (study.fresh, study.train)
     if fresh:  # it looks at no model: one program for training and retraining
         trained = jfu.Trained(())
+    else:
+        held = {kind: trained.history[kind] for kind in method.needs.history}
+        trained = jfu.Trained(trained.variables, held)
     path = work.cell(trial.seed, name)
-    storage = jfu.nbytes(trained.history) if method.needs.history else 0
+    storage = jfu.nbytes(trained.history)
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
     perturb_key, rounds_key = experiment.place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
     if path.exists():
         state, notes = jfu.io.load_state(path, like)
         state, rows, spent = experiment.place(state), notes["rows"], notes["spent"]
-        if notes["round"] == budget:
+        if notes["round"] == budget or notes.get("finished"):
             return state, rows
         done = notes["round"]
     else:
@@ -86,8 +91,10 @@ def run_cell(
         began = time.perf_counter()
         state = jax.block_until_ready(perturb(trained, request, perturb_key))
         spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=time.perf_counter() - began)
+        spent["flops"] += method.server.steps * study.per_step
+        spent["flops"] += method.server.forwards * study.per_forward
         rows, done = [], 0
-        if name not in STREAMS and name not in ("finetune", "none"):
+        if name in jfu.unlearn.PERTURBING:
             some = trial.exam.x[np.flatnonzero(trial.exam.retain)[:64]]
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
@@ -105,27 +112,34 @@ def run_cell(
         if final or (not quiet and number % study.config.eval_every == 0):
             every = study.config.attack_every
             attack = final or bool(every and number % every == 0)
-            rows.append(row(study, trial, name, number, state, spent, storage, attack=attack))
+            line = row(study, trial, name, number, state, spent, storage, attack=attack)
+            if enough is not None and line["retain"] >= enough and not final:
+                final = True
+                line = row(study, trial, name, number, state, spent, storage, attack=True)
+            rows.append(line)
         if final or number % checkpoint_every == 0:
-            notes = dict(round=number, rows=rows, spent=spent)
+            notes = dict(round=number, rows=rows, spent=spent, finished=final)
             jfu.io.save_state(path, state, notes)
+        if final:
+            break
         if time.perf_counter() - last > 5 and not final:
             last = time.perf_counter()
             left = (last - began) / (number - done) * (budget - number)
             say(f"  seed {trial.seed}  {name:<10} round {number}/{budget}, {left:.0f} s left")
     if budget == 0:
-        jfu.io.save_state(path, state, dict(round=0, rows=rows, spent=spent))
+        jfu.io.save_state(path, state, dict(round=0, rows=rows, spent=spent, finished=True))
     return state, rows
 
 
 def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) -> dict:
     """The costs so far and those of one more round."""
-    took_part, steps = int(info.metrics["clients"]), int(info.metrics["steps"])
+    count = lambda name: int(info.metrics[name])
     down, up = study.per_client
+    flops = count("steps") * study.per_step + count("forwards") * study.per_forward
     return dict(
-        bytes_down=spent["bytes_down"] + took_part * down,
-        bytes_up=spent["bytes_up"] + took_part * up,
-        flops=spent["flops"] + steps * study.per_step,
+        bytes_down=spent["bytes_down"] + count("down") * down,
+        bytes_up=spent["bytes_up"] + count("up") * up,
+        flops=spent["flops"] + flops,
         seconds=spent["seconds"] + seconds,
     )
 
@@ -150,7 +164,7 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
         method, budget = jfu.unlearn.finetune(study.setting.fed), 0
         start = jfu.Trained(experiment.place(study.given))
     else:
-        method, budget = study.fresh, study.config.rounds
+        method, budget = study.train, study.config.rounds
         start = jfu.Trained(())  # retraining looks at no model
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
     nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
@@ -182,7 +196,7 @@ def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkp
         )
         seen = {k: f"{v:5.1f} %" for k, v in result[1][-1].items() if v is not None and k in SHOWN}
         say(
-            f"  seed {trial.seed}  {name:<13} {budget:4d} rounds "
+            f"  seed {trial.seed}  {name:<13} {max(result[1][-1]['round'], 0):4d} rounds "
             f"{time.perf_counter() - began:6.1f} s  "
             + ", ".join(f"{SHOWN[k]} {v}" for k, v in seen.items())
         )

@@ -16,6 +16,7 @@ from typing import Any
 
 from absl import flags
 
+import jfu
 from launch import flags as shared
 from launch import main
 
@@ -27,22 +28,63 @@ def define() -> None:
     flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
     flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
-    flags.DEFINE_list("methods", ["retrain", "finetune", "not"], "Methods to compare.")
+    flags.DEFINE_list(
+        "methods",
+        ["retrain", "finetune", "not"],
+        "Methods to compare; all is every published one that can answer the request.",
+    )
+    flags.DEFINE_list(
+        "keep_history",
+        None,
+        "What training remembers. Default: what the methods need; name it where methods that need "
+        "more are to join later.",
+    )
 
 
 def compare() -> None:
-    config = shared.resolve()
     began = time.perf_counter()
-    from launch import cells, experiment, report, workdir
+    work, config, rows = run()
+    from launch import report
 
-    work = workdir.open_workdir(shared.workdir(config, "compare"), config, "compare")
+    summary, text = report.write(work.path, rows, config)
+    many = len(summary["seeds"])
+    title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
+    report.curves(rows, str(work.path / "curves.png"), title)
+    plots = ["curves.png"]
+    if report.costs(summary, str(work.path / "costs.png"), title):
+        plots.append("costs.png")
+    print(f"\n{text}\n{report.legend(summary)}")
+    print(
+        f"{time.perf_counter() - began:.0f} s; results, table and {' and '.join(plots)} are in "
+        f"{work.path}/"
+    )
+
+
+def run() -> tuple:
+    """Runs what is not done yet of every cell that the flags ask for.
+
+    Returns:
+      ``(work, config, rows)``: all rows that the work directory holds.
+    """
+    names = asked(FLAGS.methods, FLAGS.forget)
+    config = shared.resolve(names)
+    from launch import cells, experiment, workdir
+
+    keep = list(FLAGS.keep_history or experiment.remembered(names))
+    where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
+    work = workdir.open_workdir(where, config, "compare")
+    if work.layout is not None:
+        keep = workdir.same_history(work, keep, names)
     layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     with experiment.on_devices(layout):
         study = experiment.study(config, layout, seeds)
-        methods = experiment.methods(study, list(FLAGS.methods))
+        methods = experiment.methods(study, names)
         trial = experiment.trial(study, seeds[0])
-        work = workdir.begin(work, config, "compare", layout)
+        for name, method in methods.items():
+            jfu.unlearn.check_request(method, trial.request, keep, name)
+        study = experiment.remembering(study, keep, trial)
+        work = workdir.begin(work, config, "compare", layout, keep_history=keep)
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         cells.announce(study, trial, doing, layout, work)
         programs, rows = cells.Programs(), []
@@ -51,12 +93,21 @@ def compare() -> None:
             rows += run_seed(work, study, trial, methods, programs)
             workdir.write_results(work, rows)
         rows = workdir.read_results(work)
-    summary, text = report.write(work.path, rows, config)
-    many = len(summary["seeds"])
-    title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
-    report.curves(rows, str(work.path / "curves.png"), title)
-    print(f"\n{text}\n{report.legend(summary)}")
-    print(f"{time.perf_counter() - began:.0f} s; results, table and curves.png are in {work.path}/")
+    return work, config, rows
+
+
+def asked(given: list[str], forget: str) -> list[str]:
+    """The methods of --methods, with ``all`` as the published ones that can answer the request."""
+    names: dict[str, None] = {}
+    for name in given:
+        several = jfu.unlearn.COMPARED if name == "all" else (name,)
+        for one in several:
+            whole = one in jfu.unlearn.UNLEARNERS and jfu.unlearn.needs_of(one).whole_clients
+            if name == "all" and whole and not forget.startswith("client:"):
+                main.say(f"left out: {one} takes whole clients out, and --forget={forget} is less")
+            else:
+                names[one] = None
+    return list(names)
 
 
 def run_seed(work, study, trial, methods, programs) -> list[dict[str, Any]]:

@@ -1,9 +1,12 @@
 """From a configuration to the functions and arrays that an experiment runs."""
 
+import ast
 import contextlib
+import inspect
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +15,7 @@ import numpy as np
 import optax
 
 import jfu
+import jfu.history
 import jfu.io
 from jfu.augment import AUGMENTS
 from jfu.unlearn import UNLEARNERS, Setting
@@ -37,12 +41,15 @@ class Study(NamedTuple):
     dataset: Any
     model: jfu.Model
     setting: Setting  # federation with the recovery rate
-    fresh: jfu.Unlearner  # training from scratch, at the training rate: also retraining
+    fed: jfu.FederatedAlgorithm  # at the training rate
+    fresh: jfu.Unlearner  # training from scratch: retraining
+    train: jfu.Unlearner  # the same, with what it must remember
     given: Any  # variables of --init_params, or None
     logits: Callable  # (variables, x) -> [B, C]
     judge: Callable  # (variables, x, y) -> (loss, correct)
     per_client: tuple[int, int]  # bytes down and up for a client in a round
     per_step: float  # FLOPs of a local step
+    per_forward: float  # FLOPs of passing a batch forward
     slots: int  # example slots a client, over all seeds
 
 
@@ -117,12 +124,8 @@ def place(tree: Any) -> Any:
 # ---------------------------------------------------------------- what all seeds share
 
 
-def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] = ()) -> Study:
-    """Loads the data, builds model and federation, and reads costs off them.
-
-    Args:
-      keep: the history that training records.
-    """
+def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
+    """Loads the data, builds model and federation, and reads costs off them."""
     from jfu import data, models
 
     dataset = data.load(
@@ -130,9 +133,11 @@ def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] 
         data_dir=config.data_dir,
         image_size=config.image_size,
         train_size=config.train_size,
+        test_size=config.test_size,
         resplit=config.resplit,
         drop_labels=config.drop_labels,
     )
+    dataset, proxy = set_aside(dataset, config.proxy)
     if config.backdoor and config.backdoor_label >= len(dataset.labels):
         raise ValueError(
             f"--backdoor_label={config.backdoor_label} is none of the {len(dataset.labels)} "
@@ -143,22 +148,29 @@ def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] 
     model = models.build(config.model, **sizes)
     stock = models.build(config.model, **sizes, stock_conv=True)
     loss = jfu.classification(model.apply)
-    single = bool(set(keep) - {"norms"})  # updates one by one
-    train, local = federation(config, loss, config.lr, layout.chunk or None, single)
-    again, _ = federation(config, loss, config.recovery_lr, layout.chunk or None)
-    fed = train if config.recovery_lr == config.lr else again
+    chunk = layout.chunk or None
+    fed, local = federation(config, loss, config.lr, chunk)
+    again, recovering = fed, local
+    if config.recovery_lr != config.lr:
+        again, recovering = federation(config, loss, config.recovery_lr, chunk)
     setting = Setting(
-        fed,
+        again,
         model,
         selector(config.layers, model, config.weights_only),
         model.follows if config.follow_means else (),
         config.weights_only,
+        local=recovering,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        chunk=chunk,
+        within=config.recovery_rounds,
+        proxy=proxy,
+        options=read_options(config.options),
     )
     variables = jax.eval_shape(model.init, jax.random.key(0))
     jfu.select(variables["params"], setting.selector)  # refuses before any work is done
     one = clients_of(config, dataset, seeds[0])[0]
-    if keep:
-        train = jfu.recorded(train, keep, clients=one, rounds=config.rounds)
+    fresh = jfu.unlearn.retrain(fed, model.init)
     # Every request is read before anything is run or written, so that a bad one costs nothing.
     longest = [clients_of(config, dataset, seed)[0].index.shape[1] for seed in seeds]
     slots = max(config.batch_size, *longest)
@@ -174,18 +186,61 @@ def study(config: Config, layout: Layout, seeds: list[int], keep: Sequence[str] 
         dataset=dataset,
         model=model,
         setting=setting,
-        fresh=jfu.unlearn.retrain(train, model.init),
+        fed=fed,
+        fresh=fresh,
+        train=fresh,
         given=jfu.io.adopt(config.init_params, variables) if config.init_params else None,
         logits=jax.jit(lambda variables, x: model.apply(variables, x)[0]),
         judge=jax.jit(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
-        per_client=jfu.wire(jfu.sender(local, jfu.weighted_mean()), variables, one),
+        per_client=jfu.wire(jfu.sender(local(), jfu.weighted_mean()), variables, one),
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
+        per_forward=jfu.step_flops(jfu.classification(stock.apply), variables, batch, forward=True),
         slots=slots,
     )
 
 
-def federation(config: Config, loss, lr: float, chunk: int | None, single: bool = False):
-    """The federation and the client's work in it."""
+def set_aside(dataset: Any, share: float) -> tuple[Any, np.ndarray | None]:
+    """The data set without a share of its test images, and those, without their labels."""
+    if not share:
+        return dataset, None
+    order = np.random.default_rng(0).permutation(len(dataset.y_test))
+    proxy, rest = np.split(order, [int(share * len(order))])
+    x, y = dataset.x_test, dataset.y_test
+    return dataset._replace(x_test=x[np.sort(rest)], y_test=y[np.sort(rest)]), x[np.sort(proxy)]
+
+
+def read_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``--options`` as keyword arguments by method."""
+    options: dict[str, dict[str, Any]] = {}
+    for text in given:
+        found = re.fullmatch(r"(\w+)\.(\w+)=(.+)", text)
+        if not found:
+            raise ValueError(
+                f"--options={text} is not understood; write METHOD.OPTION=VALUE, such as "
+                "pgd.lr=0.003"
+            )
+        method, name, value = found.groups()
+        if name not in (known := options_of(method)):
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"--options={text}: {method} has no option {name}; {there}")
+        with contextlib.suppress(ValueError, SyntaxError):  # a word stays one
+            value = ast.literal_eval(value)
+        options.setdefault(method, {})[name] = value
+    return options
+
+
+def options_of(method: str) -> list[str]:
+    """What ``--options`` may set of a method: its own keyword arguments."""
+    if method not in UNLEARNERS:
+        raise ValueError(f"there is no method {method}; the methods are {', '.join(UNLEARNERS)}")
+    factory = getattr(jfu.unlearn, method, None)
+    taken = ("follows", "within", "chunk")
+    given = inspect.signature(factory).parameters.values() if factory else ()
+    return [p.name for p in given if p.kind is p.KEYWORD_ONLY and p.name not in taken]
+
+
+def federation(config: Config, loss, lr: float, chunk: int | None):
+    """The federation, and what makes its clients' work: ``local(loss, optimizer, epochs)``."""
     makers = {
         "sgd": lambda rate: optax.chain(
             optax.add_decayed_weights(config.weight_decay)
@@ -213,16 +268,19 @@ def federation(config: Config, loss, lr: float, chunk: int | None, single: bool 
         return makers[config.optimizer](lr * warm * config.lr_decay**round)
 
     constant = config.lr_decay == 1 and not config.warmup_rounds
-    local = jfu.local_sgd(
-        loss,
-        makers[config.optimizer](lr) if constant else optimizer,
-        epochs=config.epochs,
+    usual = makers[config.optimizer](lr) if constant else optimizer
+    train = partial(
+        jfu.local_sgd,
         batch_size=config.batch_size,
         proximal=config.proximal,
         augment=AUGMENTS[config.augment],
     )
+
+    def local(loss=loss, optimizer=usual, epochs=config.epochs):
+        return train(loss, optimizer, epochs=epochs)
+
     server = servers[config.server](config.server_lr)
-    fed = jfu.fedavg(local, server=server, chunk=chunk, keep_updates=single)
+    fed = jfu.fedavg(local(), server=server, chunk=chunk)
     if config.absent:
         fed = jfu.absent(fed, config.absent)
     if config.sample:
@@ -383,8 +441,28 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
         raise ValueError(
             f"there is no method {', '.join(unknown)}; the methods are {', '.join(UNLEARNERS)}"
         )
+    if "fukd" in names and study.setting.proxy is None:
+        raise ValueError(
+            "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
+        )
     made = {name: UNLEARNERS[name](study.setting) for name in names}
     return made | ({"retrain": study.fresh} if "retrain" in made else {})
+
+
+def remembered(names: Sequence[str]) -> tuple[str, ...]:
+    """What training must keep for these methods."""
+    known = [name for name in names if name in UNLEARNERS]
+    wanted = {kind for name in known for kind in jfu.unlearn.needs_of(name).history}
+    return tuple(kind for kind in jfu.history.KEPT if kind in wanted)
+
+
+def remembering(study: Study, keep: Sequence[str], trial: Trial) -> Study:
+    """The study with training that records a history."""
+    if not keep:
+        return study
+    clients, rounds = trial.everything.retain, study.config.rounds
+    fed = jfu.recorded(study.fed, keep, clients=clients, rounds=rounds)
+    return study._replace(train=jfu.unlearn.retrain(fed, study.model.init))
 
 
 def budget(config: Config, name: str) -> int:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -25,6 +26,8 @@ class Config:
     data_dir: str | None
     image_size: int | None
     train_size: int | None
+    test_size: int | None
+    proxy: float
     resplit: float | None
     drop_labels: tuple[str, ...]
     clients: int
@@ -59,6 +62,7 @@ class Config:
     follow_means: bool
     recovery_rounds: int
     recovery_lr: float
+    options: tuple[str, ...]
     eval_every: int
     attack_every: int
 
@@ -77,6 +81,15 @@ def define() -> None:
     )
     string("data_dir", None, "Where prepared tensorflow-datasets sets lie.")
     integer("train_size", None, "Use only so many training images.", lower_bound=1)
+    integer("test_size", None, "Use only so many test images.", lower_bound=1)
+    real(
+        "proxy",
+        None,
+        "Share of the test images that is set aside, without labels, for methods that need data at "
+        "the server; nothing is evaluated on it. Default: 0.1 where such a method is asked for.",
+        0.0,
+        0.9,
+    )
     integer("image_size", None, "Resize images to this height and width.", lower_bound=1)
     real("resplit", None, "Merge train and test and split anew, with this share for testing.")
     several(
@@ -180,6 +193,12 @@ def define() -> None:
         "again for --lr_decay and --warmup_rounds. Default: --lr.",
         lower_bound=0.0,
     )
+    several(
+        "options",
+        [],
+        "Options of methods, over their published values: METHOD.OPTION=VALUE,... such as "
+        "pgd.lr=0.003,mode.lam=0.9. A method's file in jfu/unlearn says what there is.",
+    )
 
     # Running
     string(
@@ -208,9 +227,10 @@ def define() -> None:
     boolean("debug", False, "Show the traceback of an error.")
 
 
-def resolve(**changes: Any) -> Config:
+def resolve(methods: Sequence[str] = ()) -> Config:
     """The configuration that the flags ask for, defaults filled in."""
     given = flags.FLAGS
+    proxy = 0.1 if "fukd" in methods else 0.0
     recipe = RECIPES.get(given.dataset, RECIPES[""])
     own = lambda name: getattr(given, name) if getattr(given, name) is not None else recipe[name]
     rounds, lr = own("rounds"), own("lr")
@@ -238,8 +258,9 @@ def resolve(**changes: Any) -> Config:
         recovery_lr=lr if given.recovery_lr is None else given.recovery_lr,
         layers=tuple(given.layers),
         drop_labels=tuple(given.drop_labels),
+        proxy=proxy if given.proxy is None else given.proxy,
+        options=tuple(sorted(given.options)),
     )
-    derived |= changes
     names = [field.name for field in dataclasses.fields(Config)]
     return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in names})
 

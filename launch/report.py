@@ -25,7 +25,8 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
     Returns:
       ``methods.<name>``: each measure and cost after the method's last round as ``{mean,
       std}``, ``gap`` (of the means, the paper's), ``gap_per_seed``, ``rounds_to_recover`` and
-      the costs up to that round; ``floor``: the same gaps of the second retrained model.
+      the costs up to that round, ``needs``, and ``stopped``, the same measures where each of
+      four rules would have stopped; ``floor``: the same gaps of the second retrained model.
       Standard deviations are those of a sample (n - 1), 0 for one seed.
     """
     runs: dict[str, dict[int, list]] = {}
@@ -34,6 +35,12 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
     last = lambda name: {s: max(r, key=lambda x: x["round"]) for s, r in runs[name].items()}
     reference = last("retrain") if "retrain" in runs else {}
     methods = {name: _summary(runs[name], last(name), reference) for name in runs if name != AGAIN}
+    begin = last("original") if "original" in runs else {}
+    for name in methods:
+        if name in jfu.unlearn.UNLEARNERS:
+            methods[name]["needs"] = _needs(jfu.unlearn.needs_of(name))
+        if name not in ("original", "retrain", "none"):
+            methods[name]["stopped"] = _stopped(runs[name], reference, begin)
     floor = None
     if AGAIN in runs and reference:
         floor = _summary(runs[AGAIN], last(AGAIN), reference)
@@ -45,24 +52,92 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
 
 def _summary(runs: dict[int, list], last: dict[int, dict], reference: dict[int, dict]) -> dict:
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
-    out: dict[str, Any] = {m: _spread([row[m] for row in last.values()]) for m in names}
-    out["rounds"] = _spread([row["round"] for row in last.values()])
+    out: dict[str, Any] = {m: spread([row[m] for row in last.values()]) for m in names}
+    out["rounds"] = spread([row["round"] for row in last.values()])
     seeds = [s for s in last if s in reference]
     mine, theirs = [last[s] for s in seeds], [reference[s] for s in seeds]
     out["gap"] = jfu.gap(mine, theirs) if seeds else None
-    out["gap_per_seed"] = _spread(jfu.gap_per_seed(mine, theirs) or [None]) if seeds else None
+    out["gap_per_seed"] = spread(jfu.gap_per_seed(mine, theirs) or [None]) if seeds else None
     rounds = {s: jfu.first_round_within(runs[s], reference[s]["retain"]) for s in seeds}
-    out["rounds_to_recover"] = _spread(list(rounds.values())) if seeds else None
+    out["rounds_to_recover"] = spread(list(rounds.values())) if seeds else None
     at = {s: next(row for row in runs[s] if row["round"] == r) for s, r in rounds.items() if r}
     traffic = [at[s]["bytes_down"] + at[s]["bytes_up"] if s in at else None for s in seeds]
-    out["bytes_to_recover"] = _spread(traffic) if seeds else None
+    out["bytes_to_recover"] = spread(traffic) if seeds else None
     for cost in ("flops", "seconds"):
         values = [at[s][cost] if s in at else None for s in seeds]
-        out[f"{cost}_to_recover"] = _spread(values) if seeds else None
+        out[f"{cost}_to_recover"] = spread(values) if seeds else None
     return out
 
 
-def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
+# In the table's column.
+SHORT = dict(history="H", target="T", forget_data="D", per_client="U", proxy_data="P")
+NEEDS = dict(
+    history="stored history",
+    target="the leaving client takes part",
+    forget_data="its data is read",
+    per_client="the server sees single updates",
+    proxy_data="data at the server",
+)
+
+
+def _needs(needs: jfu.Needs) -> list[str]:
+    """What a method needs, as words: the fields of ``Needs``, histories by name."""
+    words = [name for name in NEEDS if getattr(needs, name) and name != "history"]
+    return [f"history:{kind}" for kind in needs.history] + words
+
+
+RULES = dict(
+    budget="the last round there was",
+    recovered="first round with retained accuracy within 0.5 points of retraining's last",
+    regained="first round with retained accuracy within 0.5 points of the original model's",
+    oracle="the round with the smallest gap to retraining, which nobody could know",
+)
+
+
+def stops(rows: Sequence[dict], reference: dict, begin: dict) -> dict[str, dict | None]:
+    """Where each rule stops one run.
+
+    Args:
+      rows: a method's rows of one seed, by round.
+      reference: retraining's last row of the seed.
+      begin: the original model's row.
+    """
+    at = {row["round"]: row for row in rows}
+    last = at[max(at)]
+    gaps = {r: jfu.gap([row], [reference]) for r, row in at.items() if r}
+    known = {r: gap for r, gap in gaps.items() if gap is not None}
+    return dict(
+        budget=last,
+        recovered=at.get(jfu.first_round_within(rows, reference["retain"])),
+        # In use it goes on to the budget where the accuracy never comes back.
+        regained=at.get(jfu.first_round_within(rows, begin["retain"]), last),
+        # Known only where the attack was run at every evaluated round.
+        oracle=at[min(known, key=known.get)] if known and len(known) == len(gaps) else None,
+    )
+
+
+def _stopped(runs: dict[int, list], reference: dict, begin: dict) -> dict[str, Any]:
+    """Measures over seeds where each rule stops; None where it does not in every seed."""
+    seeds = [s for s in runs if s in reference and s in begin]
+    found = {s: stops(runs[s], reference[s], begin[s]) for s in seeds}
+    out = {}
+    for rule in RULES:
+        rows = [found[s][rule] for s in seeds]
+        if not rows or any(row is None for row in rows):
+            out[rule] = None
+            continue
+        theirs = [reference[s] for s in seeds]
+        gaps = jfu.gap_per_seed(rows, theirs)
+        out[rule] = dict(
+            rounds=spread([row["round"] for row in rows]),
+            gap=jfu.gap(rows, theirs),
+            gap_per_seed=spread(gaps) if gaps else None,
+            **{m: spread([row[m] for row in rows]) for m in ("retain", "forget", "test", "asr")},
+        )
+    return out
+
+
+def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
     """Mean and sample standard deviation; None where a seed has no value."""
     if not values or any(v is None for v in values):
         return None
@@ -71,6 +146,7 @@ def _spread(values: Sequence[float | None]) -> dict[str, Any] | None:
 
 
 COLUMNS = (
+    ("needs", "needs", 1, 0),
     ("retain", "retain %", 1, 1),
     ("forget", "forget %", 1, 1),
     ("test", "test %", 1, 1),
@@ -99,10 +175,37 @@ def markdown(summary: dict[str, Any]) -> str:
     if "original" in rows:
         for name in ("rounds", "bytes", "flops", "seconds"):
             rows["original"][f"{name}_to_recover"] = None
-    shown = [c for c in COLUMNS if any(row.get(c[0]) is not None for row in rows.values())]
+    shown = [c for c in COLUMNS if any(row.get(c[0]) not in (None, []) for row in rows.values())]
     cells = [["method", *(title for _, title, _, _ in shown)]]
     for name, row in rows.items():
-        cells.append([name, *(_cell(row.get(key), unit, digits) for key, _, unit, digits in shown)])
+        cells.append([name, *(cell(row.get(key), unit, digits) for key, _, unit, digits in shown)])
+    return aligned(cells)
+
+
+def stopping(summary: dict[str, Any]) -> str:
+    """What each stopping rule would have given, as Markdown; empty where nothing can be compared.
+
+    Gap to retraining per seed, rounds and backdoor success, means over seeds.
+    """
+    cells = [["method"]]
+    for rule in RULES:
+        cells[0] += [f"{rule}: rounds", "gap", "backdoor %"]
+    for name, entry in summary["methods"].items():
+        stopped = entry.get("stopped") or {}
+        if not any(stopped.values()):
+            continue
+        row = [name]
+        for rule in RULES:
+            at = stopped[rule] or {}
+            row += [
+                cell(at.get(k), 1, d) for k, d in (("rounds", 1), ("gap_per_seed", 2), ("asr", 1))
+            ]
+        cells.append(row)
+    return aligned(cells) if len(cells) > 1 else ""
+
+
+def aligned(cells: list[list[str]]) -> str:
+    """Rows of text as a Markdown table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     line = lambda row: (
         "| "
@@ -120,9 +223,12 @@ def markdown(summary: dict[str, Any]) -> str:
     return "\n".join([line(cells[0]), rule, *map(line, cells[1:])]) + "\n"
 
 
-def _cell(value: Any, unit: float, digits: int) -> str:
-    if value is None:
+def cell(value: Any, unit: float, digits: int) -> str:
+    if value is None or value == []:
         return "-"
+    if isinstance(value, list):
+        kinds = list(dict.fromkeys(word.partition(":")[0] for word in value))
+        return " ".join(SHORT[kind] for kind in kinds)
     if isinstance(value, dict):
         mean, std = value["mean"] / unit, value["std"] / unit
         return f"{mean:.{digits}f} ± {std:.{digits}f}"
@@ -139,8 +245,13 @@ def legend(summary: dict[str, Any]) -> str:
         "got there). MIA: 50 is a coin toss. gap: distance to retraining over retain,",
         "forget, test and MIA; 'retrain again' is the noise floor, the same for a second "
         "retraining with other randomness.",
-        "",
     ]
+    used = {w.partition(":")[0] for m in methods.values() for w in m.get("needs", [])}
+    if used:
+        lines.append(
+            "needs: " + ", ".join(f"{SHORT[k]} {NEEDS[k]}" for k in NEEDS if k in used) + "."
+        )
+    lines.append("")
     mean = lambda name, key: (methods.get(name, {}).get(key) or {}).get("mean")
     for name in methods:
         budget, asr, rounds = (mean(name, k) for k in ("rounds", "asr", "rounds_to_recover"))
@@ -160,6 +271,10 @@ def write(folder: pathlib.Path, rows: Sequence[dict[str, Any]], config: Any) -> 
     """Writes table.md and table.json; returns the summary and the text of the table."""
     summary = table(rows, dataclasses.asdict(config))
     text = markdown(summary)
+    if rules := stopping(summary):
+        words = "\n".join(f"* {name}: {what}" for name, what in RULES.items())
+        rules = f"## Where to stop\n\n{rules}\n{words}\n"
+        jfu.io.write_bytes(folder / "stopping.md", rules.encode())
     jfu.io.write_bytes(folder / "table.md", text.encode())
     jfu.io.write_bytes(folder / "table.json", to_json(summary))
     return summary, text
@@ -167,6 +282,73 @@ def write(folder: pathlib.Path, rows: Sequence[dict[str, Any]], config: Any) -> 
 
 def to_json(summary: dict[str, Any]) -> bytes:
     return (json.dumps(summary, indent=1) + "\n").encode()
+
+
+def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
+    """Gap to retraining against the bytes to recover, one point a method; whether it was drawn.
+
+    Methods that did not recover in every seed stand where their last round left them, hollow.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    points = []
+    for name, entry in summary["methods"].items():
+        gap = entry.get("gap_per_seed")
+        if name in ("original", "none") or gap is None:
+            continue
+        traffic, recovered = entry["bytes_to_recover"], True
+        if traffic is None:
+            down, up = entry["bytes_down"], entry["bytes_up"]
+            traffic, recovered = dict(mean=down["mean"] + up["mean"], std=0.0), False
+        points.append((name, traffic, gap, recovered))
+    if len(points) < 2:
+        return False
+    figure, axis = plt.subplots(figsize=(7.5, 5))
+    palette = plt.cm.tab20(np.linspace(0, 1, max(len(points), 2)))
+    floor = (summary["floor"] or {}).get("gap_per_seed")
+    for (name, traffic, gap, recovered), colour in zip(points, palette, strict=True):
+        y = floor if name == "retrain" and floor else gap
+        axis.errorbar(
+            traffic["mean"] / 1e6,
+            y["mean"],
+            xerr=traffic["std"] / 1e6,
+            yerr=y["std"],
+            fmt="o",
+            color=colour,
+            markerfacecolor=colour if recovered else "white",
+            capsize=2,
+            markersize=7,
+        )
+        label = "NoT" if name == "not" else name
+        place = (traffic["mean"] / 1e6, y["mean"])
+        axis.annotate(label, place, xytext=(6, 5), textcoords="offset points", fontsize=9)
+    if floor:
+        axis.axhline(floor["mean"], color="0.5", linestyle="--", linewidth=1)
+        axis.annotate(
+            "noise floor: retraining against retraining",
+            (0.99, floor["mean"]),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="0.4",
+        )
+    axis.set(
+        xscale="log",
+        xlabel="MB, down and up, until retained accuracy is back (hollow: it never was; all sent)",
+        ylabel="gap to retraining per seed, points (less is better)",
+        title=title,
+    )
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
 
 
 def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:

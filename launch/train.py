@@ -47,8 +47,9 @@ def train() -> None:
     work = workdir.open_workdir(where, config, "train", **more)
     layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
     with experiment.on_devices(layout):
-        study = experiment.study(config, layout, [FLAGS.seed], keep)
+        study = experiment.study(config, layout, [FLAGS.seed])
         trial = experiment.trial(study, FLAGS.seed)
+        study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", layout, **more)
         cells.announce(study, trial, f"training, seed {FLAGS.seed}", layout, work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)

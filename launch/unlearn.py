@@ -22,7 +22,7 @@ FLAGS = flags.FLAGS
 
 # What a request may set; everything else belongs to the training that it meets.
 REQUEST = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
-REQUEST += ("eval_every", "attack_every")
+REQUEST += ("eval_every", "attack_every", "options", "proxy")
 
 
 def define() -> None:
@@ -31,6 +31,14 @@ def define() -> None:
     flags.DEFINE_string("init_from", None, "The work directory of a finished launch.train.")
     flags.DEFINE_string("method", "not", "The unlearning method.")
     flags.DEFINE_integer("seed", 0, "Fixes split and draws, with --init_params.", lower_bound=0)
+    flags.DEFINE_enum(
+        "stop",
+        "regained",
+        ["regained", "budget"],
+        "When to stop: regained, once retained accuracy is within 0.5 points of what it was before "
+        "the request, at --recovery_rounds at the latest; or budget, only then. Retraining always "
+        "uses its budget.",
+    )
     flags.DEFINE_string(
         "export_params", None, "Also write the unlearned model here, .safetensors or .msgpack."
     )
@@ -44,7 +52,7 @@ def resolve(workdir):
             "--init_params=FILE of a model trained elsewhere"
         )
     if not FLAGS.init_from:
-        return shared.resolve(), FLAGS.seed
+        return shared.resolve([FLAGS.method]), FLAGS.seed
     trained, seed = workdir.read_training(FLAGS.init_from)
     fields = [field.name for field in dataclasses.fields(trained)]
     given = {n: getattr(FLAGS, n) for n in fields if n in FLAGS and FLAGS[n].present}
@@ -58,6 +66,8 @@ def resolve(workdir):
                 f"{value}; leave the flag out, or train anew"
             )
     changes = {n: v for n, v in given.items() if n in REQUEST}
+    if FLAGS.method == "fukd":
+        changes.setdefault("proxy", trained.proxy or 0.1)
     if not (trained.forget or "forget" in changes):
         changes["forget"] = FLAGS.forget
     if FLAGS["backdoor_client"].present:
@@ -67,11 +77,12 @@ def resolve(workdir):
 
 
 def unlearn() -> None:
+    import jfu
     import jfu.io
     from launch import cells, experiment, report, workdir
 
     config, seed = resolve(workdir)
-    more = dict(seed=seed, method=FLAGS.method)
+    more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
@@ -82,14 +93,19 @@ def unlearn() -> None:
         study = experiment.study(config, layout, [seed])
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
+        history = {}
+        if FLAGS.init_from and (kept := pathlib.Path(FLAGS.init_from) / workdir.HISTORY).exists():
+            history = jfu.io.unflatten(jfu.io.load_arrays(kept))
+        jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         work = workdir.begin(work, config, "unlearn", layout, **more)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", layout, work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, _ = cells.original(study, trial, cell)
-        if FLAGS.init_from and (kept := pathlib.Path(FLAGS.init_from) / workdir.HISTORY).exists():
-            trained = trained._replace(history=jfu.io.unflatten(jfu.io.load_arrays(kept)))
+        trained = trained._replace(history=experiment.place(history))
         budget = experiment.budget(config, FLAGS.method)
-        state, rows = cell(FLAGS.method, method, trained, trial.request, budget)
+        regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
+        enough = row["retain"] - 0.5 if regained else None
+        state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
     workdir.write_results(work, [row, *rows])
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:

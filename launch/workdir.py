@@ -25,6 +25,7 @@ MODEL, HISTORY = "model.safetensors", "history.safetensors"
 class WorkDir(NamedTuple):
     path: pathlib.Path
     layout: Layout | None  # as the directory was begun, None if it is new
+    more: dict[str, Any] | None = None  # what else it was begun with
 
     def cell(self, seed: int, method: str) -> pathlib.Path:
         return self.path / "cells" / f"{seed}-{method}.safetensors"
@@ -80,7 +81,19 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
     if versions_kept != versions():
         was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions()[n])
         say(f"note: {where} was begun with {was}; what is run now may differ in its last bits")
-    return WorkDir(where, layout)
+    return WorkDir(where, layout, kept["more"])
+
+
+def same_history(work: WorkDir, keep: list[str], names: list[str]) -> list[str]:
+    """The history that a comparison was begun with, which more methods must make do with."""
+    kept = work.more["keep_history"]
+    if missing := [kind for kind in keep if kind not in kept]:
+        raise ValueError(
+            f"training in {work.path} did not remember {', '.join(missing)}, which is needed for "
+            f"{', '.join(names)}; begin another --workdir with these methods, or with "
+            f"--keep_history={','.join(keep)} if they are to join later"
+        )
+    return kept
 
 
 def files(config: Config) -> dict[str, str]:

@@ -54,7 +54,10 @@ def network(features=2, width=5, classes=3, activation=jnp.tanh):
         params = variables["params"]
         return dense(params["head"], activation(dense(params["stem"], x))), {}
 
-    return jfu.Model(init, apply, ("stem", "head"))
+    def hidden(variables, x):
+        return activation(dense(variables["params"]["stem"], x))
+
+    return jfu.Model(init, apply, ("stem", "head"), features=hidden)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -213,6 +213,68 @@ def test_the_table_by_hand():
     assert json.loads(report.to_json(table)) == table
 
 
+def test_where_each_rule_stops_by_hand():
+    """Two seeds of four rounds; gaps are (|retain - 90| + |mia - 50|) / 4."""
+    attacked = lambda lines, mias: [r | dict(mia=m) for r, m in zip(lines, mias, strict=True)]
+    every = [
+        *rows("original", 85.0, seed=0),
+        *rows("original", 88.0, seed=1),
+        *rows("retrain", 10.0, 90.0, seed=0),
+        *rows("retrain", 10.0, 90.0, seed=1),
+        *attacked(rows("not", 90.0, 84.0, 84.5, 89.6, 91.0), [50.0, 50.0, 52.0, 54.0, 58.0]),
+        *attacked(rows("not", 9.0, 70.0, 80.0, 87.0, 89.5, seed=1), [50.0, 90.0, 80.0, 70.0, 60.0]),
+    ]
+    at = report.table(every)["methods"]["not"]["stopped"]
+    assert at["budget"]["rounds"]["mean"] == 4
+    assert at["budget"]["gap_per_seed"]["mean"] == pytest.approx(((1 + 8) + (0.5 + 10)) / 8)
+    assert at["recovered"]["rounds"]["mean"] == (3 + 4) / 2  # 89.5 is within half a point of 90
+    assert at["regained"]["rounds"]["mean"] == (2 + 4) / 2  # 84.5 of 85; 87.5 of 88; not round 0
+    assert at["oracle"]["rounds"]["mean"] == (3 + 4) / 2  # 6, 7.5, 4.4, 9 quarters; round 0 is none
+    assert at["oracle"]["gap_per_seed"]["mean"] == pytest.approx(((0.4 + 4) + (0.5 + 10)) / 8)
+    assert set(report.table(every)["methods"]["retrain"]) & {"stopped"} == set()
+    assert "| not " in report.stopping(report.table(every))
+
+    # Regained never: it goes on to the end. Without attacks at every round: no oracle.
+    short = rows("not", 9.0, 20.0, 30.0)
+    short[1]["mia"] = None
+    at = report.table([*every[:1], *every[2:4], *short])["methods"]["not"]["stopped"]
+    assert at["regained"]["rounds"]["mean"] == 2
+    assert at["recovered"] is None and at["oracle"] is None
+
+
+def test_the_table_says_what_methods_need():
+    every = [*rows("retrain", 10.0, 90.0), *rows("pgd", 10.0, 90.0), *rows("not", 10.0, 90.0)]
+    table = report.table(every)
+    assert table["methods"]["pgd"]["needs"] == ["history:last", "target", "forget_data"]
+    assert table["methods"]["not"]["needs"] == []
+    lines = report.markdown(table).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["-", "H T D", "-"]
+    assert "H stored history, T the leaving client takes part" in report.legend(table)
+
+
+def test_options_of_methods():
+    given = ["pgd.lr=0.003", "fcu.low=unlearned", "puf.alone=True", "pgd.epochs=2"]
+    options = dict(pgd=dict(lr=0.003, epochs=2), fcu=dict(low="unlearned"), puf=dict(alone=True))
+    assert experiment.read_options(given) == options
+    for wrong, message in [
+        ("pgd.lr", "is not understood; write METHOD.OPTION=VALUE"),
+        ("pdg.lr=1", "no method pdg; the methods are retrain"),
+        ("pgd.rate=1", "pgd has no option rate; it has lr, momentum"),
+        ("finetune.lr=1", "finetune has no option lr; it has none"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            experiment.read_options([wrong])
+
+
+def test_what_is_set_aside_is_not_evaluated_on(dataset):
+    rest, proxy = experiment.set_aside(dataset, 0.2)
+    assert len(proxy) == 6 and len(rest.x_test) == len(rest.y_test) == 24
+    rows = lambda x: {a.tobytes() for a in x}
+    assert rows(proxy) | rows(rest.x_test) == rows(dataset.x_test)
+    assert not rows(proxy) & rows(rest.x_test)
+    assert experiment.set_aside(dataset, 0.0) == (dataset, None)
+
+
 def test_never_recovered_is_said():
     every = [*rows("retrain", 10.0, 90.0), *rows("not", 10.0, 80.0)]
     assert report.table(every)["methods"]["not"]["rounds_to_recover"] is None

@@ -74,7 +74,8 @@ def test_round_equals_a_numpy_loop(pool, data, epochs, batch_size, momentum, mu)
         )  # fmt: skip
         n = mask.sum()
         total = [t + np.float32(n) * u for t, u in zip(total, (dw, db), strict=True)]
-        reports.append((n, np.mean(seen), len(seen), np.sqrt((dw**2).sum() + (db**2).sum())))
+        length = np.sqrt((dw**2).sum() + (db**2).sum())
+        reports.append((n, np.mean(seen), len(seen), length, 0))
         losses += [np.mean(seen)] * n
     assert [r[0] for r in reports] == [6, 3, 5]
     for name, start, change in (("w", w, total[0]), ("b", b, total[1])):
@@ -123,7 +124,7 @@ def _fixed(updates, stats=None):
         sent = {"params": updates[client.id]}
         if stats is not None:
             sent["stats"] = stats[client.id]
-        return sent, jfu.LocalInfo(weight, weight * 0, weight, weight * 0)
+        return sent, jfu.LocalInfo(weight, weight * 0, weight, weight * 0, weight * 0)
 
     return work
 

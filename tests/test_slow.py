@@ -1,5 +1,6 @@
 """Minutes instead of seconds: real images, big models, kills at random moments."""
 
+import json
 import os
 import random
 import signal
@@ -8,7 +9,17 @@ import sys
 import time
 
 import pytest
-from test_launch import COMPARE, ROOT, environment, launch, rows_of, uninterrupted  # noqa: F401
+from test_launch import (
+    COMPARE,
+    ROOT,
+    SMALL,
+    environment,
+    launch,
+    rows_of,
+    uninterrupted,  # noqa: F401
+)
+
+from jfu.unlearn import COMPARED
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +50,31 @@ def test_fashion_mnist_is_learnt_and_negated(tmp_path):
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_resnet18_runs_on_cifar10(tmp_path, norm):
     workdir = tmp_path / "w"
-    flags = ["--dataset=cifar10", "--model=resnet18", f"--norm={norm}", "--train_size=120"]
+    flags = [
+        "--dataset=cifar10",
+        "--model=resnet18",
+        f"--norm={norm}",
+        "--train_size=120",
+        "--test_size=100",
+    ]
     flags += ["--clients=3", "--rounds=2", "--recovery_rounds=1", "--seeds=1", "--methods=not"]
     launch("compare", *flags, "--augment=crop_flip", f"--workdir={workdir}")
     rows = rows_of(workdir)
     assert [row["round"] for row in rows] == [0, 0, 1]
     assert all(0 <= row["test"] <= 100 for row in rows)
+
+
+@pytest.mark.parametrize("forget", ["client:0,2", "class:1", "fraction:0.3@client:0"])
+def test_every_published_method_on_every_kind_of_request(tmp_path, forget):
+    """Those that take whole clients out are left out, and said to be, where a client stays."""
+    flags = [*SMALL, "--rounds=4", "--seeds=1", "--nobackdoor", f"--forget={forget}"]
+    _, said = launch("compare", *flags, "--methods=all", f"--workdir={tmp_path / 'w'}")
+    table = json.loads((tmp_path / "w" / "table.json").read_text())["methods"]
+    whole = {"federaser", "fukd", "pgd"} if not forget.startswith("client") else set()
+    assert set(table) == {"original", *COMPARED} - whole
+    assert all(f"left out: {name} takes whole clients out" in said for name in whole)
+    for name, entry in table.items():
+        assert 0 <= entry["retain"]["mean"] <= 100, name
 
 
 def test_killed_at_random_moments_and_started_again(uninterrupted, tmp_path):  # noqa: F811

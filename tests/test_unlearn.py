@@ -1,6 +1,7 @@
 """Unlearning: the perturbations, what every method must hold, and one known answer."""
 
 import contextlib
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -198,26 +199,43 @@ def traces():
 
 
 @pytest.fixture(scope="module")
-def fed(model, traces):
-    def loss(variables, batch, key):
+def local(model, traces):
+    def usual(variables, batch, key):
         traces.append(1)
         return jfu.classification(model.apply)(variables, batch, key)
 
-    work = jfu.local_sgd(loss, optax.sgd(0.1, momentum=0.9), epochs=2, batch_size=3)
-    return jfu.fedavg(work, server=optax.sgd(0.9, momentum=0.1))
+    def local(loss=usual, optimizer=None, epochs=2):
+        optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+        return jfu.local_sgd(loss, optimizer, epochs=epochs, batch_size=3)
+
+    return local
 
 
 @pytest.fixture(scope="module")
-def build(fed, model):
+def fed(local):
+    return jfu.fedavg(local(), server=optax.sgd(0.9, momentum=0.1))
+
+
+@pytest.fixture(scope="module")
+def setting(fed, model, local):
+    """Two rounds to unlearn in, so that every method's own ones are over after the first."""
+    proxy = jnp.linspace(-1, 1, 8).reshape(4, 2)
+    return Setting(
+        fed, model, jfu.by_layer(model, 0), local=local, batch_size=3, within=2, proxy=proxy
+    )
+
+
+@pytest.fixture(scope="module")
+def build(setting):
     """Methods by name, with one compiled perturbation and recovery each."""
     made, programs = {}, {}
 
     def get(name):
         if name not in made:
-            method = UNLEARNERS[name](Setting(fed, model, jfu.by_layer(model, 0)))
+            method = UNLEARNERS[name](setting)
             # Methods that recover alike share one program here as they do in a run.
-            recover = programs.setdefault(method.recover, jax.jit(method.recover))
-            made[name] = method._replace(perturb=jax.jit(method.perturb), recover=recover)
+            recover = programs.setdefault(method.recover, quick_jit(method.recover))
+            made[name] = method._replace(perturb=quick_jit(method.perturb), recover=recover)
         return made[name]
 
     return get
@@ -226,8 +244,33 @@ def build(fed, model):
 methods = pytest.mark.parametrize("name", UNLEARNERS)
 
 
+def _history(variables):
+    """One of every kind, of three clients and four rounds."""
+    params = variables["params"]
+
+    def wide(*shape):
+        rows = lambda p: jnp.multiply.outer(
+            jnp.arange(1.0, 4.0) / 20, jnp.broadcast_to(p, (*shape, *p.shape))
+        )
+        return jax.tree.map(rows, params)
+
+    return dict(
+        start=jax.tree.map(lambda p: p / 3, variables),
+        norms=jnp.full((4, 3), 0.2),
+        sums=wide(),
+        first=wide(),
+        last=wide(),
+        updates=wide(4),
+    )
+
+
+def _trained(method, variables):
+    held = _history(variables)
+    return jfu.Trained(variables, {kind: held[kind] for kind in method.needs.history})
+
+
 def _unlearn(method, variables, request, rounds=2):
-    state = method.perturb(jfu.Trained(variables), request, jax.random.key(5))
+    state = method.perturb(_trained(method, variables), request, jax.random.key(5))
     for r in range(rounds):
         state, _ = method.recover(state, request, jax.random.key(r))
     return state
@@ -238,18 +281,20 @@ def test_shapes_without_running_and_the_state_keeps_its_kind(build, variables, r
     method = build(name)
     kind = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype, bool(a.weak_type)), tree)
     key = jax.random.key(0)
-    before = jax.eval_shape(method.perturb, jfu.Trained(variables), request_, key)
+    before = jax.eval_shape(method.perturb, _trained(method, variables), request_, key)
     after, info = jax.eval_shape(method.recover, before, request_, key)
     assert kind(after) == kind(before)
     assert kind(before.params) == kind(jax.eval_shape(lambda: variables["params"]))
     assert before.round.dtype == jnp.int32
     assert all(a.shape == (3,) for a in jax.tree.leaves(info.clients))
-    assert info.metrics.keys() == {"loss", "clients", "steps", "examples"}
+    counted = {"loss", "clients", "examples", "steps", "forwards", "down", "up"}
+    assert info.metrics.keys() == counted
     assert isinstance(method.needs, jfu.Needs)
 
 
 @methods
 def test_rounds_count_and_only_the_retained_take_part(build, variables, request_, name):
+    """But for the first round of methods in which those who leave take part."""
     method = build(name)
     state = _unlearn(method, variables, request_, rounds=0)
     assert state.round == 0
@@ -257,7 +302,10 @@ def test_rounds_count_and_only_the_retained_take_part(build, variables, request_
         state, info = method.recover(state, request_, jax.random.key(r))
         assert state.round == (0 if name == "none" else r + 1)
         kept = [0, 0, 0] if name == "none" else [5, 0, 5]
-        assert info.clients.weight.tolist() == kept
+        if r == 0 and method.needs.target:
+            assert all(w > 0 for w in info.clients.weight[:2])
+        else:
+            assert info.clients.weight.tolist() == kept
     assert all(np.isfinite(a).all() for a in jax.tree.leaves(state))
 
 
@@ -294,6 +342,84 @@ def _is_data(tree):
     return isinstance(tree, jfu.ClientData)
 
 
+@methods
+def test_history_beyond_what_is_named_is_not_read(build, variables, request_, name):
+    method = build(name)
+    spoilt = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), _history(variables))
+    held = {**spoilt, **_trained(method, variables).history}
+    run = lambda history: method.perturb(
+        jfu.Trained(variables, history), request_, jax.random.key(5)
+    )
+    assert bits(run(held)) == bits(_unlearn(method, variables, request_, rounds=0))
+
+
+@methods
+def test_proxy_data_is_read_by_those_who_say_so(setting, name):
+    if jfu.unlearn.needs_of(name).proxy_data:
+        with pytest.raises(TypeError):
+            UNLEARNERS[name](setting._replace(proxy=None))
+    else:
+        UNLEARNERS[name](setting._replace(proxy=None))
+
+
+@methods
+def test_needs_are_known_beforehand(build, name):
+    assert jfu.unlearn.needs_of(name) == build(name).needs
+
+
+@methods
+def test_aggregates_alone_will_do(build, setting, variables, request_, name, monkeypatch):
+    """With masks on what each client sends, which cancel in the sum, and no way to stack it."""
+    if build(name).needs.per_client:
+        pytest.skip("this method says that the server sees single updates")
+    expected = _unlearn(build(name), variables, request_)
+
+    def masked(fn, **options):
+        def hidden(shared, client, key, *row):
+            sent, *rest = fn(shared, client, key, *row)
+            # Ids 5, 2 and 9: masks of +1, -3 and +2 times a number for each entry.
+            share = jnp.where(client.id == 5, 1.0, jnp.where(client.id == 2, -3.0, 2.0))
+            leaves, treedef = jax.tree.flatten(sent)
+            keys = jax.random.split(jax.random.key(3), len(leaves))
+            noise = [jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+            hidden = [a + share * n for a, n in zip(leaves, noise, strict=True)]
+            return treedef.unflatten(hidden), *rest
+
+        return sum_clients(hidden, **options)
+
+    def refused(*args, **options):
+        raise AssertionError("this would show single updates")
+
+    sum_clients = jfu.sum_clients
+    for path in ("fedavg", "unlearn.puf", "unlearn.mode", "unlearn.federaser", "unlearn.fedosd"):
+        module = importlib.import_module(f"jfu.{path}")
+        for attribute, stand_in in (("sum_clients", masked), ("map_clients", refused)):
+            if hasattr(module, attribute):
+                monkeypatch.setattr(module, attribute, stand_in)
+    jfu.unlearn.on_retained.cache_clear()
+    fed = jfu.fedavg(setting.local(), server=optax.sgd(0.9, momentum=0.1))
+    method = UNLEARNERS[name](setting._replace(fed=fed))
+    method = method._replace(recover=quick_jit(method.recover))
+    after = _unlearn(method, variables, request_)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, after.variables, expected.variables)
+
+
+def test_requests_that_a_method_cannot_answer_are_refused(data, request_):
+    whole = jfu.split(data, jfu.forget_client(data, [2, 9]))
+    for name in UNLEARNERS:
+        method = jfu.Unlearner(None, None, jfu.unlearn.needs_of(name))
+        held = dict.fromkeys(method.needs.history)
+        jfu.unlearn.check_request(method, whole, held, name)
+        if name in ("federaser", "fukd", "pgd"):
+            with pytest.raises(ValueError, match=f"{name} takes whole clients out, .* leaves 1 of"):
+                jfu.unlearn.check_request(method, request_, held, name)
+            with pytest.raises(ValueError, match=r"and there is no history; train with --keep_hi"):
+                jfu.unlearn.check_request(method, whole, {}, name)
+        else:
+            jfu.unlearn.check_request(method, request_, held, name)
+
+
 def test_retained_examples_are_read(build, variables, request_):
     """The comparison above would notice."""
     x = request_.retain.x.at[0].set(2.0)
@@ -302,9 +428,15 @@ def test_retained_examples_are_read(build, variables, request_):
     assert bits(results[0].params) != bits(results[1].params)
 
 
-def test_retraining_reads_nothing_of_the_trained_model(build, variables, request_):
+@pytest.mark.parametrize("name", ["retrain", "federaser"])
+def test_starting_anew_reads_nothing_of_the_trained_model(build, variables, request_, name):
+    method = build(name)
     spoilt = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), variables)
-    results = [_unlearn(build("retrain"), v, request_) for v in (variables, spoilt)]
+    history = _trained(method, variables).history
+    results = []
+    for start in (variables, spoilt):
+        state = method.perturb(jfu.Trained(start, history), request_, jax.random.key(5))
+        results.append(method.recover(state, request_, jax.random.key(0))[0])
     assert bits(results[0]) == bits(results[1])
 
 
@@ -316,7 +448,7 @@ def test_retraining_draws_by_the_key(build, variables, request_):
 
 def test_finetuning_with_nothing_to_forget_is_a_training_round(build, data, fed, variables):
     nothing = jfu.split(data, jnp.zeros_like(data.mask))
-    state, info = jax.jit(fed.round)(fed.init(variables), data, jax.random.key(0))
+    state, info = quick_jit(fed.round)(fed.init(variables), data, jax.random.key(0))
     method = build("finetune")
     start = method.perturb(jfu.Trained(variables), nothing, jax.random.key(9))
     assert bits(method.recover(start, nothing, jax.random.key(0))) == bits((state, info))
@@ -342,6 +474,9 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("reinit", {"stem"}),
         ("permute", {"stem"}),
         ("retrain", {"stem", "head"}),
+        # At the server, before any round; the others begin with the model as it is.
+        *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
+        *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga")),
     ],
 )
 def test_which_layers_a_method_perturbs(build, variables, request_, name, changed):

@@ -54,11 +54,12 @@ def load(
     data_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
     train_size: int | None = None,
+    test_size: int | None = None,
     resplit: float | None = None,
     drop_labels: Sequence[str | int] = (),
     seed: int = 0,
 ) -> Dataset:
-    """Reads a data set. The options apply in the order drop, resplit, train size, image size.
+    """Reads a data set. The options apply in the order drop, resplit, sizes, image size.
 
     Args:
       name: an embedded set (``digits``, ``synthetic``), the path of an own ``.npz`` file (see
@@ -70,11 +71,12 @@ def load(
         Needed where a set's images differ in size.
       train_size: uses only so many training images, a random subset that ``seed`` fixes; a
         smaller size is a part of a larger one.
+      test_size: likewise for the test images.
       resplit: merges training and test images and splits them anew: ``int(resplit * n)`` of
         the ``n`` images, drawn by ``seed``, become the test set, the others train.
       drop_labels: classes to leave out of training and test, by name or number; the classes
         that remain are numbered 0, 1, ... in their old order.
-      seed: of ``train_size`` and ``resplit``.
+      seed: of ``train_size``, ``test_size`` and ``resplit``.
 
     Raises:
       ValueError: a name, option or file that does not work, in one sentence.
@@ -105,6 +107,7 @@ def load(
             data_dir=data_dir,
             image_size=image_size,
             train_size=train_size if first else None,
+            test_size=test_size if first else None,
             need_test=resplit is None,
             seed=seed,
         )
@@ -119,6 +122,9 @@ def load(
             y_train=data.y_train[rows],
             client=None if data.client is None else data.client[rows],
         )
+    if test_size is not None:
+        rows = choose(len(data.y_test), test_size, seed, "test_size")
+        data = data._replace(x_test=data.x_test[rows], y_test=data.y_test[rows])
     if image_size is not None:
         data = data._replace(
             x_train=_resize_all(data.x_train, image_size),
@@ -127,10 +133,10 @@ def load(
     return data
 
 
-def choose(examples: int, size: int, seed: int) -> np.ndarray:
-    """The rows that ``train_size`` uses, sorted, int64 ``[size]``."""
+def choose(examples: int, size: int, seed: int, option: str = "train_size") -> np.ndarray:
+    """The rows that ``train_size`` or ``test_size`` uses, sorted, int64 ``[size]``."""
     if not 1 <= size <= examples:
-        raise ValueError(f"train_size is {size}; it must be between 1 and {examples}")
+        raise ValueError(f"{option} is {size}; it must be between 1 and {examples}")
     return np.sort(np.random.default_rng(seed).permutation(examples)[:size])
 
 

@@ -30,6 +30,7 @@ def read(
     data_dir: str | os.PathLike | None = None,
     image_size: int | None = None,
     train_size: int | None = None,
+    test_size: int | None = None,
     need_test: bool = True,
     seed: int = 0,
 ) -> Dataset:
@@ -92,7 +93,9 @@ def read(
     if test is None:
         x_test, y_test = np.empty((0, *x_train.shape[1:]), x_train.dtype), np.empty(0, np.int32)
     else:
-        x_test, y_test = decode(test, np.arange(len(test)))
+        some = test_size is not None
+        rows = choose(len(test), test_size, seed, "test_size") if some else np.arange(len(test))
+        x_test, y_test = decode(test, rows)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
             f"the images of {name} differ in size, {list(x_train.shape[1:])} to train and "

@@ -126,6 +126,18 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
         old = {name: variables[name] for name in changed}
         return logits, jax.tree.map(lambda new, old: jnp.where(alive, new, old), changed, old)
 
+    def features(variables, x):
+        seen = {}
+
+        def watch(run, args, kwargs, context):
+            if context.method_name == "__call__" and "/".join(context.module.path) == layers[-1]:
+                seen["input"] = args[0]
+            return run(*args, **kwargs)
+
+        with nn.intercept_methods(watch):
+            call(module.apply, variables, x, train=False)
+        return seen["input"].reshape(x.shape[0], -1)
+
     layers, follows, collections = _trace(init)
     if "batch_stats" in collections and "mask" not in named:
         raise ValueError(
@@ -133,7 +145,7 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             "padding would enter them; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
             "nn.BatchNorm, or use nn.GroupNorm"
         )
-    return Model(init, apply, layers, follows)
+    return Model(init, apply, layers, follows, features if layers else None)
 
 
 def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], set[str]]:

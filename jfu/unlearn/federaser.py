@@ -1,0 +1,82 @@
+"""FedEraser: replay training without the leaving client, at the old lengths.
+
+Every ``interval`` rounds of training, the length of each client's update was kept. From the
+initial model, which knew nobody, and the first updates of those who stay,
+
+    M <- M_0 + sum_{k stays} p_k U_k,
+
+the retained clients then calibrate round by round: a shorter local training from M gives a
+direction, the stored update its length,
+
+    U~_k = ||U_k^t|| U^_k / ||U^_k||,   M <- M + sum_{k stays} p_k U~_k.
+
+Liu, Ma, Yang, Wang, Liu. FedEraser: Enabling Efficient Client-Level Data Removal from Federated
+Learning Models. IWQoS 2021. The paper stores whole updates; after the first round only their
+lengths are used, so only those are kept here. Its extra factor 1 / (K - 1) is left out: the
+weights sum to one already. Lengths are of a client's whole update, not of each tensor.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jfu.aggregate import weighted_mean
+from jfu.clients import sum_clients, weights
+from jfu.fedavg import summarise
+from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, RoundInfo, Unlearner
+from jfu.unlearn.finetune import on_retained
+from jfu.unlearn.phases import Beside, inside, moved, phases
+
+
+def federaser(
+    fed: FederatedAlgorithm,
+    local: ClientFn,
+    *,
+    interval: int = 2,
+    within: int | None = None,
+    chunk: int | None = 1,
+) -> Unlearner:
+    """Calibrated replay of every ``interval``-th round, then rounds of ``fed``.
+
+    Args:
+      local: the calibration training; the paper has half of the usual local epochs.
+      interval: stored rounds are this far apart.
+      within: the rounds there are for unlearning; the interval grows until the replay fits.
+    """
+    mean = weighted_mean()
+
+    def perturb(trained, request, key):
+        del key
+        history, stay = trained.history, weights(request.retain)
+        share = stay / stay.sum()
+        start = history["start"]
+        add = lambda w, u: w + jnp.tensordot(share.astype(u.dtype), u, 1)
+        params = jax.tree.map(add, start["params"], history["first"])
+        rounds = history["norms"].shape[0]
+        apart = interval if within is None else max(interval, -(-rounds // (within + 1)))
+        return Beside(fed.init({**start, "params": params}), history["norms"][::apart][1:])
+
+    def calibrate(state, request, key):
+        lengths = state.own[state.round]
+        ids = request.retain.id
+        shared = Broadcast(state.variables, state.round)
+
+        def send(shared, client, key):
+            update, info = local(shared, client, key)
+            length = jnp.where(ids == client.id, lengths, 0).sum()
+            scale = length / jnp.maximum(info.norm, 1e-30)
+            long = jax.tree.map(lambda u: scale.astype(u.dtype) * u, update["params"])
+            # A client that missed the stored round has no length and does not count.
+            weight = jnp.where(length > 0, info.weight, 0)
+            return mean.encode({**update, "params": long}, weight), info
+
+        sent, info = sum_clients(send, chunk=chunk)(shared, request.retain, key)
+        update, _ = mean.decode(sent, (), key)
+        inner = moved(state.inner, update)
+        return state._replace(inner=inner), RoundInfo(info, summarise(info), ids)
+
+    def recover(state, request, key):
+        replay = phases(state.own.shape[0], calibrate, inside(on_retained(fed)))
+        return replay(state, request, key)
+
+    needs = Needs(history=("start", "norms", "first"), per_client=True, whole_clients=True)
+    return Unlearner(perturb, recover, needs)

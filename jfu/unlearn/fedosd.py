@@ -1,0 +1,141 @@
+"""FedOSD: the steepest descent of an unlearning loss that no retained client feels.
+
+For the first rounds all clients send a step of local training; the leaving one's loss is
+``-log(1 - p_y / 2)``, which is bounded where the negative of cross-entropy is not. With the
+retained steps as rows of G and the leaving one's as g,
+
+    d = g - G^T (G G^T)^+ G g,   w <- w + d ||g|| / ||d||.
+
+Afterwards the others train on, and what would lead back to the old model w* is taken out of
+each one's step: with a = w - w*,
+
+    u <- u - (u . a / ||a||^2) a,   scaled to its old length.
+
+Pan, Wang, Li, Zheng, Wang, Tang, Zhao. Federated Unlearning with Gradient Descent and Conflict
+Mitigation. AAAI 2025, arXiv 2412.20200. Written in steps (minus the rate times a gradient)
+instead of gradients, which the formulas do not notice. Recovery weighs clients by their
+examples as the federation does; the paper's mean is plain.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import optax
+
+from jfu.clients import map_clients
+from jfu.fedavg import fedavg
+from jfu.types import (
+    Broadcast,
+    ClientFn,
+    FederatedAlgorithm,
+    LossFn,
+    Model,
+    Needs,
+    Params,
+    Unlearner,
+)
+from jfu.unlearn.phases import Beside, borrowed, moved, phases, together
+
+
+def fedosd(
+    fed: FederatedAlgorithm,
+    model: Model,
+    local: Callable[..., ClientFn],
+    *,
+    lr: float = 4e-4,
+    rounds: int = 100,
+    within: int | None = None,
+    chunk: int | None = 1,
+) -> Unlearner:
+    """Orthogonal steepest descent, then recovery that does not lead back.
+
+    Args:
+      local: ``local(loss=..., optimizer=...) -> ClientFn``, a client's training with another
+        loss and optimizer; without arguments, the ordinary one, used for recovery.
+      lr: of local training while unlearning, SGD.
+      rounds: how many rounds unlearn.
+      within: the rounds there are for unlearning and recovery; at most half of them unlearn.
+    """
+    rounds = rounds if within is None else min(rounds, max(1, within // 2))
+    descend = local(optimizer=optax.sgd(lr))
+    unlearn = local(loss=bounded(model), optimizer=optax.sgd(lr))
+
+    def perturb(trained, request, key):
+        del request, key
+        return Beside(fed.init(trained.variables), trained.variables["params"])
+
+    def early(state, request, key):
+        stay_key, leave_key = jax.random.split(key)
+        shared = Broadcast(state.variables, state.round)
+        work = lambda fn: map_clients(fn, chunk=chunk)
+        updates, info = work(descend)(shared, request.retain, stay_key)
+        leaving, theirs = work(unlearn)(shared, request.forget, leave_key)
+        share = theirs.weight / jnp.maximum(theirs.weight.sum(), 1)
+        g = jnp.tensordot(share, _rows(leaving["params"]), 1)
+        d = orthogonal(g, _rows(updates["params"]))
+        _, restore = jax.flatten_util.ravel_pytree(state.params)
+        still = {name: jax.tree.map(jnp.zeros_like, t) for name, t in state.variables.items()}
+        update = {**still, "params": restore(d)}
+        return (
+            state._replace(inner=moved(state.inner, update)),
+            together(info, theirs, request.retain.id),
+        )
+
+    def later(state, request, key):
+        away = optax.tree.sub(state.params, state.own)
+        train = fedavg(not_back(local(), away), chunk=chunk)
+        inner, info = borrowed(train)(state.inner, request.retain, key)
+        return state._replace(inner=inner), info
+
+    needs = Needs(target=True, forget_data=True, per_client=True)
+    return Unlearner(perturb, phases(rounds, early, later), needs)
+
+
+def bounded(model: Model) -> LossFn:
+    """The unlearning cross-entropy ``-log(1 - p_y / 2)``, mean over live rows."""
+
+    def loss(variables, batch, key):
+        logits, changed = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
+        p = jnp.exp(-optax.softmax_cross_entropy_with_integer_labels(logits, batch.y))
+        each = -jnp.log1p(-p / 2)
+        return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1), changed
+
+    return loss
+
+
+def orthogonal(g: jax.Array, others: jax.Array) -> jax.Array:
+    """``g [P]`` without what lies in the span of the rows of ``others [K, P]``, as long as ``g``.
+
+    >>> orthogonal(jnp.array([3.0, 4.0]), jnp.array([[2.0, 0.0]]))
+    Array([0., 5.], dtype=float32)
+    """
+    # Rows of length one span the same and keep the inverse well conditioned.
+    length = jnp.linalg.norm(others, axis=1, keepdims=True)
+    rows = others / jnp.where(length > 0, length, 1)
+    inverse = jnp.linalg.pinv(rows @ rows.T, rtol=1e-6, hermitian=True)
+    d = g
+    for _ in range(2):  # the second time takes out what rounding left
+        d = d - (inverse @ (rows @ d)) @ rows
+    return d * (jnp.linalg.norm(g) / jnp.maximum(jnp.linalg.norm(d), 1e-30))
+
+
+def not_back(local: ClientFn, away: Params) -> ClientFn:
+    """A client's training without the part of its step along ``away``, its length kept."""
+    squared = jnp.maximum(optax.tree.norm(away, squared=True), 1e-30)
+
+    def work(shared, client, key):
+        update, info = local(shared, client, key)
+        step = update["params"]
+        along = optax.tree.vdot(step, away) / squared
+        turned = jax.tree.map(lambda u, a: u - along * a, step, away)
+        scale = optax.tree.norm(step) / jnp.maximum(optax.tree.norm(turned), 1e-30)
+        return {**update, "params": jax.tree.map(lambda u: scale * u, turned)}, info
+
+    return work
+
+
+def _rows(updates: Params) -> jax.Array:
+    """``[K, ...]`` leaves as one matrix ``[K, P]``, in the order of ``ravel_pytree``."""
+    return jnp.concatenate([a.reshape(a.shape[0], -1) for a in jax.tree.leaves(updates)], 1)

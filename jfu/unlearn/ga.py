@@ -1,0 +1,65 @@
+"""Gradient ascent, the naive control: the leaving client climbs its own loss.
+
+    theta <- theta + lr * grad L_u(theta),   gradients clipped to a largest norm
+
+for a round of local epochs, then training on what is retained. The loss has no upper end, so
+a rate or a round too many wrecks the model; that is why it is a control.
+"""
+
+from collections.abc import Callable
+
+import optax
+
+from jfu.fedavg import fedavg
+from jfu.local import classification, local_sgd
+from jfu.types import ClientFn, FederatedAlgorithm, LossFn, Model, Needs, RecoverFn, Unlearner
+from jfu.unlearn.finetune import finetune, on_retained
+from jfu.unlearn.phases import borrowed, phases
+
+
+def ga(
+    fed: FederatedAlgorithm,
+    model: Model,
+    *,
+    lr: float = 0.01,
+    epochs: int = 1,
+    clip: float = 5.0,
+    batch_size: int = 32,
+    rounds: int = 1,
+    chunk: int | None = 1,
+) -> Unlearner:
+    """Gradient ascent by the leaving clients, then rounds of ``fed``.
+
+    Args:
+      fed: the federation that recovers.
+      lr: the rate of the climb.
+      epochs: passes over the forgotten data a round.
+      clip: largest norm of a step's gradient.
+      rounds: how many rounds they climb.
+    """
+    climber = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(lr))
+    climb = local_sgd(uphill(model.apply), climber, epochs=epochs, batch_size=batch_size)
+    recover = phases(rounds, on_forgotten(climb, chunk), on_retained(fed))
+    needs = Needs(target=True, forget_data=True)
+    return finetune(fed)._replace(recover=recover, needs=needs)
+
+
+def uphill(apply: Callable) -> LossFn:
+    """The negative of the classification loss."""
+    loss = classification(apply)
+
+    def negative(variables, batch, key):
+        value, changed = loss(variables, batch, key)
+        return -value, changed
+
+    return negative
+
+
+def on_forgotten(work: ClientFn, chunk: int | None) -> RecoverFn:
+    """A round in which only the leaving clients work, on what is to be forgotten."""
+    round = borrowed(fedavg(work, chunk=chunk))
+
+    def recover(state, request, key):
+        return round(state, request.forget, key)
+
+    return recover

@@ -1,0 +1,113 @@
+"""MoDe: blend in an untrained model that the others train, and guide the blend back.
+
+A second model M_de starts from scratch. For ``degrade`` rounds the retained clients train it
+by federated averaging, and the model M moves towards it,
+
+    M <- lam M + (1 - lam) M_de.
+
+In each of the first ``guide`` rounds memory guidance follows: all clients train M, those that
+stay on their labels, the leaving one on what M_de says of its data,
+
+    y(x) = argmax M_de(x),   M <- sum_k p_k w_k over all clients.
+
+Then the others train on. Zhao, Wang, Qi, Huang, Wei, Zhang. Federated Unlearning with
+Momentum Degradation. IEEE Internet of Things Journal, 2023. No code was published; the numbers
+of rounds are those of the comparison in PUF (arXiv 2504.05822).
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jfu.aggregate import weighted_mean
+from jfu.clients import sum_clients
+from jfu.fedavg import fedavg, sender
+from jfu.local import classification
+from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, LossFn, Model, Needs, Unlearner
+from jfu.unlearn.finetune import on_retained
+from jfu.unlearn.phases import Beside, borrowed, inside, moved, phases, together
+
+COUNTS = ("down", "up", "steps", "forwards")
+
+
+def mode(
+    fed: FederatedAlgorithm,
+    model: Model,
+    local: Callable[..., ClientFn],
+    *,
+    lam: float = 0.95,
+    degrade: int = 6,
+    guide: int = 10,
+    within: int | None = None,
+    chunk: int | None = 1,
+) -> Unlearner:
+    """Momentum degradation and memory guidance, then rounds of ``fed``.
+
+    Args:
+      local: ``local(loss) -> ClientFn``, a client's training on another loss.
+      lam: how much of the model stays when it is blended.
+      degrade, guide: rounds of either; ``degrade`` is at most ``guide``.
+      within: the rounds there are for unlearning; schedules shrink to half of them.
+    """
+    if within is not None:
+        most = max(1, within // 2)
+        degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)
+    loss, mean = classification(model.apply), weighted_mean()
+    train, plain = local(loss), inside(on_retained(fed))
+    degrading = borrowed(fedavg(train, chunk=chunk))
+
+    def perturb(trained, request, key):
+        del request
+        fresh = fed.init(model.init(key))
+        return Beside(fed.init(trained.variables), fresh.variables)
+
+    def guided_round(state, request, key):
+        degrade_key, stay_key, leave_key = jax.random.split(key, 3)
+        inner, old = state.inner, state.own
+
+        def degraded(model, request, key):
+            other, info = degrading(inner._replace(variables=old), request.retain, key)
+            blend = lambda m, d: (lam * m + (1 - lam) * d).astype(m.dtype)
+            blended = jax.tree.map(blend, model, other.variables)
+            return blended, other.variables, [info.metrics[name] for name in COUNTS]
+
+        def left(model, request, key):
+            del request, key
+            return model, old, [jnp.zeros(()) for name in COUNTS]
+
+        blended, fresh, before = jax.lax.cond(
+            inner.round < degrade, degraded, left, inner.variables, request, degrade_key
+        )
+        shared = Broadcast(blended, inner.round)
+        says = local(pseudo_labelled(model, loss, fresh))
+
+        def guided(shared, client, key):
+            update, info = says(shared, client, key)
+            return mean.encode(update, info.weight), info._replace(forwards=info.steps)
+
+        stay, leave = request.retain, request.forget
+        sent, info = sum_clients(sender(train, mean), chunk=chunk)(shared, stay, stay_key)
+        gone, theirs = sum_clients(guided, chunk=chunk)(shared, leave, leave_key)
+        update, _ = mean.decode(jax.tree.map(jnp.add, sent, gone), (), key)
+        inner = moved(inner._replace(variables=blended), update)
+        info = together(info, theirs, stay.id)
+        # Besides: M_de to and from those who train it, and to those who are guided by it.
+        metrics = dict(info.metrics)
+        for name, count in zip(COUNTS, before, strict=True):
+            metrics[name] += count
+        metrics["down"] += (theirs.weight > 0).sum()
+        return Beside(inner, fresh), info._replace(metrics=metrics)
+
+    recover = phases(guide, guided_round, plain)
+    return Unlearner(perturb, recover, Needs(target=True, forget_data=True))
+
+
+def pseudo_labelled(model: Model, loss: LossFn, guide) -> LossFn:
+    """The loss with the guide's most likely classes as labels."""
+
+    def guided(variables, batch, key):
+        says = model.apply(guide, batch.x)[0].argmax(-1).astype(batch.y.dtype)
+        return loss(variables, batch._replace(y=says), key)
+
+    return guided

@@ -1,0 +1,128 @@
+"""PGD: the leaving client climbs its loss inside a ball round the mean of the others.
+
+    w_ref   = (w - p_u w_u) / (1 - p_u)                 w_u: its last local model
+    radius^2 = mean over random models of ||w_ref - w_rand||^2 / 3
+    w <- w_ref, then SGD with momentum on -L_u; after each step
+    w <- w_ref + (w - w_ref) min(1, radius / ||w - w_ref||)
+
+Halimi, Kadhe, Rawat, Baracaldo. Federated Unlearning: How to Efficiently Erase a Client in FL?
+2022, arXiv 2207.05521. The paper has clients of equal size, p_u = 1 / K, and one of them leaves;
+here the means are weighted, and several may. It stops early by the distance to w_u, with a
+threshold fitted to its network; here the climb ends once a batch's accuracy is within
+``margin`` of chance, which needs no fitting.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jfu.clients import weights
+from jfu.fedavg import fedavg
+from jfu.local import classification, local_sgd
+from jfu.types import FederatedAlgorithm, Key, Model, Needs, Params, Split, Trained, Unlearner
+from jfu.unlearn.finetune import on_retained
+from jfu.unlearn.phases import borrowed, phases
+
+
+def pgd(
+    fed: FederatedAlgorithm,
+    model: Model,
+    *,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    clip: float = 5.0,
+    epochs: int = 5,
+    batch_size: int = 128,
+    margin: float = 0.05,
+    draws: int = 10,
+    chunk: int | None = 1,
+) -> Unlearner:
+    """Projected gradient ascent by the leaving clients for one round, then rounds of ``fed``.
+
+    Args:
+      lr, momentum: of the ascent.
+      clip: largest norm of a step's gradient.
+      epochs: passes over the forgotten data.
+      margin: the climb ends once accuracy on a batch is at most ``1 / C + margin``.
+      draws: random models that the radius is taken from.
+    """
+
+    def perturb(trained, request, key):
+        del key
+        return fed.init({**trained.variables, "params": without(trained, request)})
+
+    def climb(state, request, key):
+        draw_key, key = jax.random.split(key)
+        ball = (state.params, radius(state.params, model, draw_key, draws))
+        steps = (optax.clip_by_global_norm(clip), optax.sgd(lr, momentum), inside_ball(*ball))
+        loss = uphill_until(model.apply, margin)
+        work = local_sgd(
+            loss, until_still(optax.chain(*steps)), epochs=epochs, batch_size=batch_size
+        )
+        return borrowed(fedavg(work, chunk=chunk))(state, request.forget, key)
+
+    needs = Needs(history=("last",), target=True, forget_data=True, whole_clients=True)
+    return Unlearner(perturb, phases(1, climb, on_retained(fed)), needs)
+
+
+def without(trained: Trained, request: Split) -> Params:
+    """The mean of the other clients' last local models.
+
+    From last updates ``D_k``, as the global model is ``w_before + sum_k p_k D_k``.
+    """
+    stay, all_ = weights(request.retain), weights(request.retain) + weights(request.forget)
+    last = trained.history["last"]
+    mean = lambda n, d: jnp.tensordot((n / n.sum()).astype(d.dtype), d, 1)
+    return jax.tree.map(
+        lambda w, d: w - mean(all_, d) + mean(stay, d), trained.variables["params"], last
+    )
+
+
+def radius(center: Params, model: Model, key: Key, draws: int) -> jax.Array:
+    """``sqrt(mean ||center - random model||^2 / 3)``."""
+
+    def squared(key):
+        return optax.tree.norm(optax.tree.sub(center, model.init(key)["params"]), squared=True)
+
+    return jnp.sqrt(jax.lax.map(squared, jax.random.split(key, draws)).mean() / 3)
+
+
+def inside_ball(center: Params, radius: jax.Array) -> optax.GradientTransformation:
+    """Shortens a step so that it ends within ``radius`` of ``center``."""
+
+    def update(step, state, params):
+        away = optax.tree.sub(optax.tree.add(params, step), center)
+        shrink = jnp.minimum(1.0, radius / jnp.maximum(optax.tree.norm(away), 1e-30))
+        project = lambda c, a, p: (c + shrink * a - p).astype(p.dtype)
+        return jax.tree.map(project, center, away, params), state
+
+    return optax.GradientTransformation(lambda params: (), update)
+
+
+def uphill_until(apply, margin: float):
+    """The negative loss, without slope where accuracy is at most ``1 / C + margin``."""
+    loss = classification(apply)
+
+    def negative(variables, batch, key):
+        logits = apply(variables, batch.x, train=False)[0]
+        right = ((logits.argmax(-1) == batch.y) * batch.mask).sum()
+        above = right > (1 / logits.shape[-1] + margin) * batch.mask.sum()
+        value, changed = loss(variables, batch, key)
+        return -value * above, changed
+
+    return negative
+
+
+def until_still(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Takes no step from the first gradient on that is zero; momentum would go on."""
+
+    def init(params):
+        return jnp.zeros((), bool), inner.init(params)
+
+    def update(slope, state, params):
+        stopped, memory = state
+        stopped = stopped | (optax.tree.norm(slope) == 0)
+        step, memory = inner.update(slope, memory, params)
+        return jax.tree.map(lambda s: jnp.where(stopped, 0, s), step), (stopped, memory)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,103 @@
+"""Recovery in phases: the rounds that a method makes its own, then rounds of the federation.
+
+Whatever communicates is a round and is counted as one; ``perturb`` is work of the server.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jfu.clients import NOBODY
+from jfu.fedavg import summarise
+from jfu.types import FederatedAlgorithm, LocalInfo, Params, PyTree, RecoverFn, RoundInfo, Variables
+
+
+class Beside(NamedTuple):
+    """A federation's state, and what a method remembers beside it."""
+
+    inner: PyTree
+    own: PyTree
+
+    @property
+    def variables(self) -> Variables:
+        return self.inner.variables
+
+    @property
+    def params(self) -> Params:
+        return self.inner.params
+
+    @property
+    def round(self) -> jax.Array:
+        return self.inner.round
+
+
+def phases(rounds: int, early: RecoverFn, later: RecoverFn) -> RecoverFn:
+    """``early`` for the first ``rounds`` rounds after the request, ``later`` from then on."""
+    if rounds < 1:
+        return later
+
+    def recover(state, request, key):
+        many = request.retain.id.shape[0]
+
+        def alike(step):
+            def run(state, request, key):
+                state, info = step(state, request, key)
+                return state, _of_all(info, many)
+
+            return run
+
+        early_, later_ = alike(early), alike(later)
+        return jax.lax.cond(state.round < rounds, early_, later_, state, request, key)
+
+    return recover
+
+
+def _of_all(info: RoundInfo, many: int) -> RoundInfo:
+    """The same with room for all clients, where a sample took part, and without updates."""
+    missing = many - info.ids.shape[0]
+    clients = jax.tree.map(lambda a: jnp.pad(a, (0, missing)), info.clients)
+    ids = jnp.pad(info.ids, (0, missing), constant_values=NOBODY)
+    return info._replace(clients=clients, ids=ids, updates=None)
+
+
+def inside(step: RecoverFn) -> RecoverFn:
+    """A round of the inner state; what is beside it stays."""
+
+    def recover(state, request, key):
+        inner, info = step(state.inner, request, key)
+        return state._replace(inner=inner), info
+
+    return recover
+
+
+def borrowed(fed: FederatedAlgorithm) -> Callable:
+    """A round of another federation on this state's model; its server starts anew each time."""
+
+    def round(state, clients, key):
+        other = fed.init(state.variables)._replace(round=state.round)
+        other, info = fed.round(other, clients, key)
+        return state._replace(variables=other.variables, round=other.round), info
+
+    return round
+
+
+def moved(state: PyTree, update: Variables) -> PyTree:
+    """The state a round later, its model moved by an update as it is, past the server optimizer."""
+    variables = jax.tree.map(jnp.add, dict(state.variables), dict(update))
+    return state._replace(variables=variables, round=state.round + 1)
+
+
+def together(first: LocalInfo, second: LocalInfo, ids: jax.Array) -> RoundInfo:
+    """One round's facts of clients that worked on retained and on forgotten data."""
+    weight = first.weight + second.weight
+    loss = first.loss * first.weight + second.loss * second.weight
+    info = LocalInfo(
+        weight=weight,
+        loss=loss / jnp.maximum(weight, 1),
+        steps=first.steps + second.steps,
+        norm=jnp.hypot(first.norm, second.norm),
+        forwards=first.forwards + second.forwards,
+    )
+    return RoundInfo(info, summarise(info), ids)

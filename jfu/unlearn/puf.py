@@ -1,0 +1,62 @@
+"""PUF: for one round the leaving client's update enters the mean with a negative sign.
+
+    w <- w + sum_{k stays} p_k D_k - rate * p_u D_u      p_k = n_k / sum over all clients
+
+Every client trains as ever, the leaving one on its own data; its pseudo-gradient is turned
+round and scaled. ``alone`` is the special form, in which only it takes part: ``w <- w - rate *
+D_u``. Then the others train on.
+
+Mora, Mazzocca, Montanari, Bellavista. Unlearning Clients, Features and Samples ... Federated
+Unlearning Made Practical: Seamless Integration via Negated Pseudo-Gradients. 2025, arXiv
+2504.05822. The client can turn its own update, so the server needs nothing but the sum.
+"""
+
+import jax
+
+from jfu.aggregate import weighted_mean
+from jfu.clients import sum_clients
+from jfu.fedavg import sender
+from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, Unlearner
+from jfu.unlearn.finetune import finetune, on_retained
+from jfu.unlearn.phases import moved, phases, together
+
+
+def puf(
+    fed: FederatedAlgorithm,
+    local: ClientFn,
+    *,
+    rate: float | None = None,
+    alone: bool = False,
+    chunk: int | None = 1,
+) -> Unlearner:
+    """A round with negated pseudo-gradients, then rounds of ``fed``.
+
+    Args:
+      local: a client's ordinary training.
+      rate: what the leaving clients' updates are multiplied by; the paper's 20 if not given,
+        2 where they are ``alone``.
+      alone: whether the others sit out the round.
+    """
+    rate = (2.0 if alone else 20.0) if rate is None else rate
+    mean = weighted_mean()
+
+    def negated(shared, client, key):
+        update, info = local(shared, client, key)
+        away = jax.tree.map(lambda u: -rate * u, update["params"])
+        # Statistics are no gradients: those of the leaving client do not enter.
+        still = {name: jax.tree.map(lambda u: 0 * u, tree) for name, tree in update.items()}
+        return mean.encode({**still, "params": away}, info.weight), info
+
+    def early(state, request, key):
+        stay_key, leave_key = jax.random.split(key)
+        shared = Broadcast(state.variables, state.round)
+        stay = request.retain
+        if alone:
+            stay = stay._replace(mask=stay.mask & False)
+        sent, info = sum_clients(sender(local, mean), chunk=chunk)(shared, stay, stay_key)
+        gone, theirs = sum_clients(negated, chunk=chunk)(shared, request.forget, leave_key)
+        update, _ = mean.decode(jax.tree.map(lambda a, b: a + b, sent, gone), (), key)
+        return moved(state, update), together(info, theirs, stay.id)
+
+    needs = Needs(target=True, forget_data=True)
+    return finetune(fed)._replace(recover=phases(1, early, on_retained(fed)), needs=needs)

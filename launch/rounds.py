@@ -1,0 +1,185 @@
+"""Communication rounds as a benchmark: what each method needs to reach the targets.
+
+Runs what launch.compare with the same flags would run (nothing, where that is done), then
+tells for each method the rounds, bytes and operations until
+
+  test    test accuracy is up at a target,
+  forget  accuracy on the forgotten data is down at a target, and stays there,
+  asr     so is the backdoor's success.
+
+Targets not given are retraining's last values, 1 point below for test, 2 points above for
+forget and 5 for asr. Writes rounds.jsonl (a line for each method, seed and target), rounds.md and
+rounds.png into the work directory.
+
+  python -m launch.rounds --methods=all
+  python -m launch.rounds --target_test=95 --target_asr=5
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+import jfu.io
+from launch import compare, main
+
+FLAGS = flags.FLAGS
+
+# Points that a target without a flag lies below or above retraining's last value.
+LEEWAY = dict(test=-1.0, forget=2.0, asr=5.0)
+COSTS = ("round", "bytes", "flops", "seconds")
+
+
+def define() -> None:
+    compare.define()
+    flags.adopt_module_key_flags(compare)
+    for measure in LEEWAY:
+        flags.DEFINE_float(f"target_{measure}", None, f"The target of {measure}, percent.")
+
+
+def rounds() -> None:
+    given = {m: getattr(FLAGS, f"target_{m}") for m in LEEWAY}
+    work, config, rows = compare.run()
+    lines = reach(rows, given)
+    jfu.io.write_bytes(
+        work.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
+    )
+    text = markdown(lines)
+    jfu.io.write_bytes(work.path / "rounds.md", text.encode())
+    plot(lines, str(work.path / "rounds.png"), f"{config.dataset}: forget {config.forget}")
+    print(f"\n{text}\nrounds.jsonl, rounds.md and rounds.png are in {work.path}/")
+
+
+def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str, Any]]:
+    """One line for each method, seed and target: what it took, None where it never got there.
+
+    Args:
+      rows: lines of results.jsonl.
+      given: targets by measure; None is taken from retraining.
+
+    Raises:
+      ValueError: a target is missing and so is retraining.
+    """
+    runs: dict[tuple, list] = {}
+    for row in rows:
+        if row["method"] not in ("original", "retrain_again"):
+            runs.setdefault((row["method"], row["seed"]), []).append(row)
+    last = {key: max(run, key=lambda row: row["round"]) for key, run in runs.items()}
+    lines = []
+    for measure, target in given.items():
+        if all(row[measure] is None for row in last.values()):
+            continue  # no backdoor
+        if target is None:
+            ends = [row[measure] for (name, _), row in last.items() if name == "retrain"]
+            if not ends:
+                raise ValueError(
+                    f"without retraining among the methods there is no target for {measure}; add "
+                    f"retrain to --methods, or give --target_{measure}"
+                )
+            target = round(sum(ends) / len(ends) + LEEWAY[measure], 4)
+        for (name, seed), run in runs.items():
+            row = first(run, measure, target)
+            cost = dict.fromkeys(COSTS)
+            if row:
+                traffic = row["bytes_down"] + row["bytes_up"]
+                cost = dict(
+                    round=row["round"], bytes=traffic, flops=row["flops"], seconds=row["seconds"]
+                )
+            lines.append(dict(method=name, seed=seed, measure=measure, target=target, **cost))
+    return lines
+
+
+def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
+    """The first evaluated row that is there: up at it, or down at it for good.
+
+    >>> run = [dict(round=r, test=t, asr=a) for r, t, a in [(0, 9, 0), (1, 8, 9), (2, 9, 1)]]
+    >>> first(run, "test", 8.5)["round"], first(run, "asr", 1)["round"]
+    (2, 2)
+    """
+    run = sorted(run, key=lambda row: row["round"])
+    if LEEWAY[measure] < 0:  # round 0 is before any communication
+        return next((row for row in run if row["round"] and row[measure] >= target), None)
+    below = None
+    for row in reversed(run):
+        if row[measure] > target:
+            break
+        below = row
+    return below
+
+
+def table(lines: Sequence[dict]) -> dict[str, dict[str, Any]]:
+    """``{method: {measure: {cost: {mean, std}}}}``, None where a seed never got there."""
+    from launch.report import spread
+
+    found: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        found.setdefault(line["method"], {}).setdefault(line["measure"], []).append(line)
+    return {
+        name: {
+            measure: {cost: spread([line[cost] for line in some]) for cost in COSTS}
+            for measure, some in by_measure.items()
+        }
+        for name, by_measure in found.items()
+    }
+
+
+def markdown(lines: Sequence[dict]) -> str:
+    from launch.report import aligned, cell
+
+    targets = {line["measure"]: line["target"] for line in lines}
+    sign = lambda measure: "≥" if LEEWAY[measure] < 0 else "≤"
+    header = ["method"]
+    for measure, target in targets.items():
+        header += [f"{measure} {sign(measure)} {target:.1f}: rounds", "MB", "GFLOP"]
+    cells = [header]
+    for name, by_measure in table(lines).items():
+        row = [name]
+        for measure in targets:
+            costs = by_measure[measure]
+            row += [cell(costs["round"], 1, 1), cell(costs["bytes"], 1e6, 1)]
+            row += [cell(costs["flops"], 1e9, 1)]
+        cells.append(row)
+    return aligned(cells)
+
+
+def plot(lines: Sequence[dict], path: str, title: str) -> None:
+    """Rounds to each target, a bar for each method; seeds as dots, a cross where one is missing."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    targets = {line["measure"]: line["target"] for line in lines}
+    names = list(dict.fromkeys(line["method"] for line in lines))
+    size = (4.2 * len(targets) + 1, 0.34 * len(names) + 1.6)
+    figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
+    longest = max((line["round"] or 0 for line in lines), default=0) or 1
+    for axis, (measure, target) in zip(axes[0], targets.items(), strict=True):
+        for y, name in enumerate(names):
+            some = [x["round"] for x in lines if (x["method"], x["measure"]) == (name, measure)]
+            known = [r for r in some if r is not None]
+            colour = "tab:blue" if name == "not" else "black" if name == "retrain" else "0.6"
+            if len(known) == len(some):
+                axis.barh(y, sum(known) / len(known), color=colour, alpha=0.6, height=0.6)
+            axis.plot(known, [y] * len(known), ".", color=colour)
+            if len(known) < len(some):
+                axis.annotate("never in some seed" if known else "never", (0, y), fontsize=8,
+                              xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
+        sign = "at least" if LEEWAY[measure] < 0 else "at most"
+        what = dict(test="test accuracy", forget="forgotten accuracy", asr="backdoor success")
+        axis.set(title=f"{what[measure]} {sign} {target:.1f} %", xlabel="communication rounds")
+        axis.set_xlim(0, longest * 1.05)
+        axis.grid(alpha=0.25, axis="x")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_yticks(range(len(names)), ["NoT" if n == "not" else n for n in names])
+    axes[0][0].invert_yaxis()
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    define()
+    main.run(rounds)
