@@ -145,6 +145,12 @@ def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
     return dict(mean=float(np.mean(values)), std=std)
 
 
+COLOURS = {
+    "retrain": "black",
+    "finetune": "tab:orange",
+    "none": "tab:gray",
+    "not": "tab:blue",
+}
 COLUMNS = (
     ("needs", "needs", 1, 0),
     ("retain", "retain %", 1, 1),
@@ -307,15 +313,17 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
     if len(points) < 2:
         return False
     figure, axis = plt.subplots(figsize=(7.5, 5))
-    palette = plt.cm.tab20(np.linspace(0, 1, max(len(points), 2)))
+    spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
     floor = (summary["floor"] or {}).get("gap_per_seed")
-    for (name, traffic, gap, recovered), colour in zip(points, palette, strict=True):
+    for name, traffic, gap, recovered in points:
+        colour = COLOURS[name] if name in COLOURS else next(spare)
         y = floor if name == "retrain" and floor else gap
+        height = max(y["mean"], 0.01)
         axis.errorbar(
             traffic["mean"] / 1e6,
-            y["mean"],
+            height,
             xerr=traffic["std"] / 1e6,
-            yerr=y["std"],
+            yerr=[[min(y["std"], height / 2)], [y["std"]]],  # the scale has no zero
             fmt="o",
             color=colour,
             markerfacecolor=colour if recovered else "white",
@@ -323,26 +331,26 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
             markersize=7,
         )
         label = "NoT" if name == "not" else name
-        place = (traffic["mean"] / 1e6, y["mean"])
+        place = (traffic["mean"] / 1e6, height)
         axis.annotate(label, place, xytext=(6, 5), textcoords="offset points", fontsize=9)
     if floor:
-        axis.axhline(floor["mean"], color="0.5", linestyle="--", linewidth=1)
+        axis.axhline(max(floor["mean"], 0.01), color="0.5", linestyle="--", linewidth=1, zorder=0)
         axis.annotate(
             "noise floor: retraining against retraining",
-            (0.99, floor["mean"]),
+            (0.01, max(floor["mean"], 0.01)),
             xycoords=("axes fraction", "data"),
-            ha="right",
             va="bottom",
             fontsize=8,
             color="0.4",
         )
     axis.set(
         xscale="log",
+        yscale="log",
         xlabel="MB, down and up, until retained accuracy is back (hollow: it never was; all sent)",
         ylabel="gap to retraining per seed, points (less is better)",
         title=title,
     )
-    axis.set_ylim(bottom=0)
+    axis.margins(x=0.15, y=0.15)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -365,8 +373,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     names = [
         n for n in dict.fromkeys(row["method"] for row in rows) if n not in ("original", AGAIN)
     ]
-    colours = dict(retrain="black", finetune="tab:orange", none="tab:gray")
-    colours["not"] = "tab:blue"
+    colours = dict(COLOURS)
     summary = table(rows)
     reference = "retrain" in names
 
@@ -375,7 +382,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
         ends = [summary["methods"][n][key]["mean"] for n in names if summary["methods"][n][key]]
         return 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
 
-    spare = iter(plt.cm.tab10(i) for i in (2, 3, 4, 5, 6, 8, 9, 7, 2, 3, 4, 5, 6, 8, 9))
+    spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
     colours |= {name: next(spare) for name in names if name not in colours}
     for axis, (key, label) in zip(axes[0], panels, strict=True):
         start = [row[key] for row in rows if row["method"] == "original"]
