@@ -214,7 +214,7 @@ def test_unlearning_stops_once_the_accuracy_is_back(trained, tmp_path):
 def test_a_history_that_was_not_kept_is_asked_for(trained, tmp_path):
     flags = [f"--init_from={trained}", "--method=fukd", f"--workdir={tmp_path / 'B'}"]
     _, error = launch("unlearn", *flags, expect=2)
-    assert "fukd needs what training recorded of sums, and there is start, norms" in error
+    assert "fukd needs what training recorded of sums, and there is" in error
     assert not (tmp_path / "B").exists()
 
 

@@ -1,0 +1,124 @@
+"""Tunes the methods on seeds that are not reported, with equal effort for each.
+
+Every method gets four settings of what its paper leaves to be tuned, its published value
+among them; the one with the smallest gap to retraining after the budget wins. Methods without
+such a choice are left as they are, NoT among them. Prints the table of what was tried and the
+--options to give to launch.compare, and writes tuning.jsonl, tuning.md and options.flags into
+the work directory.
+
+  python -m launch.tune --first_seed=1000 --seeds=1
+  python -m launch.compare --methods=all --flagfile=runs/tune-digits-.../options.flags
+"""
+
+import json
+from typing import Any
+
+from absl import flags
+
+import jfu
+import jfu.io
+from launch import compare, main
+from launch import flags as shared
+
+FLAGS = flags.FLAGS
+
+# Four settings a method; the first is the published one.
+GRID: dict[str, tuple[dict[str, Any], ...]] = {
+    "federaser": tuple(dict(interval=n) for n in (2, 1, 4, 8)),
+    "fukd": tuple(dict(lr=r) for r in (0.01, 0.1, 0.001, 0.0001)),
+    "pgd": tuple(dict(lr=r) for r in (0.01, 0.1, 0.03, 0.003)),
+    "mode": tuple(dict(lam=x) for x in (0.95, 0.9, 0.7, 0.5)),
+    "fcu": tuple(dict(lr=r) for r in (1e-5, 1e-4, 1e-3, 1e-2)),
+    "fedosd": tuple(dict(lr=r) for r in (4e-4, 4e-3, 4e-2, 4e-1)),
+    "puf": tuple(dict(rate=x) for x in (20.0, 10.0, 40.0, 80.0)),
+    "fedquit": tuple(dict(lr=r) for r in (1e-4, 1e-3, 1e-2, 1e-1)),
+    "ga": tuple(dict(lr=r) for r in (0.01, 0.1, 0.03, 0.003)),
+}
+
+
+def tune() -> None:
+    names = [n for n in compare.asked(FLAGS.methods, FLAGS.forget) if n in GRID]
+    config = shared.resolve(names)
+    from launch import cells, experiment, report, workdir
+
+    keep = list(experiment.remembered(names))
+    where = shared.workdir(config, "tune", keep_history=keep)
+    work = workdir.open_workdir(where, config, "tune", keep_history=keep)
+    layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
+    seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
+    rows = []
+    with experiment.on_devices(layout):
+        study = experiment.study(config, layout, seeds)
+        tried = {}
+        for name in names:
+            for options in GRID[name]:
+                own = {**study.setting.options, name: options}
+                setting = study.setting._replace(options=own)
+                tried[label(name, options)] = jfu.unlearn.UNLEARNERS[name](setting)
+        trial = experiment.trial(study, seeds[0])
+        study = experiment.remembering(study, keep, trial)
+        work = workdir.begin(work, config, "tune", layout, keep_history=keep)
+        cells.announce(study, trial, f"{len(tried)} settings", layout, work)
+        programs = cells.Programs()
+        for seed in seeds:
+            trial = trial if seed == trial.seed else experiment.trial(study, seed)
+            cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every)
+            trained, row, _ = cells.original(study, trial, cell)
+            rows.append(row)
+            methods = {"retrain": study.fresh, **tried}
+            for name, method in methods.items():
+                budget = experiment.budget(config, name)
+                given = (name, method, trained, trial.request, budget)
+                rows += cell(*given, quiet=True)[1]
+            workdir.write_results(work, rows)
+    found = report.table(rows)["methods"]
+    lines, best = choose({k: v for k, v in found.items() if k in tried}, names)
+    jfu.io.write_bytes(
+        work.path / "tuning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
+    )
+    cells_ = [["method", "option", "gap", "retain %", "forget %", "test %", "backdoor %", ""]]
+    for line in lines:
+        measures = [f"{line[m]:.1f}" if line[m] is not None else "-" for m in MEASURES]
+        chosen = "chosen" if line["chosen"] else ""
+        cells_.append([line["method"], line["option"], f"{line['gap']:.2f}", *measures, chosen])
+    text = report.aligned(cells_)
+    jfu.io.write_bytes(work.path / "tuning.md", text.encode())
+    jfu.io.write_bytes(work.path / "options.flags", f"--options={','.join(best)}\n".encode())
+    print(f"\n{text}\n--options={','.join(best)}\n\nThe same is in {work.path}/")
+
+
+MEASURES = ("retain", "forget", "test", "asr")
+
+
+def label(name: str, options: dict[str, Any]) -> str:
+    """A setting as the name of a cell: ``pgd[lr=0.01]``."""
+    return f"{name}[{','.join(f'{k}={v}' for k, v in options.items())}]"
+
+
+def choose(found: dict[str, dict], names: list[str]) -> tuple[list[dict], list[str]]:
+    """A line for each setting tried, and the best of each method as ``--options`` has it.
+
+    Args:
+      found: ``methods`` of a table, by label.
+    """
+    lines, best = [], []
+    for name in names:
+        gaps = {i: found[label(name, o)]["gap_per_seed"]["mean"] for i, o in enumerate(GRID[name])}
+        first = min(gaps, key=gaps.get)
+        for i, options in enumerate(GRID[name]):
+            entry = found[label(name, options)]
+            measures = {m: entry[m]["mean"] if entry[m] else None for m in MEASURES}
+            option = ",".join(f"{k}={v}" for k, v in options.items())
+            line = dict(method=name, option=option, gap=gaps[i], **measures, chosen=i == first)
+            lines.append(line)
+        best += [f"{name}.{k}={v}" for k, v in GRID[name][first].items()]
+    return lines, best
+
+
+if __name__ == "__main__":
+    compare.define()
+    flags.adopt_module_key_flags(compare)
+    flags.FLAGS.set_default("methods", ["all"])
+    flags.FLAGS.set_default("first_seed", 1000)
+    flags.FLAGS.set_default("seeds", 1)
+    main.run(tune)
