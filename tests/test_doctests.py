@@ -15,6 +15,7 @@ import optax
 import pytest
 
 import jfu
+from jfu.models import build
 
 
 def _modules(package):
@@ -27,11 +28,23 @@ def _modules(package):
     return [package, *(m.name for m in below if not m.name.endswith("__main__"))]
 
 
+def _federation():
+    """What the examples of unlearning methods are built from."""
+    model = build("mlp", classes=3, image_shape=(4, 4, 1))
+
+    def local(loss=None, optimizer=None, epochs=1):
+        loss, optimizer = loss or jfu.classification(model.apply), optimizer or optax.sgd(0.1)
+        return jfu.local_sgd(loss, optimizer, epochs=epochs, batch_size=32)
+
+    return dict(model=model, local=local, fed=jfu.fedavg(local()))
+
+
 @pytest.mark.parametrize("name", _modules("jfu") + _modules("launch"))
 def test_examples(name):
-    """With jax, jnp, np and optax at hand, and what the module itself knows."""
+    """With jax, jnp, np, optax and a federation at hand, and what the module itself knows."""
     module = importlib.import_module(name)
     given = {"jax": jax, "jnp": jnp, "np": np, "optax": optax}
+    given |= _federation() if name.startswith("jfu.unlearn.") else {}
     result = doctest.testmod(module, globs={**given, **vars(module)}, report=True)
     assert result.failed == 0
 

@@ -2,6 +2,9 @@
 
 A method is a file with a factory that returns an ``Unlearner``; this table says how the
 factory is called in a ``Setting``. To add one, write its file and give it a line here.
+
+In the methods' examples ``fed`` is a federation, ``model`` its ``Model`` and ``local(loss=...,
+optimizer=..., epochs=...)`` makes a client's training, the usual one without arguments.
 """
 
 from collections.abc import Callable, Mapping

@@ -63,6 +63,12 @@ def fcu(
       ratio: share of each axis of the spectrum that counts as low.
       low: whose amplitudes the low frequencies get, ``original`` or ``unlearned``; the high
         ones get the other's.
+
+    Raises:
+      ValueError: a model without ``features``, or another value of ``low``.
+
+    >>> fcu(fed, model, iterations=20, batch_size=32).needs.forget_data
+    True
     """
     if model.features is None:
         raise ValueError("fcu compares features: give the Model a function `features`")

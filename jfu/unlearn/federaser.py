@@ -41,6 +41,9 @@ def federaser(
       local: the calibration training; the paper has half of the usual local epochs.
       interval: stored rounds are this far apart.
       within: the rounds there are for unlearning; the interval grows until the replay fits.
+
+    >>> federaser(fed, local(epochs=1), interval=4).needs.history
+    ('start', 'norms', 'first')
     """
     mean = weighted_mean()
 

@@ -57,6 +57,9 @@ def fedosd(
       lr: of local training while unlearning, SGD.
       rounds: how many rounds unlearn.
       within: the rounds there are for unlearning and recovery; at most half of them unlearn.
+
+    >>> fedosd(fed, model, local, lr=0.04, within=40).needs.per_client
+    True
     """
     rounds = rounds if within is None else min(rounds, max(1, within // 2))
     descend = local(optimizer=optax.sgd(lr))

@@ -34,6 +34,9 @@ def fedquit(
     Args:
       lr: of Adam; the paper has 1e-3 for equal clients and 1e-4 for skewed ones.
       epochs: passes over the forgotten data.
+
+    >>> fedquit(fed, model, lr=1e-3).needs.forget_data
+    True
     """
 
     def early(state, request, key):

@@ -45,6 +45,12 @@ def fukd(
       proxy: unlabelled examples at the server ``[P, ...]``, P at least ``batch_size``.
       temperature: softens teacher and student.
       lr, momentum, epochs: of the student's SGD.
+
+    Raises:
+      ValueError: fewer proxy examples than a batch.
+
+    >>> fukd(fed, model, np.zeros((64, 4, 4, 1), np.uint8), epochs=10).server
+    ServerWork(steps=20, forwards=20)
     """
     if len(proxy) < batch_size:
         raise ValueError(

@@ -49,6 +49,9 @@ def mode(
       lam: how much of the model stays when it is blended.
       degrade, guide: rounds of either; ``degrade`` is at most ``guide``.
       within: the rounds there are for unlearning; schedules shrink to half of them.
+
+    >>> mode(fed, model, local, within=40).needs.history
+    ()
     """
     if within is not None:
         most = max(1, within // 2)

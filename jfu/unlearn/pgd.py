@@ -45,6 +45,9 @@ def pgd(
       epochs: passes over the forgotten data.
       margin: the climb ends once accuracy on a batch is at most ``1 / C + margin``.
       draws: random models that the radius is taken from.
+
+    >>> pgd(fed, model, lr=0.003).needs.history  # what training must have recorded
+    ('last',)
     """
 
     def perturb(trained, request, key):

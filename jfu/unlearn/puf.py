@@ -36,6 +36,9 @@ def puf(
       rate: what the leaving clients' updates are multiplied by; the paper's 20 if not given,
         2 where they are ``alone``.
       alone: whether the others sit out the round.
+
+    >>> puf(fed, local(), rate=10.0).needs.per_client  # the sum will do
+    False
     """
     rate = (2.0 if alone else 20.0) if rate is None else rate
     mean = weighted_mean()
