@@ -7,9 +7,9 @@ tells for each method the rounds, bytes and operations until
   forget  accuracy on the forgotten data is down at a target, and stays there,
   asr     so is the backdoor's success.
 
-Targets not given are retraining's last values, 1 point below for test, 2 points above for
-forget and 5 for asr. Writes rounds.jsonl (a line for each method, seed and target), rounds.md and
-rounds.png into the work directory.
+Targets not given are retraining's last values on the same seed, 1 point below for test, 2 points
+above for forget and 5 for asr. Writes rounds.jsonl (a line for each method, seed and target),
+rounds.md and rounds.png into the work directory.
 
   python -m launch.rounds --methods=all
   python -m launch.rounds --target_test=95 --target_asr=5
@@ -56,7 +56,7 @@ def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str
 
     Args:
       rows: lines of results.jsonl.
-      given: targets by measure; None is taken from retraining.
+      given: targets by measure; None is taken from retraining on the same seed.
 
     Raises:
       ValueError: a target is missing and so is retraining.
@@ -70,23 +70,23 @@ def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str
     for measure, target in given.items():
         if all(row[measure] is None for row in last.values()):
             continue  # no backdoor
-        if target is None:
-            ends = [row[measure] for (name, _), row in last.items() if name == "retrain"]
-            if not ends:
-                raise ValueError(
-                    f"without retraining among the methods there is no target for {measure}; add "
-                    f"retrain to --methods, or give --target_{measure}"
-                )
-            target = round(sum(ends) / len(ends) + LEEWAY[measure], 4)
+        if target is None and any(("retrain", seed) not in runs for _, seed in runs):
+            raise ValueError(
+                f"without retraining among the methods there is no target for {measure}; add "
+                f"retrain to --methods, or give --target_{measure}"
+            )
         for (name, seed), run in runs.items():
-            row = first(run, measure, target)
+            goal = target
+            if goal is None:
+                goal = round(last["retrain", seed][measure] + LEEWAY[measure], 4)
+            row = first(run, measure, goal)
             cost = dict.fromkeys(COSTS)
             if row:
                 traffic = row["bytes_down"] + row["bytes_up"]
                 cost = dict(
                     round=row["round"], bytes=traffic, flops=row["flops"], seconds=row["seconds"]
                 )
-            lines.append(dict(method=name, seed=seed, measure=measure, target=target, **cost))
+            lines.append(dict(method=name, seed=seed, measure=measure, target=goal, **cost))
     return lines
 
 
@@ -127,11 +127,11 @@ def table(lines: Sequence[dict]) -> dict[str, dict[str, Any]]:
 def markdown(lines: Sequence[dict]) -> str:
     from launch.report import aligned, cell
 
-    targets = {line["measure"]: line["target"] for line in lines}
+    targets = goals(lines)
     sign = lambda measure: "≥" if LEEWAY[measure] < 0 else "≤"
     header = ["method"]
     for measure, target in targets.items():
-        header += [f"{measure} {sign(measure)} {target:.1f}: rounds", "MB", "GFLOP"]
+        header += [f"{measure} {sign(measure)} {target}: rounds", "MB", "GFLOP"]
     cells = [header]
     for name, by_measure in table(lines).items():
         row = [name]
@@ -143,6 +143,17 @@ def markdown(lines: Sequence[dict]) -> str:
     return aligned(cells)
 
 
+def goals(lines: Sequence[dict]) -> dict[str, str]:
+    """The targets in words: a number, or a distance to retraining where seeds differ."""
+    found: dict[str, set] = {}
+    for line in lines:
+        found.setdefault(line["measure"], set()).add(line["target"])
+    return {
+        measure: f"{min(values):.1f}" if len(values) == 1 else f"retrain {LEEWAY[measure]:+.0f}"
+        for measure, values in found.items()
+    }
+
+
 def plot(lines: Sequence[dict], path: str, title: str) -> None:
     """Rounds to each target, a bar for each method; seeds as dots, a cross where one is missing."""
     import matplotlib
@@ -150,7 +161,7 @@ def plot(lines: Sequence[dict], path: str, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    targets = {line["measure"]: line["target"] for line in lines}
+    targets = goals(lines)
     names = list(dict.fromkeys(line["method"] for line in lines))
     size = (4.2 * len(targets) + 1, 0.34 * len(names) + 1.6)
     figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
@@ -168,7 +179,7 @@ def plot(lines: Sequence[dict], path: str, title: str) -> None:
                               xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
         sign = "at least" if LEEWAY[measure] < 0 else "at most"
         what = dict(test="test accuracy", forget="forgotten accuracy", asr="backdoor success")
-        axis.set(title=f"{what[measure]} {sign} {target:.1f} %", xlabel="communication rounds")
+        axis.set(title=f"{what[measure]}\n{sign} {target} %", xlabel="communication rounds")
         axis.set_xlim(0, longest * 1.05)
         axis.grid(alpha=0.25, axis="x")
         axis.spines[["top", "right"]].set_visible(False)

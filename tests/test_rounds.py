@@ -23,16 +23,16 @@ ROWS = [
     *run("original", 0, test=[90]),
     *run("retrain", 0, test=[1, 50, 90], forget=[0, 60, 10], asr=[9, 9, 1]),
     *run("retrain", 1, test=[1, 50, 92], forget=[0, 60, 12], asr=[9, 9, 1]),
-    *run("not", 0, test=[99, 90, 91], forget=[5, 14, 13], asr=[90, 5, 7]),
-    *run("not", 1, test=[9, 80, 90], forget=[5, 13, 13], asr=[90, 5, 6]),
+    *run("not", 0, test=[99, 89, 91], forget=[5, 14, 12], asr=[90, 5, 7]),
+    *run("not", 1, test=[9, 90, 91], forget=[5, 14, 13], asr=[90, 5, 6]),
 ]
 
 
 def test_rounds_to_targets_by_hand():
-    """Targets: test 91 - 1, forget 11 + 2, asr 1 + 5."""
+    """Targets: test 90 - 1 and 92 - 1, forget 10 + 2 and 12 + 2, asr 1 + 5."""
     lines = {(x["method"], x["seed"], x["measure"]): x for x in rounds.reach(ROWS, GIVEN)}
     assert len(lines) == 2 * 2 * 3
-    assert [lines["not", 0, m]["target"] for m in GIVEN] == [90, 13, 6]
+    assert [lines["not", s, m]["target"] for m in GIVEN for s in (0, 1)] == [89, 91, 12, 14, 6, 6]
     took = lambda method, seed: [lines[method, seed, m]["round"] for m in GIVEN]
     assert took("not", 0) == [1, 2, None]  # not round 0; down at 5 and up again is not there
     assert took("not", 1) == [2, 0, 1]
@@ -48,7 +48,7 @@ def test_means_over_seeds_are_of_all_seeds():
     assert table["not"]["asr"]["round"] is None
     text = rounds.markdown(rounds.reach(ROWS, GIVEN))
     assert len({len(line) for line in text.splitlines()}) == 1
-    assert "test ≥ 90.0: rounds" in text and "asr ≤ 6.0: rounds" in text
+    assert "test ≥ retrain -1: rounds" in text and "asr ≤ 6.0: rounds" in text
 
 
 def test_targets_may_be_given_and_must_without_retraining():
@@ -56,7 +56,7 @@ def test_targets_may_be_given_and_must_without_retraining():
     with pytest.raises(ValueError, match="no target for test; add retrain to --methods, or give"):
         rounds.reach(rows, GIVEN)
     lines = rounds.reach(rows, dict(test=90.5, forget=0.0, asr=100.0))
-    assert [x["round"] for x in lines] == [2, None, None, None, 0, 0]
+    assert [x["round"] for x in lines] == [2, 2, None, None, 0, 0]
 
 
 def test_without_a_backdoor_there_is_no_such_target():
