@@ -322,7 +322,7 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
         axis.errorbar(
             traffic["mean"] / 1e6,
             height,
-            xerr=traffic["std"] / 1e6,
+            xerr=[[min(traffic["std"], traffic["mean"] / 2) / 1e6], [traffic["std"] / 1e6]],
             yerr=[[min(y["std"], height / 2)], [y["std"]]],  # the scale has no zero
             fmt="o",
             color=colour,
@@ -399,11 +399,13 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
             marker = "o" if len(x) == 1 else None
             label_of = "NoT" if name == "not" else name
             axis.plot(x, mean, color=colours[name], label=label_of, marker=marker, linewidth=1.8)
-            axis.fill_between(
-                x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0
-            )
+            if len(names) <= 5:
+                axis.fill_between(
+                    x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0
+                )
         if key == "retain" and reference:
-            for name in names:  # where retained accuracy is back
+            marked = names if len(names) <= 5 else [n for n in names if n in ("retrain", "not")]
+            for name in marked:  # where retained accuracy is back
                 rounds = summary["methods"][name]["rounds_to_recover"]
                 if rounds and name != "finetune":
                     axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)

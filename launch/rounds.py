@@ -175,8 +175,14 @@ def plot(lines: Sequence[dict], path: str, title: str) -> None:
                 axis.barh(y, sum(known) / len(known), color=colour, alpha=0.6, height=0.6)
             axis.plot(known, [y] * len(known), ".", color=colour)
             if len(known) < len(some):
-                axis.annotate("never in some seed" if known else "never", (0, y), fontsize=8,
-                              xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
+                axis.annotate(
+                    f"never in {len(some) - len(known)} of {len(some)} seeds",
+                    (0.99, y),
+                    xycoords=("axes fraction", "data"),
+                    ha="right",
+                    va="center",
+                    fontsize=8,
+                )
         sign = "at least" if LEEWAY[measure] < 0 else "at most"
         what = dict(test="test accuracy", forget="forgotten accuracy", asr="backdoor success")
         axis.set(title=f"{what[measure]}\n{sign} {target} %", xlabel="communication rounds")

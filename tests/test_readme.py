@@ -42,3 +42,15 @@ def test_the_table_is_made_of_the_recorded_results():
     table = report.markdown(report.table(rows))
     shown = README.split("<!-- quickstart -->\n")[1].split("<!-- /quickstart -->")[0]
     assert table in shown
+
+
+def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
+    from launch import report, rounds
+
+    results = ROOT / "launch" / "results"
+    summary = json.loads((results / "digits-all-cpu.json").read_text())
+    lines = (results / "digits-all-cpu-rounds.jsonl").read_text().splitlines()
+    shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+    assert shown("digits-all") == report.markdown(summary)
+    assert shown("stopping") == report.stopping(summary)
+    assert shown("rounds") == rounds.markdown([json.loads(line) for line in lines])
