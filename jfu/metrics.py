@@ -156,10 +156,11 @@ def first_round_within(rows: Sequence[Mapping], target: float, points: float = 0
 
     Args:
       rows: mappings with ``round`` and ``retain``; round 0, before any communication, does
-        not count.
+        not count, nor do those that are marked ``own``: the method's own work goes on in them.
 
     >>> first_round_within([dict(round=1, retain=90.0), dict(round=2, retain=97.6)], 98.0)
     2
     """
-    reached = [row["round"] for row in rows if row["round"] and row["retain"] >= target - points]
+    counted = [row for row in rows if row["round"] and not row.get("own")]
+    reached = [row["round"] for row in counted if row["retain"] >= target - points]
     return min(reached, default=None)

@@ -140,13 +140,15 @@ class ServerWork(NamedTuple):
 class Unlearner(NamedTuple):
     """Unlearning: ``perturb`` answers the request, ``recover`` is each round after it.
 
-    ``perturb`` is work of the server; whatever communicates is a round.
+    ``perturb`` is work of the server; whatever communicates is a round. ``own`` of them come
+    before ordinary rounds of the federation: until they are over nothing has been recovered.
     """
 
     perturb: PerturbFn
     recover: RecoverFn
     needs: Needs = Needs()
     server: ServerWork = ServerWork()
+    own: int = 0
 
 
 class Model(NamedTuple):

@@ -112,11 +112,12 @@ def run_cell(
         if final or (not quiet and number % study.config.eval_every == 0):
             every = study.config.attack_every
             attack = final or bool(every and number % every == 0)
+            own = number <= method.own
             line = row(study, trial, name, number, state, spent, storage, attack=attack)
-            if enough is not None and line["retain"] >= enough and not final:
+            if enough is not None and line["retain"] >= enough and not (final or own):
                 final = True
                 line = row(study, trial, name, number, state, spent, storage, attack=True)
-            rows.append(line)
+            rows.append(line | dict(own=True) if own else line)
         if final or number % checkpoint_every == 0:
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
             jfu.io.save_state(path, state, notes)

@@ -4,7 +4,8 @@ Without any flag it is the quickstart: ten clients train a digit classifier toge
 0 carries a backdoor, the request is "forget client 0", and retraining, fine-tuning and NoT
 answer it. Prints a table and writes results.jsonl, table.md, table.json and curves.png into
 the work directory. A run that was stopped goes on when started again with the same flags;
---methods and --seeds may grow.
+--methods and --seeds may grow. Methods that need a history or data at the server (--keep_history,
+--proxy) must be named from the start, or these flags, since training and evaluation differ.
 
   python -m launch.compare
   python -m launch.compare --dataset=fashion_mnist --data_dir=DIR --train_size=6000
@@ -71,6 +72,8 @@ def run() -> tuple:
     from launch import cells, experiment, workdir
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
+    if config.init_params:
+        keep = []  # nobody remembers how that model was trained
     where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
     if work.layout is not None:
@@ -103,8 +106,11 @@ def asked(given: list[str], forget: str) -> list[str]:
         several = jfu.unlearn.COMPARED if name == "all" else (name,)
         for one in several:
             whole = one in jfu.unlearn.UNLEARNERS and jfu.unlearn.needs_of(one).whole_clients
+            needs = one in jfu.unlearn.UNLEARNERS and jfu.unlearn.needs_of(one)
             if name == "all" and whole and not forget.startswith("client:"):
                 main.say(f"left out: {one} takes whole clients out, and --forget={forget} is less")
+            elif name == "all" and FLAGS.init_params and needs.history:
+                main.say(f"left out: {one} needs a history, and --init_params has none")
             else:
                 names[one] = None
     return list(names)

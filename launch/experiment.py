@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import dataclasses
 import inspect
 import os
 import re
@@ -21,6 +22,7 @@ from jfu.augment import AUGMENTS
 from jfu.unlearn import UNLEARNERS, Setting
 from launch import requests
 from launch.flags import Config
+from launch.main import say
 
 # Independent streams of randomness, folded into a seed's key.
 TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(1, 6)
@@ -149,10 +151,12 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     stock = models.build(config.model, **sizes, stock_conv=True)
     loss = jfu.classification(model.apply)
     chunk = layout.chunk or None
-    fed, local = federation(config, loss, config.lr, chunk)
-    again, recovering = fed, local
-    if config.recovery_lr != config.lr:
-        again, recovering = federation(config, loss, config.recovery_lr, chunk)
+    fed, local, surround = federation(config, loss, config.lr, chunk)
+    again, recovering, around = fed, local, surround
+    if config.recovery_lr != config.lr or config.warmup_rounds:
+        # A model that is trained already needs no warming up.
+        calm = dataclasses.replace(config, warmup_rounds=0)
+        again, recovering, around = federation(calm, loss, config.recovery_lr, chunk)
     setting = Setting(
         again,
         model,
@@ -160,6 +164,7 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
         model.follows if config.follow_means else (),
         config.weights_only,
         local=recovering,
+        around=around,
         epochs=config.epochs,
         batch_size=config.batch_size,
         chunk=chunk,
@@ -223,24 +228,34 @@ def read_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         if name not in (known := options_of(method)):
             there = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"--options={text}: {method} has no option {name}; {there}")
+        value = {"true": "True", "false": "False"}.get(value, value)
         with contextlib.suppress(ValueError, SyntaxError):  # a word stays one
             value = ast.literal_eval(value)
+        like = (float, int) if isinstance(known[name], float | None) else (type(known[name]),)
+        if type(value) not in like:
+            raise ValueError(f"--options={text}: {name} must be of the type {like[0].__name__}")
         options.setdefault(method, {})[name] = value
     return options
 
 
-def options_of(method: str) -> list[str]:
-    """What ``--options`` may set of a method: its own keyword arguments."""
+def options_of(method: str) -> dict[str, Any]:
+    """What ``--options`` may set of a method, with what it is otherwise: its own keywords."""
     if method not in UNLEARNERS:
         raise ValueError(f"there is no method {method}; the methods are {', '.join(UNLEARNERS)}")
     factory = getattr(jfu.unlearn, method, None)
-    taken = ("follows", "within", "chunk")
+    taken = ("follows", "within", "around", "chunk", "batch_size")
     given = inspect.signature(factory).parameters.values() if factory else ()
-    return [p.name for p in given if p.kind is p.KEYWORD_ONLY and p.name not in taken]
+    own = [p for p in given if p.kind is p.KEYWORD_ONLY and p.name not in taken]
+    return {p.name: p.default for p in own}
 
 
 def federation(config: Config, loss, lr: float, chunk: int | None):
-    """The federation, and what makes its clients' work: ``local(loss, optimizer, epochs)``."""
+    """The federation, and what it is made of.
+
+    Returns:
+      ``(fed, local, around)``: ``local(loss=..., optimizer=..., epochs=...)`` makes a client's
+      work, the usual one without arguments, and ``around(work)`` the federation of it.
+    """
     makers = {
         "sgd": lambda rate: optax.chain(
             optax.add_decayed_weights(config.weight_decay)
@@ -279,13 +294,13 @@ def federation(config: Config, loss, lr: float, chunk: int | None):
     def local(loss=loss, optimizer=usual, epochs=config.epochs):
         return train(loss, optimizer, epochs=epochs)
 
-    server = servers[config.server](config.server_lr)
-    fed = jfu.fedavg(local(), server=server, chunk=chunk)
-    if config.absent:
-        fed = jfu.absent(fed, config.absent)
-    if config.sample:
-        fed = jfu.sampled(fed, config.sample)
-    return fed, local
+    def around(work):
+        server = servers[config.server](config.server_lr)
+        fed = jfu.fedavg(work, server=server, chunk=chunk)
+        fed = jfu.absent(fed, config.absent) if config.absent else fed
+        return jfu.sampled(fed, config.sample) if config.sample else fed
+
+    return around(local()), local, around
 
 
 def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
@@ -445,7 +460,26 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
         raise ValueError(
             "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
         )
+    config = study.config
+    averaging = config.server == "sgd" and config.server_lr == 1
+    for name in names:
+        if name in ("pgd", "fukd") and not averaging:
+            raise ValueError(
+                f"{name} takes the model for the mean of what clients sent, which it is with "
+                "--server=sgd and --server_lr=1 only; leave it out, or these flags"
+            )
+        if name == "pgd" and (config.sample or config.absent):
+            raise ValueError(
+                "pgd needs every client in the last round of training; leave it out, or --sample "
+                "and --absent"
+            )
     made = {name: UNLEARNERS[name](study.setting) for name in names}
+    for name, method in made.items():
+        if method.own and method.own >= budget(config, name):
+            say(
+                f"note: {name} works {method.own} rounds of its own, and there are "
+                f"{budget(config, name)}: none is left for recovery"
+            )
     return made | ({"retrain": study.fresh} if "retrain" in made else {})
 
 

@@ -189,8 +189,8 @@ def define() -> None:
     real(
         "recovery_lr",
         None,
-        "Learning rate of recovery, which begins at its round 0 "
-        "again for --lr_decay and --warmup_rounds. Default: --lr.",
+        "Learning rate of recovery, which begins at its round 0 again for --lr_decay and is not "
+        "warmed up. Default: --lr.",
         lower_bound=0.0,
     )
     several(

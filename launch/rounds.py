@@ -3,7 +3,7 @@
 Runs what launch.compare with the same flags would run (nothing, where that is done), then
 tells for each method the rounds, bytes and operations until
 
-  test    test accuracy is up at a target,
+  test    test accuracy is up at a target, after the rounds that are a method's own,
   forget  accuracy on the forgotten data is down at a target, and stays there,
   asr     so is the backdoor's success.
 
@@ -40,6 +40,10 @@ def define() -> None:
 
 def rounds() -> None:
     given = {m: getattr(FLAGS, f"target_{m}") for m in LEEWAY}
+    if None in given.values() and not {"retrain", "all"} & set(FLAGS.methods):
+        main.say(
+            "note: targets that are not given are taken from retraining, which is not asked for"
+        )
     work, config, rows = compare.run()
     lines = reach(rows, given)
     jfu.io.write_bytes(
@@ -99,7 +103,8 @@ def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
     """
     run = sorted(run, key=lambda row: row["round"])
     if LEEWAY[measure] < 0:  # round 0 is before any communication
-        return next((row for row in run if row["round"] and row[measure] >= target), None)
+        after = [row for row in run if row["round"] and not row.get("own")]
+        return next((row for row in after if row[measure] >= target), None)
     below = None
     for row in reversed(run):
         if row[measure] > target:

@@ -24,7 +24,7 @@ def define() -> None:
     flags.DEFINE_list(
         "keep_history",
         [],
-        "What to remember of the clients' updates, for methods that need it: norms, sums, last, "
+        "What to remember of training, for methods that need it: start, norms, sums, first, last, "
         "updates. Written to history.safetensors.",
     )
 

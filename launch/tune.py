@@ -24,7 +24,7 @@ FLAGS = flags.FLAGS
 
 # Four settings a method; the first is the published one.
 GRID: dict[str, tuple[dict[str, Any], ...]] = {
-    "federaser": tuple(dict(interval=n) for n in (2, 1, 4, 8)),
+    "federaser": tuple(dict(interval=n) for n in (2, 4, 8, 16)),
     "fukd": tuple(dict(lr=r) for r in (0.01, 0.1, 0.001, 0.0001)),
     "pgd": tuple(dict(lr=r) for r in (0.01, 0.1, 0.03, 0.003)),
     "mode": tuple(dict(lam=x) for x in (0.95, 0.9, 0.7, 0.5)),
@@ -37,8 +37,11 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def tune() -> None:
-    names = [n for n in compare.asked(FLAGS.methods, FLAGS.forget) if n in GRID]
+    asked = compare.asked(FLAGS.methods, FLAGS.forget)
+    names = [n for n in asked if n in GRID]
     config = shared.resolve(names)
+    if config.init_params:
+        raise ValueError("tuning trains its models itself; leave --init_params out")
     from launch import cells, experiment, report, workdir
 
     keep = list(experiment.remembered(names))
@@ -49,13 +52,21 @@ def tune() -> None:
     rows = []
     with experiment.on_devices(layout):
         study = experiment.study(config, layout, seeds)
+        experiment.methods(study, asked)  # refuses what cannot be
         tried = {}
         for name in names:
             for options in GRID[name]:
-                own = {**study.setting.options, name: options}
-                setting = study.setting._replace(options=own)
+                own = {**study.setting.options.get(name, {}), **options}
+                setting = study.setting._replace(options={name: own})
                 tried[label(name, options)] = jfu.unlearn.UNLEARNERS[name](setting)
         trial = experiment.trial(study, seeds[0])
+        for text, method in tried.items():
+            jfu.unlearn.check_request(method, trial.request, keep, text)
+        if int(jfu.weights(trial.request.forget).sum()) < 10:
+            raise ValueError(
+                "fewer than ten examples are to be forgotten, too few for the membership attack "
+                "that the gap is made of; tune on a larger request"
+            )
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "tune", layout, keep_history=keep)
         cells.announce(study, trial, f"{len(tried)} settings", layout, work)

@@ -234,6 +234,11 @@ def test_where_each_rule_stops_by_hand():
     assert set(report.table(every)["methods"]["retrain"]) & {"stopped"} == set()
     assert "| not " in report.stopping(report.table(every))
 
+    # A method's own rounds do not count.
+    marked = [r | dict(own=True) if r["round"] == 3 else r for r in every if r["seed"] == 0]
+    at = report.table(marked)["methods"]["not"]["stopped"]
+    assert at["recovered"]["rounds"]["mean"] == 4
+
     # Regained never: it goes on to the end. Without attacks at every round: no oracle.
     short = rows("not", 9.0, 20.0, 30.0)
     short[1]["mia"] = None
@@ -253,7 +258,7 @@ def test_the_table_says_what_methods_need():
 
 
 def test_options_of_methods():
-    given = ["pgd.lr=0.003", "fcu.low=unlearned", "puf.alone=True", "pgd.epochs=2"]
+    given = ["pgd.lr=0.003", "fcu.low=unlearned", "puf.alone=true", "pgd.epochs=2"]
     options = dict(pgd=dict(lr=0.003, epochs=2), fcu=dict(low="unlearned"), puf=dict(alone=True))
     assert experiment.read_options(given) == options
     for wrong, message in [
@@ -261,6 +266,10 @@ def test_options_of_methods():
         ("pdg.lr=1", "no method pdg; the methods are retrain"),
         ("pgd.rate=1", "pgd has no option rate; it has lr, momentum"),
         ("finetune.lr=1", "finetune has no option lr; it has none"),
+        ("pgd.batch_size=8", "pgd has no option batch_size"),
+        ("puf.alone=maybe", "alone must be of the type bool"),
+        ("ga.epochs=2.5", "epochs must be of the type int"),
+        ("pgd.lr=fast", "lr must be of the type float"),
     ]:
         with pytest.raises(ValueError, match=message):
             experiment.read_options([wrong])

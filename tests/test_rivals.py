@@ -88,7 +88,7 @@ def wrapped(a):
     return {"head": {"kernel": jnp.asarray(a, jnp.float32)}}
 
 
-def run(name, stop, *, trained=W, model=MODEL, forget=(0,), **options):
+def run(name, stop, *, trained=W, model=MODEL, forget=(0,), norms=NORMS, **options):
     """The kernels after the perturbation and after each round, and the rounds' facts."""
     ends = np.cumsum((0, *SIZES))
     rows = [np.arange(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
@@ -104,7 +104,7 @@ def run(name, stop, *, trained=W, model=MODEL, forget=(0,), **options):
         options={name: options},
     )
     method = UNLEARNERS[name](setting)
-    kept = dict(start={"params": wrapped(START)}, norms=jnp.asarray(NORMS))
+    kept = dict(start={"params": wrapped(START)}, norms=jnp.asarray(norms))
     kept |= dict(first=wrapped(FIRST), last=wrapped(LAST), sums=wrapped(SUMS))
     variables = {"params": trained if isinstance(trained, dict) else wrapped(trained)}
     before = jfu.Trained(variables, {k: kept[k] for k in method.needs.history})
@@ -182,7 +182,7 @@ def test_pgd(lr, most, stop):
     options = dict(lr=lr, clip=most, epochs=6, margin=stop or -1.0)
     models, facts = run("pgd", 2, **options)
     close(models, [reference, w, plain_round(w)])
-    assert counts(facts) == [[1, 1, 6, 0], OTHERS]
+    assert counts(facts) == [[1, 1, 6, 6], OTHERS]
 
 
 def test_pgd_stops_for_good_where_a_batch_is_near_chance():
@@ -295,6 +295,44 @@ def test_federasers_replay_fits_the_rounds_there_are(within, replayed):
         share = (SIZES[1] * step_of(before, 1) + SIZES[2] * step_of(before, 2)) / 6
         lengths.append(np.allclose(after - before, share, atol=1e-5))
     assert lengths == [False] * replayed + [True] * (3 - replayed)
+
+
+def test_federaser_counts_those_who_took_part():
+    """Client 1 missed the first round: its update is zeros and its weight does not count."""
+    missed = NORMS.copy()
+    missed[0, 1] = 0
+    models, _ = run("federaser", 0, norms=missed)
+    close(models, [START + FIRST[2]])
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mode", dict(guide=0), "must be one guided"),
+        ("mode", dict(degrade=3, guide=2), "no more that degrade"),
+        ("federaser", dict(interval=0), "must be at least 1"),
+        ("fcu", dict(every=11, iterations=10), "every must lie between 1 and iterations"),
+        ("fcu", dict(low="high"), "low is 'high'; it must be 'original' or 'unlearned'"),
+    ],
+)
+def test_options_that_cannot_be(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(name, 0, model=MODEL._replace(features=lambda v, x: x), **options)
+
+
+def test_fedosd_recovers_in_the_federation_that_is_given():
+    """Its server and its sampling; and a client that keeps some sends two steps."""
+    made = []
+
+    def around(work):
+        fed = jfu.fedavg(work, server=optax.sgd(0.5))
+        made.append(fed)
+        return fed
+
+    models, _ = run("fedosd", 2, lr=0.3, rounds=1, around=around)
+    plain, _ = run("fedosd", 2, lr=0.3, rounds=1)
+    close([models[2] - models[1]], [(plain[2] - plain[1]) / 2], rtol=1e-4)
+    assert made
 
 
 def test_fukd():

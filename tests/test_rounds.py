@@ -51,6 +51,13 @@ def test_means_over_seeds_are_of_all_seeds():
     assert "test ≥ retrain -1: rounds" in text and "asr ≤ 6.0: rounds" in text
 
 
+def test_a_methods_own_rounds_do_not_count():
+    own = [
+        row | dict(own=True) if row["round"] == 1 else row for row in run("ga", 0, test=[0, 9, 9])
+    ]
+    assert rounds.first(own, "test", 8)["round"] == 2
+
+
 def test_targets_may_be_given_and_must_without_retraining():
     rows = [row for row in ROWS if row["method"] == "not"]
     with pytest.raises(ValueError, match="no target for test; add retrain to --methods, or give"):
@@ -62,3 +69,15 @@ def test_targets_may_be_given_and_must_without_retraining():
 def test_without_a_backdoor_there_is_no_such_target():
     rows = [row | dict(asr=None) for row in ROWS]
     assert {x["measure"] for x in rounds.reach(rows, GIVEN)} == {"test", "forget"}
+
+
+def test_tuning_chooses_the_smallest_gap():
+    from launch import tune
+
+    gaps = dict(zip(("0.01", "0.1", "0.03", "0.003"), (4.0, 2.0, 1.0, 3.0), strict=True))
+    entry = lambda gap: dict.fromkeys(tune.MEASURES) | dict(gap_per_seed=dict(mean=gap))
+    found = {f"ga[lr={r}]": entry(gap) for r, gap in gaps.items()}
+    lines, best = tune.choose(found, ["ga"])
+    assert best == ["ga.lr=0.03"]
+    assert [line["chosen"] for line in lines] == [False, False, True, False]
+    assert all(len(grid) == 4 for grid in tune.GRID.values())

@@ -302,6 +302,7 @@ def test_rounds_count_and_only_the_retained_take_part(build, variables, request_
         state, info = method.recover(state, request_, jax.random.key(r))
         assert state.round == (0 if name == "none" else r + 1)
         kept = [0, 0, 0] if name == "none" else [5, 0, 5]
+        assert (method.own > 0) == method.needs.target
         if r == 0 and method.needs.target:
             assert all(w > 0 for w in info.clients.weight[:2])
         else:

@@ -43,6 +43,8 @@ class Setting(NamedTuple):
     weights_only: bool = False  # biases of chosen layers are left alone
     # A client's training: local(loss=..., optimizer=..., epochs=...), the usual ones if not given.
     local: Callable[..., ClientFn] | None = None
+    # The federation round another client's work, with its server and its sampling.
+    around: Callable[[ClientFn], FederatedAlgorithm] | None = None
     epochs: int = 1  # usual local epochs
     batch_size: int = 32
     chunk: int | None = 1  # clients at once
@@ -77,7 +79,9 @@ UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
     "mode": lambda s: mode(s.fed, s.model, s.local, **s.of("mode", "within", "chunk")),
     "fcu": lambda s: fcu(s.fed, s.model, **s.of("fcu", "batch_size", "chunk")),
     # later ones, and the naive control
-    "fedosd": lambda s: fedosd(s.fed, s.model, s.local, **s.of("fedosd", "within", "chunk")),
+    "fedosd": lambda s: fedosd(
+        s.fed, s.model, s.local, **s.of("fedosd", "within", "around", "chunk")
+    ),
     "puf": lambda s: puf(s.fed, s.local(), **s.of("puf", "chunk")),
     "fedquit": lambda s: fedquit(s.fed, s.model, **s.of("fedquit", "batch_size", "chunk")),
     "ga": lambda s: ga(s.fed, s.model, **s.of("ga", "batch_size", "chunk")),

@@ -65,18 +65,24 @@ def fcu(
         ones get the other's.
 
     Raises:
-      ValueError: a model without ``features``, or another value of ``low``.
+      ValueError: a model without ``features``, or values that do not work.
 
     >>> fcu(fed, model, iterations=20, batch_size=32).needs.forget_data
     True
     """
     if model.features is None:
         raise ValueError("fcu compares features: give the Model a function `features`")
+    if not 1 <= every <= iterations:
+        raise ValueError(
+            f"fcu restores every {every} of {iterations} iterations; every must lie between 1 and "
+            "iterations"
+        )
     if low not in ("original", "unlearned"):
         raise ValueError(f"low is {low!r}; it must be 'original' or 'unlearned'")
     work = contrasted(model, lr, iterations, every, batch_size, tau, ratio, low)
     recover = phases(1, on_forgotten(work, chunk), on_retained(fed))
-    return finetune(fed)._replace(recover=recover, needs=Needs(target=True, forget_data=True))
+    needs = Needs(target=True, forget_data=True)
+    return finetune(fed)._replace(recover=recover, needs=needs, own=1)
 
 
 def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> ClientFn:
@@ -145,8 +151,8 @@ def contrast(model: Model, three: Sequence[Variables], batch: Batch, tau: float)
 def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params:
     """Frequency-guided memory preservation: kernels mixed by frequency, all else the original's."""
 
-    def mix(old, new):
-        if old.ndim < 2:
+    def mix(path, old, new):
+        if path[-1].key != "kernel" or old.ndim < 2:
             return old
         flat = _matrix(old).shape
         inside, outside = (old, new) if low == "original" else (new, old)
@@ -156,7 +162,7 @@ def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params
         matrix = jnp.fft.ifft2(jnp.fft.ifftshift(mixed)).real
         return _from_matrix(matrix, old.shape).astype(old.dtype)
 
-    return jax.tree.map(mix, original, unlearned)
+    return jax.tree_util.tree_map_with_path(mix, original, unlearned)
 
 
 def box(shape: tuple[int, int], ratio: float) -> jax.Array:

@@ -13,7 +13,8 @@ direction, the stored update its length,
 Liu, Ma, Yang, Wang, Liu. FedEraser: Enabling Efficient Client-Level Data Removal from Federated
 Learning Models. IWQoS 2021. The paper stores whole updates; after the first round only their
 lengths are used, so only those are kept here. Its extra factor 1 / (K - 1) is left out: the
-weights sum to one already. Lengths are of a client's whole update, not of each tensor.
+weights sum to one already. Lengths are of a client's whole update, not of each tensor. Local
+epochs are whole numbers: half of one is one.
 """
 
 import jax
@@ -39,18 +40,21 @@ def federaser(
 
     Args:
       local: the calibration training; the paper has half of the usual local epochs.
-      interval: stored rounds are this far apart.
+      interval: stored rounds are this far apart, at least 1.
       within: the rounds there are for unlearning; the interval grows until the replay fits.
 
     >>> federaser(fed, local(epochs=1), interval=4).needs.history
     ('start', 'norms', 'first')
     """
+    if interval < 1:
+        raise ValueError(f"federaser's interval is {interval}; it must be at least 1")
     mean = weighted_mean()
 
     def perturb(trained, request, key):
         del key
         history, stay = trained.history, weights(request.retain)
-        share = stay / stay.sum()
+        stay = jnp.where(history["norms"][0] > 0, stay, 0)  # who took part
+        share = stay / jnp.maximum(stay.sum(), 1)
         start = history["start"]
         add = lambda w, u: w + jnp.tensordot(share.astype(u.dtype), u, 1)
         params = jax.tree.map(add, start["params"], history["first"])

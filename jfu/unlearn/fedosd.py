@@ -17,6 +17,7 @@ instead of gradients, which the formulas do not notice. Recovery weighs clients 
 examples as the federation does; the paper's mean is plain.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -36,7 +37,7 @@ from jfu.types import (
     Params,
     Unlearner,
 )
-from jfu.unlearn.phases import Beside, borrowed, moved, phases, together
+from jfu.unlearn.phases import Beside, moved, phases, together
 
 
 def fedosd(
@@ -47,6 +48,7 @@ def fedosd(
     lr: float = 4e-4,
     rounds: int = 100,
     within: int | None = None,
+    around: Callable[[ClientFn], FederatedAlgorithm] | None = None,
     chunk: int | None = 1,
 ) -> Unlearner:
     """Orthogonal steepest descent, then recovery that does not lead back.
@@ -56,12 +58,16 @@ def fedosd(
         loss and optimizer; without arguments, the ordinary one, used for recovery.
       lr: of local training while unlearning, SGD.
       rounds: how many rounds unlearn.
-      within: the rounds there are for unlearning and recovery; at most half of them unlearn.
+      within: the rounds there are for unlearning and recovery; half of them unlearn at most, one
+        at least.
+      around: makes the federation round another client's work, with its server and sampling;
+        plain averaging if not given.
 
     >>> fedosd(fed, model, local, lr=0.04, within=40).needs.per_client
     True
     """
     rounds = rounds if within is None else min(rounds, max(1, within // 2))
+    around = around or functools.partial(fedavg, chunk=chunk)
     descend = local(optimizer=optax.sgd(lr))
     unlearn = local(loss=bounded(model), optimizer=optax.sgd(lr))
 
@@ -81,19 +87,19 @@ def fedosd(
         _, restore = jax.flatten_util.ravel_pytree(state.params)
         still = {name: jax.tree.map(jnp.zeros_like, t) for name, t in state.variables.items()}
         update = {**still, "params": restore(d)}
-        return (
-            state._replace(inner=moved(state.inner, update)),
-            together(info, theirs, request.retain.id),
-        )
+        both = together(info, theirs, request.retain.id)
+        # The server needs the two steps of a client that keeps some and forgets some apart.
+        twice = ((info.weight > 0) & (theirs.weight > 0)).sum()
+        both = both._replace(metrics={**both.metrics, "up": both.metrics["up"] + twice})
+        return state._replace(inner=moved(state.inner, update)), both
 
     def later(state, request, key):
         away = optax.tree.sub(state.params, state.own)
-        train = fedavg(not_back(local(), away), chunk=chunk)
-        inner, info = borrowed(train)(state.inner, request.retain, key)
+        inner, info = around(not_back(local(), away)).round(state.inner, request.retain, key)
         return state._replace(inner=inner), info
 
     needs = Needs(target=True, forget_data=True, per_client=True)
-    return Unlearner(perturb, phases(rounds, early, later), needs)
+    return Unlearner(perturb, phases(rounds, early, later), needs, own=rounds)
 
 
 def bounded(model: Model) -> LossFn:

@@ -17,7 +17,7 @@ from jfu.fedavg import fedavg
 from jfu.local import local_sgd
 from jfu.types import FederatedAlgorithm, LossFn, Model, Needs, Unlearner, Variables
 from jfu.unlearn.finetune import finetune, on_retained
-from jfu.unlearn.phases import borrowed, phases
+from jfu.unlearn.phases import borrowed, params_only, phases
 
 
 def fedquit(
@@ -47,10 +47,11 @@ def fedquit(
             update, info = learn(shared, client, key)
             return update, info._replace(forwards=info.steps)  # the teacher's
 
-        return borrowed(fedavg(work, chunk=chunk))(state, request.forget, key)
+        return borrowed(fedavg(params_only(work), chunk=chunk))(state, request.forget, key)
 
     needs = Needs(target=True, forget_data=True)
-    return finetune(fed)._replace(recover=phases(1, early, on_retained(fed)), needs=needs)
+    recover = phases(1, early, on_retained(fed))
+    return finetune(fed)._replace(recover=recover, needs=needs, own=1)
 
 
 def distillation(model: Model, teacher: Variables) -> LossFn:

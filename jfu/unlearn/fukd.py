@@ -5,7 +5,8 @@
 
 over unlabelled images x at the server. No client takes part. Wu, Zhu, Mitra. Federated Unlearning
 with Knowledge Distillation. 2022, arXiv 2201.09441. The running sum of a client's updates is
-enough to store. The paper gives neither temperature nor rate; then rounds of ``fed``.
+enough to store. The paper gives neither temperature nor rate; then rounds of ``fed``. What is
+subtracted is what the client moved the model by only for plain averaging (server SGD, rate 1).
 """
 
 import jax
@@ -55,7 +56,7 @@ def fukd(
     if len(proxy) < batch_size:
         raise ValueError(
             f"fukd distils on {len(proxy)} images in batches of {batch_size}; give it at least one "
-            "batch"
+            "batch: more images (--proxy) or smaller batches"
         )
     steps = epochs * (len(proxy) // batch_size)
 

@@ -14,7 +14,7 @@ from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.types import ClientFn, FederatedAlgorithm, LossFn, Model, Needs, RecoverFn, Unlearner
 from jfu.unlearn.finetune import finetune, on_retained
-from jfu.unlearn.phases import borrowed, phases
+from jfu.unlearn.phases import borrowed, params_only, phases
 
 
 def ga(
@@ -44,7 +44,7 @@ def ga(
     climb = local_sgd(uphill(model.apply), climber, epochs=epochs, batch_size=batch_size)
     recover = phases(rounds, on_forgotten(climb, chunk), on_retained(fed))
     needs = Needs(target=True, forget_data=True)
-    return finetune(fed)._replace(recover=recover, needs=needs)
+    return finetune(fed)._replace(recover=recover, needs=needs, own=rounds)
 
 
 def uphill(apply: Callable) -> LossFn:
@@ -59,8 +59,11 @@ def uphill(apply: Callable) -> LossFn:
 
 
 def on_forgotten(work: ClientFn, chunk: int | None) -> RecoverFn:
-    """A round in which only the leaving clients work, on what is to be forgotten."""
-    round = borrowed(fedavg(work, chunk=chunk))
+    """A round in which only the leaving clients work, on what is to be forgotten.
+
+    Their batch statistics are not taken over: they are those of the forgotten data alone.
+    """
+    round = borrowed(fedavg(params_only(work), chunk=chunk))
 
     def recover(state, request, key):
         return round(state, request.forget, key)

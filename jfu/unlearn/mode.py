@@ -48,11 +48,19 @@ def mode(
       local: ``local(loss) -> ClientFn``, a client's training on another loss.
       lam: how much of the model stays when it is blended.
       degrade, guide: rounds of either; ``degrade`` is at most ``guide``.
-      within: the rounds there are for unlearning; schedules shrink to half of them.
+      within: the rounds there are for unlearning; schedules shrink to half of them, one at least.
+
+    Raises:
+      ValueError: no guided round, or more that degrade than are guided.
 
     >>> mode(fed, model, local, within=40).needs.history
     ()
     """
+    if not 0 <= degrade <= guide or guide < 1:
+        raise ValueError(
+            f"mode degrades in {degrade} of {guide} guided rounds; there must be one guided at "
+            "least, and no more that degrade"
+        )
     if within is not None:
         most = max(1, within // 2)
         degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)
@@ -103,7 +111,7 @@ def mode(
         return Beside(inner, fresh), info._replace(metrics=metrics)
 
     recover = phases(guide, guided_round, plain)
-    return Unlearner(perturb, recover, Needs(target=True, forget_data=True))
+    return Unlearner(perturb, recover, Needs(target=True, forget_data=True), own=guide)
 
 
 def pseudo_labelled(model: Model, loss: LossFn, guide) -> LossFn:

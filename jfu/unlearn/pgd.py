@@ -9,7 +9,10 @@ Halimi, Kadhe, Rawat, Baracaldo. Federated Unlearning: How to Efficiently Erase 
 2022, arXiv 2207.05521. The paper has clients of equal size, p_u = 1 / K, and one of them leaves;
 here the means are weighted, and several may. It stops early by the distance to w_u, with a
 threshold fitted to its network; here the climb ends once a batch's accuracy is within
-``margin`` of chance, which needs no fitting.
+``margin`` of chance, which needs no fitting. Steps that are left then run without effect, and
+count. The mean of the others' models is exact for plain averaging (server SGD with rate 1) and
+where all clients took part in the last round. Each client could keep its last update itself, as
+in the paper; ``jfu.recorded`` keeps those of all, since anyone may leave.
 """
 
 import jax
@@ -21,7 +24,7 @@ from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.types import FederatedAlgorithm, Key, Model, Needs, Params, Split, Trained, Unlearner
 from jfu.unlearn.finetune import on_retained
-from jfu.unlearn.phases import borrowed, phases
+from jfu.unlearn.phases import borrowed, params_only, phases
 
 
 def pgd(
@@ -59,13 +62,18 @@ def pgd(
         ball = (state.params, radius(state.params, model, draw_key, draws))
         steps = (optax.clip_by_global_norm(clip), optax.sgd(lr, momentum), inside_ball(*ball))
         loss = uphill_until(model.apply, margin)
-        work = local_sgd(
+        ascend = local_sgd(
             loss, until_still(optax.chain(*steps)), epochs=epochs, batch_size=batch_size
         )
-        return borrowed(fedavg(work, chunk=chunk))(state, request.forget, key)
+
+        def work(shared, client, key):
+            update, info = ascend(shared, client, key)
+            return update, info._replace(forwards=info.steps)  # the accuracy of each batch
+
+        return borrowed(fedavg(params_only(work), chunk=chunk))(state, request.forget, key)
 
     needs = Needs(history=("last",), target=True, forget_data=True, whole_clients=True)
-    return Unlearner(perturb, phases(1, climb, on_retained(fed)), needs)
+    return Unlearner(perturb, phases(1, climb, on_retained(fed)), needs, own=1)
 
 
 def without(trained: Trained, request: Split) -> Params:
@@ -109,7 +117,9 @@ def uphill_until(apply, margin: float):
     def negative(variables, batch, key):
         logits = apply(variables, batch.x, train=False)[0]
         right = ((logits.argmax(-1) == batch.y) * batch.mask).sum()
-        above = right > (1 / logits.shape[-1] + margin) * batch.mask.sum()
+        live = batch.mask.sum()
+        above = right > (1 / logits.shape[-1] + margin) * live
+        above |= live < len(batch.y) / 2  # too few to tell, as an epoch's last batch may be
         value, changed = loss(variables, batch, key)
         return -value * above, changed
 

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 
 from jfu.clients import NOBODY
 from jfu.fedavg import summarise
-from jfu.types import FederatedAlgorithm, LocalInfo, Params, PyTree, RecoverFn, RoundInfo, Variables
+from jfu.types import (
+    ClientFn,
+    FederatedAlgorithm,
+    LocalInfo,
+    Params,
+    PyTree,
+    RecoverFn,
+    RoundInfo,
+    Variables,
+)
 
 
 class Beside(NamedTuple):
@@ -81,6 +90,17 @@ def borrowed(fed: FederatedAlgorithm) -> Callable:
         return state._replace(variables=other.variables, round=other.round), info
 
     return round
+
+
+def params_only(work: ClientFn) -> ClientFn:
+    """The same work, of which only the parameters' update is sent."""
+
+    def send(shared, client, key):
+        update, info = work(shared, client, key)
+        still = {name: jax.tree.map(jnp.zeros_like, tree) for name, tree in update.items()}
+        return {**still, "params": update["params"]}, info
+
+    return send
 
 
 def moved(state: PyTree, update: Variables) -> PyTree:

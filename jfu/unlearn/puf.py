@@ -62,4 +62,5 @@ def puf(
         return moved(state, update), together(info, theirs, stay.id)
 
     needs = Needs(target=True, forget_data=True)
-    return finetune(fed)._replace(recover=phases(1, early, on_retained(fed)), needs=needs)
+    recover = phases(1, early, on_retained(fed))
+    return finetune(fed)._replace(recover=recover, needs=needs, own=1)
