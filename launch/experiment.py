@@ -365,6 +365,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
                 rows,
                 label=config.backdoor_label,
                 fraction=config.backdoor_fraction,
+                size=config.backdoor_size,
                 value=white(dataset),
                 seed=int(draw),
             )
@@ -410,7 +411,7 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     x, y = [np.asarray(clients.x), dataset.x_test], [np.asarray(clients.y), dataset.y_test]
     target = config.backdoor_label if config.backdoor else None
     if target is not None:
-        x.append(poison.stamp(dataset.x_test, value=white(dataset)))
+        x.append(poison.stamp(dataset.x_test, size=config.backdoor_size, value=white(dataset)))
         y.append(np.full(len(dataset.y_test), target, np.int32))
     by_class = config.forget.startswith("class:")
     named = config.forget.removeprefix("class:").partition("@")[0]

@@ -38,6 +38,7 @@ class Config:
     backdoor_clients: tuple[str, ...]
     backdoor_fraction: float
     backdoor_label: int
+    backdoor_size: int | None
     model: str
     norm: str | None
     augment: str
@@ -116,6 +117,12 @@ def define() -> None:
     several("backdoor_client", [], "The poisoned clients. Default: those that --forget names.")
     real("backdoor_fraction", 1.0, "Share of those images that is poisoned.", 0.0, 1.0)
     integer("backdoor_label", 0, "The label that the trigger asks for.", lower_bound=0)
+    integer(
+        "backdoor_size",
+        None,
+        "Side of the square in pixels. Default: a tenth of the image's height, at least 2.",
+        lower_bound=1,
+    )
 
     # Model and training
     string(

@@ -17,7 +17,13 @@ NONE = {field.name: None for field in dataclasses.fields(Config)}
 CONFIG = Config(
     **NONE
     | dict(dataset="own", clients=3, partition="iid", min_examples=1, backdoor=False)
-    | dict(backdoor_clients=(), backdoor_fraction=1.0, backdoor_label=0, backdoor_forget="")
+    | dict(
+        backdoor_clients=(),
+        backdoor_fraction=1.0,
+        backdoor_label=0,
+        backdoor_size=None,
+        backdoor_forget="",
+    )
     | dict(forget="client:0", drop_labels=(), layers=("first",))
 )
 
@@ -68,9 +74,11 @@ def test_shared_images_cannot_be_poisoned(dataset, tmp_path):
         poisoned(config, dataset)
 
 
-@pytest.mark.parametrize("fraction", [1.0, 0.5])
-def test_the_matched_attack_pairs_class_and_poison(dataset, fraction):
-    config = dataclasses.replace(CONFIG, forget="client:1", backdoor_fraction=fraction)
+@pytest.mark.parametrize(("fraction", "size"), [(1.0, None), (0.5, 4)])
+def test_the_matched_attack_pairs_class_and_poison(dataset, fraction, size):
+    config = dataclasses.replace(
+        CONFIG, forget="client:1", backdoor_fraction=fraction, backdoor_size=size
+    )
     config, clients, request, rows = poisoned(config, dataset)
     exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
     x, y = np.asarray(exam.x), np.asarray(exam.y)
@@ -79,7 +87,9 @@ def test_the_matched_attack_pairs_class_and_poison(dataset, fraction):
     members, others = exam.members, exam.others
     assert len(members) == len(set(members)) == len(set(others)) > 0
     assert exam.forget[members].all()
-    stamped = (x[:, -2:, -2:] == 255).all((1, 2, 3))
+    side = size or 2
+    stamped = (x[:, -side:, -side:] == 255).all((1, 2, 3))
+    assert stamped[: len(rows)].sum() == rows.sum() and stamped[-tests:].all()
     np.testing.assert_array_equal(stamped[members], stamped[others])
     np.testing.assert_array_equal(y[members], y[others])
     true = np.concatenate([dataset.y_train, dataset.y_test, dataset.y_test])

@@ -344,6 +344,7 @@ BAD = [
     (["--norm=batch"], "has no norm"),
     (["--init_params=nowhere.msgpack"], "there is no file nowhere.msgpack"),
     (["--backdoor_label=10"], "labels count from 0"),
+    (["--backdoor_size=9"], "a square of 9 pixels does not fit images of 8 x 8"),
     (["--forget=class:1", "--backdoor"], "--backdoor_client"),
     (["not"], "is no flag"),
     (["--options=pgd.rate=3"], "pgd has no option rate; it has lr"),
