@@ -10,7 +10,6 @@ from jfu import unlearn
 from jfu.aggregate import Aggregator, coordinate_median, weighted_mean
 from jfu.augment import crop_and_flip
 from jfu.clients import (
-    clients_mesh,
     forget_class,
     forget_client,
     forget_examples,
@@ -23,6 +22,7 @@ from jfu.clients import (
 )
 from jfu.conv import conv
 from jfu.costs import nbytes, step_flops, wire
+from jfu.devices import clients_at_once, clients_mesh, cpu_devices
 from jfu.fedavg import FedAvgState, fedavg, sender
 from jfu.history import Recorded, recorded
 from jfu.local import classification, cross_entropy, local_sgd
@@ -68,9 +68,11 @@ __all__ = [
     "by_path",
     "check_changed",
     "classification",
+    "clients_at_once",
     "clients_mesh",
     "conv",
     "coordinate_median",
+    "cpu_devices",
     "crop_and_flip",
     "cross_entropy",
     "describe",

@@ -16,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jfu.devices import AXIS, clients_at_once
 from jfu.types import ClientData, Key, PyTree, Split
-
-AXIS = "clients"  # the mesh axis that clients are spread over
 
 NOBODY = -1  # the id of clients that only fill up chunks and devices
 
@@ -181,21 +180,20 @@ def _shorten(names: list) -> str:
 # ---------------------------------------------------------------- running them
 
 
-def map_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
+def map_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     """``fn(shared, client, key) -> result`` for every client; results stacked to ``[K, ...]``.
 
     Args:
       fn: a client's work. Its key is ``fold_in(key, client.id)``, so the layout of clients
         cannot change a number.
-      chunk: how many clients run at once on a device: 1 is one after the other, None all.
+      chunk: how many clients run at once on a device: 1 is one after the other, 0 all of them,
+        None what ``clients_at_once`` advises.
 
     Returns:
       A function ``(shared, clients, key) -> results``.
     """
 
-    def here(shared, clients, key):
-        size = _chunk_size(clients.id.shape[0], chunk)
-
+    def here(size, shared, clients, key):
         def one(row):
             client = ClientData(clients.x, clients.y, *row)
             return fn(shared, client, jax.random.fold_in(key, client.id))
@@ -207,17 +205,19 @@ def map_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
 
     def everywhere(shared, clients, key):
         count = clients.id.shape[0]
-        clients = _pad(clients, _devices(), chunk)
+        size = _at_once(chunk, count, shared)
+        clients = _pad(clients, _devices(), size)
+        run = partial(here, size)
         if _devices() > 1:
-            results = _shard(here, PartitionSpec(AXIS))(shared, clients, key)
+            results = _shard(run, PartitionSpec(AXIS))(shared, clients, key)
         else:
-            results = here(shared, clients, key)
+            results = run(shared, clients, key)
         return jax.tree.map(lambda a: a[:count], results)
 
     return everywhere
 
 
-def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
+def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     """``fn(shared, client, key) -> (summable, info)``; the sum of the first, the second stacked.
 
     Never holds more than ``chunk`` of the summables on a device, and needs one all-reduce
@@ -225,7 +225,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
 
     Args:
       fn: a client's work; ``summable`` is any pytree, ``info`` a pytree of scalars.
-      chunk: how many clients run at once on a device: 1 is one after the other, None all.
+      chunk: how many clients run at once on a device: 1 is one after the other, 0 all of them,
+        None what ``clients_at_once`` advises.
 
     Returns:
       A function ``(shared, clients, key) -> (sum, info [K])``. Given a pytree ``rows [K, ...]``
@@ -237,9 +238,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
         sent, info, *row = fn(shared, client, key, *row)
         return sent, info, tuple(row)
 
-    def here(shared, clients, key, memory, padded):
-        size = _chunk_size(clients.id.shape[0], chunk)
-
+    def here(shared, clients, key, memory, size, padded):
         def one(row, remembered):
             client = ClientData(clients.x, clients.y, *row)
             own = jax.random.fold_in(key, client.id)
@@ -270,8 +269,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
         (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
         return total, jax.tree.map(lambda a: a.reshape(-1), info), memory
 
-    def shard(shared, clients, key, memory, padded):
-        total, info, memory = here(shared, clients, key, memory, padded)
+    def shard(shared, clients, key, memory, size, padded):
+        total, info, memory = here(shared, clients, key, memory, size, padded)
         # Every device writes its clients' scalars into their places among all clients', so
         # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
         # one a tensor: devices on one host share a thread pool that several could exhaust.
@@ -282,10 +281,11 @@ def sum_clients(fn: Callable, *, chunk: int | None = 1) -> Callable:
 
     def everywhere(shared, clients, key, *memory):
         count = clients.id.shape[0]
-        clients = _pad(clients, _devices(), chunk)
+        size = _at_once(chunk, count, shared)
+        clients = _pad(clients, _devices(), size)
         missing = clients.id.shape[0] - count
         grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
-        run = partial(shard if _devices() > 1 else here, padded=missing > 0)
+        run = partial(shard if _devices() > 1 else here, size=size, padded=missing > 0)
         if _devices() > 1:
             whole, rows = PartitionSpec(), PartitionSpec(AXIS)
             run = _shard(run, (whole, whole, rows), more=(rows,))
@@ -332,16 +332,23 @@ def _chunk(one: Callable, size: int) -> Callable:
     return lambda *rows: jax.tree.map(lambda a: jnp.asarray(a)[None], one(*map(only, rows)))
 
 
-def _chunk_size(clients: int, chunk: int | None) -> int:
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk is {chunk}; it must be at least 1, or None for all at once")
-    return clients if chunk is None else min(chunk, clients)
+def _at_once(chunk: int | None, clients: int, shared: PyTree) -> int:
+    """``chunk`` as a number of clients on each device."""
+    if chunk is not None and chunk < 0:
+        raise ValueError(
+            f"chunk is {chunk}; it must be a number of clients, 0 for all of them, or None for "
+            "the rule"
+        )
+    share = -(-clients // _devices())
+    if chunk is None:
+        parameters = sum(math.prod(jnp.shape(a)) for a in jax.tree.leaves(shared))
+        return clients_at_once(jax.default_backend(), share, parameters)
+    return min(chunk or share, share)
 
 
-def _pad(clients: ClientData, devices: int, chunk: int | None) -> ClientData:
+def _pad(clients: ClientData, devices: int, size: int) -> ClientData:
     """Adds clients with zero masks until devices and chunks come out even."""
     share = -(-clients.id.shape[0] // devices)
-    size = _chunk_size(share, chunk)
     missing = devices * size * -(-share // size) - clients.id.shape[0]
     grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
     ids = jnp.pad(clients.id, (0, missing), constant_values=NOBODY)
@@ -370,14 +377,3 @@ def _all_reduce(tree: PyTree) -> PyTree:
         for i, part in zip(where, jnp.split(flat, ends[:-1]), strict=True):
             done[i] = part.reshape(leaves[i].shape)
     return treedef.unflatten(done)
-
-
-def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """A mesh that spreads clients over devices; enter it with ``jax.set_mesh``.
-
-    >>> with jax.set_mesh(clients_mesh()):
-    ...     pass  # rounds traced here run on all devices
-    """
-    devices = jax.devices() if devices is None else list(devices)
-    auto = (jax.sharding.AxisType.Auto,)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=auto, devices=devices)

@@ -45,7 +45,7 @@ def fedavg(
     *,
     server: optax.GradientTransformation | None = None,
     aggregator: Aggregator | None = None,
-    chunk: int | None = 1,
+    chunk: int | None = None,
     keep_updates: bool = False,
 ) -> FederatedAlgorithm:
     """Federated averaging over clients that run ``local``, weighted by their live examples.
@@ -56,7 +56,7 @@ def fedavg(
         given. Other collections (batch statistics) are averaged without it.
       aggregator: ``weighted_mean()`` if not given.
       chunk: how many clients run at once on a device: 1 is one after the other with a
-        running sum (best on CPU), None all at once.
+        running sum, 0 all of them, None what ``clients_at_once`` advises.
       keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
 
     Returns:

@@ -206,9 +206,9 @@ def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkp
     return cell
 
 
-def announce(study, trial, doing: str, layout, work) -> None:
+def announce(study, trial, doing: str, work) -> None:
     """What is about to be done, in a few lines."""
-    config, clients = study.config, trial.everything.retain
+    config, layout, clients = study.config, study.layout, trial.everything.retain
     sizes = jfu.weights(clients)
     how = f"{layout.devices} {layout.backend} device{'s' * (layout.devices > 1)}"
     many = f"{layout.chunk} client{'s' * (layout.chunk > 1)}" if layout.chunk else "all clients"

@@ -87,9 +87,9 @@ def run() -> tuple:
         for name, method in methods.items():
             jfu.unlearn.check_request(method, trial.request, keep, name)
         study = experiment.remembering(study, keep, trial)
-        work = workdir.begin(work, config, "compare", layout, keep_history=keep)
+        work = workdir.begin(work, config, "compare", study.layout, keep_history=keep)
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
-        cells.announce(study, trial, doing, layout, work)
+        cells.announce(study, trial, doing, work)
         programs, rows = cells.Programs(), []
         for seed in seeds:
             trial = trial if seed == trial.seed else experiment.trial(study, seed)

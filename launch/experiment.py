@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import inspect
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -33,13 +34,14 @@ class Layout(NamedTuple):
 
     backend: str
     devices: int
-    chunk: int  # clients at once on a device; 0 is all
+    chunk: int | None  # clients at once on a device; 0 is all; None until the model is known
 
 
 class Study(NamedTuple):
     """What all seeds of an experiment share: functions, not data."""
 
     config: Config
+    layout: Layout  # settled
     dataset: Any
     model: jfu.Model
     setting: Setting  # federation with the recovery rate
@@ -83,12 +85,11 @@ class Exam(NamedTuple):
 def start(devices: int | None, chunk: int | None, clients: int, kept: Layout | None) -> Layout:
     """Chooses how clients run; must be called before JAX touches a device.
 
-    On CPU one device a core, clients one after the other on each; elsewhere all at once.
+    On CPU one device a core, at most one a client; elsewhere every device.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
-    wanted = wanted or max(1, min(cores or 1, clients))
-    jax.config.update("jax_num_cpu_devices", wanted)
+    wanted = jfu.cpu_devices(wanted or max(1, min(cores or 1, clients)))
     backend = jax.default_backend()
     if kept and kept.backend != backend:
         raise ValueError(
@@ -96,8 +97,8 @@ def start(devices: int | None, chunk: int | None, clients: int, kept: Layout | N
             "or use another --workdir"
         )
     count = len(jax.devices()) if backend != "cpu" else wanted
-    if chunk is None:
-        chunk = kept.chunk if kept else (1 if backend == "cpu" else 0)
+    if chunk is None and kept:
+        chunk = kept.chunk
     layout = Layout(backend, count, chunk)
     if kept and layout != kept:
         raise ValueError(
@@ -150,7 +151,14 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     model = models.build(config.model, **sizes)
     stock = models.build(config.model, **sizes, stock_conv=True)
     loss = jfu.classification(model.apply)
-    chunk = layout.chunk or None
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    one = clients_of(config, dataset, seeds[0])[0]
+    if layout.chunk is None:
+        cohort = min(config.sample or len(one.id), len(one.id))
+        share = -(-cohort // layout.devices)
+        size = sum(math.prod(a.shape) for a in jax.tree.leaves(variables))
+        layout = layout._replace(chunk=jfu.clients_at_once(layout.backend, share, size))
+    chunk = layout.chunk
     fed, local, surround = federation(config, loss, config.lr, chunk)
     again, recovering, around = fed, local, surround
     if config.recovery_lr != config.lr or config.warmup_rounds:
@@ -172,9 +180,7 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
         proxy=proxy,
         options=read_options(config.options),
     )
-    variables = jax.eval_shape(model.init, jax.random.key(0))
     jfu.select(variables["params"], setting.selector)  # refuses before any work is done
-    one = clients_of(config, dataset, seeds[0])[0]
     fresh = jfu.unlearn.retrain(fed, model.init)
     # Every request is read before anything is run or written, so that a bad one costs nothing.
     longest = [clients_of(config, dataset, seed)[0].index.shape[1] for seed in seeds]
@@ -188,6 +194,7 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     )
     return Study(
         config=config,
+        layout=layout,
         dataset=dataset,
         model=model,
         setting=setting,
@@ -249,7 +256,7 @@ def options_of(method: str) -> dict[str, Any]:
     return {p.name: p.default for p in own}
 
 
-def federation(config: Config, loss, lr: float, chunk: int | None):
+def federation(config: Config, loss, lr: float, chunk: int):
     """The federation, and what it is made of.
 
     Returns:

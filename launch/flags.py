@@ -225,7 +225,8 @@ def define() -> None:
     integer(
         "chunk",
         None,
-        "Clients that run at once on a device; 0 is all. Default: 1 on CPU, all elsewhere.",
+        "Clients that run at once on a device; 0 is all. Default: by a rule (jfu.clients_at_once), "
+        "1 on CPU, elsewhere as many as the size of the model allows.",
         lower_bound=0,
     )
     integer(

@@ -68,8 +68,8 @@ def tune() -> None:
                 "that the gap is made of; tune on a larger request"
             )
         study = experiment.remembering(study, keep, trial)
-        work = workdir.begin(work, config, "tune", layout, keep_history=keep)
-        cells.announce(study, trial, f"{len(tried)} settings", layout, work)
+        work = workdir.begin(work, config, "tune", study.layout, keep_history=keep)
+        cells.announce(study, trial, f"{len(tried)} settings", work)
         programs = cells.Programs()
         for seed in seeds:
             trial = trial if seed == trial.seed else experiment.trial(study, seed)

@@ -97,8 +97,8 @@ def unlearn() -> None:
         if FLAGS.init_from and (kept := pathlib.Path(FLAGS.init_from) / workdir.HISTORY).exists():
             history = jfu.io.unflatten(jfu.io.load_arrays(kept))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
-        work = workdir.begin(work, config, "unlearn", layout, **more)
-        cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", layout, work)
+        work = workdir.begin(work, config, "unlearn", study.layout, **more)
+        cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, _ = cells.original(study, trial, cell)
         trained = trained._replace(history=experiment.place(history))

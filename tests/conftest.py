@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
-jax.config.update("jax_numpy_rank_promotion", "raise")
+import jfu
 
-import jfu  # noqa: E402
+jfu.cpu_devices(8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The quick checks that every supported Python and JAX must pass.
 CONFORMANCE = ("test_fedavg", "test_local", "test_select", "test_unlearn", "test_metrics")

@@ -156,7 +156,7 @@ def _work(shared, client, key):
     return {"x": x * shared, "draw": client.mask.any() * jax.random.uniform(key)}, client.id
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 7, None])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 0])
 def test_map_and_sum_run_every_client_with_its_own_key(pool, data, chunk):
     """Keys are fold_in(key, id); chunks that do not divide the clients change no result."""
     key = jax.random.key(4)
@@ -172,9 +172,9 @@ def test_map_and_sum_run_every_client_with_its_own_key(pool, data, chunk):
     np.testing.assert_allclose(total["draw"], draw.sum(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [0, -1])
+@pytest.mark.parametrize("chunk", [-1])
 @pytest.mark.parametrize("run", [jfu.map_clients, jfu.sum_clients])
-def test_chunks_smaller_than_one_client_are_refused(data, run, chunk):
+def test_chunks_smaller_than_nothing_are_refused(data, run, chunk):
     with pytest.raises(ValueError, match=f"chunk is {chunk}"):
         run(_work, chunk=chunk)(1.0, data, jax.random.key(0))
 
@@ -279,7 +279,7 @@ def test_clients_that_only_fill_up_send_nothing(data):
 
     sums = [
         float(jfu.sum_clients(noisy, chunk=chunk)(None, data, jax.random.key(0))[0])
-        for chunk in (1, 2, None)
+        for chunk in (1, 2, 0, None)
     ]
     with jax.set_mesh(jfu.clients_mesh(jax.devices()[:4])):
         sums.append(float(jfu.sum_clients(noisy)(None, data, jax.random.key(0))[0]))

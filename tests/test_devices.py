@@ -56,7 +56,7 @@ def alone(work, clients, variables):
         (MEAN, 1, 2),
         (MEAN, 1, 8),
         (MEAN, 2, 8),
-        (MEAN, None, 2),
+        (MEAN, 0, 2),
         (STACKED, 1, 2),
         (STACKED, 2, 8),
     ],

@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None
     epochs: int = 1  # usual local epochs
     batch_size: int = 32
-    chunk: int | None = 1  # clients at once
+    chunk: int | None = None  # clients at once; see fedavg
     within: int | None = None  # rounds that there are after the request
     proxy: jax.Array | None = None  # unlabelled examples at the server
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method

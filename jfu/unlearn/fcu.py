@@ -51,7 +51,7 @@ def fcu(
     tau: float = 0.5,
     ratio: float = 0.5,
     low: str = "original",
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Contrastive unlearning with frequency-guided memory for one round, then rounds of ``fed``.
 

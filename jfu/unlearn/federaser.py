@@ -34,7 +34,7 @@ def federaser(
     *,
     interval: int = 2,
     within: int | None = None,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Calibrated replay of every ``interval``-th round, then rounds of ``fed``.
 

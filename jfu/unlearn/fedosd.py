@@ -49,7 +49,7 @@ def fedosd(
     rounds: int = 100,
     within: int | None = None,
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Orthogonal steepest descent, then recovery that does not lead back.
 

@@ -27,7 +27,7 @@ def fedquit(
     lr: float = 1e-4,
     epochs: int = 1,
     batch_size: int = 32,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Distillation from the quasi-competent teacher for one round, then rounds of ``fed``.
 

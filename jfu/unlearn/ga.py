@@ -26,7 +26,7 @@ def ga(
     clip: float = 5.0,
     batch_size: int = 32,
     rounds: int = 1,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Gradient ascent by the leaving clients, then rounds of ``fed``.
 

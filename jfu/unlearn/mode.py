@@ -40,7 +40,7 @@ def mode(
     degrade: int = 6,
     guide: int = 10,
     within: int | None = None,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Momentum degradation and memory guidance, then rounds of ``fed``.
 

@@ -38,7 +38,7 @@ def pgd(
     batch_size: int = 128,
     margin: float = 0.05,
     draws: int = 10,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """Projected gradient ascent by the leaving clients for one round, then rounds of ``fed``.
 

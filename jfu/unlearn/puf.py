@@ -27,7 +27,7 @@ def puf(
     *,
     rate: float | None = None,
     alone: bool = False,
-    chunk: int | None = 1,
+    chunk: int | None = None,
 ) -> Unlearner:
     """A round with negated pseudo-gradients, then rounds of ``fed``.
 

@@ -1,0 +1,89 @@
+"""Devices: what must be said before JAX starts, the mesh of clients, and how many run at once."""
+
+import os
+from collections.abc import Sequence
+
+import jax
+
+AXIS = "clients"  # the mesh axis that clients are spread over
+
+# Seconds that one CPU device may wait for another: clients' work may be uneven.
+PATIENCE = 3600
+
+# Parameters of clients that a device may train at once, by backend.
+PARAMETERS_AT_ONCE = {"cpu": 0, "gpu": 2**28, "tpu": 2**28}
+
+
+def cpu_devices(count: int | None = None) -> int:
+    """Splits the CPU into JAX devices that clients can be spread over; call it first of all.
+
+    Sets ``jax_num_cpu_devices``, and two things without which devices that wait for one
+    another in an all-reduce can end the process. XLA:CPU runs all devices on one pool of
+    threads, as many as cores, and one that waits holds its thread; with fewer threads than
+    devices and one more, nobody may be left to do the work that is waited for. So the pool
+    gets at least that many (``PJRT_NPROC``), and the longest wait is an hour in place of 40 s
+    (``XLA_FLAGS``, where it does not say otherwise). Other backends are not touched.
+
+    Args:
+      count: devices; one a core, or as many cores as this process may use, if not given.
+
+    Returns:
+      The number of devices.
+
+    Raises:
+      ValueError: fewer than one device, or JAX has started already.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = cores or 1 if count is None else count
+    if count < 1:
+        raise ValueError(f"the CPU cannot be {count} devices; ask for at least 1")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the CPU can be split into {count} devices only before JAX is used; call "
+            "jfu.cpu_devices at the start of the program"
+        ) from error
+    if count > 1:
+        threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores or 1
+        if int(threads) <= count:
+            os.environ["PJRT_NPROC"] = str(count + 1)
+        flag = "xla_cpu_collective_call_terminate_timeout_seconds"
+        given = os.environ.get("XLA_FLAGS", "")
+        if flag not in given:
+            os.environ["XLA_FLAGS"] = f"{given} --{flag}={PATIENCE}".strip()
+    return count
+
+
+def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """A mesh that spreads clients over devices; enter it with ``jax.set_mesh``.
+
+    >>> with jax.set_mesh(clients_mesh()):
+    ...     pass  # rounds traced here run on all devices
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    auto = (jax.sharding.AxisType.Auto,)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=auto, devices=devices)
+
+
+def clients_at_once(backend: str, clients: int, parameters: int) -> int:
+    """How many clients should run at once on a device: the rule behind ``chunk=None``.
+
+    On CPU one: a client's products fill a core, and kernels of several clients under ``vmap``
+    become grouped convolutions, which XLA:CPU runs slowly. Elsewhere as many as hold
+    ``PARAMETERS_AT_ONCE`` together, in chunks of equal size: small networks fill a device only
+    side by side, a large one does alone.
+
+    Args:
+      backend: ``jax.default_backend()``.
+      clients: of the cohort, on one device.
+      parameters: of the model.
+
+    >>> clients_at_once("cpu", 100, 200_000), clients_at_once("gpu", 100, 200_000)
+    (1, 100)
+    >>> clients_at_once("gpu", 100, 11_000_000), clients_at_once("gpu", 100, 86_000_000)
+    (20, 3)
+    """
+    limit = PARAMETERS_AT_ONCE.get(backend, PARAMETERS_AT_ONCE["gpu"])
+    most = max(1, min(clients, limit // max(1, parameters)))
+    return -(-clients // -(-clients // most))
