@@ -20,7 +20,7 @@ from jfu.clients import (
     sum_clients,
     weights,
 )
-from jfu.conv import conv
+from jfu.conv import check_convs, conv
 from jfu.costs import nbytes, step_flops, wire
 from jfu.devices import clients_at_once, clients_mesh, cpu_devices
 from jfu.fedavg import FedAvgState, fedavg, sender
@@ -67,6 +67,7 @@ __all__ = [
     "by_layer",
     "by_path",
     "check_changed",
+    "check_convs",
     "classification",
     "clients_at_once",
     "clients_mesh",

@@ -195,10 +195,10 @@ def map_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
 
     def here(size, shared, clients, key):
         def one(row):
-            client = ClientData(clients.x, clients.y, *row)
-            return fn(shared, client, jax.random.fold_in(key, client.id))
+            *row, own = row
+            return fn(shared, ClientData(clients.x, clients.y, *row), own)
 
-        rows = (clients.index, clients.mask, clients.id)
+        rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
         _, results = jax.lax.scan(lambda _, r: (None, _chunk(one, size)(r)), None, rows)
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
@@ -240,8 +240,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
 
     def here(shared, clients, key, memory, size, padded):
         def one(row, remembered):
+            *row, own = row
             client = ClientData(clients.x, clients.y, *row)
-            own = jax.random.fold_in(key, client.id)
             sent, info, remembered = work(shared, client, own, remembered)
             if padded:
                 # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
@@ -249,7 +249,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
                 sent = jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent)
             return sent, info, remembered
 
-        rows = (clients.index, clients.mask, clients.id)
+        rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
         first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
         shapes = jax.eval_shape(one, *first)[0]
@@ -321,6 +321,11 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], run(shared, rows))
 
     return everywhere
+
+
+def _own_keys(key: Key, clients: ClientData) -> Key:
+    """Every client's key, drawn at once: inside the loop each draw would be a loop of its own."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, clients.id)
 
 
 def _chunk(one: Callable, size: int) -> Callable:

@@ -201,10 +201,13 @@ def check_convs(step: Callable, *args) -> list[str]:
     ...     dimension_numbers=NHWC).sum()), jnp.ones((3, 3, 2, 5)))
     []
     """
-    closed = jax.make_jaxpr(step)(*args)
-    return [
-        text for eqn, looped in _convolutions(closed.jaxpr, False) if (text := _say(eqn, looped))
-    ]
+    return slow_convs(jax.make_jaxpr(step)(*args))
+
+
+def slow_convs(closed: core.ClosedJaxpr) -> list[str]:
+    """``check_convs`` of what is traced already, such as ``jax.jit(step).trace(*args).jaxpr``."""
+    found = _convolutions(closed.jaxpr, False)
+    return [text for eqn, looped in found if (text := _say(eqn, looped))]
 
 
 def _convolutions(jaxpr: core.Jaxpr, looped: bool) -> Iterator[tuple[core.JaxprEqn, bool]]:

@@ -4,9 +4,14 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
+
+# A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
+# losses and augmentations are derived from its last counters, which no shuffle reaches.
+BEYOND = (np.uint32(2**32 - 1), np.uint32(2**32 - 2))
 
 
 def local_sgd(
@@ -59,8 +64,8 @@ def local_sgd(
         size = min(batch_size, client.index.shape[0])
         live = client.mask.sum()
         per_epoch = -(-live // size)
-        shuffle_key, loss_key, augment_key = jax.random.split(key, 3)
-        order = _shuffles(shuffle_key, client.mask, epochs, size)
+        order = _shuffles(key, client.mask, epochs, size)
+        loss_key, augment_key = (jax.random.fold_in(key, place) for place in BEYOND)
 
         def step(i, carry):
             params, rest, memory, total = carry
@@ -109,12 +114,10 @@ def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:
 
 def _shuffles(key: Key, mask: jax.Array, epochs: int, size: int) -> jax.Array:
     """Slots in a new order each epoch, live ones first, int32 ``[epochs, multiple of size]``."""
-
-    def one(key):
-        draw = jnp.where(mask, jax.random.uniform(key, mask.shape), jnp.inf)
-        return jnp.argsort(draw).astype(jnp.int32)
-
-    order = jax.vmap(one)(jax.random.split(key, epochs))
+    # Slots come first, so that dead ones behind the live change no draw.
+    draw = jax.random.uniform(key, (*mask.shape, epochs)).T
+    draw = jnp.where(mask, draw, jnp.inf)
+    order = jnp.argsort(draw).astype(jnp.int32)
     beyond = mask.shape[0]  # past the end: read as not live
     return jnp.pad(order, ((0, 0), (0, -beyond % size)), constant_values=beyond)
 
@@ -126,7 +129,10 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     >>> cross_entropy(jnp.zeros((2, 4)), batch)
     Array(1.3862944, dtype=float32)
     """
-    each = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), batch.y)
+    # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
+    each = -jax.nn.log_softmax(logits.astype(jnp.float32))
+    label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
+    each = jnp.where(label, each, 0).sum(-1)
     return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 
 import jfu
 import jfu.io
+from jfu.conv import slow_convs
 from launch import experiment
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
 from launch.main import say
@@ -40,7 +42,11 @@ class Programs:
             if quick:
                 options["compiler_options"] = {"xla_backend_optimization_level": 0}
             jitted = jax.jit(fn, donate_argnums=donate, **options)
-            self._compiled[signature] = jitted.lower(*args).compile()
+            traced = jitted.trace(*args)
+            if jax.default_backend() == "cpu":
+                for text in dict.fromkeys(slow_convs(traced.jaxpr)):
+                    say(f"note: {text}")
+            self._compiled[signature] = traced.lower().compile()
         return self._compiled[signature]
 
 
@@ -98,12 +104,16 @@ def run_cell(
             some = trial.exam.x[np.flatnonzero(trial.exam.retain)[:64]]
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
-            rows.append(row(study, trial, name, 0, state, spent, storage, attack=True))
+            start = row(study, trial, name, 0, state, spent, storage, attack=True)
+            rows.append(start.result())
     if budget > done:
         step = programs(method.recover, state, request, rounds_key, donate=(0,))
     else:
         step = method.recover  # of which no round is left
     began = last = time.perf_counter()
+    thread = ThreadPoolExecutor(1)
+    # Attacks run on the host while an accelerator runs the next round; a CPU would only lose time.
+    submit = at_once if study.layout.backend == "cpu" else thread.submit
     for number, state, info, seconds in jfu.rounds(  # noqa: B020
         step, state, request, rounds_key, start=done, stop=budget
     ):
@@ -113,12 +123,14 @@ def run_cell(
             every = study.config.attack_every
             attack = final or bool(every and number % every == 0)
             own = number <= method.own
-            line = row(study, trial, name, number, state, spent, storage, attack=attack)
-            if enough is not None and line["retain"] >= enough and not (final or own):
+            known = study, trial, name, number, state, spent, storage
+            line = row(*known, attack=attack, own=own, submit=submit)
+            if enough is not None and not (final or own) and line.result()["retain"] >= enough:
                 final = True
-                line = row(study, trial, name, number, state, spent, storage, attack=True)
-            rows.append(line | dict(own=True) if own else line)
+                line = row(*known, attack=True)
+            rows.append(line)
         if final or number % checkpoint_every == 0:
+            rows = [line.result() if isinstance(line, Future) else line for line in rows]
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
             jfu.io.save_state(path, state, notes)
         if final:
@@ -145,13 +157,27 @@ def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) ->
     )
 
 
-def row(study, trial, name, number, state, spent, storage, *, attack) -> dict:
-    """One line of results.jsonl."""
-    judged = study.judge(state.variables, trial.exam.x, trial.exam.y)
-    measures = experiment.grade(trial.exam, judged, attack=attack)
-    costs = {k: v for k, v in spent.items() if k != "seconds"}
-    place = dict(method=name, seed=trial.seed, round=number)
-    return place | measures | costs | dict(storage=storage, seconds=round(spent["seconds"], 6))
+def at_once(fn: Callable, *args) -> Future:
+    """``submit`` of an executor that does not wait."""
+    done = Future()
+    done.set_result(fn(*args))
+    return done
+
+
+def row(
+    study, trial, name, number, state, spent, storage, *, attack, own=False, submit=at_once
+) -> Future:
+    """One line of results.jsonl: judged now, graded when ``submit`` lets it."""
+    judged = jax.block_until_ready(study.judge(state.variables, trial.exam.x, trial.exam.y))
+
+    def line():
+        measures = experiment.grade(trial.exam, judged, attack=attack)
+        costs = {k: v for k, v in spent.items() if k != "seconds"}
+        costs |= dict(storage=storage, seconds=round(spent["seconds"], 6))
+        place = dict(method=name, seed=trial.seed, round=number)
+        return place | measures | costs | (dict(own=True) if own else {})
+
+    return submit(line)
 
 
 def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=True):

@@ -78,7 +78,9 @@ def run() -> tuple:
     work = workdir.open_workdir(where, config, "compare")
     if work.layout is not None:
         keep = workdir.same_history(work, keep, names)
-    layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
+    layout = experiment.start(
+        FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
+    )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     with experiment.on_devices(layout):
         study = experiment.study(config, layout, seeds)

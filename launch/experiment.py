@@ -82,7 +82,13 @@ class Exam(NamedTuple):
 # ---------------------------------------------------------------- devices
 
 
-def start(devices: int | None, chunk: int | None, clients: int, kept: Layout | None) -> Layout:
+def start(
+    devices: int | None,
+    chunk: int | None,
+    clients: int,
+    kept: Layout | None,
+    cache: str | None = None,
+) -> Layout:
     """Chooses how clients run; must be called before JAX touches a device.
 
     On CPU one device a core, at most one a client; elsewhere every device.
@@ -90,6 +96,9 @@ def start(devices: int | None, chunk: int | None, clients: int, kept: Layout | N
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
     wanted = jfu.cpu_devices(wanted or max(1, min(cores or 1, clients)))
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     backend = jax.default_backend()
     if kept and kept.backend != backend:
         raise ValueError(

@@ -232,6 +232,12 @@ def define() -> None:
     integer(
         "devices", None, "CPU devices to spread clients over. Default: one a core.", lower_bound=1
     )
+    string(
+        "compilation_cache",
+        None,
+        "A folder in which compiled programs are kept: the next start with the same shapes "
+        "compiles nothing.",
+    )
     boolean("debug", False, "Show the traceback of an error.")
 
 

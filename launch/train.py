@@ -45,7 +45,9 @@ def train() -> None:
         )
     where = shared.workdir(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
-    layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
+    layout = experiment.start(
+        FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
+    )
     with experiment.on_devices(layout):
         study = experiment.study(config, layout, [FLAGS.seed])
         trial = experiment.trial(study, FLAGS.seed)

@@ -47,7 +47,9 @@ def tune() -> None:
     keep = list(experiment.remembered(names))
     where = shared.workdir(config, "tune", keep_history=keep)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
-    layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
+    layout = experiment.start(
+        FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
+    )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     rows = []
     with experiment.on_devices(layout):

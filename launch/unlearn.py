@@ -88,7 +88,9 @@ def unlearn() -> None:
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
         jfu.io.check_new(export, may_exist=work.layout is not None)
-    layout = experiment.start(FLAGS.devices, FLAGS.chunk, config.clients, work.layout)
+    layout = experiment.start(
+        FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
+    )
     with experiment.on_devices(layout):
         study = experiment.study(config, layout, [seed])
         (method,) = experiment.methods(study, [FLAGS.method]).values()

@@ -34,8 +34,7 @@ def _numpy_client(w, b, x, y, mask, key, *, epochs, batch_size, lr, momentum, mu
     f32 = np.float32
     start, velocity, losses = (w, b), (np.zeros_like(w), np.zeros_like(b)), []
     live = np.flatnonzero(mask)
-    for epoch_key in jax.random.split(jax.random.split(key, 3)[0], epochs):
-        draw = np.asarray(jax.random.uniform(epoch_key, mask.shape))
+    for draw in np.asarray(jax.random.uniform(key, (*mask.shape, epochs))).T:
         slots = live[np.argsort(draw[live])]
         for at in range(0, len(slots), batch_size):
             rows = slots[at : at + batch_size]

@@ -474,8 +474,9 @@ def test_asking_for_less_loses_no_rows(tmp_path):
 @pytest.mark.slow
 def test_layout_is_kept_and_changes_little(tmp_path):
     flags = [*SMALL, "--rounds=2", "--seeds=1", "--methods=retrain", "--nobackdoor"]
-    launch("compare", *flags, "--devices=1", f"--workdir={tmp_path / '1'}")
-    launch("compare", *flags, "--devices=2", "--chunk=2", f"--workdir={tmp_path / '2'}")
+    _, quiet = launch("compare", *flags, "--devices=1", f"--workdir={tmp_path / '1'}")
+    _, noted = launch("compare", *flags, "--devices=2", "--chunk=2", f"--workdir={tmp_path / '2'}")
+    assert "note" not in quiet and "2 groups, which XLA:CPU runs slowly" in noted
     one, two = (rows_of(tmp_path / w, without=("seconds",)) for w in "12")
     for a, b in zip(one, two, strict=True):
         assert a["flops"] == b["flops"]

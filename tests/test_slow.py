@@ -89,3 +89,52 @@ def test_killed_at_random_moments_and_started_again(uninterrupted, tmp_path):  #
     launch("compare", *COMPARE, f"--workdir={workdir}")
     assert rows_of(workdir, without=("seconds",)) == uninterrupted
     assert not list(workdir.rglob(".*")), "a temporary file was left behind"
+
+
+SOAK = """
+import multiprocessing, sys
+import jax, numpy as np, optax
+import jfu
+
+def spin():
+    while True:
+        pass
+
+if __name__ == "__main__":
+    devices, rounds = map(int, sys.argv[1:])
+    jfu.cpu_devices(devices)
+    busy = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
+    busy.start()
+    from jfu import models
+    model = models.build("cnn", classes=10, image_shape=(28, 28, 1))
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (200, 28, 28, 1), dtype=np.uint8)
+    rows = np.split(np.arange(200), [100, 116, 132, 148, 164, 180])  # one client far larger
+    loss = jfu.classification(model.apply)
+    fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.01), batch_size=16))
+    mesh = jfu.clients_mesh()
+    with jax.set_mesh(mesh):
+        spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        clients = jax.device_put(jfu.stack(x, rng.integers(0, 10, 200), rows), spread)
+        state = jax.device_put(fed.init(model.init(jax.random.key(0))), spread)
+        step = jax.jit(fed.round, donate_argnums=0, out_shardings=spread)
+        for number in range(rounds):  # none is waited for before the next is dispatched
+            state, info = step(state, clients, jax.random.key(number))
+        jax.block_until_ready(state)
+    assert all(bool(jax.numpy.isfinite(a).all()) for a in jax.tree.leaves(state.params))
+    busy.kill()
+    print("rounds", int(state.round))
+"""
+
+
+@pytest.mark.timeout(900)
+def test_devices_do_not_starve_beside_a_busy_core(tmp_path):
+    """With as many threads as devices this ends the process, mostly within ten rounds."""
+    script = tmp_path / "soak.py"
+    script.write_text(SOAK)
+    command = [sys.executable, str(script), "2", "500"]
+    done = subprocess.run(
+        command, env=environment(), capture_output=True, text=True, timeout=850, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["rounds", "500"]

@@ -1,0 +1,288 @@
+"""Times federated rounds: jfu's ways to run clients, and other libraries beside them.
+
+Every candidate is a process of its own, with the same data, first weights and optimizer. They
+take turns, one round each in an order drawn anew, so that all meet the same load; then each
+runs alone from a fresh start to 20 finished rounds, which gives memory and cold time.
+
+  python -m launch.bench --workload=mlp
+  python -m launch.bench --workload=cnn --rounds=8 --json=cnn.jsonl
+  python -m launch.bench --workload=resnet18 --precision=bf16 --strategies=1x0,1x5,1x1 --nocold
+
+A strategy is DxC: D devices, C clients at once on each, 0 being all of them; the default is what
+jfu chooses by rule. PyTorch and FedJAX are measured where they are installed, for the jobs mlp
+and cnn; --python=torch=PATH,fedjax=PATH names the interpreters that have them.
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from absl import flags
+
+from launch import main, workloads
+from launch.main import say
+
+FLAGS = flags.FLAGS
+PEERS = ("torch", "fedjax")
+ROUNDS_COLD = 20
+
+
+class Worker:
+    """A process of ``launch.workers``: it is told to go and says when it is done."""
+
+    def __init__(self, asked: dict, python: str):
+        self.asked, self.began, self.peak = asked, time.perf_counter(), 0
+        env = os.environ | dict(XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        command = [python, "-W", "ignore", "-m", "launch.workers", json.dumps(asked)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env
+        )
+        # Both are read all the time: a full pipe would stop the worker.
+        self.said: list[str] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self):
+        for line in self.process.stderr:
+            self.said.append(line.rstrip())
+
+    def wait(self, event: str) -> dict | None:
+        """What it said with this event; None if it ended before."""
+        for line in self.process.stdout:
+            told = json.loads(line)
+            if told["event"] == event:
+                return told
+        return None
+
+    def go(self) -> float | None:
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return None
+        told = self.wait("round")
+        return told and told["seconds"]
+
+    def why(self) -> str:
+        """The last line of an error."""
+        self.process.wait()
+        return next((line for line in reversed(self.said) if line.strip()), "it ended")
+
+    def close(self):
+        self.process.stdin.close()
+        told = self.wait("end")
+        self.process.wait()
+        return told or {}
+
+    def watch(self):
+        """Follows the process's memory until it ends, in a thread."""
+
+        def follow():
+            while self.process.poll() is None:
+                self.peak = max(self.peak, _resident(self.process.pid))
+                time.sleep(0.05)
+
+        threading.Thread(target=follow, daemon=True).start()
+
+
+def _resident(pid: int) -> int:
+    """Bytes of a process's own and its share of common memory; 0 where that is not told."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as lines:
+            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    except OSError:
+        return 0
+
+
+def bench() -> None:
+    job = workloads.WORKLOADS[FLAGS.workload]
+    given = dict(clients=FLAGS.clients, examples=FLAGS.examples, batch_size=FLAGS.batch_size)
+    job = job._replace(**{name: value for name, value in given.items() if value})
+    common = dict(workload=FLAGS.workload, precision=FLAGS.precision, job=job._asdict())
+    facts = _facts(common)
+    strategies = FLAGS.strategies or [facts["strategy"]]
+    asked = [common | dict(name="jfu", strategy=strategy) for strategy in strategies]
+    if facts["devices"] == 1 or FLAGS.central:
+        asked.append(common | dict(name="central", strategy="1x1"))
+    pythons = dict(pair.split("=", 1) for pair in FLAGS.python)
+    if FLAGS.workload in workloads.PORTABLE:
+        for peer in FLAGS.peers:
+            if peer in pythons or importlib.util.find_spec(peer):
+                asked.append(common | dict(name=peer, strategy=""))
+            else:
+                say(f"{peer} is not installed and not measured")
+    asked.append(common | dict(name="matmul", strategy=""))
+    python = lambda one: pythons.get(one["name"], sys.executable)
+    rows = steady(asked, python, FLAGS.rounds)
+    for row in rows if FLAGS.cold else ():
+        if row["name"] != "matmul":
+            say(f"fresh start: {row['name']} {row['strategy']}")
+            row |= cold(row.pop("asked"), python)
+    for row in rows:
+        row.pop("asked", None)
+        if row["name"] not in ("matmul",):
+            row["gflop"] = facts["gflop"]
+        row["gflop_per_second"] = row["gflop"] / row["seconds_median"]
+    central = [row for row in rows if row["name"] == "central"]
+    for row in rows:
+        one_device = row["name"] == "jfu" and row["strategy"].startswith("1x")
+        if central and one_device:
+            row["efficiency"] = central[0]["seconds_median"] / row["seconds_median"]
+    if FLAGS.json:
+        with open(FLAGS.json, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    print(markdown(rows))
+
+
+def _facts(common: dict) -> dict:
+    """What the rule chooses and how many operations a round has, told by a process of its own."""
+    code = "import json, sys; from launch import bench; bench.describe(json.loads(sys.argv[1]))"
+    told = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(common)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if told.returncode:
+        raise ValueError(f"the job cannot be described: {told.stderr.strip().splitlines()[-1]}")
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def describe(common: dict) -> None:
+    """Prints the default strategy, the devices, and the operations of a round, as JSON."""
+    import math
+
+    import jax
+    import jax.numpy as jnp
+
+    import jfu
+
+    job = workloads.Workload(**common["job"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jfu.cpu_devices(max(1, min(cores, job.clients)))
+    devices = jax.device_count()
+    model = workloads.model(common["workload"], job, stock_conv=True)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    size = sum(math.prod(a.shape) for a in jax.tree.leaves(variables))
+    share = -(-job.clients // devices)
+    at_once = jfu.clients_at_once(jax.default_backend(), share, size)
+    kind = jnp.float32 if common["workload"] in workloads.PORTABLE else jnp.uint8
+    shaped = jax.ShapeDtypeStruct
+    batch = jfu.Batch(
+        shaped((job.batch_size, *job.shape), kind),
+        shaped((job.batch_size,), jnp.int32),
+        shaped((job.batch_size,), jnp.float32),
+    )
+    flops = jfu.step_flops(jfu.classification(model.apply), variables, batch) / job.batch_size
+    gflop = flops * job.clients * job.examples / 1e9
+    print(json.dumps(dict(strategy=f"{devices}x{at_once}", devices=devices, gflop=gflop)))
+
+
+def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
+    """Rounds in turns: minimum, median and maximum of each, and its ratio to the first."""
+    workers, rows = [], []
+    for one in asked:
+        worker = Worker(one, python(one))
+        told = worker.wait("ready")
+        warm = [worker.go() for _ in range(2)] if told else [None]
+        if None in warm:
+            say(f"{one['name']} {one['strategy']} is not measured: {worker.why()}")
+            continue
+        say(f"{one['name']} {one['strategy']}: {warm[1]:.3f} s in its second round")
+        workers.append(worker)
+        told.pop("event")
+        rows.append({"compile_seconds": None} | told)
+    taken: list[list[float]] = [[] for _ in workers]
+    order = random.Random(0)
+    for number in range(rounds):
+        for i in order.sample(range(len(workers)), len(workers)):
+            taken[i].append(workers[i].go())
+        last = ", ".join(
+            f"{w.asked['name']} {t[-1]:.3f}" for w, t in zip(workers, taken, strict=True)
+        )
+        say(f"round {number + 1}/{rounds}: {last} s")
+    done = []
+    for worker, row, seconds in zip(workers, rows, taken, strict=True):
+        one, end = worker.asked, worker.close()
+        end.pop("event", None)
+        end.pop("loss", None)  # after as many rounds as were timed; the cold run tells it after 20
+        ratios = [mine / first for mine, first in zip(seconds, taken[0], strict=True)]
+        done.append(
+            dict(name=one["name"], workload=one["workload"], strategy=one["strategy"])
+            | dict(clients=one["job"]["clients"], examples=one["job"]["examples"])
+            | dict(batch_size=one["job"]["batch_size"], precision=one["precision"])
+            | dict(seconds_min=min(seconds), seconds_median=statistics.median(seconds))
+            | dict(seconds_max=max(seconds), ratio=statistics.median(ratios), rounds=rounds)
+            | dict(cold_seconds=None, peak_mb=None, loss=None, asked=one)
+            | dict(jax=importlib.metadata.version("jax"))
+            | row
+            | end
+        )
+    return done
+
+
+def cold(asked: dict, python: Any) -> dict:
+    """Fresh processes to 20 finished rounds: seconds, memory, and the loss there."""
+    seconds, peaks, loss = [], [], None
+    for _ in range(FLAGS.cold_runs):
+        worker = Worker(asked | dict(rounds=ROUNDS_COLD), python(asked))
+        worker.watch()
+        if worker.wait("done") is None:
+            say(f"{asked['name']} {asked['strategy']} failed: {worker.why()}")
+            return {}
+        seconds.append(time.perf_counter() - worker.began)
+        peaks.append(worker.peak)
+        loss = worker.close().get("loss")
+    peak = statistics.median(peaks) / 2**20
+    return dict(cold_seconds=statistics.median(seconds), peak_mb=round(peak, 1) or None, loss=loss)
+
+
+def markdown(rows: list[dict]) -> str:
+    """The rows as a table; ``x`` is the median over turns of a round's time over the first's."""
+    from launch import report
+
+    columns = ["", "strategy", "s/round min", "median", "max", "x", "compile s", "20 rounds cold s"]
+    columns += ["MB", "device MB", "GFLOP/s", "efficiency", "loss"]
+    put = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
+    lines = [columns]
+    for row in rows:
+        times = [put(row[f"seconds_{which}"], 3) for which in ("min", "median", "max")]
+        lines.append(
+            [row["name"], row["strategy"] or "-", *times, put(row["ratio"], 2)]
+            + [put(row["compile_seconds"], 1), put(row["cold_seconds"], 2), put(row["peak_mb"], 0)]
+            + [put(row.get("device_mb"), 0), put(row["gflop_per_second"], 0)]
+            + [put(row.get("efficiency"), 2), put(row["loss"], 4)]
+        )
+    return report.aligned(lines)
+
+
+def define() -> None:
+    flags.DEFINE_enum("workload", "mlp", list(workloads.WORKLOADS), "The job.")
+    flags.DEFINE_integer("rounds", 10, "Timed rounds of each candidate.", lower_bound=1)
+    flags.DEFINE_string("json", None, "Where to write the results, one JSON object a line.")
+    flags.DEFINE_list("strategies", [], "DxC, ...: devices x clients at once. Default: by rule.")
+    flags.DEFINE_enum(
+        "precision", "tf32", ["float32", "tf32", "bf16"], "Of products; on CPU tf32 is float32."
+    )
+    flags.DEFINE_list("peers", list(PEERS), "Other libraries to measure, where installed.")
+    flags.DEFINE_list("python", [], "NAME=PATH, ...: the interpreters that have them.")
+    flags.DEFINE_bool("central", False, "Centralised training too, where there are many devices.")
+    flags.DEFINE_bool("cold", True, "Fresh starts too: memory, cold time and loss.")
+    flags.DEFINE_integer("cold_runs", 3, "Fresh starts of each; medians count.", lower_bound=1)
+    flags.DEFINE_integer("clients", None, "In place of the job's.", lower_bound=1)
+    flags.DEFINE_integer("examples", None, "Of each client, in place of the job's.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", None, "In place of the job's.", lower_bound=1)
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+if __name__ == "__main__":
+    define()
+    main.run(bench)

@@ -1,0 +1,180 @@
+"""How a round's cost grows: with clients, images, parameters and devices.
+
+Every point is a process of its own that trains the perceptron on random images. Prints a
+table, writes it as JSON lines and draws one figure.
+
+  python -m launch.scaling --json=scaling.jsonl --plot=scaling.png
+"""
+
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from absl import flags
+
+from launch import main
+from launch.main import say
+
+FLAGS = flags.FLAGS
+
+# What grows, what it is called, its values, and what stays as it is.
+BASE = dict(clients=10, images=60, width=200, devices=1, chunk=1)
+SWEEPS: dict[str, tuple[str, tuple[int, ...], dict[str, int]]] = {
+    "clients": ("clients of 20 images", (10, 100, 1000, 10_000), dict(images=20)),
+    "images": ("images of each of 10 clients", (10, 100, 1000, 10_000), {}),
+    "width": ("hidden units, 10 clients", (50, 200, 800, 3200), {}),
+    "chunk": ("clients at once, of 64", (1, 4, 16, 64), dict(clients=64, width=800)),
+    "devices": ("CPU devices, 64 clients", (1, 2, 4, 8), dict(clients=64, width=800)),
+}
+
+LABELS = dict(
+    seconds="seconds a round",
+    peak_mb="peak of the process",
+    data_mb="images",
+    temporary_mb="temporaries of the round",
+)
+
+
+def scaling() -> None:
+    rows = []
+    for what in FLAGS.sweeps:
+        name, values, fixed = SWEEPS[what]
+        for value in values:
+            asked = BASE | fixed | {what: value}
+            say(f"{name}: {value}")
+            rows.append(dict(sweep=what) | asked | measured(asked))
+    if FLAGS.json:
+        with open(FLAGS.json, "w") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    if FLAGS.plot:
+        draw(rows, FLAGS.plot)
+    print(markdown(rows))
+
+
+def measured(asked: dict[str, int]) -> dict[str, Any]:
+    code = "import json, sys; from launch import scaling; scaling.point(json.loads(sys.argv[1]))"
+    told = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], capture_output=True, text=True, check=False
+    )
+    if told.returncode:
+        raise ValueError(f"{asked} failed: {told.stderr.strip().splitlines()[-1]}")
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def point(asked: dict[str, int]) -> None:
+    """Runs rounds with these sizes and prints what they cost, as JSON."""
+    import jax
+    import numpy as np
+    import optax
+
+    import jfu
+
+    jfu.cpu_devices(asked["devices"])
+    from jfu.models import from_linen
+    from jfu.models.mlp import MLP
+
+    count = asked["clients"] * asked["images"]
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (count, 28, 28, 1), dtype=np.uint8)
+    y = rng.integers(0, 10, count, dtype=np.int32)
+    model = from_linen(MLP(10, asked["width"]), jax.ShapeDtypeStruct((1, 28, 28, 1), x.dtype))
+    local = jfu.local_sgd(jfu.classification(model.apply), optax.sgd(0.01, 0.9), batch_size=32)
+    fed = jfu.fedavg(local, chunk=asked["chunk"])
+    mesh = jfu.clients_mesh(jax.devices()[: asked["devices"]])
+    with jax.set_mesh(mesh):
+        spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        clients = jfu.stack(x, y, np.arange(count).reshape(asked["clients"], -1))
+        clients = jax.device_put(clients, spread)
+        state = jax.device_put(fed.init(model.init(jax.random.key(0))), spread)
+        key = jax.device_put(jax.random.key(1), spread)
+        step = jax.jit(fed.round, donate_argnums=0, out_shardings=spread)
+        step = step.lower(state, clients, key).compile()
+        params = sum(a.size for a in jax.tree.leaves(state.params))
+        seconds = []
+        for number in range(100):
+            began = time.perf_counter()
+            state, _ = jax.block_until_ready(step(state, clients, key))
+            seconds.append(time.perf_counter() - began)
+            if number >= 4 and sum(seconds) > 3:
+                break
+    text = step.as_text()
+    number_of = lambda op: text.count(f" {op}(") + text.count(f" {op}-start(")
+    found = dict(
+        parameters=params,
+        seconds=statistics.median(seconds[1:]),
+        temporary_mb=step.memory_analysis().temp_size_in_bytes / 2**20,
+        data_mb=x.nbytes / 2**20,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        all_reduces=number_of("all-reduce"),
+        gathers=number_of("all-gather") + number_of("all-to-all"),
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+    )
+    print(json.dumps(found))
+
+
+def slope(rows: list[dict], what: str, cost: str) -> float:
+    """The exponent between the last two points: 1 is linear, 0 constant."""
+    (a, b) = rows[-2:]
+    return math.log(b[cost] / a[cost]) / math.log(b[what] / a[what])
+
+
+def markdown(rows: list[dict]) -> str:
+    from launch import report
+
+    table = [["", "", "parameters", "s/round", "data MB", "temporary MB", "peak MB", "collectives"]]
+    for row in rows:
+        name, _, _ = SWEEPS[row["sweep"]]
+        sizes = [f"{row[c]:.1f}" for c in ("data_mb", "temporary_mb", "peak_mb")]
+        collectives = f"{row['all_reduces']} all-reduce, {row['gathers']} gather"
+        table.append([name, str(row[row["sweep"]]), f"{row['parameters']:,}"])
+        table[-1] += [f"{row['seconds']:.4f}", *sizes, collectives]
+    return report.aligned(table)
+
+
+def draw(rows: list[dict], path: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = [what for what in SWEEPS if any(row["sweep"] == what for row in rows)]
+    figure, axes = plt.subplots(
+        2, len(names), figsize=(3.1 * len(names), 5.4), squeeze=False, sharex="col"
+    )
+    for (above, below), what in zip(axes.T, names, strict=True):
+        mine = [row for row in rows if row["sweep"] == what]
+        at = [row[what] for row in mine]
+        for axis, costs in (above, ("seconds",)), (below, ("peak_mb", "data_mb", "temporary_mb")):
+            for cost in costs:
+                axis.plot(at, [row[cost] for row in mine], "o-", label=LABELS[cost])
+            axis.set(xscale="log", yscale="log", xticks=at, xticklabels=[f"{v:,}" for v in at])
+            axis.minorticks_off()
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+        grows = slope(mine, what, "seconds")
+        above.set_title(f"{SWEEPS[what][0]}\nlast step: time ~ n^{grows:.2f}", fontsize=9)
+        below.set_xlabel(what)
+    axes[0, 0].set_ylabel("seconds a round")
+    axes[1, 0].set_ylabel("MB")
+    axes[1, 0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def define() -> None:
+    flags.DEFINE_list("sweeps", list(SWEEPS), "What to let grow.")
+    flags.DEFINE_string("json", None, "Where to write the results, one JSON object a line.")
+    flags.DEFINE_string("plot", None, "Where to draw them.")
+    flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+if __name__ == "__main__":
+    define()
+    main.run(scaling)

@@ -1,0 +1,135 @@
+"""The jobs that are timed, and that the scripts that time them run."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_launch import launch
+
+import jfu
+from launch import scaling, workers, workloads
+
+
+def test_the_jobs_are_as_they_are_written_down():
+    """Sizes, parameters and first weights; the last line from the numbers' definition."""
+    assert workloads.WORKLOADS["mlp"][:3] == (100, 60, (28, 28, 1))
+    assert workloads.WORKLOADS["cnn"][:3] == (10, 600, (28, 28, 1))
+    assert all(w[3:] == (32, 0.01, 0.9) for w in workloads.WORKLOADS.values())
+    counts = {"mlp": 199_210, "cnn": 1_663_370}
+    for name, count in counts.items():
+        made = workloads.weights(name)
+        assert sum(a.size for layer in made.values() for a in layer.values()) == count
+        model = workloads.model(name, workloads.WORKLOADS[name])
+        assert model.layers == tuple(made)
+    rng = np.random.RandomState(1)
+    kernel = rng.uniform(-1, 1, (784, 200)).astype(np.float32) / np.float32(28)
+    np.testing.assert_array_equal(workloads.weights("mlp")["stem"]["kernel"], kernel)
+
+
+def test_the_data_is_noise_round_patterns():
+    small = workloads.Workload(3, 400, (28, 28, 1))
+    x, y = workloads.data("mlp", small)
+    assert x.dtype == np.float32 and x.shape == (3, 400, 28, 28, 1) and y.shape == (3, 400)
+    patterns = np.random.RandomState(0).randn(10, 28, 28, 1).astype(np.float32)
+    flat, labels = x.reshape(1200, -1), y.reshape(-1)
+    for label in range(10):
+        mean = flat[labels == label].mean(0)
+        slope = mean @ patterns[label].ravel() / (patterns[label] ** 2).sum()
+        assert slope == pytest.approx(0.3, abs=0.03)
+    x, _ = workloads.data("resnet18", workloads.Workload(2, 5, (32, 32, 3)))
+    assert x.dtype == np.uint8 and x.shape == (2, 5, 32, 32, 3)
+
+
+def test_the_cnn_in_numpy():
+    """Two SAME convolutions of 5x5, each pooled, in float64."""
+    job = workloads.Workload(1, 2, (28, 28, 1))
+    x, _ = workloads.data("cnn", job)
+    model, w = workloads.model("cnn", job), workloads.weights("cnn")
+    found, _ = model.apply({"params": jax.tree.map(jnp.asarray, w)}, x[0])
+    a = x[0].astype(np.float64)
+    for name in "stem", "conv2":
+        high, wide = a.shape[1:3]
+        a = np.pad(a, ((0, 0), (2, 2), (2, 2), (0, 0)))
+        kernel = w[name]["kernel"].astype(np.float64)
+        a = sum(a[:, i : i + high, j : j + wide] @ kernel[i, j] for i in range(5) for j in range(5))
+        a = np.maximum(a, 0).reshape(2, high // 2, 2, wide // 2, 2, -1).max((2, 4))
+    a = np.maximum(a.reshape(2, -1) @ w["hidden"]["kernel"], 0) @ w["head"]["kernel"]
+    np.testing.assert_allclose(found, a, atol=1e-4)
+
+
+def test_half_precision_changes_little_and_keeps_types():
+    job = workloads.Workload(1, 4, (28, 28, 1))
+    x, y = workloads.data("mlp", job)
+    model = workloads.model("mlp", job)
+    variables = jax.tree.map(jnp.asarray, model.init(None))
+    short = workers.half(model)
+    logits, _ = short.apply(variables, x[0])
+    assert logits.dtype == jnp.float32
+    exact, _ = model.apply(variables, x[0])
+    assert 0 < np.abs(logits - exact).max() < 0.05
+    batch = jfu.Batch(jnp.asarray(x[0]), jnp.asarray(y[0]), jnp.ones(4))
+    loss = jfu.classification(short.apply)
+    slope = jax.grad(lambda v: loss(v, batch, jax.random.key(0))[0])(variables)
+    assert {a.dtype for a in jax.tree.leaves(slope)} == {jnp.dtype(jnp.float32)}
+    optax.sgd(0.1).init(slope)
+
+
+def test_bench_measures_in_turns(tmp_path):
+    path = tmp_path / "b.jsonl"
+    flags = ["--workload=mlp", "--clients=4", "--examples=40", "--rounds=2", "--cold_runs=1"]
+    flags += ["--strategies=2x1,1x0", "--peers=", "--central", f"--json={path}"]
+    out, error = launch("bench", *flags)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(row["name"], row["strategy"]) for row in rows] == [
+        ("jfu", "2x1"),
+        ("jfu", "1x0"),
+        ("central", "1x1"),
+        ("matmul", ""),
+    ]
+    for row in rows:
+        assert 0 < row["seconds_min"] <= row["seconds_median"] <= row["seconds_max"]
+        assert row["gflop_per_second"] > 0 and row["jax"] == jax.__version__
+        assert row["workload"] == "mlp" and row["device"]
+    two, one, central, _ = rows
+    assert two["ratio"] == 1
+    for row in two, one, central:
+        assert row["compile_seconds"] > 0 and row["peak_mb"] > 50
+        assert row["cold_seconds"] > row["compile_seconds"]
+    # Twenty rounds of the same job; how clients are laid out changes rounding only.
+    assert two["loss"] == pytest.approx(one["loss"], abs=1e-4) and two["loss"] < 2.31
+    assert one["efficiency"] == central["seconds_median"] / one["seconds_median"]
+    # 2 flops for each weight forward, 4 back, but none to the images: a lower bound.
+    least = 6 * (784 * 200 + 200 * 200 + 2000) - 2 * 784 * 200
+    assert least * 160 / 1e9 < two["gflop"] < 1.3 * least * 160 / 1e9
+    assert out.count("| jfu") == 2 and "round 2/2" in error
+
+
+def test_bench_says_what_it_cannot(tmp_path):
+    _, error = launch("bench", "--workload=gpt", expect=1)
+    assert "mlp" in error
+
+
+def test_scaling_by_hand():
+    rows = [dict(clients=10, seconds=0.1), dict(clients=100, seconds=1.0)]
+    rows.append(dict(clients=1000, seconds=20.0))
+    assert scaling.slope(rows, "clients", "seconds") == pytest.approx(np.log10(20))
+
+
+def test_scaling_counts_collectives(tmp_path):
+    """More devices, one all-reduce and no gathers; more clients at once, more memory."""
+    point = dict(clients=4, images=8, width=64, devices=1, chunk=1)
+    alone = scaling.measured(point)
+    assert alone["all_reduces"] == alone["gathers"] == 0
+    assert alone["parameters"] == 784 * 64 + 64 + 64 * 64 + 64 + 650
+    two = scaling.measured(point | dict(devices=2))
+    assert (two["all_reduces"], two["gathers"]) == (1, 0)
+    many = scaling.measured(point | dict(chunk=4))
+    assert many["temporary_mb"] > 2 * alone["temporary_mb"]
+    rows = [dict(sweep="devices") | point | alone]
+    rows.append(dict(sweep="devices") | point | two | dict(devices=2))
+    scaling.draw(rows, str(tmp_path / "s.png"))
+    assert (tmp_path / "s.png").stat().st_size > 5000
+    assert scaling.markdown(rows).count("all-reduce") == 2
