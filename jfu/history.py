@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
 
@@ -74,7 +75,7 @@ def recorded(
             "this federation cannot be watched; give its FederatedAlgorithm a `watched`, as "
             "jfu.fedavg does"
         )
-    ids, count = clients.id, clients.id.shape[0]
+    count = clients.id.shape[0]
 
     def init(variables: Variables) -> Recorded:
         room = lambda *lead: jax.tree.map(
@@ -93,18 +94,16 @@ def recorded(
     def round(state: Recorded, clients: ClientData, key: jax.Array):
         number, old = state.inner.round, state.history
         see = functools.partial(_see, number)
-        rows = {name: old[name] for name in ("sums", "first", "last", "updates") if name in old}
+        rows = {name: old[name] for name in KEPT[1:] if name in old}
+        if "norms" in rows:
+            rows["norms"] = rows["norms"].T  # a row a client
         if rows:
             inner, info, rows = fed.watched(see)(state.inner, clients, key, rows)
         else:
             inner, info = fed.round(state.inner, clients, key)
-        new = {**old, **rows}
-        if "norms" in old:
-            # Who worked may be a sample: their places among all clients.
-            known = info.ids[:, None] == ids[None]
-            place = jnp.where(known.any(1), known.argmax(1), count)  # strangers fall off the end
-            new["norms"] = old["norms"].at[number, place].set(info.clients.norm, mode="drop")
-        return Recorded(inner, new), info
+        if "norms" in rows:
+            rows["norms"] = rows["norms"].T
+        return Recorded(inner, {**old, **rows}), info
 
     return FederatedAlgorithm(init, round)
 
@@ -112,6 +111,9 @@ def recorded(
 def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share: jax.Array):
     """A client's row of the history after a round."""
     sent, here, new = update["params"], info.weight > 0, {}
+    if "norms" in row:
+        norm = jnp.where(here, optax.tree.norm(sent), 0)
+        new["norms"] = row["norms"].at[number].set(norm, mode="drop")
     if "sums" in row:
         add = lambda s, u: s + jnp.where(here, share.astype(u.dtype) * u, 0)
         new["sums"] = jax.tree.map(add, row["sums"], sent)

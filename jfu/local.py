@@ -91,7 +91,6 @@ def local_sgd(
             weight=live.astype(jnp.float32),
             loss=total / jnp.maximum(steps, 1),
             steps=steps.astype(jnp.float32),
-            norm=optax.tree.norm(sent["params"]),
             forwards=jnp.zeros(()),
         )
         return sent, info

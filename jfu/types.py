@@ -62,7 +62,6 @@ class LocalInfo(NamedTuple):
     weight: jax.Array  # float32, live examples behind the update
     loss: jax.Array  # float32, mean training loss over the local steps
     steps: jax.Array  # float32, local steps taken: a forward and a backward pass each
-    norm: jax.Array  # float32, Euclidean length of the update of the parameters
     forwards: jax.Array  # float32, batches that were only passed forward, by a teacher say
 
 

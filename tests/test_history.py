@@ -67,7 +67,8 @@ def test_rows_written_one_by_one_are_those_of_a_stack(local, data, variables, ke
         for done in jfu.rounds(step, state, data, jax.random.key(3), stop=2):
             state = done.state
         histories.append(state.history)
-    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    # Updates are differences of parameters of size 1, each rounded to 6e-8 in two programs.
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=3e-7)
     jax.tree.map(same, *histories)
 
 
@@ -92,7 +93,12 @@ def test_norms_need_no_single_updates(local, data, variables):
     fed = jfu.recorded(jfu.fedavg(local), ["norms"], clients=data, rounds=2)
     state, info = fed.round(fed.init(variables), data, jax.random.key(0))
     assert info.updates is None
-    np.testing.assert_array_equal(state.history["norms"][0], info.clients.norm)
+    _, info = jfu.fedavg(local, keep_updates=True).round(
+        fed.init(variables).inner, data, jax.random.key(0)
+    )
+    leaves = [np.asarray(u, float).reshape(3, -1) for u in jax.tree.leaves(info.updates["params"])]
+    norms = np.linalg.norm(np.concatenate(leaves, 1), axis=1)
+    np.testing.assert_allclose(state.history["norms"][0], norms, rtol=1e-5)
 
 
 def test_beyond_its_room_nothing_is_recorded(local, data, variables):

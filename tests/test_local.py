@@ -84,13 +84,13 @@ def test_optimizer_may_be_a_function_of_the_round():
         assert update["params"].sum() == -6 / (1 + r)
 
 
-def test_loss_and_norm_are_reported():
+def test_the_mean_loss_is_reported():
     """Four steps of size 1 on loss = p: losses 5, 4, 3, 2."""
     loss = lambda variables, batch, key: variables["params"][0]
     work = jfu.local_sgd(loss, optax.sgd(1.0), epochs=2, batch_size=4)
     update, info = _run(work, _client(np.eye(10)), jnp.array([5.0, 1.0]))
     assert update["params"].tolist() == [-4, 0]
-    assert (info.weight, info.loss, info.steps, info.norm) == (6, 3.5, 4, 4)
+    assert (info.weight, info.loss, info.steps, info.forwards) == (6, 3.5, 4, 0)
 
 
 def test_loss_keys_differ_between_steps_and_follow_the_documented_rule():

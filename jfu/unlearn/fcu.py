@@ -128,7 +128,6 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
             weight=live.astype(jnp.float32),
             loss=total / jnp.maximum(steps, 1),
             steps=steps,
-            norm=optax.tree.norm(update),
             forwards=2 * steps,
         )
         return {**optax.tree.zeros_like(original), "params": update}, info

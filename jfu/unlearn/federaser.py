@@ -19,6 +19,7 @@ epochs are whole numbers: half of one is one.
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients, weights
@@ -70,7 +71,7 @@ def federaser(
         def send(shared, client, key):
             update, info = local(shared, client, key)
             length = jnp.where(ids == client.id, lengths, 0).sum()
-            scale = length / jnp.maximum(info.norm, 1e-30)
+            scale = length / jnp.maximum(optax.tree.norm(update["params"]), 1e-30)
             long = jax.tree.map(lambda u: scale.astype(u.dtype) * u, update["params"])
             # A client that missed the stored round has no length and does not count.
             weight = jnp.where(length > 0, info.weight, 0)

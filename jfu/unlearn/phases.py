@@ -117,7 +117,6 @@ def together(first: LocalInfo, second: LocalInfo, ids: jax.Array) -> RoundInfo:
         weight=weight,
         loss=loss / jnp.maximum(weight, 1),
         steps=first.steps + second.steps,
-        norm=jnp.hypot(first.norm, second.norm),
         forwards=first.forwards + second.forwards,
     )
     return RoundInfo(info, summarise(info), ids)
