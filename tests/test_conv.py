@@ -14,7 +14,7 @@ from jfu.conv import NHWC, check_convs, conv
 STRIDES = (1, 1), (2, 2), (3, 3), (2, 1)
 IMAGES = (8, 8), (7, 10), (9, 5)
 PADDINGS = "SAME", "VALID", ((1, 1), (1, 1)), ((2, 0), (0, 3)), ((6, 5), (0, 7))
-# (in, out) of the three ways to the kernel's gradient: few inputs, outputs > inputs, the rest
+# (in, out): few inputs, whose kernel gradient is one product, and more, with a product a row
 CHANNELS = (3, 5), (5, 7), (7, 5), (5, 5), (1, 1), (4, 2)
 
 
