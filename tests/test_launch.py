@@ -471,6 +471,12 @@ def test_asking_for_less_loses_no_rows(tmp_path):
     assert sorted(rows_of(workdir), key=key) == sorted(before, key=key)
 
 
+def test_compiled_programs_are_kept(tmp_path):
+    flags = [*SMALL, "--rounds=1", "--seeds=1", "--methods=none", f"--workdir={tmp_path / 'w'}"]
+    launch("compare", *flags, f"--compilation_cache={tmp_path / 'compiled'}")
+    assert any((tmp_path / "compiled").iterdir())
+
+
 @pytest.mark.slow
 def test_layout_is_kept_and_changes_little(tmp_path):
     flags = [*SMALL, "--rounds=2", "--seeds=1", "--methods=retrain", "--nobackdoor"]

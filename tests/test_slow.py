@@ -129,7 +129,7 @@ if __name__ == "__main__":
 
 @pytest.mark.timeout(900)
 def test_devices_do_not_starve_beside_a_busy_core(tmp_path):
-    """With as many threads as devices this ends the process, mostly within ten rounds."""
+    """With as many threads as devices, rounds like these ended the process."""
     script = tmp_path / "soak.py"
     script.write_text(SOAK)
     command = [sys.executable, str(script), "2", "500"]
