@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -42,6 +43,15 @@ def test_the_table_is_made_of_the_recorded_results():
     table = report.markdown(report.table(rows))
     shown = README.split("<!-- quickstart -->\n")[1].split("<!-- /quickstart -->")[0]
     assert table in shown
+
+
+@pytest.mark.parametrize("job", ["mlp", "cnn"])
+def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
+    from launch import bench
+
+    lines = (ROOT / "launch" / "results" / f"bench-{job}-cpu.jsonl").read_text().splitlines()
+    shown = README.split(f"<!-- bench-{job} -->\n")[1].split(f"<!-- /bench-{job} -->")[0]
+    assert shown == bench.markdown([json.loads(line) for line in lines])
 
 
 def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
