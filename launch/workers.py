@@ -7,6 +7,7 @@ round that a line ``go`` asked for, ``done`` after as many rounds without asking
 the loss it reached. Everything heavy is imported inside the worker that needs it.
 """
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -231,7 +232,8 @@ def fedjax_rounds(asked: dict) -> Job:
         flat = dict(x=x.reshape(-1, *workload.shape)[:600], y=y.reshape(-1)[:600])
         return float(objective(mine["state"].params, flat, None))
 
-    return Job(run, loss, device=f"1 {jax.devices()[0].device_kind}", version=fedjax.__version__)
+    version = importlib.metadata.version("fedjax")
+    return Job(run, loss, device=f"1 {jax.devices()[0].device_kind}", version=version)
 
 
 def matmul_rounds(asked: dict) -> Job:
