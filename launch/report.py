@@ -314,7 +314,7 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
         return False
     figure, axis = plt.subplots(figsize=(7.5, 5))
     spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
-    floor = (summary["floor"] or {}).get("gap_per_seed")
+    floor, places = (summary["floor"] or {}).get("gap_per_seed"), {}
     for name, traffic, gap, recovered in points:
         colour = COLOURS[name] if name in COLOURS else next(spare)
         y = floor if name == "retrain" and floor else gap
@@ -331,8 +331,7 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
             markersize=7,
         )
         label = "NoT" if name == "not" else name
-        place = (traffic["mean"] / 1e6, height)
-        axis.annotate(label, place, xytext=(6, 5), textcoords="offset points", fontsize=9)
+        places[label] = (traffic["mean"] / 1e6, height)
     if floor:
         axis.axhline(max(floor["mean"], 0.01), color="0.5", linestyle="--", linewidth=1, zorder=0)
         axis.annotate(
@@ -354,9 +353,38 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
+    label_points(axis, places)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return True
+
+
+def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
+    """Writes names beside their points, each on the first side where it covers no other."""
+    from matplotlib.transforms import Bbox
+
+    figure = axis.figure
+    figure.canvas.draw()
+    pixels = {name: axis.transData.transform(place) for name, place in places.items()}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels.values()]
+    sides = [(6, 5), (6, -12), (-6, 5), (-6, -12), (6, 17), (6, -24), (-6, 17), (-6, -24)]
+    for name in sorted(places, key=lambda name: name != "NoT"):
+        place = places[name]
+        for side in sides:
+            text = axis.annotate(
+                name,
+                place,
+                xytext=side,
+                textcoords="offset points",
+                fontsize=9,
+                ha="left" if side[0] > 0 else "right",
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            if side is not sides[-1]:
+                text.remove()
+        taken.append(box)
 
 
 def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
