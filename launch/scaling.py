@@ -100,7 +100,7 @@ def point(asked: dict[str, int]) -> None:
             began = time.perf_counter()
             state, _ = jax.block_until_ready(step(state, clients, key))
             seconds.append(time.perf_counter() - began)
-            if number >= 4 and sum(seconds) > 3:
+            if number >= 2 and sum(seconds) > 3:
                 break
     text = step.as_text()
     number_of = lambda op: text.count(f" {op}(") + text.count(f" {op}-start(")
@@ -162,8 +162,10 @@ def draw(rows: list[dict], path: str) -> None:
         below.set_xlabel(what)
     axes[0, 0].set_ylabel("seconds a round")
     axes[1, 0].set_ylabel("MB")
-    axes[1, 0].legend(fontsize=7, frameon=False)
-    figure.tight_layout()
+    figure.legend(
+        *axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False
+    )
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
