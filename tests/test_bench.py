@@ -77,6 +77,7 @@ def test_half_precision_changes_little_and_keeps_types():
     optax.sgd(0.1).init(slope)
 
 
+@pytest.mark.slow
 def test_bench_measures_in_turns(tmp_path):
     path = tmp_path / "b.jsonl"
     flags = ["--workload=mlp", "--clients=4", "--examples=40", "--rounds=2", "--cold_runs=1"]
@@ -118,6 +119,7 @@ def test_scaling_by_hand():
     assert scaling.slope(rows, "clients", "seconds") == pytest.approx(np.log10(20))
 
 
+@pytest.mark.slow
 def test_scaling_counts_collectives(tmp_path):
     """More devices, one all-reduce and no gathers; more clients at once, more memory."""
     point = dict(clients=4, images=8, width=64, devices=1, chunk=1)
