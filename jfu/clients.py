@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import PartitionSpec
 
 from jfu.devices import AXIS, clients_at_once
@@ -346,8 +347,7 @@ def _at_once(chunk: int | None, clients: int, shared: PyTree) -> int:
         )
     share = -(-clients // _devices())
     if chunk is None:
-        parameters = sum(math.prod(jnp.shape(a)) for a in jax.tree.leaves(shared))
-        return clients_at_once(jax.default_backend(), share, parameters)
+        return clients_at_once(jax.default_backend(), share, optax.tree.size(shared))
     return min(chunk or share, share)
 
 

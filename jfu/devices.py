@@ -33,8 +33,7 @@ def cpu_devices(count: int | None = None) -> int:
     Raises:
       ValueError: fewer than one device, or JAX has started already.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = cores or 1 if count is None else count
+    count = cores() if count is None else count
     if count < 1:
         raise ValueError(f"the CPU cannot be {count} devices; ask for at least 1")
     try:
@@ -45,7 +44,7 @@ def cpu_devices(count: int | None = None) -> int:
             "jfu.cpu_devices at the start of the program"
         ) from error
     if count > 1:
-        threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores or 1
+        threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores()
         if int(threads) <= count:
             os.environ["PJRT_NPROC"] = str(count + 1)
         flag = "xla_cpu_collective_call_terminate_timeout_seconds"
@@ -53,6 +52,11 @@ def cpu_devices(count: int | None = None) -> int:
         if flag not in given:
             os.environ["XLA_FLAGS"] = f"{given} --{flag}={PATIENCE}".strip()
     return count
+
+
+def cores() -> int:
+    """Cores that this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:

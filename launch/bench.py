@@ -103,11 +103,12 @@ def _resident(pid: int) -> int:
 
 
 def bench() -> None:
+    free(FLAGS.json)
     job = workloads.WORKLOADS[FLAGS.workload]
     given = dict(clients=FLAGS.clients, examples=FLAGS.examples, batch_size=FLAGS.batch_size)
     job = job._replace(**{name: value for name, value in given.items() if value})
     common = dict(workload=FLAGS.workload, precision=FLAGS.precision, job=job._asdict())
-    facts = _facts(common)
+    facts = told_by("launch.bench.describe", common)
     strategies = FLAGS.strategies or [facts["strategy"]]
     asked = [common | dict(name="jfu", strategy=strategy) for strategy in strategies]
     if facts["devices"] == 1 or FLAGS.central:
@@ -128,7 +129,7 @@ def bench() -> None:
             row |= cold(row.pop("asked"), python)
     for row in rows:
         row.pop("asked", None)
-        if row["name"] not in ("matmul",):
+        if row["name"] != "matmul":
             row["gflop"] = facts["gflop"]
         row["gflop_per_second"] = row["gflop"] / row["seconds_median"]
     central = [row for row in rows if row["name"] == "central"]
@@ -142,38 +143,42 @@ def bench() -> None:
     print(markdown(rows))
 
 
-def _facts(common: dict) -> dict:
-    """What the rule chooses and how many operations a round has, told by a process of its own."""
-    code = "import json, sys; from launch import bench; bench.describe(json.loads(sys.argv[1]))"
-    told = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(common)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def free(path: str | None) -> None:
+    """Refuses a file that holds something already, before anything is measured."""
+    if path and os.path.exists(path) and os.path.getsize(path):
+        raise FileExistsError(f"{path} exists already; choose another name or remove it first")
+    if path and not os.path.isdir(os.path.dirname(path) or "."):
+        raise FileNotFoundError(f"there is no folder to write {path} into")
+
+
+def told_by(function: str, given: dict) -> dict:
+    """What a function of these scripts prints, as JSON, in a fresh process of its own."""
+    module, _, name = function.rpartition(".")
+    code = f"import json, sys; from {module} import {name}; {name}(json.loads(sys.argv[1]))"
+    command = [sys.executable, "-c", code, json.dumps(given)]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode:
-        raise ValueError(f"the job cannot be described: {told.stderr.strip().splitlines()[-1]}")
+        why = (told.stderr.strip() or "it ended").splitlines()[-1]
+        raise ValueError(f"{function} failed on {given}: {why}")
     return json.loads(told.stdout.splitlines()[-1])
 
 
 def describe(common: dict) -> None:
     """Prints the default strategy, the devices, and the operations of a round, as JSON."""
-    import math
-
     import jax
     import jax.numpy as jnp
+    import optax
 
     import jfu
+    from jfu.devices import cores
 
     job = workloads.Workload(**common["job"])
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    jfu.cpu_devices(max(1, min(cores, job.clients)))
+    jfu.cpu_devices(max(1, min(cores(), job.clients)))
     devices = jax.device_count()
     model = workloads.model(common["workload"], job, stock_conv=True)
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    size = sum(math.prod(a.shape) for a in jax.tree.leaves(variables))
     share = -(-job.clients // devices)
-    at_once = jfu.clients_at_once(jax.default_backend(), share, size)
+    at_once = jfu.clients_at_once(jax.default_backend(), share, optax.tree.size(variables))
     kind = jnp.float32 if common["workload"] in workloads.PORTABLE else jnp.uint8
     shaped = jax.ShapeDtypeStruct
     batch = jfu.Batch(
@@ -204,7 +209,10 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
     order = random.Random(0)
     for number in range(rounds):
         for i in order.sample(range(len(workers)), len(workers)):
-            taken[i].append(workers[i].go())
+            seconds = workers[i].go()
+            if seconds is None:
+                raise ValueError(f"{workers[i].asked['name']} ended: {workers[i].why()}")
+            taken[i].append(seconds)
         last = ", ".join(
             f"{w.asked['name']} {t[-1]:.3f}" for w, t in zip(workers, taken, strict=True)
         )

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import dataclasses
 import inspect
-import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import jfu
 import jfu.history
 import jfu.io
 from jfu.augment import AUGMENTS
+from jfu.devices import cores
 from jfu.unlearn import UNLEARNERS, Setting
 from launch import requests
 from launch.flags import Config
@@ -93,9 +93,8 @@ def start(
 
     On CPU one device a core, at most one a client; elsewhere every device.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
-    wanted = jfu.cpu_devices(wanted or max(1, min(cores or 1, clients)))
+    wanted = jfu.cpu_devices(wanted or max(1, min(cores(), clients)))
     if cache:
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -165,7 +164,7 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     if layout.chunk is None:
         cohort = min(config.sample or len(one.id), len(one.id))
         share = -(-cohort // layout.devices)
-        size = sum(math.prod(a.shape) for a in jax.tree.leaves(variables))
+        size = optax.tree.size(variables)
         layout = layout._replace(chunk=jfu.clients_at_once(layout.backend, share, size))
     chunk = layout.chunk
     fed, local, surround = federation(config, loss, config.lr, chunk)

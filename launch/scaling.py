@@ -10,14 +10,13 @@ import json
 import math
 import resource
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
 from absl import flags
 
 from launch import main
+from launch.bench import free, told_by
 from launch.main import say
 
 FLAGS = flags.FLAGS
@@ -41,6 +40,8 @@ LABELS = dict(
 
 
 def scaling() -> None:
+    free(FLAGS.json)
+    free(FLAGS.plot)
     rows = []
     for what in FLAGS.sweeps:
         name, values, fixed = SWEEPS[what]
@@ -57,13 +58,7 @@ def scaling() -> None:
 
 
 def measured(asked: dict[str, int]) -> dict[str, Any]:
-    code = "import json, sys; from launch import scaling; scaling.point(json.loads(sys.argv[1]))"
-    told = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(asked)], capture_output=True, text=True, check=False
-    )
-    if told.returncode:
-        raise ValueError(f"{asked} failed: {told.stderr.strip().splitlines()[-1]}")
-    return json.loads(told.stdout.splitlines()[-1])
+    return told_by("launch.scaling.point", asked)
 
 
 def point(asked: dict[str, int]) -> None:

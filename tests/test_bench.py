@@ -108,7 +108,7 @@ def test_bench_measures_in_turns(tmp_path):
     assert out.count("| jfu") == 2 and "round 2/2" in error
 
 
-def test_bench_says_what_it_cannot(tmp_path):
+def test_bench_says_what_it_cannot():
     _, error = launch("bench", "--workload=gpt", expect=1)
     assert "mlp" in error
 
@@ -135,3 +135,14 @@ def test_scaling_counts_collectives(tmp_path):
     scaling.draw(rows, str(tmp_path / "s.png"))
     assert (tmp_path / "s.png").stat().st_size > 5000
     assert scaling.markdown(rows).count("all-reduce") == 2
+
+
+def test_nothing_measured_is_written_over(tmp_path):
+    path = tmp_path / "kept.jsonl"
+    path.write_text("mine\n")
+    for script in "bench", "scaling":
+        out, error = launch(script, f"--json={path}", expect=2)
+        assert "exists already" in error and error.count("\n") == 1 and out == ""
+    assert path.read_text() == "mine\n"
+    _, error = launch("bench", f"--json={tmp_path / 'nowhere' / 'b.jsonl'}", expect=2)
+    assert "no folder" in error
