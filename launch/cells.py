@@ -11,7 +11,8 @@ import numpy as np
 import jfu
 import jfu.io
 from jfu.conv import slow_convs
-from launch import experiment
+from launch.devices import place
+from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
 from launch.main import say
 from launch.workdir import WorkDir
@@ -84,11 +85,11 @@ def run_cell(
     path = work.cell(trial.seed, name)
     storage = jfu.nbytes(trained.history)
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
-    perturb_key, rounds_key = experiment.place(tuple(jax.random.split(stream)))
+    perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
     if path.exists():
         state, notes = jfu.io.load_state(path, like)
-        state, rows, spent = experiment.place(state), notes["rows"], notes["spent"]
+        state, rows, spent = place(state), notes["rows"], notes["spent"]
         if notes["round"] == budget or notes.get("finished"):
             return state, rows
         done = notes["round"]
@@ -171,7 +172,7 @@ def row(
     judged = jax.block_until_ready(study.judge(state.variables, trial.exam.x, trial.exam.y))
 
     def line():
-        measures = experiment.grade(trial.exam, judged, attack=attack)
+        measures = grade(trial.exam, judged, attack=attack)
         costs = {k: v for k, v in spent.items() if k != "seconds"}
         costs |= dict(storage=storage, seconds=round(spent["seconds"], 6))
         place = dict(method=name, seed=trial.seed, round=number)
@@ -189,7 +190,7 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
     """
     if study.given is not None:
         method, budget = jfu.unlearn.finetune(study.setting.fed), 0
-        start = jfu.Trained(experiment.place(study.given))
+        start = jfu.Trained(place(study.given))
     else:
         method, budget = study.train, study.config.rounds
         start = jfu.Trained(())  # retraining looks at no model

@@ -45,14 +45,14 @@ def define() -> None:
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from launch import report
+    from launch import figures, report
 
     summary, text = report.write(work.path, rows, config)
     many = len(summary["seeds"])
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
-    report.curves(rows, str(work.path / "curves.png"), title)
+    figures.curves(rows, str(work.path / "curves.png"), title)
     plots = ["curves.png"]
-    if report.costs(summary, str(work.path / "costs.png"), title):
+    if figures.costs(summary, str(work.path / "costs.png"), title):
         plots.append("costs.png")
     print(f"\n{text}\n{report.legend(summary)}")
     print(
@@ -69,7 +69,7 @@ def run() -> tuple:
     """
     names = asked(FLAGS.methods, FLAGS.forget)
     config = shared.resolve(names)
-    from launch import cells, experiment, workdir
+    from launch import cells, devices, experiment, workdir
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
@@ -78,11 +78,11 @@ def run() -> tuple:
     work = workdir.open_workdir(where, config, "compare")
     if work.layout is not None:
         keep = workdir.same_history(work, keep, names)
-    layout = experiment.start(
+    layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
-    with experiment.on_devices(layout):
+    with devices.on_devices(layout):
         study = experiment.study(config, layout, seeds)
         methods = experiment.methods(study, names)
         trial = experiment.trial(study, seeds[0])

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import dataclasses
 import inspect
-import os
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,22 +18,15 @@ import jfu
 import jfu.history
 import jfu.io
 from jfu.augment import AUGMENTS
-from jfu.devices import cores
 from jfu.unlearn import UNLEARNERS, Setting
 from launch import requests
+from launch.devices import Layout, place
+from launch.exam import Exam, examine, white
 from launch.flags import Config
 from launch.main import say
 
 # Independent streams of randomness, folded into a seed's key.
 TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(1, 6)
-
-
-class Layout(NamedTuple):
-    """How clients run: by rule, not by a stopwatch, and kept in the work directory."""
-
-    backend: str
-    devices: int
-    chunk: int | None  # clients at once on a device; 0 is all; None until the model is known
 
 
 class Study(NamedTuple):
@@ -64,72 +56,7 @@ class Trial(NamedTuple):
     key: jax.Array
     everything: jfu.Split  # nothing forgotten
     request: jfu.Split
-    exam: "Exam"
-
-
-class Exam(NamedTuple):
-    x: jax.Array  # pool, test images and, with a backdoor, triggered test images
-    y: jax.Array
-    retain: np.ndarray  # bool [M]
-    forget: np.ndarray  # bool [M]
-    test_y: np.ndarray  # [T]
-    forgotten_classes: tuple[int, ...]  # of a request that names classes
-    members: np.ndarray  # positions in x, paired with others: same classes, same poison
-    others: np.ndarray
-    target: int | None  # the trigger's label
-
-
-# ---------------------------------------------------------------- devices
-
-
-def start(
-    devices: int | None,
-    chunk: int | None,
-    clients: int,
-    kept: Layout | None,
-    cache: str | None = None,
-) -> Layout:
-    """Chooses how clients run; must be called before JAX touches a device.
-
-    On CPU one device a core, at most one a client; elsewhere every device.
-    """
-    wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
-    wanted = jfu.cpu_devices(wanted or max(1, min(cores(), clients)))
-    if cache:
-        jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    backend = jax.default_backend()
-    if kept and kept.backend != backend:
-        raise ValueError(
-            f"the work directory was begun on {kept.backend} and this is {backend}; go on there, "
-            "or use another --workdir"
-        )
-    count = len(jax.devices()) if backend != "cpu" else wanted
-    if chunk is None and kept:
-        chunk = kept.chunk
-    layout = Layout(backend, count, chunk)
-    if kept and layout != kept:
-        raise ValueError(
-            f"the work directory was begun with {kept.devices} devices and --chunk={kept.chunk}, "
-            f"not {layout.devices} and {layout.chunk}; other layouts round differently, so use "
-            "the same or another --workdir"
-        )
-    return layout
-
-
-def on_devices(layout: Layout) -> contextlib.AbstractContextManager:
-    """The mesh of a layout, to be entered round everything that runs."""
-    if layout.devices == 1:
-        return contextlib.nullcontext()
-    return jax.set_mesh(jfu.clients_mesh(jax.devices()[: layout.devices]))
-
-
-def place(tree: Any) -> Any:
-    """On every device of the mesh."""
-    mesh = jax.sharding.get_mesh()
-    if mesh.empty:
-        return jax.device_put(tree)
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    exam: Exam
 
 
 # ---------------------------------------------------------------- what all seeds share
@@ -394,12 +321,6 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
     return clients, forget, poisoned
 
 
-def white(dataset: Any) -> float | None:
-    """The trigger's value: the brightest of the training images, where they are floats."""
-    floating = np.issubdtype(dataset.x_train.dtype, np.floating)
-    return float(dataset.x_train.max()) if floating else None
-
-
 def trial(study: Study, seed: int) -> Trial:
     config, dataset = study.config, study.dataset
     clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
@@ -412,59 +333,6 @@ def trial(study: Study, seed: int) -> Trial:
 def request_key(seed: int) -> jax.Array:
     """Draws the fraction that a request names."""
     return jax.random.fold_in(jax.random.key(seed), REQUEST)
-
-
-def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
-    """What the model is judged on. Poisoned images keep their poisoned labels."""
-    from jfu.data import poison
-
-    held = lambda side: np.bincount(
-        np.asarray(side.index)[np.asarray(side.mask)], minlength=len(poisoned)
-    ).astype(bool)
-    forget = held(request.forget)
-    retain = held(request.retain) & ~forget
-    x, y = [np.asarray(clients.x), dataset.x_test], [np.asarray(clients.y), dataset.y_test]
-    target = config.backdoor_label if config.backdoor else None
-    if target is not None:
-        x.append(poison.stamp(dataset.x_test, size=config.backdoor_size, value=white(dataset)))
-        y.append(np.full(len(dataset.y_test), target, np.int32))
-    by_class = config.forget.startswith("class:")
-    named = config.forget.removeprefix("class:").partition("@")[0]
-    classes = tuple(int(name) for name in named.split(",")) if by_class else ()
-    rows = np.flatnonzero(forget)
-    draw = np.random.SeedSequence([seed, 2]).generate_state(1)[0]
-    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, int(draw))
-    members = rows[members]
-    pool, tests = len(poisoned), len(dataset.y_test)
-    others = pool + others + tests * poisoned[members]
-    arrays = place((np.concatenate(x), np.concatenate(y).astype(np.int32)))
-    return Exam(*arrays, retain, forget, dataset.y_test, classes, members, others, target)
-
-
-def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]:
-    """The measures of ``jfu.metrics`` from every example's loss and correctness, percent."""
-    loss, correct = map(np.asarray, judged)
-    pool, tests = len(exam.retain), len(exam.test_y)
-    share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
-    right = correct[pool : pool + tests]
-    measures = dict(
-        retain=share(correct[:pool][exam.retain]),
-        forget=share(correct[:pool][exam.forget]),
-        test=share(right),
-        mia=None,
-        mia_matched=None,
-        asr=None,
-    )
-    if attack:
-        measures["mia"] = jfu.mia(loss[:pool][exam.forget], loss[pool : pool + tests])
-        measures["mia_matched"] = jfu.mia(loss[exam.members], loss[exam.others])
-    if exam.target is not None:
-        fooled = correct[pool + tests :]
-        measures["asr"] = share(fooled[exam.test_y != exam.target])
-    if exam.forgotten_classes:
-        gone = np.isin(exam.test_y, exam.forgotten_classes)
-        measures |= dict(test_kept=share(right[~gone]), test_forgotten=share(right[gone]))
-    return measures
 
 
 def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:

@@ -35,7 +35,7 @@ def train() -> None:
         config = dataclasses.replace(config, forget="")  # no request is known yet
     import jfu
     import jfu.io
-    from launch import cells, experiment, workdir
+    from launch import cells, devices, experiment, workdir
 
     keep = list(FLAGS.keep_history)
     more = dict(seed=FLAGS.seed, keep_history=keep)
@@ -45,10 +45,10 @@ def train() -> None:
         )
     where = shared.workdir(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
-    layout = experiment.start(
+    layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
-    with experiment.on_devices(layout):
+    with devices.on_devices(layout):
         study = experiment.study(config, layout, [FLAGS.seed])
         trial = experiment.trial(study, FLAGS.seed)
         study = experiment.remembering(study, keep, trial)

@@ -42,17 +42,17 @@ def tune() -> None:
     config = shared.resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
-    from launch import cells, experiment, report, workdir
+    from launch import cells, devices, experiment, report, workdir
 
     keep = list(experiment.remembered(names))
     where = shared.workdir(config, "tune", keep_history=keep)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
-    layout = experiment.start(
+    layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     rows = []
-    with experiment.on_devices(layout):
+    with devices.on_devices(layout):
         study = experiment.study(config, layout, seeds)
         experiment.methods(study, asked)  # refuses what cannot be
         tried = {}

@@ -79,7 +79,7 @@ def resolve(workdir):
 def unlearn() -> None:
     import jfu
     import jfu.io
-    from launch import cells, experiment, report, workdir
+    from launch import cells, devices, experiment, report, workdir
 
     config, seed = resolve(workdir)
     more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
@@ -88,10 +88,10 @@ def unlearn() -> None:
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
         jfu.io.check_new(export, may_exist=work.layout is not None)
-    layout = experiment.start(
+    layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
-    with experiment.on_devices(layout):
+    with devices.on_devices(layout):
         study = experiment.study(config, layout, [seed])
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
@@ -103,7 +103,7 @@ def unlearn() -> None:
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, _ = cells.original(study, trial, cell)
-        trained = trained._replace(history=experiment.place(history))
+        trained = trained._replace(history=devices.place(history))
         budget = experiment.budget(config, FLAGS.method)
         regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
         enough = row["retain"] - 0.5 if regained else None

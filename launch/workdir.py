@@ -15,7 +15,7 @@ import re
 from typing import Any, NamedTuple
 
 import jfu.io
-from launch.experiment import Layout
+from launch.devices import Layout
 from launch.flags import Config
 from launch.main import say
 

@@ -11,6 +11,8 @@ import pytest
 import jfu
 from jfu.data import Dataset
 from launch import experiment, report, requests, workdir
+from launch.devices import Layout
+from launch.exam import examine, grade
 from launch.flags import Config
 
 NONE = {field.name: None for field in dataclasses.fields(Config)}
@@ -80,7 +82,7 @@ def test_the_matched_attack_pairs_class_and_poison(dataset, fraction, size):
         CONFIG, forget="client:1", backdoor_fraction=fraction, backdoor_size=size
     )
     config, clients, request, rows = poisoned(config, dataset)
-    exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
+    exam = examine(config, dataset, clients, request, rows, seed=0)
     x, y = np.asarray(exam.x), np.asarray(exam.y)
     pool, tests = len(rows), len(dataset.y_test)
     assert len(x) == pool + 2 * tests
@@ -101,11 +103,11 @@ def test_grades_by_hand(dataset):
     config = dataclasses.replace(CONFIG, forget="class:1")
     clients, forget, rows = experiment.clients_of(config, dataset, 0)
     request = jfu.split(clients, forget)
-    exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
+    exam = examine(config, dataset, clients, request, rows, seed=0)
     right = np.zeros(90, bool)
     right[:60] = dataset.y_train != 1  # knows all it retains, nothing of what it forgot
     right[60:] = dataset.y_test == 0
-    measures = experiment.grade(exam, (np.zeros(90), right), attack=False)
+    measures = grade(exam, (np.zeros(90), right), attack=False)
     assert measures["retain"] == 100
     assert measures["forget"] == 0
     assert measures["test"] == pytest.approx(100 / 3)
@@ -118,11 +120,11 @@ def test_grades_by_hand(dataset):
 def test_attack_success_leaves_out_the_triggers_own_class(dataset):
     config = dataclasses.replace(CONFIG, forget="client:1")
     config, clients, request, rows = poisoned(config, dataset)
-    exam = experiment.examine(config, dataset, clients, request, rows, seed=0)
+    exam = examine(config, dataset, clients, request, rows, seed=0)
     calls_all_zero = np.asarray(exam.y) == 0
-    assert experiment.grade(exam, (np.zeros(120), calls_all_zero), attack=False)["asr"] == 100
+    assert grade(exam, (np.zeros(120), calls_all_zero), attack=False)["asr"] == 100
     obeys_none = np.concatenate([np.ones(90, bool), dataset.y_test == 0])
-    assert experiment.grade(exam, (np.zeros(120), obeys_none), attack=False)["asr"] == 0
+    assert grade(exam, (np.zeros(120), obeys_none), attack=False)["asr"] == 0
 
 
 def test_ids_may_hold_an_at(dataset):
@@ -151,7 +153,7 @@ def test_masks_that_are_none(tmp_path, content, dataset):
 
 # ---------------------------------------------------------------- work directories
 
-LAYOUT = experiment.Layout("cpu", 1, 1)
+LAYOUT = Layout("cpu", 1, 1)
 
 
 def test_a_directory_killed_before_it_had_begun_is_new(tmp_path):

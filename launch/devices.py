@@ -1,0 +1,68 @@
+"""How clients run: on which devices and how many at once, kept in the work directory."""
+
+import contextlib
+import os
+from typing import Any, NamedTuple
+
+import jax
+
+import jfu
+from jfu.devices import cores
+
+
+class Layout(NamedTuple):
+    """How clients run: by rule, not by a stopwatch, and kept in the work directory."""
+
+    backend: str
+    devices: int
+    chunk: int | None  # clients at once on a device; 0 is all; None until the model is known
+
+
+def start(
+    devices: int | None,
+    chunk: int | None,
+    clients: int,
+    kept: Layout | None,
+    cache: str | None = None,
+) -> Layout:
+    """Chooses how clients run; must be called before JAX touches a device.
+
+    On CPU one device a core, at most one a client; elsewhere every device.
+    """
+    wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
+    wanted = jfu.cpu_devices(wanted or max(1, min(cores(), clients)))
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    backend = jax.default_backend()
+    if kept and kept.backend != backend:
+        raise ValueError(
+            f"the work directory was begun on {kept.backend} and this is {backend}; go on there, "
+            "or use another --workdir"
+        )
+    count = len(jax.devices()) if backend != "cpu" else wanted
+    if chunk is None and kept:
+        chunk = kept.chunk
+    layout = Layout(backend, count, chunk)
+    if kept and layout != kept:
+        raise ValueError(
+            f"the work directory was begun with {kept.devices} devices and --chunk={kept.chunk}, "
+            f"not {layout.devices} and {layout.chunk}; other layouts round differently, so use "
+            "the same or another --workdir"
+        )
+    return layout
+
+
+def on_devices(layout: Layout) -> contextlib.AbstractContextManager:
+    """The mesh of a layout, to be entered round everything that runs."""
+    if layout.devices == 1:
+        return contextlib.nullcontext()
+    return jax.set_mesh(jfu.clients_mesh(jax.devices()[: layout.devices]))
+
+
+def place(tree: Any) -> Any:
+    """On every device of the mesh."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.device_put(tree)
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))

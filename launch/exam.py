@@ -1,0 +1,80 @@
+"""What a model is judged on, and the grades: every measure of one round."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jfu
+from launch.devices import place
+
+
+class Exam(NamedTuple):
+    x: jax.Array  # pool, test images and, with a backdoor, triggered test images
+    y: jax.Array
+    retain: np.ndarray  # bool [M]
+    forget: np.ndarray  # bool [M]
+    test_y: np.ndarray  # [T]
+    forgotten_classes: tuple[int, ...]  # of a request that names classes
+    members: np.ndarray  # positions in x, paired with others: same classes, same poison
+    others: np.ndarray
+    target: int | None  # the trigger's label
+
+
+def white(dataset: Any) -> float | None:
+    """The trigger's value: the brightest of the training images, where they are floats."""
+    floating = np.issubdtype(dataset.x_train.dtype, np.floating)
+    return float(dataset.x_train.max()) if floating else None
+
+
+def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
+    """What the model is judged on. Poisoned images keep their poisoned labels."""
+    from jfu.data import poison
+
+    held = lambda side: np.bincount(
+        np.asarray(side.index)[np.asarray(side.mask)], minlength=len(poisoned)
+    ).astype(bool)
+    forget = held(request.forget)
+    retain = held(request.retain) & ~forget
+    x, y = [np.asarray(clients.x), dataset.x_test], [np.asarray(clients.y), dataset.y_test]
+    target = config.backdoor_label if config.backdoor else None
+    if target is not None:
+        x.append(poison.stamp(dataset.x_test, size=config.backdoor_size, value=white(dataset)))
+        y.append(np.full(len(dataset.y_test), target, np.int32))
+    by_class = config.forget.startswith("class:")
+    named = config.forget.removeprefix("class:").partition("@")[0]
+    classes = tuple(int(name) for name in named.split(",")) if by_class else ()
+    rows = np.flatnonzero(forget)
+    draw = np.random.SeedSequence([seed, 2]).generate_state(1)[0]
+    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, int(draw))
+    members = rows[members]
+    pool, tests = len(poisoned), len(dataset.y_test)
+    others = pool + others + tests * poisoned[members]
+    arrays = place((np.concatenate(x), np.concatenate(y).astype(np.int32)))
+    return Exam(*arrays, retain, forget, dataset.y_test, classes, members, others, target)
+
+
+def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]:
+    """The measures of ``jfu.metrics`` from every example's loss and correctness, percent."""
+    loss, correct = map(np.asarray, judged)
+    pool, tests = len(exam.retain), len(exam.test_y)
+    share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
+    right = correct[pool : pool + tests]
+    measures = dict(
+        retain=share(correct[:pool][exam.retain]),
+        forget=share(correct[:pool][exam.forget]),
+        test=share(right),
+        mia=None,
+        mia_matched=None,
+        asr=None,
+    )
+    if attack:
+        measures["mia"] = jfu.mia(loss[:pool][exam.forget], loss[pool : pool + tests])
+        measures["mia_matched"] = jfu.mia(loss[exam.members], loss[exam.others])
+    if exam.target is not None:
+        fooled = correct[pool + tests :]
+        measures["asr"] = share(fooled[exam.test_y != exam.target])
+    if exam.forgotten_classes:
+        gone = np.isin(exam.test_y, exam.forgotten_classes)
+        measures |= dict(test_kept=share(right[~gone]), test_forgotten=share(right[gone]))
+    return measures

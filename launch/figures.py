@@ -1,0 +1,185 @@
+"""From rows and tables to figures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from launch import report
+
+COLOURS = {
+    "retrain": "black",
+    "finetune": "tab:orange",
+    "none": "tab:gray",
+    "not": "tab:blue",
+}
+
+
+def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
+    """Gap to retraining against the bytes to recover, one point a method; whether it was drawn.
+
+    Methods that did not recover in every seed stand where their last round left them, hollow.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    points = []
+    for name, entry in summary["methods"].items():
+        gap = entry.get("gap_per_seed")
+        if name in ("original", "none") or gap is None:
+            continue
+        traffic, recovered = entry["bytes_to_recover"], True
+        if traffic is None:
+            down, up = entry["bytes_down"], entry["bytes_up"]
+            traffic, recovered = dict(mean=down["mean"] + up["mean"], std=0.0), False
+        points.append((name, traffic, gap, recovered))
+    if len(points) < 2:
+        return False
+    figure, axis = plt.subplots(figsize=(7.5, 5))
+    spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
+    floor, places = (summary["floor"] or {}).get("gap_per_seed"), {}
+    for name, traffic, gap, recovered in points:
+        colour = COLOURS[name] if name in COLOURS else next(spare)
+        y = floor if name == "retrain" and floor else gap
+        height = max(y["mean"], 0.01)
+        axis.errorbar(
+            traffic["mean"] / 1e6,
+            height,
+            xerr=[[min(traffic["std"], traffic["mean"] / 2) / 1e6], [traffic["std"] / 1e6]],
+            yerr=[[min(y["std"], height / 2)], [y["std"]]],  # the scale has no zero
+            fmt="o",
+            color=colour,
+            markerfacecolor=colour if recovered else "white",
+            capsize=2,
+            markersize=7,
+        )
+        label = "NoT" if name == "not" else name
+        places[label] = (traffic["mean"] / 1e6, height)
+    if floor:
+        axis.axhline(max(floor["mean"], 0.01), color="0.5", linestyle="--", linewidth=1, zorder=0)
+        axis.annotate(
+            "noise floor: retraining against retraining",
+            (0.01, max(floor["mean"], 0.01)),
+            xycoords=("axes fraction", "data"),
+            va="bottom",
+            fontsize=8,
+            color="0.4",
+        )
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel="MB, down and up, until retained accuracy is back (hollow: it never was; all sent)",
+        ylabel="gap to retraining per seed, points (less is better)",
+        title=title,
+    )
+    axis.margins(x=0.15, y=0.15)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    label_points(axis, places)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return True
+
+
+def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
+    """Writes names beside their points, each on the first side where it covers no other."""
+    from matplotlib.transforms import Bbox
+
+    figure = axis.figure
+    figure.canvas.draw()
+    pixels = {name: axis.transData.transform(place) for name, place in places.items()}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels.values()]
+    sides = [(6, 5), (6, -12), (-6, 5), (-6, -12), (6, 17), (6, -24), (-6, 17), (-6, -24)]
+    for name in sorted(places, key=lambda name: name != "NoT"):
+        place = places[name]
+        for side in sides:
+            text = axis.annotate(
+                name,
+                place,
+                xytext=side,
+                textcoords="offset points",
+                fontsize=9,
+                ha="left" if side[0] > 0 else "right",
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+            if side is not sides[-1]:
+                text.remove()
+        taken.append(box)
+
+
+def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
+    """Retained, forgotten, test accuracy and backdoor success by round, one line a method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    panels = [("retain", "retained accuracy"), ("forget", "accuracy on forgotten data")]
+    panels += [("test", "test accuracy"), ("asr", "backdoor success")]
+    panels = [(k, t) for k, t in panels if any(row.get(k) is not None for row in rows)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), squeeze=False)
+    known = dict.fromkeys(row["method"] for row in rows)
+    names = [name for name in known if name not in ("original", report.AGAIN)]
+    colours = dict(COLOURS)
+    summary = report.table(rows)
+    reference = "retrain" in names
+
+    def floor_of(key):
+        """Close up on accuracies where all that counts happens near the top."""
+        ends = [summary["methods"][n][key]["mean"] for n in names if summary["methods"][n][key]]
+        return 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
+
+    spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
+    colours |= {name: next(spare) for name in names if name not in colours}
+    for axis, (key, label) in zip(axes[0], panels, strict=True):
+        start = [row[key] for row in rows if row["method"] == "original"]
+        if start:
+            axis.axhline(np.mean(start), color="0.6", linestyle=":", label="original")
+        for name in names:
+            at: dict[int, list] = {}
+            for row in rows:
+                if row["method"] == name and row[key] is not None:
+                    at.setdefault(row["round"], []).append(row[key])
+            x = sorted(at)
+            mean = np.array([np.mean(at[r]) for r in x])
+            spread = np.array([np.std(at[r], ddof=1) if len(at[r]) > 1 else 0 for r in x])
+            marker = "o" if len(x) == 1 else None
+            label_of = "NoT" if name == "not" else name
+            axis.plot(x, mean, color=colours[name], label=label_of, marker=marker, linewidth=1.8)
+            if len(names) <= 5:
+                axis.fill_between(
+                    x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0
+                )
+        if key == "retain" and reference:
+            marked = names if len(names) <= 5 else [n for n in names if n in ("retrain", "not")]
+            for name in marked:  # where retained accuracy is back
+                rounds = summary["methods"][name]["rounds_to_recover"]
+                if rounds and name != "finetune":
+                    axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)
+                    text = f" recovered: {rounds['mean']:.0f} rounds"
+                    axis.text(
+                        rounds["mean"],
+                        floor_of(key) + 1,
+                        text,
+                        rotation=90,
+                        fontsize=7,
+                        color=colours[name],
+                        va="bottom",
+                        ha="right",
+                    )
+        axis.set(title=label, xlabel="communication rounds since the request")
+        axis.set_ylim(floor_of(key), 103 if floor_of(key) < 0 else 101)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].set_ylabel("percent")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title, fontsize=11)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
