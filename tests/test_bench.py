@@ -98,7 +98,7 @@ def test_bench_measures_in_turns(tmp_path):
     assert two["ratio"] == 1
     for row in two, one, central:
         assert row["compile_seconds"] > 0 and row["peak_mb"] > 50
-        assert row["cold_seconds"] > row["compile_seconds"]
+        assert row["cold_seconds"] > 0.5  # starts Python and JAX; compiled in another process
     # Twenty rounds of the same job; how clients are laid out changes rounding only.
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-4) and two["loss"] < 2.31
     assert one["efficiency"] == central["seconds_median"] / one["seconds_median"]
