@@ -276,7 +276,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
         # one a tensor: devices on one host share a thread pool that several could exhaust.
         start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
-        every = clients.id.shape[0] * _devices()
+        every = clients.id.shape[0] * jax.lax.axis_size(AXIS)
         place = lambda a: jax.lax.dynamic_update_slice(jnp.zeros(every, a.dtype), a, (start,))
         return *_all_reduce((total, jax.tree.map(place, info))), memory
 
@@ -361,7 +361,9 @@ def _pad(clients: ClientData, devices: int, size: int) -> ClientData:
 
 
 def _devices() -> int:
-    return jax.sharding.get_abstract_mesh().shape.get(AXIS, 1)
+    """Devices to spread over: one where this runs on one of them already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if AXIS in mesh.manual_axes else mesh.shape.get(AXIS, 1)
 
 
 def _shard(fn: Callable, out_specs: PyTree, more: tuple = ()) -> Callable:

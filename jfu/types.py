@@ -164,6 +164,8 @@ class Model(NamedTuple):
     follows: tuple[tuple[str, str], ...] = ()  # (path of a running mean, the layer it follows)
     # (variables, x) -> [B, D], what the last layer is applied to
     features: Callable[[Variables, jax.Array], jax.Array] | None = None
+    # (variables, x) -> {layer: [B, ...]}, what each layer gives, in call order
+    outputs: Callable[[Variables, jax.Array], dict[str, jax.Array]] | None = None
 
 
 LossFn: TypeAlias = Callable[[Variables, Batch, Key], Any]  # -> loss, or (loss, changed)

@@ -60,6 +60,7 @@ def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]
     pool, tests = len(exam.retain), len(exam.test_y)
     share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
     right = correct[pool : pool + tests]
+    mean = lambda part: float(f"{part.mean():.6g}") if np.isfinite(part).all() else None
     measures = dict(
         retain=share(correct[:pool][exam.retain]),
         forget=share(correct[:pool][exam.forget]),
@@ -67,6 +68,8 @@ def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]
         mia=None,
         mia_matched=None,
         asr=None,
+        loss_retain=mean(loss[:pool][exam.retain]) if exam.retain.any() else None,
+        loss_forget=mean(loss[:pool][exam.forget]) if exam.forget.any() else None,
     )
     if attack:
         measures["mia"] = jfu.mia(loss[:pool][exam.forget], loss[pool : pool + tests])

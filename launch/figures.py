@@ -183,3 +183,45 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def lines(series: dict[str, list], title: str, level: float | None = None) -> str:
+    """One small panel as SVG text: a line for each method; ``level``, the original's, is dotted.
+
+    Args:
+      series: by name its points ``[[round, value], ...]``.
+    """
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    # Letters stay letters, so that they are found and read aloud; ids do not change by the run.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jfu"}):
+        figure, axis = plt.subplots(figsize=(3.9, 3.1))
+        spare = iter(plt.cm.tab20.colors[4:] * 9)
+        known = {"NoT": COLOURS["not"]} | COLOURS
+        if level is not None:
+            axis.axhline(level, color="0.6", linestyle=":", label="original")
+        for name, points in series.items():
+            colour = known[name] if name in known else next(spare)
+            x, y = zip(*points, strict=True)
+            marker = "o" if len(x) == 1 else None
+            axis.plot(x, y, color=colour, label=name, marker=marker, linewidth=1.6)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("communication rounds since the request", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+        handles, labels = axis.get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=3, fontsize=7.5, frameon=False
+        )
+        rows = -(-len(labels) // 3)
+        figure.tight_layout(rect=(0, 0.06 * rows, 1, 1))
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return out.getvalue()

@@ -130,25 +130,43 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
     return work._replace(layout=layout)
 
 
-def read_training(path: str) -> tuple[Config, int]:
-    """A finished training: its configuration and its seed."""
-    where = pathlib.Path(path)
-    if not (where / "config.json").is_file():
+class Run(NamedTuple):
+    """What a work directory says of itself."""
+
+    script: str
+    config: Config
+    more: dict[str, Any]
+    layout: Layout
+    versions: dict[str, str]
+
+
+def read_run(path: str) -> Run:
+    """Reads config.json of any script's work directory."""
+    notes = pathlib.Path(path) / "config.json"
+    if not notes.is_file():
         raise FileNotFoundError(f"{path} is no work directory of jfu: it has no config.json")
     try:
-        kept = json.loads((where / "config.json").read_text())
+        kept = json.loads(notes.read_text())
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
-        config, script, more = Config(**values), kept["script"], kept["more"]
+        config, layout = Config(**values), Layout(**kept["layout"])
+        return Run(kept["script"], config, kept["more"], layout, kept["versions"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where / 'config.json'} is unreadable ({error!r})") from None
-    if script != "train":
-        raise ValueError(f"{path} holds a run of launch.{script}; --init_from wants launch.train's")
-    if not (where / MODEL).is_file():
+        raise ValueError(f"{notes} is unreadable ({error!r})") from None
+
+
+def read_training(path: str) -> tuple[Config, int]:
+    """A finished training: its configuration and its seed."""
+    run = read_run(path)
+    if run.script != "train":
+        raise ValueError(
+            f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's"
+        )
+    if not (pathlib.Path(path) / MODEL).is_file():
         raise ValueError(
             f"the training in {path} has not finished; start launch.train --workdir={path} again "
             "with its flags to go on"
         )
-    return config, more["seed"]
+    return run.config, run.more["seed"]
 
 
 def read_results(work: WorkDir) -> list[dict[str, Any]]:

@@ -138,6 +138,19 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             call(module.apply, variables, x, train=False)
         return seen["input"].reshape(x.shape[0], -1)
 
+    def outputs(variables, x):
+        seen = {}
+
+        def watch(run, args, kwargs, context):
+            result, path = run(*args, **kwargs), "/".join(context.module.path)
+            if context.method_name == "__call__" and path in layers:
+                seen[path] = result  # of the last call, where a layer is called twice
+            return result
+
+        with nn.intercept_methods(watch):
+            call(module.apply, variables, x, train=False)
+        return {name: seen[name] for name in layers}
+
     layers, follows, collections = _trace(init)
     if "batch_stats" in collections and "mask" not in named:
         raise ValueError(
@@ -145,7 +158,8 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             "padding would enter them; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
             "nn.BatchNorm, or use nn.GroupNorm"
         )
-    return Model(init, apply, layers, follows, features if layers else None)
+    extra = (features, outputs) if layers else ()
+    return Model(init, apply, layers, follows, *extra)
 
 
 def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], set[str]]:

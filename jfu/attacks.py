@@ -1,0 +1,293 @@
+"""Attacks on a model that should have forgotten, and how sure their results are.
+
+All work on numbers that a model gives to examples, in NumPy, so that any model can be
+attacked: ``phi``, the logit of the probability of the example's label,
+
+    phi = log(p_y / (1 - p_y)) = z_y - log sum_{c != y} exp(z_c),
+
+which for one example is close to normal over models that differ in chance alone (Carlini
+et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570).
+Scores are larger where an attacker believes that the example was trained on. An example that
+was forgotten is a member, one that was never trained on is one of the others.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+LEAST = 10  # others that must lie beyond a threshold before a rate is shown
+
+
+def confidence(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """``phi`` of every example, float64 ``[n]``, exact also where ``p_y`` rounds to 1.
+
+    Args:
+      logits: ``[n, C]``.
+      labels: integers ``[n]``.
+
+    >>> confidence(np.log([[0.8, 0.1, 0.1]]), np.array([0])).round(6)  # log(0.8 / 0.2)
+    array([1.386294])
+    """
+    logits, rows = np.asarray(logits, np.float64), np.arange(len(labels))
+    mine, rest = logits[rows, labels], logits.copy()
+    rest[rows, labels] = -np.inf
+    top = rest.max(1)
+    return mine - top - np.log(np.exp(rest - top[:, None]).sum(1))
+
+
+def auc(members: np.ndarray, others: np.ndarray) -> float:
+    """Area under the ROC curve: ``P(member > other) + P(member = other) / 2``; 0.5 is a coin.
+
+    Args:
+      members, others: scores, ``[n]`` and ``[m]``, both at least one; infinities are in order,
+        NaN counts as the smallest.
+
+    >>> auc(np.array([2.0, 3.0]), np.array([1.0, 2.0]))  # of four pairs 3 are won, 1 is even
+    0.875
+    """
+    members, others = _ordered(members), np.sort(_ordered(others))
+    below = np.searchsorted(others, members, "left")
+    upto = np.searchsorted(others, members, "right")
+    return float((below + upto).mean() / (2 * len(others)))
+
+
+def tpr_at(members: np.ndarray, others: np.ndarray, rate: float = 0.01) -> float | None:
+    """True-positive rate at a false-positive rate: members above all but ``rate`` of the others.
+
+    Returns:
+      A share in [0, 1], or None where fewer than ten others may lie above the threshold: with
+      ``m`` others no rate below ``10 / m`` can be shown, so 0.1 % takes 10,000 of them.
+
+    >>> tpr_at(np.full(5, 2000), np.arange(1000)), tpr_at(np.full(5, 2000), np.arange(999))
+    (1.0, None)
+    """
+    allowed = int(rate * len(others) + 1e-9)
+    if allowed < LEAST:
+        return None
+    threshold = np.sort(_ordered(others))[len(others) - allowed - 1]
+    return float((_ordered(members) > threshold).mean())
+
+
+def rmia(
+    members: np.ndarray,
+    member_references: np.ndarray,
+    others: np.ndarray,
+    other_references: np.ndarray,
+    *,
+    a: float = 0.3,
+    gamma: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Robust membership inference with a few reference models, offline.
+
+        score(x) = share of others z with  [p(x) / q(x)] / [p(z) / q(z)] > gamma,
+        q = ((1 + a) mean_references(p) + 1 - a) / 2
+
+    ``p`` is the attacked model's probability of the label, ``q`` what a model gives it on
+    average, half of which have seen it: references that have not are corrected by ``a``.
+
+    Zarifzadeh, Liu, Shokri. Low-Cost High-Power Membership Inference Attacks. ICML 2024, arXiv
+    2312.03262.
+
+    Args:
+      members, others: probabilities of the labels under the attacked model, ``[n]``, ``[m]``.
+      member_references, other_references: under reference models that saw none of these
+        examples, ``[R, n]`` and ``[R, m]``.
+
+    Returns:
+      Scores of the members ``[n]`` and of the others ``[m]``, each other without itself.
+
+    >>> rmia(np.array([0.9]), np.array([[0.3]]), np.array([0.3, 0.4]), np.array([[0.3, 0.3]]))
+    (array([1.]), array([0., 1.]))
+    """
+    mean = lambda references: ((1 + a) * np.mean(references, 0) + 1 - a) / 2
+    x = np.asarray(members, np.float64) / mean(member_references)
+    z = np.asarray(others, np.float64) / mean(other_references)
+    if len(z) < 2:
+        raise ValueError(f"rmia was given {len(z)} others; it needs at least 2 to compare with")
+    above = lambda rows: (rows[:, None] > gamma * z[None]).sum(1)
+    itself = z > gamma * z
+    return above(x) / len(z), (above(z) - itself) / (len(z) - 1)
+
+
+def lira(
+    members: np.ndarray, others: np.ndarray, *, pooled: bool | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Likelihood ratios of every example in every shadow model, the model itself held out.
+
+        score = log N(phi; mu_in, sigma_in) - log N(phi; mu_out, sigma_out)
+
+    with means and variances of each example over the other models. With ``members`` from models
+    that unlearned the example and ``others`` from models retrained without it this is U-LiRA
+    (Hayes, Shumailov, Triantafillou, Khalifa, Papernot. Inexact Unlearning Needs More Careful
+    Evaluations to Avoid a False Sense of Privacy. SaTML 2025, arXiv 2403.01218); with both from
+    one kind of model it is LiRA (Carlini et al., IEEE S&P 2022, arXiv 2112.03570).
+
+    Args:
+      members, others: ``phi``, ``[S, n]`` each, NaN where a model is not to be read for the
+        example. Row ``s`` of both is held out together, so that under chance alone the two
+        kinds of scores have one law.
+      pooled: one variance for all examples in place of one each; by default where an example
+        has fewer than 32 models on a side, too few to tell its own.
+
+    Returns:
+      Scores like ``members`` and like ``others``, NaN where those are.
+
+    Raises:
+      ValueError: shapes that differ, or an example with fewer than three models on a side.
+    """
+    members, others = (_finite(np.array(a, np.float64)) for a in (members, others))
+    if members.shape != others.shape or members.ndim != 2:
+        raise ValueError(
+            f"members are {list(members.shape)} and others {list(others.shape)}; pass one row for "
+            "each shadow model, [S, n] each"
+        )
+    fewest = min(int((~np.isnan(side)).sum(0).min()) for side in (members, others))
+    if fewest < 3:
+        raise ValueError(
+            f"an example has {fewest} shadow models on one side; at least 3 are needed, use more"
+        )
+    pooled = fewest < 32 if pooled is None else pooled
+    inside, outside = _left_out(members, pooled), _left_out(others, pooled)
+
+    def ratio(phi):
+        return _log_normal(phi, *inside) - _log_normal(phi, *outside)
+
+    return ratio(members), ratio(others)
+
+
+def _left_out(phi: np.ndarray, pooled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of each example over all rows but one, ``[S, n]`` each."""
+    there = ~np.isnan(phi)
+    centre = np.nanmean(phi, 0)
+    off = np.where(there, phi - centre[None], 0.0)
+    count = there.sum(0)[None] - there
+    mean = (off.sum(0)[None] - off) / count
+    square = ((off**2).sum(0)[None] - off**2) / count
+    variance = (square - mean**2) * count / (count - 1)
+    if pooled:
+        variance = np.broadcast_to(variance.mean(1, keepdims=True), variance.shape)
+    return mean + centre[None], np.maximum(variance, 1e-6)
+
+
+def _log_normal(phi, mean, variance):
+    return -((phi - mean) ** 2) / (2 * variance) - np.log(variance) / 2
+
+
+def epsilon(unlearned: np.ndarray, retrained: np.ndarray, *, delta: float = 1e-5) -> np.ndarray:
+    """How far each example's outputs are from differential privacy towards retraining.
+
+        epsilon = max over attacks of
+            max{ log((1 - delta - FPR) / FNR), log((1 - delta - FNR) / FPR) }
+
+    over every attack that cuts the line of outputs once or twice, where FPR is the share of
+    retrained models taken for unlearned ones. Attacks in which one rate alone is zero are
+    dropped; one without any error gives 50. Few models give large values by chance alone, so
+    compare with the same between two sets of retrained models.
+
+    Triantafillou et al. Are we making progress in unlearning? Findings from the first NeurIPS
+    unlearning competition. 2024, arXiv 2406.09073.
+
+    Args:
+      unlearned, retrained: an output of every model, ``[S, n]`` and ``[T, n]``; NaN where a
+        model is not to be read for the example.
+
+    Returns:
+      ``[n]``, at least 0.
+
+    >>> epsilon(np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]]))
+    array([50.])
+    """
+    return np.array([_epsilon(u, r, delta) for u, r in zip(unlearned.T, retrained.T, strict=True)])
+
+
+def _epsilon(unlearned, retrained, delta):
+    unlearned, retrained = (_finite(a[~np.isnan(a)]) for a in (unlearned, retrained))
+    cuts = np.concatenate([[-np.inf], np.unique(np.concatenate([unlearned, retrained]))])
+    below = lambda a: np.searchsorted(np.sort(a), cuts, "right") / len(a)
+    between = lambda a: below(a)[None] - below(a)[:, None]  # from one cut to a later one
+    upper = np.triu_indices(len(cuts), 1)
+    inside_u, inside_r = between(unlearned)[upper], between(retrained)[upper]
+    found = 0.0
+    for fpr, fnr in ((inside_r, 1 - inside_u), (1 - inside_r, inside_u)):
+        fpr, fnr = np.clip(fpr, 0, 1), np.clip(fnr, 0, 1)
+        none = (fpr < 1e-12) & (fnr < 1e-12)
+        if none.any():
+            return 50.0
+        both = (fpr > 1e-12) & (fnr > 1e-12)
+        for one, other in ((fpr[both], fnr[both]), (fnr[both], fpr[both])):
+            odds = np.maximum(1 - delta - one, 1e-300) / other
+            found = max(found, float(np.log(odds).max(initial=0.0)))
+    return min(found, 50.0)
+
+
+def forgetting_score(epsilons: np.ndarray) -> float:
+    """Mean of ``2^-floor(epsilon / 0.5)``: 1 where every example is within 0.5 of retraining.
+
+    The forgetting quality of the NeurIPS 2023 competition (Triantafillou et al., 2024, arXiv
+    2406.09073).
+
+    >>> forgetting_score(np.array([0.2, 0.7]))
+    0.75
+    """
+    return float(np.mean(2.0 ** -np.floor(np.asarray(epsilons) / 0.5)))
+
+
+def interval(
+    statistic: Callable,
+    groups: Sequence[Sequence[np.ndarray]],
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    singly: bool = False,
+    pooled: bool = False,
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean over groups of ``statistic(*arrays)``.
+
+    Each draw takes as many groups (seeds, say) as there are, with replacement, and in each as
+    many rows of every array (examples) as it has, with replacement. An interval says how sure
+    the mean is, not where it should be.
+
+    Args:
+      statistic: a function of a group's arrays; arrays of one row are not resampled.
+      groups: for each group its arrays, rows along the first axis.
+      singly: the interval of one group's statistic in place of the mean: where one more group
+        may fall.
+      pooled: the interval of the statistic of all groups' rows together, drawing groups alone:
+        for rows that one threshold is to serve, such as those of many shadow models.
+
+    Returns:
+      The percentiles ``(1 -+ level) / 2`` of ``draws`` draws.
+
+    >>> interval(np.mean, [[np.zeros(9)], [np.zeros(9)]])
+    (0.0, 0.0)
+    """
+    rng = np.random.default_rng(seed)
+
+    def one(arrays):
+        rows = [a[rng.integers(0, len(a), len(a))] if len(a) > 1 else a for a in arrays]
+        return statistic(*rows)
+
+    def together(chosen):
+        return statistic(*(np.concatenate(side) for side in zip(*chosen, strict=True)))
+
+    many = 1 if singly else len(groups)
+    values = []
+    for _ in range(draws):
+        chosen = [groups[g] for g in rng.integers(0, len(groups), many)]
+        values.append(together(chosen) if pooled else np.mean([one(arrays) for arrays in chosen]))
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _ordered(scores: np.ndarray) -> np.ndarray:
+    scores = np.asarray(scores, np.float64)
+    if not scores.size:
+        raise ValueError("an attack was given no scores on one side; pass at least one")
+    return np.where(np.isnan(scores), -np.inf, scores)
+
+
+def _finite(phi: np.ndarray) -> np.ndarray:
+    """Infinities as the largest that matter; NaN stays."""
+    return np.clip(phi, -1e4, 1e4)

@@ -1,0 +1,304 @@
+"""Audits what a work directory holds: did the model forget, and how would one know?
+
+Reads what launch.compare (or launch.unlearn) left, attacks every model in it, measures its
+distance to the retrained ones, and gives each of four questions a verdict by a rule. Writes
+audit.html, one page that needs no network, and audit.json with the same.
+
+  python -m launch.compare --workdir=W --seeds=5
+  python -m launch.audit --workdir=W
+  python -m launch.audit --workdir=W --shadows=64
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import pathlib
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from launch import main
+
+FLAGS = flags.FLAGS
+
+
+def define() -> None:
+    flags.DEFINE_string("workdir", None, "The work directory to audit; the report goes there too.")
+    flags.DEFINE_integer(
+        "shadows",
+        0,
+        "Shadow federations for the attacks on single examples (U-LiRA, LiRA); an even number, "
+        "64 say. 0 leaves them out.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "shadows_chunk",
+        1,
+        "Shadow federations that run at once on a device; more than 1 is for accelerators.",
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        "relearn_rounds",
+        20,
+        "Rounds in which the forgotten data may be relearnt, for each model; 0 leaves that out.",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer("draws", 1000, "Draws of the bootstrap intervals.", lower_bound=100)
+    flags.DEFINE_string("data_dir", None, "Where prepared data lies, if it has moved.")
+    flags.DEFINE_string("compilation_cache", None, "A folder in which compiled programs are kept.")
+    flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
+
+
+def audit() -> None:
+    import jfu.io
+    from launch import page
+
+    if not FLAGS.workdir:
+        raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
+    report = examine(pathlib.Path(FLAGS.workdir))
+    where = pathlib.Path(FLAGS.workdir)
+    jfu.io.write_bytes(where / "audit.json", (json.dumps(report, indent=1) + "\n").encode())
+    jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
+    print(page.text(report))
+    print(f"audit.html and audit.json are in {where}/")
+
+
+def examine(where: pathlib.Path) -> dict[str, Any]:
+    """Everything that the report says, as audit.json holds it."""
+    import jfu
+    from launch import devices, evidence, experiment, page, shadows, verdicts, workdir
+
+    run = workdir.read_run(str(where))
+    if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
+        raise ValueError(
+            f"--shadows={FLAGS.shadows} is too few or odd: every example is held by half of them, "
+            "and an attack needs at least 4 on either side; give an even number from 8 on"
+        )
+    if run.script not in ("compare", "unlearn", "train"):
+        raise ValueError(
+            f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "
+            "launch.unlearn or of launch.train"
+        )
+    work = workdir.WorkDir(where, run.layout, run.more)
+    rows = workdir.read_results(work)
+    if not rows:
+        raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
+    config = dataclasses.replace(run.config, init_params=None)
+    if FLAGS.data_dir:
+        config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
+    layout = devices.start(None, None, config.clients, run.layout, FLAGS.compilation_cache)
+    # Training's own rows describe the model before the request, which is original's.
+    names = [n for n in dict.fromkeys(row["method"] for row in rows) if n != "train"]
+    names.sort(key=lambda n: page.REFERENCES.index(n) if n in page.REFERENCES else 9)
+    seeds = sorted({row["seed"] for row in rows})
+    notes: list[str] = []
+    found: evidence.Evidence = {}
+    files: dict[str, str] = {}
+    with devices.on_devices(layout):
+        study = experiment.study(config, layout, seeds)
+        undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
+        tools = evidence.tools(study, undo)
+        first = None
+        for seed in seeds:
+            trial = experiment.trial(study, seed)
+            first = first or trial
+            models = {}
+            for name in names:
+                cell = "train" if (name, run.script) == ("original", "train") else name
+                variables = evidence.stored(work, seed, cell)
+                if variables is None:
+                    notes.append(f"The model of {name} on seed {seed} is not there or not done.")
+                    continue
+                models[name] = variables
+                files[str(work.cell(seed, cell).relative_to(where))] = digest(work.cell(seed, cell))
+            mine = [row for row in rows if row["seed"] == seed]
+            rounds = FLAGS.relearn_rounds
+            for name, measured in evidence.of_seed(
+                study, trial, models, mine, tools, rounds
+            ).items():
+                for key, arrays in measured.items():
+                    found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
+        if FLAGS.shadows:
+            notes += of_shadows(work, study, first, names, found, shadows)
+    measures, missing = evidence.estimate(found, evidence.TABLE, FLAGS.draws)
+    notes += partial(names, config, seeds, FLAGS)
+    bounds = lambda values: ratio_bounds(evidence, values)
+    methods = {}
+    for name in measures:
+        costs = verdicts.ratios(rows, name, bounds)
+        mine = sorted({row["seed"] for row in rows if row["method"] == name})
+        given = verdicts.verdicts(name, measures[name], costs, mine)
+        methods[name] = dict(
+            seeds=mine,
+            measures=measures[name],
+            costs=costs,
+            verdicts={question: verdict for question, (verdict, _) in given.items()},
+            reasons={question: why for question, (_, why) in given.items()},
+        )
+    request = first.request
+    return dict(
+        audited=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        asked=dict(
+            request=config.forget,
+            examples=int(jfu.weights(request.forget).sum()),
+            retained=int(jfu.weights(request.retain).sum()),
+            clients=len(request.retain.id),
+            dataset=config.dataset,
+            model=config.model,
+            backdoor=config.backdoor,
+        ),
+        seeds=seeds,
+        notes=notes,
+        questions=verdicts.RULES,
+        methods=methods,
+        not_shown=not_shown(measures, missing, names, config, FLAGS),
+        curves=curves(rows),
+        reproduce=dict(
+            command=command(run, seeds, names),
+            audit=f"python -m launch.audit --workdir={where} --shadows={FLAGS.shadows} "
+            f"--relearn_rounds={FLAGS.relearn_rounds} --draws={FLAGS.draws}",
+            config=dataclasses.asdict(run.config),
+            layout=run.layout._asdict(),
+            versions=run.versions | dict(jfu=jfu.__version__),
+            hashes={
+                "config.json": digest(where / "config.json"),
+                "results.jsonl": digest(where / "results.jsonl"),
+            }
+            | files,
+        ),
+    )
+
+
+def of_shadows(work, study, trial, names, found, shadows) -> list[str]:
+    """Adds what shadow federations show; returns notes."""
+    from launch import experiment
+
+    asked = [n for n in names if n not in ("original", "retrain", "retrain_again")]
+    keep = (work.more or {}).get("keep_history") or experiment.remembered(asked)
+    study = experiment.remembering(study, keep, trial)
+    methods = experiment.methods(study, asked)
+    phi = shadows.run(work, study, trial, methods, FLAGS.shadows, FLAGS.shadows_chunk)
+    for name, measured in shadows.samples(phi).items():
+        for key, groups in measured.items():
+            found.setdefault(name, {})[key] = groups
+    return [
+        f"Attacks on single examples rest on {FLAGS.shadows} shadow federations, which share the "
+        f"split of seed {trial.seed}; each held a random half of the examples to forget."
+    ]
+
+
+def ratio_bounds(evidence, values: Sequence[float]) -> dict[str, float]:
+    import numpy as np
+
+    measure = evidence.Measure("", "", np.mean)
+    return evidence.bounds(measure, [(np.array([value]),) for value in values], FLAGS.draws)
+
+
+def partial(names: list[str], config, seeds: list[int], given) -> list[str]:
+    """What this report cannot say, in sentences."""
+    notes = []
+    if "retrain" not in names:
+        notes.append(
+            "There is no retrained model, so nothing can be compared with what forgetting would "
+            "be: run launch.compare with retrain among --methods and audit that."
+        )
+    if not config.forget:
+        notes.append(
+            "No request was made, so there is nothing to have been forgotten: answer one with "
+            "launch.unlearn or launch.compare and audit that."
+        )
+    if len(seeds) == 1:
+        notes.append("There is one seed, and one seed decides nothing: compare on five.")
+    elif len(seeds) < 5:
+        notes.append(f"There are {len(seeds)} seeds; below five nothing is called forgotten.")
+    return notes
+
+
+def not_shown(measures: dict, missing: dict[str, str], names, config, given) -> dict[str, str]:
+    """Why a measure is shown for no method, by measure."""
+    from launch import evidence
+
+    shown = {key.partition(".")[0] for found in measures.values() for key in found}
+    out = {}
+    for key, measure in evidence.TABLE.items():
+        if key in shown:
+            continue
+        if key in missing:
+            why = missing[key]
+        elif not config.forget:
+            why = "nothing was to be forgotten"
+        elif key in evidence.GROUPS["Attacks with shadow federations"]:
+            why = "not run; --shadows=64 runs it"
+        elif "asr" in key:
+            why = "no backdoor was planted"
+        elif key.startswith("undo"):
+            why = "not is not among the methods"
+        elif key in ("relearn", "anamnesis") and not given.relearn_rounds:
+            why = "not run; --relearn_rounds=20 runs it"
+        elif measure.pair or key in ("rmia", "rmia_tpr_1", "anamnesis"):
+            why = "there is no retrained model, or it needed no round"
+        else:
+            why = "too few examples, or not evaluated"
+        out[key] = why
+    return out
+
+
+def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
+    """Means over seeds by method and round: accuracies, backdoor success, loss gap."""
+    import numpy as np
+
+    out: dict[str, dict[str, list]] = {}
+    at: dict[tuple, list] = {}
+    for row in rows:
+        at.setdefault((row["method"], row["round"]), []).append(row)
+    for (method, number), here in sorted(at.items(), key=lambda item: item[0][1]):
+        for key in ("retain", "forget", "test", "asr", "loss_gap"):
+            if key == "loss_gap":
+                losses = [(row.get("loss_retain"), row.get("loss_forget")) for row in here]
+                values = [None if None in pair else abs(pair[0] - pair[1]) for pair in losses]
+            else:
+                values = [row[key] for row in here]
+            if None not in values:
+                series = out.setdefault(key, {}).setdefault(method, [])
+                series.append([number, float(np.mean(values))])
+    return out
+
+
+def command(run, seeds: list[int], names: list[str]) -> str:
+    """The command that makes the audited work directory anew."""
+    renamed, left = dict(backdoor_clients="backdoor_client"), ("backdoor_forget", "data_dir")
+    words = [f"python -m launch.{run.script}"]
+    for name, value in dataclasses.asdict(run.config).items():
+        if value is None or value == () or name in left:
+            continue
+        flag = renamed.get(name, name)
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no{flag}")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{flag}={text}")
+    if run.script == "compare":
+        methods = [n for n in names if n not in ("original", "retrain_again")]
+        words += [f"--methods={','.join(methods)}", f"--first_seed={seeds[0]}"]
+        words.append(f"--seeds={seeds[-1] - seeds[0] + 1}")
+        if run.more.get("keep_history"):
+            words.append(f"--keep_history={','.join(run.more['keep_history'])}")
+    else:
+        words += [
+            f"--{name}={','.join(v) if isinstance(v, list) else v}"
+            for name, v in run.more.items()
+            if v not in ([], None)
+        ]
+    return " ".join([words[0], *map(shlex.quote, words[1:])])
+
+
+def digest(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+if __name__ == "__main__":
+    define()
+    main.run(audit)

@@ -1,0 +1,274 @@
+"""The audit as one HTML page that needs no network, and as a few lines of text."""
+
+import html as markup
+import json
+from typing import Any
+
+from launch import evidence, figures, verdicts
+
+NAMES = {"not": "NoT", "retrain_again": "retrain again", "none": "none (the old model)"}
+MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
+REFERENCES = ("original", "retrain", "retrain_again")
+
+STYLE = """
+:root { color-scheme: light; --line: #d8dce3; --soft: #f4f6f9; --ink: #1d2430; --dim: #5b6472; }
+* { box-sizing: border-box; }
+body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; }
+main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 0 0 .25rem; }
+p { margin: .4rem 0; } .dim { color: var(--dim); font-size: .85rem; }
+.notes { background: #fff7e0; border: 1px solid #e8d391; border-radius: .5rem;
+  padding: .5rem 1rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
+  gap: 1rem; }
+.card { border: 1px solid var(--line); border-radius: .5rem; padding: .9rem; min-width: 0; }
+.card dl { margin: 0; } .card dt { font-weight: 600; margin-top: .6rem; }
+.card dd { margin: 0; font-size: .88rem; color: var(--dim); overflow-wrap: anywhere; }
+.mark { display: inline-block; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem;
+  font-weight: 600; }
+.yes { background: #d9f2e1; color: #12562c; } .no { background: #fbdcdc; color: #83161a; }
+.inconclusive { background: #fdeecb; color: #6b4a00; }
+.shown { background: #e6e9ee; color: #424a57; }
+.measures { display: grid; gap: 0 2.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.measures > div { min-width: 0; }
+table { width: 100%; border-collapse: collapse; table-layout: fixed; font-size: .88rem; }
+caption { text-align: left; font-weight: 600; padding: .9rem 0 .1rem; }
+caption span { font-weight: 400; color: var(--dim); display: block; font-size: .83rem; }
+th, td { text-align: left; padding: .15rem .35rem; border-bottom: 1px solid var(--soft);
+  vertical-align: middle; font-weight: 400; overflow-wrap: anywhere; }
+td.number { font-variant-numeric: tabular-nums; }
+th { width: 26%; } td.strip { width: 36%; }
+td.strip svg { display: block; width: 100%; height: auto; }
+tr.reference { color: var(--dim); }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
+  gap: 1rem; }
+.plots svg { width: 100%; height: auto; display: block; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .75rem;
+  border-radius: .5rem; font-size: .78rem; }
+@media (max-width: 32rem) { th { width: 27%; } td.strip { width: 29%; }
+  table { font-size: .8rem; } }
+@media print { .card, table, .plots svg { break-inside: avoid; } }
+"""
+
+
+def title_of(name: str) -> str:
+    return NAMES.get(name, name)
+
+
+def text(report: dict[str, Any]) -> str:
+    """The verdicts for a terminal, as a Markdown table, with what could not be said."""
+    from launch.report import aligned
+
+    rows = [["method", *verdicts.TITLES.values()]]
+    for name, entry in report["methods"].items():
+        if name not in REFERENCES:
+            rows.append([title_of(name), *(entry["verdicts"][q] for q in verdicts.QUESTIONS)])
+    lines = [f"note: {note}" for note in report["notes"]]
+    return "\n".join([*lines, "", aligned(rows) if len(rows) > 1 else ""])
+
+
+def html(report: dict[str, Any]) -> str:
+    """The page: verdicts first, then every measure, curves, and how to make it again."""
+    asked = report["asked"]
+    title = f"Audit: forget {asked['request']}" if asked["request"] else "Audit: no request"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        *what_was_done(report),
+        "<h2>Verdicts</h2>",
+        '<div class="cards">',
+        *(card(name, entry) for name, entry in report["methods"].items() if name not in REFERENCES),
+        "</div>",
+        "<h2>How verdicts are made</h2>",
+        "<p>The noise floor of a measure is where single retrained models fall, by a second "
+        "retraining that differs in chance alone. Every model is judged against it, never against "
+        "0 or 100. Intervals are bootstrap intervals of 95 % over seeds and examples.</p><dl>",
+        *(
+            f"<dt><strong>{verdicts.TITLES[q]}</strong></dt><dd>{escape(rule)}</dd>"
+            for q, rule in report["questions"].items()
+        ),
+        "</dl>",
+    ]
+    for group, table in evidence.GROUPS.items():
+        body += [f"<h2>{group}</h2>", *beside(sections(report, table))]
+    for key, measure in evidence.LAYERS.items():
+        body += layer_sections(report, key, measure)
+    body += ["<h2>By communication round</h2>", *plots(report), *again(report)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f"</head><body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
+    )
+
+
+def what_was_done(report: dict[str, Any]) -> list[str]:
+    asked, seeds = report["asked"], report["seeds"]
+    methods = [title_of(n) for n in report["methods"] if n not in REFERENCES]
+    lines = [
+        f"<p><strong>Asked:</strong> {asked['clients']} clients trained a model "
+        f"({escape(asked['model'])}) on {escape(asked['dataset'])} together; "
+        + (
+            f"then {asked['examples']} examples were to be forgotten "
+            f"(<code>{escape(asked['request'])}</code>), {asked['retained']} were retained."
+            if asked["request"]
+            else "no request was made."
+        )
+        + (" The forgotten client had planted a backdoor." if asked["backdoor"] else "")
+        + "</p>",
+        f"<p><strong>Done:</strong> {escape(', '.join(methods)) or 'nothing'} on "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}; audited on {report['audited']}.</p>",
+    ]
+    if report["notes"]:
+        items = "".join(f"<p>{escape(note)}</p>" for note in report["notes"])
+        lines.append(f'<div class="notes">{items}</div>')
+    return lines
+
+
+def card(name: str, entry: dict[str, Any]) -> str:
+    """A method's four verdicts."""
+    rows = [f"<h3>{escape(title_of(name))}</h3><dl>"]
+    for question in verdicts.QUESTIONS:
+        verdict, why = entry["verdicts"][question], entry["reasons"][question]
+        rows.append(
+            f'<dt>{verdicts.TITLES[question]} <span class="mark {verdict.split()[-1]}">'
+            f"{MARKS[verdict]} {verdict}</span></dt><dd>{escape(why)}</dd>"
+        )
+    return f'<section class="card">{"".join(rows)}</dl></section>'
+
+
+def sections(report: dict[str, Any], table: dict[str, evidence.Measure]) -> list[str]:
+    out = []
+    for key, measure in table.items():
+        if key in report["not_shown"]:
+            out.append(
+                f"<p><strong>{escape(measure.title)}</strong>: not shown "
+                f'<span class="dim">({escape(report["not_shown"][key])})</span></p>'
+            )
+        else:
+            out.append(measured(report, key, measure, measure.title))
+    return out
+
+
+def layer_sections(report: dict[str, Any], key: str, measure: evidence.Measure) -> list[str]:
+    """A table for each layer, in call order."""
+    keys = dict.fromkeys(
+        k
+        for entry in report["methods"].values()
+        for k in entry["measures"]
+        if k.startswith(f"{key}.")
+    )
+    heading = f"<h2>{escape(measure.title)}, layer by layer</h2>"
+    if not keys:
+        return [heading, f'<p>not shown <span class="dim">({report["not_shown"][key]})</span></p>']
+    return [heading, *beside([measured(report, k, measure, k.partition(".")[2]) for k in keys])]
+
+
+def beside(tables: list[str]) -> list[str]:
+    """Side by side where there is room."""
+    return ['<div class="measures">', *(f"<div>{one}</div>" for one in tables), "</div>"]
+
+
+def measured(report: dict[str, Any], key: str, measure: evidence.Measure, title: str) -> str:
+    """One measure of every model: value, interval and floor, in numbers and as a strip."""
+    entries = {
+        name: entry["measures"][key]
+        for name, entry in report["methods"].items()
+        if key in entry["measures"]
+    }
+    floor = next(iter(entries.values()))["floor"]
+    ends = [e[k] for e in entries.values() for k in ("low", "high")]
+    ends += [floor["low"], floor["high"]] if floor else []
+    low, high = min(ends), max(ends)
+    margin = (high - low) * 0.04 or 0.5
+    digits = 1 if measure.unit == "%" else 3
+    number = lambda value: f"{value:.{digits}f}"
+    unit = f", {measure.unit}" if measure.unit else ""
+    about = [measure.note] if measure.note else []
+    about += ["decides"] if measure.decides else []
+    about.append(
+        f"floor {number(floor['low'])} to {number(floor['high'])}" if floor else "no floor"
+    )
+    rows = []
+    for name, entry in entries.items():
+        words = f"{number(entry['value'])} [{number(entry['low'])}, {number(entry['high'])}]"
+        reference = ' class="reference"' if name in REFERENCES else ""
+        rows.append(
+            f'<tr{reference}><th scope="row">{escape(title_of(name))}</th>'
+            f'<td class="strip">{strip(entry, low - margin, high + margin, words)}</td>'
+            f'<td class="number">{words}</td></tr>'
+        )
+    return (
+        f"<table><caption>{escape(title + unit)}<span>{escape('; '.join(about))}</span></caption>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def strip(entry: dict[str, Any], low: float, high: float, words: str) -> str:
+    """A value with its interval over the floor's band, 120 units wide."""
+    place = lambda value: round(120 * (value - low) / (high - low), 1)
+    floor, shapes = entry["floor"], []
+    if floor:
+        wide = max(1.0, place(floor["high"]) - place(floor["low"]))
+        shapes.append(
+            f'<rect x="{place(floor["low"])}" width="{wide:.1f}" height="16" fill="#cfe3f7"/>'
+        )
+    a, b, middle = (place(entry[k]) for k in ("low", "high", "value"))
+    shapes.append(f'<path d="M{a} 8H{b}M{a} 4V12M{b} 4V12" stroke="#1d2430" stroke-width="1.5"/>')
+    shapes.append(f'<circle cx="{middle}" cy="8" r="3.5" fill="#1d2430"/>')
+    band = f", floor {floor['low']:.3g} to {floor['high']:.3g}" if floor else ""
+    return (
+        f'<svg viewBox="0 0 120 16" role="img" '
+        f'aria-label="{escape(words + band)}">{"".join(shapes)}</svg>'
+    )
+
+
+def plots(report: dict[str, Any]) -> list[str]:
+    """Curves as inline SVG, each with its last values as text."""
+    titles = dict(
+        retain="retained accuracy, %",
+        forget="accuracy on forgotten data, %",
+        test="test accuracy, %",
+        asr="backdoor success, %",
+        loss_gap="loss gap |retained − forgotten|",
+    )
+    out = ['<div class="plots">']
+    for key, title in titles.items():
+        series = {
+            title_of(n): s
+            for n, s in report["curves"].get(key, {}).items()
+            if n not in ("original", "retrain_again", "train")
+        }
+        if not series:
+            continue
+        ends = ", ".join(f"{name} {points[-1][1]:.3g}" for name, points in series.items())
+        start = report["curves"][key].get("original")
+        drawn = figures.lines(series, title, level=start[-1][1] if start else None)
+        label = escape(f"{title} by communication round; at the end: {ends}")
+        out.append(f'<figure style="margin:0">{inline(drawn, label)}</figure>')
+    return [*out, "</div>"]
+
+
+def inline(svg: str, label: str) -> str:
+    """An SVG document as an element of the page, with a text alternative."""
+    begin = svg.index("<svg")
+    return svg[begin:].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def again(report: dict[str, Any]) -> list[str]:
+    """What reproduces this page."""
+    made = report["reproduce"]
+    versions = ", ".join(f"{name} {v}" for name, v in made["versions"].items())
+    hashes = "\n".join(f"{digest}  {name}" for name, digest in made["hashes"].items())
+    return [
+        "<h2>To make it again</h2>",
+        f"<pre>{escape(made['command'])}\n\n{escape(made['audit'])}</pre>",
+        f"<p>{escape(versions)}; {escape(json.dumps(made['layout']))}</p>",
+        f"<p>SHA-256 of what was audited:</p><pre>{escape(hashes)}</pre>",
+    ]
+
+
+def escape(words: str) -> str:
+    return markup.escape(words, quote=True)

@@ -1,0 +1,149 @@
+"""Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jfu
+import jfu.io
+from jfu import attacks, shadows
+from launch import report
+from launch.devices import place
+from launch.experiment import Study, Trial, budget
+from launch.main import say
+from launch.workdir import WorkDir
+
+SHADOW = 7  # a stream of randomness of its own, beside those of launch.experiment
+RETRAIN = "retrain"
+
+
+def run(
+    work: WorkDir, study: Study, trial: Trial, methods: dict[str, Any], many: int, chunk: int
+) -> dict[str, np.ndarray]:
+    """``phi`` of every candidate under every shadow's models, ``[S, n]`` by method.
+
+    Besides the methods there are ``original``, ``retrain`` and ``held`` (which shadow held what).
+    Shadows are kept in the work directory in blocks; a run that was stopped goes on with the next.
+    """
+    request = trial.request
+    rows = shadows.candidates(request)
+    if len(rows) < attacks.LEAST:
+        raise ValueError(
+            f"{len(rows)} examples are to be forgotten, too few for attacks on shadow federations; "
+            "leave --shadows out, or audit a larger request"
+        )
+    key = jax.random.fold_in(trial.key, SHADOW)
+    held = shadows.halves(request, jax.random.fold_in(key, 0), many)
+    size = 2 * study.layout.devices * chunk
+    folder = work.path / "shadows"
+    folder.mkdir(exist_ok=True)
+    programs = Programs(study, methods, rows, chunk)
+    shared = place((request, key))
+    out: dict[str, list] = {name: [] for name in ("original", RETRAIN, *methods)}
+    began, fresh = time.perf_counter(), 0
+    for start in range(0, many, size):
+        numbers = np.arange(start, min(many, start + size))
+        path = folder / f"{many}-{numbers[0]}-{numbers[-1]}.safetensors"
+        known = jfu.io.load_arrays(path) if path.exists() else {}
+        wanted = [name for name in out if name not in known]
+        if wanted:
+            mine = place((jnp.asarray(numbers), held[numbers]))
+            known |= programs(shared, mine, wanted)
+            fresh += len(numbers)
+            jfu.io.save_state(path, known, dict(shadows=numbers.tolist()))
+            left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
+            say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")
+        for name in out:
+            out[name].append(np.asarray(known[name], np.float64))
+    found = {name: np.concatenate(parts) for name, parts in out.items()}
+    inside = np.asarray(held)
+    forgotten = np.asarray(request.forget.index)
+    holds = np.zeros((many, len(rows)), bool)
+    for k, n in zip(*np.nonzero(np.asarray(request.forget.mask)), strict=True):
+        holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
+    return found | dict(held=holds)
+
+
+class Programs:
+    """One compiled program for training shadows, one for each method's answer."""
+
+    def __init__(self, study: Study, methods: dict[str, Any], rows: np.ndarray, chunk: int):
+        config = study.config
+        train = shadows.answer(study.train, config.rounds)
+        answers = {RETRAIN: shadows.answer(study.fresh, config.rounds)}
+        answers |= {
+            name: shadows.answer(method, budget(config, name)) for name, method in methods.items()
+        }
+
+        def phi(variables, request):
+            x, y = request.retain.x[rows], request.retain.y[rows]
+            logits = study.model.apply(variables, x)[0].astype(jnp.float32)
+            mine = jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
+            rest = jnp.where(jax.nn.one_hot(y, logits.shape[1], dtype=bool), -jnp.inf, logits)
+            return mine - jax.nn.logsumexp(rest, axis=1)
+
+        def begin(shared, row):
+            (request, key), (number, held) = shared, row
+            mine = jax.random.fold_in(jax.random.fold_in(key, 1), number)
+            request = shadows.shadow(request, held)
+            state = train(jfu.Trained(()), shadows.everything(request), mine)
+            return state.variables, getattr(state, "history", ()), phi(state.variables, request)
+
+        def respond(name):
+            needs = methods[name].needs.history if name in methods else ()
+
+            def one(shared, row):
+                (request, key), (number, held, variables, history) = shared, row
+                stream = 2 if name == RETRAIN else 3
+                mine = jax.random.fold_in(jax.random.fold_in(key, stream), number)
+                request = shadows.shadow(request, held)
+                trained = jfu.Trained(variables, {kind: history[kind] for kind in needs})
+                trained = jfu.Trained(()) if name == RETRAIN else trained
+                return phi(answers[name](trained, request, mine).variables, request)
+
+            return one
+
+        mapped = lambda fn: jax.jit(shadows.map_federations(fn, chunk=chunk))
+        self._begin = mapped(begin)
+        self._respond = {name: mapped(respond(name)) for name in answers}
+
+    def __call__(self, shared: Any, rows: Any, names: list[str]) -> dict[str, np.ndarray]:
+        variables, history, first = self._begin(shared, rows)
+        rows = (*rows, variables, history)
+        found = {name: self._respond[name](shared, rows) for name in names if name != "original"}
+        return {name: np.asarray(a) for name, a in (found | dict(original=first)).items()}
+
+
+def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple]]]:
+    """What the shadows show of every method, as ``evidence.Evidence``; its groups are pairs.
+
+    Of shadows ``2 i`` and ``2 i + 1`` one held an example and the other did not, so that a pair
+    has one model of either kind for every example, and both are held out together. For the floor
+    both are retrained.
+    """
+    held = found["held"]
+    retrained, other = by_pair(found[RETRAIN], held)
+    sides = {report.AGAIN: ((retrained, other), (retrained, other))}
+    for name in found:
+        if name not in ("held", RETRAIN):
+            inside, outside = by_pair(found[name], held)
+            sides[name] = (inside, retrained), (inside, outside)
+    out: dict[str, dict[str, dict[int, tuple]]] = {}
+    for name, (ulira, lira) in sides.items():
+        against = by_row(attacks.lira(*ulira))
+        out[name] = dict(ulira=against, ulira_tpr_1=against, lira=by_row(attacks.lira(*lira)))
+        out[name]["forgetting_score"] = {0: (attacks.epsilon(*ulira),)}
+    return out
+
+
+def by_pair(phi: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``phi`` of the shadow of each pair that held the example and of the other, ``[S/2, n]``."""
+    even, odd = phi[0::2], phi[1::2]
+    return np.where(held[0::2], even, odd), np.where(held[0::2], odd, even)
+
+
+def by_row(scores: tuple[np.ndarray, np.ndarray]) -> dict[int, tuple]:
+    return dict(enumerate(zip(*scores, strict=True)))
