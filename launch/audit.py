@@ -71,12 +71,12 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
     import jfu
     from launch import devices, evidence, experiment, page, shadows, verdicts, workdir
 
-    run = workdir.read_run(str(where))
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
             f"--shadows={FLAGS.shadows} is too few or odd: every example is held by half of them, "
             "and an attack needs at least 4 on either side; give an even number from 8 on"
         )
+    run = workdir.read_run(str(where))
     if run.script not in ("compare", "unlearn", "train"):
         raise ValueError(
             f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "
