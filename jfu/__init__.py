@@ -2,12 +2,20 @@
 
 Training is a pair of pure functions ``(init, round)``, unlearning a pair ``(perturb,
 recover)``; clients are rows of indices into one pool of examples, and who takes part is a
-mask. ``jfu.unlearn`` lists every method. Models, data sets and files are in ``jfu.models``,
-``jfu.data`` and ``jfu.io``, imported by name when wanted.
+mask. ``jfu.unlearn`` lists every method; ``jfu.attacks``, ``jfu.distance`` and ``jfu.shadows``
+test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.data`` and
+``jfu.io``, imported by name when wanted.
 """
 
-from jfu import unlearn
-from jfu.aggregate import Aggregator, coordinate_median, weighted_mean
+from jfu import attacks, distance, shadows, unlearn
+from jfu.aggregate import (
+    Aggregator,
+    clipped_mean,
+    coordinate_median,
+    krum,
+    trimmed_mean,
+    weighted_mean,
+)
 from jfu.augment import crop_and_flip
 from jfu.clients import (
     forget_class,
@@ -64,6 +72,7 @@ __all__ = [
     "Trained",
     "Unlearner",
     "absent",
+    "attacks",
     "by_layer",
     "by_path",
     "check_changed",
@@ -71,12 +80,14 @@ __all__ = [
     "classification",
     "clients_at_once",
     "clients_mesh",
+    "clipped_mean",
     "conv",
     "coordinate_median",
     "cpu_devices",
     "crop_and_flip",
     "cross_entropy",
     "describe",
+    "distance",
     "fedavg",
     "first_round_within",
     "forget_class",
@@ -85,6 +96,7 @@ __all__ = [
     "forget_fraction",
     "gap",
     "gap_per_seed",
+    "krum",
     "local_sgd",
     "map_clients",
     "match",
@@ -98,10 +110,12 @@ __all__ = [
     "sampled",
     "select",
     "sender",
+    "shadows",
     "split",
     "stack",
     "step_flops",
     "sum_clients",
+    "trimmed_mean",
     "unlearn",
     "weighted_mean",
     "weights",

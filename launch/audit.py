@@ -36,8 +36,9 @@ def define() -> None:
     )
     flags.DEFINE_integer(
         "shadows_chunk",
-        1,
-        "Shadow federations that run at once on a device; more than 1 is for accelerators.",
+        None,
+        "Shadow federations that run at once on a device. Default: by the rule for clients, 1 on "
+        "CPU, elsewhere as many as the size of the model allows.",
         lower_bound=1,
     )
     flags.DEFINE_integer(
@@ -122,7 +123,7 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
                 for key, arrays in measured.items():
                     found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
         if FLAGS.shadows:
-            notes += of_shadows(work, study, first, names, found, shadows)
+            notes += of_shadows(work, study, first, names, found, rows, shadows)
     measures, missing = evidence.estimate(found, evidence.TABLE, FLAGS.draws)
     notes += partial(names, config, seeds, FLAGS)
     bounds = lambda values: ratio_bounds(evidence, values)
@@ -172,7 +173,7 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
     )
 
 
-def of_shadows(work, study, trial, names, found, shadows) -> list[str]:
+def of_shadows(work, study, trial, names, found, rows, shadows) -> list[str]:
     """Adds what shadow federations show; returns notes."""
     from launch import experiment
 
@@ -180,14 +181,26 @@ def of_shadows(work, study, trial, names, found, shadows) -> list[str]:
     keep = (work.more or {}).get("keep_history") or experiment.remembered(asked)
     study = experiment.remembering(study, keep, trial)
     methods = experiment.methods(study, asked)
-    phi = shadows.run(work, study, trial, methods, FLAGS.shadows, FLAGS.shadows_chunk)
+    try:
+        phi, seconds = shadows.run(work, study, trial, methods, FLAGS.shadows, FLAGS.shadows_chunk)
+    except shadows.TooFew as error:
+        return [str(error)]
     for name, measured in shadows.samples(phi).items():
         for key, groups in measured.items():
             found.setdefault(name, {})[key] = groups
-    return [
-        f"Attacks on single examples rest on {FLAGS.shadows} shadow federations, which share the "
-        f"split of seed {trial.seed}; each held a random half of the examples to forget."
+    notes = [
+        f"Attacks on single examples, and the forgetting score, rest on {FLAGS.shadows} shadow "
+        f"federations, which share the split of seed {trial.seed}; each held a random half of the "
+        "examples to forget."
     ]
+    alone = shadows.one_by_one(rows, trial.seed, asked)
+    if seconds and alone:
+        notes.append(
+            f"A shadow, trained, retrained and answered by {len(asked)} methods, took "
+            f"{seconds:.1f} s without compilation; the same rounds one by one took the comparison "
+            f"{alone:.1f} s."
+        )
+    return notes
 
 
 def ratio_bounds(evidence, values: Sequence[float]) -> dict[str, float]:

@@ -1,11 +1,13 @@
 """Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import jfu
 import jfu.io
@@ -20,42 +22,65 @@ SHADOW = 7  # a stream of randomness of its own, beside those of launch.experime
 RETRAIN = "retrain"
 
 
-def run(
-    work: WorkDir, study: Study, trial: Trial, methods: dict[str, Any], many: int, chunk: int
-) -> dict[str, np.ndarray]:
-    """``phi`` of every candidate under every shadow's models, ``[S, n]`` by method.
+class TooFew(ValueError):
+    """There are too few examples to forget."""
 
-    Besides the methods there are ``original``, ``retrain`` and ``held`` (which shadow held what).
-    Shadows are kept in the work directory in blocks; a run that was stopped goes on with the next.
+
+def run(
+    work: WorkDir,
+    study: Study,
+    trial: Trial,
+    methods: dict[str, Any],
+    many: int,
+    chunk: int | None,
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Runs what is not done yet of the shadows.
+
+    They are kept in the work directory in blocks; a run that was stopped goes on with the next.
+
+    Returns:
+      ``phi`` of every candidate under every shadow's models, ``[S, n]`` by method (besides the
+      methods ``original``, ``retrain``, and ``held``, which shadow held what), and the seconds
+      that a shadow took in the median block, the first and its compilation left out.
     """
     request = trial.request
     rows = shadows.candidates(request)
     if len(rows) < attacks.LEAST:
-        raise ValueError(
-            f"{len(rows)} examples are to be forgotten, too few for attacks on shadow federations; "
-            "leave --shadows out, or audit a larger request"
+        raise TooFew(
+            f"{len(rows)} examples were to be forgotten, too few for attacks with shadow "
+            f"federations, which want at least {attacks.LEAST}: audit a larger request."
         )
     key = jax.random.fold_in(trial.key, SHADOW)
     held = shadows.halves(request, jax.random.fold_in(key, 0), many)
+    if chunk is None:
+        share = -(-many // study.layout.devices)
+        held_at_once = optax.tree.size(jax.eval_shape(study.model.init, trial.key))
+        held_at_once *= study.layout.chunk or len(request.retain.id)
+        chunk = jfu.clients_at_once(study.layout.backend, share, held_at_once)
     size = 2 * study.layout.devices * chunk
     folder = work.path / "shadows"
     folder.mkdir(exist_ok=True)
     programs = Programs(study, methods, rows, chunk)
     shared = place((request, key))
     out: dict[str, list] = {name: [] for name in ("original", RETRAIN, *methods)}
-    began, fresh = time.perf_counter(), 0
+    began, fresh, seconds = time.perf_counter(), 0, []
     for start in range(0, many, size):
         numbers = np.arange(start, min(many, start + size))
         path = folder / f"{many}-{numbers[0]}-{numbers[-1]}.safetensors"
         known = jfu.io.load_arrays(path) if path.exists() else {}
         wanted = [name for name in out if name not in known]
         if wanted:
+            start_of_block = time.perf_counter()
             mine = place((jnp.asarray(numbers), held[numbers]))
             known |= programs(shared, mine, wanted)
             fresh += len(numbers)
-            jfu.io.save_state(path, known, dict(shadows=numbers.tolist()))
+            spent = (time.perf_counter() - start_of_block) / len(numbers)
+            notes = dict(shadows=numbers.tolist(), seconds=spent, methods=wanted)
+            jfu.io.save_state(path, known, notes)
             left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")
+        if start:
+            seconds.append(jfu.io.load_notes(path)["seconds"])
         for name in out:
             out[name].append(np.asarray(known[name], np.float64))
     found = {name: np.concatenate(parts) for name, parts in out.items()}
@@ -64,7 +89,14 @@ def run(
     holds = np.zeros((many, len(rows)), bool)
     for k, n in zip(*np.nonzero(np.asarray(request.forget.mask)), strict=True):
         holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
-    return found | dict(held=holds)
+    return found | dict(held=holds), float(np.median(seconds)) if seconds else None
+
+
+def one_by_one(rows: Sequence[dict], seed: int, methods: Sequence[str]) -> float | None:
+    """Seconds that a comparison took for the same rounds, those of training being retraining's."""
+    last = {r["method"]: r["seconds"] for r in rows if r["seed"] == seed}
+    wanted = [RETRAIN, RETRAIN, *methods]
+    return sum(last[name] for name in wanted) if last.keys() >= set(wanted) else None
 
 
 class Programs:
