@@ -7,7 +7,7 @@ test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.d
 ``jfu.io``, imported by name when wanted.
 """
 
-from jfu import attacks, distance, shadows, unlearn
+from jfu import attacks, distance, faults, shadows, unlearn
 from jfu.aggregate import (
     Aggregator,
     clipped_mean,
@@ -88,6 +88,7 @@ __all__ = [
     "cross_entropy",
     "describe",
     "distance",
+    "faults",
     "fedavg",
     "first_round_within",
     "forget_class",

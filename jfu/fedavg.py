@@ -15,6 +15,7 @@ import optax
 
 from jfu.aggregate import Aggregator, weighted_mean
 from jfu.clients import map_clients, sum_clients
+from jfu.faults import REASONS, censored
 from jfu.types import (
     Broadcast,
     ClientData,
@@ -47,6 +48,7 @@ def fedavg(
     aggregator: Aggregator | None = None,
     chunk: int | None = None,
     keep_updates: bool = False,
+    max_update_norm: float | None = None,
 ) -> FederatedAlgorithm:
     """Federated averaging over clients that run ``local``, weighted by their live examples.
 
@@ -58,6 +60,8 @@ def fedavg(
       chunk: how many clients run at once on a device: 1 is one after the other with a
         running sum, 0 all of them, None what ``clients_at_once`` advises.
       keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
+      max_update_norm: clients whose update is longer are left out of the round, as are, always,
+        those whose update is not finite; see ``jfu.faults``.
 
     Returns:
       ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
@@ -74,6 +78,7 @@ def fedavg(
     """
     server = optax.sgd(1.0) if server is None else server
     aggregator = weighted_mean() if aggregator is None else aggregator
+    local = censored(local, max_update_norm)
 
     send = sender(local, aggregator)
 
@@ -133,6 +138,7 @@ def fedavg(
         shared = Broadcast(state.variables, state.round)
         sent, info, updates, rows = collect(shared, clients, clients_key, see, rows)
         update, memory = aggregator.decode(sent, state.aggregator, server_key)
+        _check_shapes(update, state.variables)
         slope = jax.tree.map(jnp.negative, update["params"])
         change, server_state = server.update(slope, state.server, state.params)
         variables = {
@@ -143,6 +149,20 @@ def fedavg(
         return state, RoundInfo(info, summarise(info), clients.id, updates), rows
 
     return FederatedAlgorithm(init, round, watched)
+
+
+def _check_shapes(update: PyTree, variables: Variables) -> None:
+    """Refuses, when the round is traced, an update that would be broadcast or misplaced."""
+    wanted, given = (jax.tree_util.tree_leaves_with_path(t) for t in (dict(variables), update))
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    wanted, given = ({name(path): leaf.shape for path, leaf in t} for t in (wanted, given))
+    if wanted != given:
+        off = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))
+        raise ValueError(
+            f"clients' updates differ from the model in {', '.join(off[:5])} "
+            f"({given.get(off[0])} for {wanted.get(off[0])}); a client must return an update with "
+            "the tree and the shapes of the variables that it received"
+        )
 
 
 def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
@@ -162,16 +182,20 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     """Scalars of a round, float32.
 
     ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
-    to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean.
+    to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean;
+    ``late``, ``not_finite`` and ``too_long``, the clients that were left out, by reason.
     """
     examples = info.weight.sum()
     clients = (info.weight > 0).sum().astype(jnp.float32)
+    why = jnp.broadcast_to(info.left_out, info.weight.shape)
+    left_out = {name: (why == code).sum().astype(jnp.float32) for name, code in REASONS.items()}
     return {
         "clients": clients,
         "examples": examples,
-        "down": clients,
+        "down": clients + sum(left_out.values()),
         "up": clients,
         "steps": info.steps.sum(),
         "forwards": info.forwards.sum(),
         "loss": (info.loss * info.weight).sum() / jnp.maximum(examples, 1),
+        **left_out,
     }

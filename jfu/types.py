@@ -63,6 +63,7 @@ class LocalInfo(NamedTuple):
     loss: jax.Array  # float32, mean training loss over the local steps
     steps: jax.Array  # float32, local steps taken: a forward and a backward pass each
     forwards: jax.Array  # float32, batches that were only passed forward, by a teacher say
+    left_out: jax.Array | float = 0.0  # float32, why its update was not used, see jfu.faults
 
 
 class RoundInfo(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 import jfu
 import jfu.io
 from jfu.conv import slow_convs
+from jfu.faults import REASONS
 from launch.devices import place
 from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
@@ -97,7 +98,8 @@ def run_cell(
         perturb = programs(method.perturb, trained, request, perturb_key, quick=fresh)
         began = time.perf_counter()
         state = jax.block_until_ready(perturb(trained, request, perturb_key))
-        spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=seconds, left_out=0)
         spent["flops"] += method.server.steps * study.per_step
         spent["flops"] += method.server.forwards * study.per_forward
         rows, done = [], 0
@@ -155,6 +157,7 @@ def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) ->
         bytes_up=spent["bytes_up"] + count("up") * up,
         flops=spent["flops"] + flops,
         seconds=spent["seconds"] + seconds,
+        left_out=spent["left_out"] + sum(map(count, REASONS)),
     )
 
 
@@ -196,6 +199,7 @@ def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=
         start = jfu.Trained(())  # retraining looks at no model
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
     nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
+    nothing_yet |= dict(left_out=0)
     history = getattr(state, "history", ())
     return (
         jfu.Trained(state.variables, history),

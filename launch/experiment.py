@@ -139,7 +139,7 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
         given=jfu.io.adopt(config.init_params, variables) if config.init_params else None,
         logits=jax.jit(lambda variables, x: model.apply(variables, x)[0]),
         judge=jax.jit(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
-        per_client=jfu.wire(jfu.sender(local(), jfu.weighted_mean()), variables, one),
+        per_client=jfu.wire(jfu.sender(local(), aggregator(config)), variables, one),
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
         per_forward=jfu.step_flops(jfu.classification(stock.apply), variables, batch, forward=True),
         slots=slots,
@@ -237,12 +237,43 @@ def federation(config: Config, loss, lr: float, chunk: int):
         return train(loss, optimizer, epochs=epochs)
 
     def around(work):
-        server = servers[config.server](config.server_lr)
-        fed = jfu.fedavg(work, server=server, chunk=chunk)
+        work = jfu.faults.faulty(work, **faults) if (faults := read_faults(config.faults)) else work
+        fed = jfu.fedavg(
+            work,
+            server=servers[config.server](config.server_lr),
+            aggregator=aggregator(config),
+            chunk=chunk,
+            max_update_norm=config.max_update_norm,
+        )
         fed = jfu.absent(fed, config.absent) if config.absent else fed
         return jfu.sampled(fed, config.sample) if config.sample else fed
 
     return around(local()), local, around
+
+
+def aggregator(config: Config) -> jfu.Aggregator:
+    """What ``--aggregator`` names."""
+    return {
+        "mean": jfu.weighted_mean,
+        "clipped": lambda: jfu.clipped_mean(config.clip),
+        "median": jfu.coordinate_median,
+        "trimmed": lambda: jfu.trimmed_mean(config.trim),
+        "krum": lambda: jfu.krum(config.byzantine),
+    }[config.aggregator]()
+
+
+def read_faults(given: Sequence[str]) -> dict[str, float]:
+    """``--faults`` as keyword arguments of ``jfu.faults.faulty``."""
+    rates = {}
+    for text in given:
+        found = re.fullmatch(r"(late|nan|long):(\d*\.?\d+)", text)
+        if not found:
+            raise ValueError(
+                f"--faults={text} is not understood; write late:RATE, nan:RATE or long:RATE, such "
+                "as late:0.1"
+            )
+        rates[found[1]] = float(found[2])
+    return rates
 
 
 def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
@@ -345,12 +376,13 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
             "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
         )
     config = study.config
-    averaging = config.server == "sgd" and config.server_lr == 1
+    averaging = config.server == "sgd" and config.server_lr == 1 and config.aggregator == "mean"
     for name in names:
         if name in ("pgd", "fukd") and not averaging:
             raise ValueError(
                 f"{name} takes the model for the mean of what clients sent, which it is with "
-                "--server=sgd and --server_lr=1 only; leave it out, or these flags"
+                "--server=sgd, --server_lr=1 and --aggregator=mean only; leave it out, or these "
+                "flags"
             )
         if name == "pgd" and (config.sample or config.absent):
             raise ValueError(
@@ -364,6 +396,8 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
                 f"note: {name} works {method.own} rounds of its own, and there are "
                 f"{budget(config, name)}: none is left for recovery"
             )
+    if limit := config.max_update_norm:
+        made = {name: jfu.faults.bounded(method, limit) for name, method in made.items()}
     return made | ({"retrain": study.fresh} if "retrain" in made else {})
 
 

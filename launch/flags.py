@@ -54,6 +54,12 @@ class Config:
     proximal: float
     server: str
     server_lr: float
+    aggregator: str
+    trim: float
+    clip: float
+    byzantine: int
+    max_update_norm: float | None
+    faults: tuple[str, ...]
     sample: int
     absent: float
     init_params: str | None
@@ -166,6 +172,30 @@ def define() -> None:
         "Server optimizer: FedAvg, FedAvgM, FedAdam or FedYogi.",
     )
     real("server_lr", 1.0, "Server learning rate.", lower_bound=0.0)
+    choice(
+        "aggregator",
+        "mean",
+        ["mean", "clipped", "median", "trimmed", "krum"],
+        "What the server makes of updates: FedAvg's weighted mean; the same of updates clipped to "
+        "--clip; coordinate median; mean without the --trim largest and smallest of each "
+        "coordinate; Krum, for --byzantine bad clients. The last three see single updates.",
+    )
+    real("trim", 0.1, "Share of clients that a trimmed mean leaves out at either end.", 0.0, 0.499)
+    real("clip", 1.0, "Length that updates are clipped to.", lower_bound=0.0)
+    integer("byzantine", 1, "Clients that Krum takes for bad.", lower_bound=0)
+    real(
+        "max_update_norm",
+        None,
+        "Longer updates are left out of a round; and a method's own rounds, in which the leaving "
+        "client works, move the model by no more. Updates that are not finite never count.",
+        lower_bound=0.0,
+    )
+    several(
+        "faults",
+        [],
+        "Faults to try a federation with, and their probability for each client and round: "
+        "late:0.1,nan:0.05,long:0.01 (too late; not a number; a thousand times too long).",
+    )
     integer("sample", 0, "Clients drawn each round; 0 is all.", lower_bound=0)
     real("absent", 0.0, "Probability that a client misses a round.", 0.0, 1.0)
     string(
@@ -274,6 +304,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         drop_labels=tuple(given.drop_labels),
         proxy=proxy if given.proxy is None else given.proxy,
         options=tuple(sorted(given.options)),
+        faults=tuple(sorted(given.faults)),
     )
     names = [field.name for field in dataclasses.fields(Config)]
     return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in names})

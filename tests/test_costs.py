@@ -31,9 +31,9 @@ def test_nbytes_counts_arrays_and_shapes():
 
 @pytest.mark.parametrize("slots", [1, 50])
 def test_wire_by_hand(slots):
-    """Down: 15 parameters and the round. Up: 15 and a weight, four scalars; no examples."""
+    """Down: 15 parameters and the round. Up: 15 and a weight, five scalars; no examples."""
     data = jfu.stack(np.zeros((50, 4)), np.zeros(50, int), [range(slots), [0]])
-    assert jfu.wire(_send(), _start(), data) == (15 * 4 + 4, 15 * 4 + 4 + 4 * 4)
+    assert jfu.wire(_send(), _start(), data) == (15 * 4 + 4, 15 * 4 + 4 + 5 * 4)
 
 
 def test_wire_counts_statistics_and_what_an_encoding_saves():
@@ -46,14 +46,14 @@ def test_wire_counts_statistics_and_what_an_encoding_saves():
     )
     send = jfu.sender(jfu.local_sgd(_loss, optax.sgd(0.1)), mean._replace(encode=half))
     variables = {**_start(), "stats": jnp.zeros(5)}
-    assert jfu.wire(send, variables, data) == (20 * 4 + 4, 20 * 2 + 4 + 16)
+    assert jfu.wire(send, variables, data) == (20 * 4 + 4, 20 * 2 + 4 + 20)
 
 
 def test_wire_runs_nothing():
     """Shapes are enough, for models that would not fit."""
     data = jfu.stack(np.zeros((2, 1)), np.zeros(2, int), [[0], [1]])
     huge = jax.eval_shape(lambda: _start(1, 10**9))
-    assert jfu.wire(_send(), huge, data) == (8 * 10**9 + 4, 8 * 10**9 + 4 + 16)
+    assert jfu.wire(_send(), huge, data) == (8 * 10**9 + 4, 8 * 10**9 + 4 + 20)
 
 
 def _batch(many, features):

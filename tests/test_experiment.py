@@ -308,3 +308,17 @@ def test_a_diverged_model_knows_nothing():
     assert np.isnan(loss).all()
     with pytest.raises(ValueError, match="has diverged"):
         jfu.check_changed(lambda v, x: x * v, jnp.nan, -jnp.nan, jnp.ones((2, 2)))
+
+
+def test_faults_and_aggregators_are_read():
+    assert experiment.read_faults(["late:0.1", "nan:.05", "long:1"]) == dict(
+        late=0.1, nan=0.05, long=1.0
+    )
+    for wrong in ("late", "late=0.1", "slow:0.1", "nan:-1"):
+        with pytest.raises(ValueError, match="is not understood; write late:RATE"):
+            experiment.read_faults([wrong])
+    made = lambda name: experiment.aggregator(
+        dataclasses.replace(CONFIG, aggregator=name, clip=1.0, trim=0.1, byzantine=1)
+    )
+    seen = {name: made(name).stacked for name in ("mean", "clipped", "median", "trimmed", "krum")}
+    assert seen == dict(mean=False, clipped=False, median=True, trimmed=True, krum=True)

@@ -73,7 +73,7 @@ def test_round_equals_a_numpy_loop(pool, data, epochs, batch_size, momentum, mu)
         )  # fmt: skip
         n = mask.sum()
         total = [t + np.float32(n) * u for t, u in zip(total, (dw, db), strict=True)]
-        reports.append((n, np.mean(seen), len(seen), 0))
+        reports.append((n, np.mean(seen), len(seen), 0, 0))
         losses += [np.mean(seen)] * n
     assert [r[0] for r in reports] == [6, 3, 5]
     for name, start, change in (("w", w, total[0]), ("b", b, total[1])):

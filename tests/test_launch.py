@@ -78,6 +78,7 @@ def test_the_quickstarts_rows_add_up(quickstart):
     rows = rows_of(workdir)
     keys = {"method", "seed", "round", "retain", "forget", "test", "mia", "mia_matched", "asr"}
     keys |= {"bytes_down", "bytes_up", "flops", "storage", "seconds"}
+    keys |= {"loss_retain", "loss_forget", "left_out"}
     assert all(set(row) == keys for row in rows)
     originals = [row for row in rows if row["method"] == "original"]
     assert all(row["round"] == 0 and row["bytes_up"] == 0 for row in originals)
@@ -85,8 +86,8 @@ def test_the_quickstarts_rows_add_up(quickstart):
     parameters = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (128 * 64 + 64) + (64 * 10 + 10)
     for row in rows:
         assert row["bytes_down"] == row["round"] * 9 * (4 * parameters + 4)
-        assert row["bytes_up"] == row["round"] * 9 * (4 * parameters + 4 + 4 * 4)
-        assert row["storage"] == 0
+        assert row["bytes_up"] == row["round"] * 9 * (4 * parameters + 4 + 5 * 4)
+        assert row["storage"] == row["left_out"] == 0
     # Forward and backward pass are about three forward passes of two operations a product.
     products = 64 * 9 * 16 + 16 * 9 * 16 * 32 + 128 * 64 + 64 * 10
     last = max((row for row in rows if row["method"] == "retrain"), key=lambda row: row["round"])
@@ -490,3 +491,15 @@ def test_layout_is_kept_and_changes_little(tmp_path):
         assert a["retain"] == pytest.approx(b["retain"], abs=2)
     _, error = launch("compare", *flags, "--devices=2", f"--workdir={tmp_path / '1'}", expect=2)
     assert "was begun with 1 devices" in error
+
+
+def test_a_federation_with_faults_ends_and_says_who_was_left_out(tmp_path):
+    flags = ["--aggregator=median", "--max_update_norm=50", "--faults=late:0.2,nan:0.2,long:0.2"]
+    flags += ["--methods=retrain,not,ga", "--seeds=1", f"--workdir={tmp_path / 'W'}"]
+    launch("compare", *SMALL, *flags)
+    last = {row["method"]: row for row in rows_of(tmp_path / "W")}
+    for name in ("retrain", "not"):
+        assert 0 < last[name]["left_out"] < last[name]["round"] * 3
+        assert last[name]["retain"] > 0 and np.isfinite(last[name]["loss_retain"])
+    _, error = launch("compare", *SMALL, *flags[:2], "--methods=pgd", expect=2)
+    assert "--aggregator=mean only" in error

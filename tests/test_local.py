@@ -74,7 +74,7 @@ def test_a_client_without_live_examples_takes_no_step():
     work = jfu.local_sgd(loss, optax.sgd(1.0), batch_size=4)
     update, info = _run(work, _client(np.eye(10), mask=np.zeros(8, bool)), jnp.ones(2))
     assert update["params"].tolist() == [0, 0]
-    assert [float(a) for a in info] == [0, 0, 0, 0]
+    assert [float(a) for a in info] == [0, 0, 0, 0, 0]
 
 
 def test_optimizer_may_be_a_function_of_the_round():

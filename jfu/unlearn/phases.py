@@ -118,5 +118,6 @@ def together(first: LocalInfo, second: LocalInfo, ids: jax.Array) -> RoundInfo:
         loss=loss / jnp.maximum(weight, 1),
         steps=first.steps + second.steps,
         forwards=first.forwards + second.forwards,
+        left_out=jnp.maximum(first.left_out, second.left_out),
     )
     return RoundInfo(info, summarise(info), ids)

@@ -1,0 +1,229 @@
+"""Clients that fail: the round goes on as if they were not there, and says why they were not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import bits, quick_jit
+
+import jfu
+from jfu import faults
+
+U = np.array([[3.0, 4.0], [1.0, 1.0], [0.0, 2.0]], np.float32)  # updates of ids 0, 1, 2
+
+
+@pytest.fixture
+def clients():
+    return jfu.stack(np.zeros((6, 1)), np.zeros(6, int), [[0, 1, 2], [3], [4, 5]])
+
+
+def sends(updates):
+    """A client's work that sends a row of ``updates``, whatever it receives."""
+
+    def work(shared, client, key):
+        weight = client.mask.sum().astype(jnp.float32)
+        update = jnp.asarray(updates)[jnp.maximum(client.id, 0)]
+        info = jfu.LocalInfo(weight, update.sum() * 0 + 7, weight, weight * 0)
+        return {"params": update}, info
+
+    return work
+
+
+def one_round(clients, updates, **options):
+    fed = jfu.fedavg(sends(updates), **options)
+    state, info = jax.jit(fed.round)(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
+    return state.params, info
+
+
+def only(clients, *ids):
+    return clients._replace(mask=clients.mask & np.isin(clients.id, ids)[:, None])
+
+
+AGGREGATORS = {
+    "mean": jfu.weighted_mean,
+    "clipped": lambda: jfu.clipped_mean(2.0),
+    "median": jfu.coordinate_median,
+    "trimmed": lambda: jfu.trimmed_mean(0.34),
+    "krum": lambda: jfu.krum(0),
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATORS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
+def test_what_is_no_number_is_as_if_it_were_not_there(clients, name, bad):
+    planted = U.copy()
+    planted[1, 0] = bad  # the squares of 1e30 add up to infinity
+    found, info = one_round(clients, planted, aggregator=AGGREGATORS[name]())
+    wanted, _ = one_round(only(clients, 0, 2), U, aggregator=AGGREGATORS[name]())
+    assert bits(found) == bits(wanted)
+    metrics = {k: float(v) for k, v in info.metrics.items()}
+    assert metrics["not_finite"] == 1 and metrics["too_long"] == metrics["late"] == 0
+    assert metrics["clients"] == metrics["up"] == 2 and metrics["down"] == 3
+    assert metrics["examples"] == 5 and metrics["loss"] == 7
+    assert info.clients.left_out.tolist() == [0, faults.NOT_FINITE, 0]
+
+
+def test_plain_mean_by_hand(clients):
+    """(3 * (3, 4) + 2 * (0, 2)) / 5 once the second client is left out."""
+    planted = U.copy()
+    planted[1] = np.nan
+    np.testing.assert_allclose(one_round(clients, planted)[0], [1.8, 3.2], rtol=1e-6)
+
+
+def test_updates_too_long_are_left_out(clients):
+    found, info = one_round(clients, U * [[1], [1000], [1]], max_update_norm=5.0)  # 5 is allowed
+    np.testing.assert_allclose(found, [1.8, 3.2], rtol=1e-6)
+    assert info.metrics["too_long"] == 1 and info.metrics["not_finite"] == 0
+    none, info = one_round(clients, U, max_update_norm=0.5)
+    assert none.tolist() == [0, 0] and info.metrics["too_long"] == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_updates": True}, {"chunk": 0}])
+def test_nobody_left_means_nothing_moves(clients, options):
+    found, info = one_round(clients, U * np.nan, **options)
+    assert found.tolist() == [0, 0]
+    assert info.metrics["not_finite"] == 3 and info.metrics["clients"] == 0
+
+
+def test_the_mean_of_good_updates_keeps_its_bits(data, local, variables, fed):
+    """Being looked at changes nothing; a client that sat out is not counted."""
+    away = data._replace(mask=data.mask.at[1].set(False))
+    bare = jfu.fedavg(local, max_update_norm=1e6)
+    run = lambda fed: jax.jit(fed.round)(fed.init(variables), away, jax.random.key(0))
+    (a, info), (b, _) = run(fed), run(bare)
+    assert bits(a) == bits(b)
+    assert info.metrics["late"] == info.metrics["not_finite"] == info.metrics["too_long"] == 0
+
+
+def test_garbage_of_a_client_without_examples_is_not_sent(clients):
+    found, info = one_round(only(clients, 0, 2), np.where([[0], [1], [0]], np.nan, U))
+    np.testing.assert_allclose(found, [1.8, 3.2], rtol=1e-6)
+    assert info.metrics["not_finite"] == 0
+
+
+def test_faults_come_as_often_as_asked_and_the_same_again():
+    many = 4000
+    clients = jfu.stack(np.zeros((many, 1)), np.zeros(many, int), np.arange(many)[:, None])
+    updates = np.ones((many, 2), np.float32)
+    work = faults.faulty(sends(updates), late=0.2, nan=0.1, long=0.05)
+    fed = jfu.fedavg(work, max_update_norm=100.0)
+    run = jax.jit(fed.round)
+    state, info = run(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(1))
+    share = {k: float(info.metrics[k]) / many for k in faults.REASONS}
+    for name, rate in (("late", 0.2), ("not_finite", 0.1), ("too_long", 0.05)):
+        assert share[name] == pytest.approx(rate, abs=4 * np.sqrt(rate / many))
+    assert state.params.tolist() == [1, 1]
+    again = run(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(1))[1]
+    assert bits(again) == bits(info)
+    other = run(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(2))[1]
+    assert (np.asarray(other.clients.left_out) != np.asarray(info.clients.left_out)).any()
+    alone = clients._replace(**{k: getattr(clients, k)[7:8] for k in ("index", "mask", "id")})
+    one = run(fed.init({"params": jnp.zeros(2)}), alone, jax.random.key(1))[1]
+    assert one.clients.left_out[0] == info.clients.left_out[7]
+
+
+def test_training_goes_on_through_faults(data, local, variables):
+    fed = jfu.fedavg(faults.faulty(local, late=0.3, nan=0.3))
+    state, step = fed.init(variables), jax.jit(fed.round)
+    counted = 0
+    for done in jfu.rounds(step, state, data, jax.random.key(0), stop=12):
+        counted += int(done.info.metrics["not_finite"] + done.info.metrics["late"])
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(done.state.variables))
+    assert 8 < counted < 30
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda work: faults.faulty(work, late=0.9, nan=0.2), "at most 1"),
+        (lambda work: faults.faulty(work, late=-0.1), "at least 0"),
+        (lambda work: faults.censored(work, 0.0), "a length of 0.0; it must be above 0"),
+        (lambda work: faults.bounded(jfu.unlearn.finetune(work), -1), "by -1; it must be above 0"),
+    ],
+)
+def test_senseless_faults_are_refused(fed, make, words):
+    with pytest.raises(ValueError, match=words):
+        make(fed)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda u: {"params": u["params"].sum()},  # would be broadcast
+        lambda u: {"params": u["params"][None]},
+        lambda u: {"other": u["params"]},
+        lambda u: {**u, "more": jnp.zeros(1)},
+    ],
+)
+def test_updates_of_another_shape_are_refused(clients, wrong):
+    right = sends(U)
+
+    def work(shared, client, key):
+        update, info = right(shared, client, key)
+        return wrong(update), info
+
+    fed = jfu.fedavg(work)
+    with pytest.raises(ValueError, match="clients' updates differ from the model in"):
+        fed.round(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
+
+
+# ---------------------------------------------------------------- the leaving client
+
+
+def move(a, b):
+    return np.sqrt(
+        sum(((x - y) ** 2).sum() for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ga", "mode", "fedosd"]
+    + [pytest.param(name, marks=pytest.mark.slow) for name in ("pgd", "fedquit", "fcu", "puf")],
+)
+def test_a_leaving_client_moves_the_model_no_further_than_asked(name, fed, model, data, variables):
+    clients, limit = data, 0.05
+    request = jfu.split(clients, jfu.forget_client(clients, [5]))
+    recorded = jfu.recorded(fed, ["last"], clients=clients, rounds=2)
+    state = recorded.init(variables)
+    state, _ = quick_jit(recorded.round)(state, clients, jax.random.key(3))
+    trained = jfu.Trained(state.variables, dict(state.history))
+    usual = jfu.classification(model.apply)
+    setting = jfu.unlearn.Setting(
+        fed,
+        model,
+        jfu.by_layer(model, 0),
+        local=lambda loss=None, optimizer=None, epochs=1: jfu.local_sgd(
+            loss or usual, optimizer or optax.sgd(0.1), epochs=epochs, batch_size=3
+        ),
+        around=lambda work: jfu.fedavg(work),
+        batch_size=3,
+        within=8,
+    )
+    method = jfu.unlearn.UNLEARNERS[name](setting)
+    assert method.own
+    tame = faults.bounded(method, limit)
+    hidden = request._replace(
+        forget=request.forget._replace(x=request.forget.x * 1e4)  # it means harm
+    )
+    key = jax.random.key(4)
+    start = tame.perturb(trained, hidden, key)
+    after, _ = quick_jit(tame.recover)(start, hidden, key)
+    assert move(after.variables, start.variables) <= limit * (1 + 1e-5)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(after.variables))
+    assert int(after.round) == int(start.round) + 1
+    if name == "ga":  # where nothing is too long every bit is as it was
+        wide = faults.bounded(method, 1e9)
+        loose, _ = quick_jit(wide.recover)(start, request, key)
+        plain, _ = quick_jit(method.recover)(start, request, key)
+        assert bits(loose.variables) == bits(plain.variables)
+
+
+def test_ordinary_rounds_are_not_bounded(fed, variables, data):
+    request = jfu.split(data, jfu.forget_client(data, [5]))
+    method = jfu.unlearn.finetune(fed)
+    assert faults.bounded(method, 1e-9) is method
+    state = method.perturb(jfu.Trained(variables), request, jax.random.key(0))
+    after, _ = method.recover(state, request, jax.random.key(0))
+    assert move(after.variables, variables) > 1e-3
