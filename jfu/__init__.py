@@ -7,7 +7,7 @@ test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.d
 ``jfu.io``, imported by name when wanted.
 """
 
-from jfu import attacks, distance, faults, shadows, unlearn
+from jfu import attacks, distance, faults, privacy, shadows, unlearn
 from jfu.aggregate import (
     Aggregator,
     clipped_mean,
@@ -106,6 +106,7 @@ __all__ = [
     "negate",
     "negation",
     "per_example",
+    "privacy",
     "recorded",
     "rounds",
     "sampled",

@@ -14,7 +14,7 @@ from jfu.conv import slow_convs
 from jfu.faults import REASONS
 from launch.devices import place
 from launch.exam import grade
-from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
+from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial, epsilon
 from launch.main import say
 from launch.workdir import WorkDir
 
@@ -178,6 +178,10 @@ def row(
         measures = grade(trial.exam, judged, attack=attack)
         costs = {k: v for k, v in spent.items() if k != "seconds"}
         costs |= dict(storage=storage, seconds=round(spent["seconds"], 6))
+        if study.config.dp_clip:  # of a client that stays, training and everything since
+            trained = 0 if study.config.init_params else study.config.rounds
+            before = 0 if name in ("original", "train") else trained
+            costs |= dict(epsilon=epsilon(study.config, before + number))
         place = dict(method=name, seed=trial.seed, round=number)
         return place | measures | costs | (dict(own=True) if own else {})
 

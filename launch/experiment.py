@@ -252,7 +252,10 @@ def federation(config: Config, loss, lr: float, chunk: int):
 
 
 def aggregator(config: Config) -> jfu.Aggregator:
-    """What ``--aggregator`` names."""
+    """What ``--aggregator`` names, or the noisy mean of ``--dp_clip``."""
+    if config.dp_clip:
+        cohort = config.sample or config.clients * (1 - config.absent)
+        return jfu.privacy.private_mean(config.dp_clip, config.dp_noise, cohort)
     return {
         "mean": jfu.weighted_mean,
         "clipped": lambda: jfu.clipped_mean(config.clip),
@@ -260,6 +263,41 @@ def aggregator(config: Config) -> jfu.Aggregator:
         "trimmed": lambda: jfu.trimmed_mean(config.trim),
         "krum": lambda: jfu.krum(config.byzantine),
     }[config.aggregator]()
+
+
+def epsilon(config: Config, rounds: int) -> float | None:
+    """What ``rounds`` rounds tell of a client that took part, with ``--dp_clip``."""
+    if not config.dp_clip:
+        return None
+    drawn = (config.clients, config.sample) if config.sample else None
+    how = dict(sample=drawn) if drawn else dict(present=1 - config.absent)
+    return jfu.privacy.spent(config.dp_noise, rounds, config.dp_delta, **how)
+
+
+def check_server(config: Config, names: Sequence[str]) -> None:
+    """Refuses methods and aggregators that want more of the server than it may know."""
+    if config.sum_only and config.aggregator in ("median", "trimmed", "krum"):
+        raise ValueError(
+            f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
+            "mean or clipped"
+        )
+    if config.dp_clip and config.aggregator != "mean":
+        raise ValueError(
+            f"--dp_clip is an aggregator of its own; leave --aggregator={config.aggregator} out"
+        )
+    if config.dp_clip and config.sample and config.absent:
+        raise ValueError(
+            "--dp_clip accounts for --sample or for --absent, not for both; leave one out"
+        )
+    for name in names:
+        needs = jfu.unlearn.needs_of(name)
+        if config.sum_only and needs.per_client:
+            raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
+        if config.dp_clip and (needs.history or needs.per_client or needs.target):
+            raise ValueError(
+                f"{name} has rounds of its own or a history, in which updates carry no noise; with "
+                "--dp_clip compare methods without, such as not, finetune and retrain"
+            )
 
 
 def read_faults(given: Sequence[str]) -> dict[str, float]:
@@ -376,6 +414,7 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
             "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
         )
     config = study.config
+    check_server(config, names)
     averaging = config.server == "sgd" and config.server_lr == 1 and config.aggregator == "mean"
     for name in names:
         if name in ("pgd", "fukd") and not averaging:

@@ -60,6 +60,10 @@ class Config:
     byzantine: int
     max_update_norm: float | None
     faults: tuple[str, ...]
+    dp_clip: float | None
+    dp_noise: float
+    dp_delta: float
+    sum_only: bool
     sample: int
     absent: float
     init_params: str | None
@@ -189,6 +193,21 @@ def define() -> None:
         "Longer updates are left out of a round; and a method's own rounds, in which the leaving "
         "client works, move the model by no more. Updates that are not finite never count.",
         lower_bound=0.0,
+    )
+    real(
+        "dp_clip",
+        None,
+        "Differential privacy of whole clients: updates are clipped to this length, count alike, "
+        "and the server adds noise to their sum. results.jsonl then tells epsilon.",
+        lower_bound=0.0,
+    )
+    real("dp_noise", 1.0, "Standard deviation of that noise, in units of --dp_clip.", 0.0)
+    real("dp_delta", 1e-3, "The delta that epsilon is told for.", 0.0, 1.0)
+    boolean(
+        "sum_only",
+        False,
+        "The server sees sums of updates only, as with secure aggregation: methods and aggregators "
+        "that want single ones are refused.",
     )
     several(
         "faults",

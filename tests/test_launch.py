@@ -493,6 +493,7 @@ def test_layout_is_kept_and_changes_little(tmp_path):
     assert "was begun with 1 devices" in error
 
 
+@pytest.mark.slow
 def test_a_federation_with_faults_ends_and_says_who_was_left_out(tmp_path):
     flags = ["--aggregator=median", "--max_update_norm=50", "--faults=late:0.2,nan:0.2,long:0.2"]
     flags += ["--methods=retrain,not,ga", "--seeds=1", f"--workdir={tmp_path / 'W'}"]
@@ -503,3 +504,24 @@ def test_a_federation_with_faults_ends_and_says_who_was_left_out(tmp_path):
         assert last[name]["retain"] > 0 and np.isfinite(last[name]["loss_retain"])
     _, error = launch("compare", *SMALL, *flags[:2], "--methods=pgd", expect=2)
     assert "--aggregator=mean only" in error
+
+
+@pytest.mark.slow
+def test_privacy_is_accounted_for_and_its_limits_are_told(tmp_path):
+    flags = [*SMALL, "--dp_clip=1", "--dp_noise=0.5", "--sum_only", "--seeds=1"]
+    launch("compare", *flags, "--methods=retrain,not", f"--workdir={tmp_path / 'W'}")
+    rows = rows_of(tmp_path / "W")
+    spent = lambda method, number: next(
+        row["epsilon"] for row in rows if (row["method"], row["round"]) == (method, number)
+    )
+    # Four rounds of training, then two of recovery; more rounds tell more.
+    assert 0 < spent("original", 0) == spent("not", 0) < spent("not", 1) < spent("not", 2)
+    assert spent("retrain", 4) > spent("not", 2)
+    for more, words in (
+        (["--methods=federaser"], "federaser needs single updates at the server"),
+        (["--methods=ga"], "ga has rounds of its own or a history"),
+        (["--aggregator=krum"], "--aggregator=krum sees single updates"),
+        (["--aggregator=clipped"], "--dp_clip is an aggregator of its own"),
+    ):
+        _, error = launch("compare", *flags, "--methods=not", *more, expect=2)
+        assert words in error.splitlines()[-1]
