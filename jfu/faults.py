@@ -4,6 +4,9 @@ A client that answers too late, sends what is no number, or sends an update far 
 out of its round: it weighs nothing, the others' mean is what it would be without it, and the
 reason is counted in ``RoundInfo.metrics``. Each client judges itself, before anything is summed,
 so this holds where the server sees sums alone; then only the counts are known, not who.
+
+``local_sgd`` leaves out what is not finite by itself. ``fedavg`` leaves its model as it was where
+what it got in sum is not finite, whatever its clients do.
 """
 
 import jax
@@ -24,7 +27,8 @@ def censored(local: ClientFn, max_norm: float | None = None) -> ClientFn:
     """The same work, of which nothing is sent that would harm the model.
 
     An update whose squares do not add up to a finite number, or that is longer than
-    ``max_norm``, becomes zero with weight zero. ``fedavg`` does this to every client.
+    ``max_norm``, becomes zero with weight zero. For a client's work of one's own; ``fedavg``
+    does it to every client where it is given ``max_update_norm``.
 
     Args:
       max_norm: Euclidean length that a whole update may have; any if not given.

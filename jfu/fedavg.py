@@ -60,12 +60,13 @@ def fedavg(
       chunk: how many clients run at once on a device: 1 is one after the other with a
         running sum, 0 all of them, None what ``clients_at_once`` advises.
       keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
-      max_update_norm: clients whose update is longer are left out of the round, as are, always,
-        those whose update is not finite; see ``jfu.faults``.
+      max_update_norm: clients whose update is longer, or not finite, are left out of the round;
+        infinity leaves out the latter alone. See ``jfu.faults``.
 
     Returns:
       ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
-      pure. ``variables`` is a dict with ``params`` and any other collections.
+      pure. ``variables`` is a dict with ``params`` and any other collections. A round whose mean
+      is not finite leaves the model as it was and says so in ``metrics["not_applied"]``.
 
     >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
     >>> from jfu.local import local_sgd
@@ -78,7 +79,8 @@ def fedavg(
     """
     server = optax.sgd(1.0) if server is None else server
     aggregator = weighted_mean() if aggregator is None else aggregator
-    local = censored(local, max_update_norm)
+    if max_update_norm is not None:
+        local = censored(local, max_update_norm)
 
     send = sender(local, aggregator)
 
@@ -145,8 +147,12 @@ def fedavg(
             name: optax.apply_updates(tree, change if name == "params" else update[name])
             for name, tree in state.variables.items()
         }
-        state = FedAvgState(variables, server_state, memory, state.round + 1)
-        return state, RoundInfo(info, summarise(info), clients.id, updates), rows
+        new = FedAvgState(variables, server_state, memory, state.round + 1)
+        usable = jnp.isfinite(optax.tree.norm(update, squared=True))
+        new = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, state)
+        metrics = summarise(info) | {"not_applied": 1.0 - usable.astype(jnp.float32)}
+        new = new._replace(round=state.round + 1)
+        return new, RoundInfo(info, metrics, clients.id, updates), rows
 
     return FederatedAlgorithm(init, round, watched)
 
@@ -183,7 +189,8 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
 
     ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
     to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean;
-    ``late``, ``not_finite`` and ``too_long``, the clients that were left out, by reason.
+    ``late``, ``not_finite`` and ``too_long``, the clients that were left out, by reason;
+    ``not_applied``, whether the round's mean was not finite and the model stayed as it was.
     """
     examples = info.weight.sum()
     clients = (info.weight > 0).sum().astype(jnp.float32)
@@ -198,4 +205,5 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
         "forwards": info.forwards.sum(),
         "loss": (info.loss * info.weight).sum() / jnp.maximum(examples, 1),
         **left_out,
+        "not_applied": jnp.zeros(()),
     }

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jfu.faults import NOT_FINITE
 from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
@@ -27,7 +28,8 @@ def local_sgd(
 
     A client shuffles its live examples anew each epoch and walks them in batches; the last
     batch of an epoch is the short one. Batches without live examples are never run, so a
-    small client costs what a small client costs.
+    small client costs what a small client costs. A client whose model is no longer finite
+    sends nothing, with weight 0, and says so in ``left_out`` (``jfu.faults``).
 
     Args:
       loss: ``(variables, batch, key) -> loss`` or ``-> (loss, changed)``: the mean over live
@@ -86,14 +88,19 @@ def local_sgd(
         steps = epochs * per_epoch
         start = (params, rest, update.init(params), jnp.zeros(()))
         trained, rest, _, total = jax.lax.fori_loop(0, steps, step, start)
-        sent = optax.tree.sub({**rest, "params": trained}, dict(shared.variables))
+        mine = {**rest, "params": trained}
+        # Read off the model, which lies in the cache, and not off the update, which would have to
+        # be held for that.
+        finite = jnp.isfinite(optax.tree.norm(mine, squared=True))
+        sent = optax.tree.sub(mine, dict(shared.variables))
         info = LocalInfo(
-            weight=live.astype(jnp.float32),
-            loss=total / jnp.maximum(steps, 1),
+            weight=jnp.where(finite, live, 0).astype(jnp.float32),
+            loss=jnp.where(finite, total / jnp.maximum(steps, 1), 0),
             steps=steps.astype(jnp.float32),
             forwards=jnp.zeros(()),
+            left_out=jnp.where(finite, 0.0, NOT_FINITE),
         )
-        return sent, info
+        return jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), sent), info
 
     return work
 

@@ -243,7 +243,7 @@ def federation(config: Config, loss, lr: float, chunk: int):
             server=servers[config.server](config.server_lr),
             aggregator=aggregator(config),
             chunk=chunk,
-            max_update_norm=config.max_update_norm,
+            max_update_norm=config.max_update_norm or (np.inf if faults else None),
         )
         fed = jfu.absent(fed, config.absent) if config.absent else fed
         return jfu.sampled(fed, config.sample) if config.sample else fed

@@ -30,8 +30,8 @@ def sends(updates):
     return work
 
 
-def one_round(clients, updates, **options):
-    fed = jfu.fedavg(sends(updates), **options)
+def one_round(clients, updates, max_update_norm=np.inf, **options):
+    fed = jfu.fedavg(sends(updates), max_update_norm=max_update_norm, **options)
     state, info = jax.jit(fed.round)(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
     return state.params, info
 
@@ -96,6 +96,30 @@ def test_the_mean_of_good_updates_keeps_its_bits(data, local, variables, fed):
     assert info.metrics["late"] == info.metrics["not_finite"] == info.metrics["too_long"] == 0
 
 
+def test_a_mean_that_is_not_finite_leaves_the_model_as_it_was(clients):
+    """Clients of one's own making that nobody looks at."""
+    fed = jfu.fedavg(sends(U * [[1], [np.nan], [1]]), server=optax.adam(0.1))
+    start = fed.init({"params": jnp.ones(2)})
+    state, info = jax.jit(fed.round)(start, clients, jax.random.key(0))
+    assert bits(state._replace(round=start.round)) == bits(start) and state.round == 1
+    assert info.metrics["not_applied"] == 1 and info.metrics["not_finite"] == 0
+    good = jfu.fedavg(sends(U), server=optax.adam(0.1))
+    assert jax.jit(good.round)(start, clients, jax.random.key(0))[1].metrics["not_applied"] == 0
+
+
+def test_a_client_that_diverges_sends_nothing(data, model, variables):
+    """One of three holds images that are far too bright, and its own step leaves the numbers."""
+    loss = jfu.classification(model.apply)
+    bright = data._replace(x=data.x.at[np.asarray(data.index[1])[:3]].multiply(1e30))
+    steep = lambda v, batch, key: (loss(v, batch, key)[0] * 1e30, {})
+    local = jfu.local_sgd(steep, optax.sgd(1e9), batch_size=3)
+    fed = jfu.fedavg(local)
+    state, info = jax.jit(fed.round)(fed.init(variables), bright, jax.random.key(0))
+    assert info.metrics["not_finite"] > 0
+    assert bits(state.variables) == bits(variables) or info.metrics["clients"] > 0
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.variables))
+
+
 def test_garbage_of_a_client_without_examples_is_not_sent(clients):
     found, info = one_round(only(clients, 0, 2), np.where([[0], [1], [0]], np.nan, U))
     np.testing.assert_allclose(found, [1.8, 3.2], rtol=1e-6)
@@ -124,7 +148,7 @@ def test_faults_come_as_often_as_asked_and_the_same_again():
 
 
 def test_training_goes_on_through_faults(data, local, variables):
-    fed = jfu.fedavg(faults.faulty(local, late=0.3, nan=0.3))
+    fed = jfu.fedavg(faults.faulty(local, late=0.3, nan=0.3), max_update_norm=np.inf)
     state, step = fed.init(variables), jax.jit(fed.round)
     counted = 0
     for done in jfu.rounds(step, state, data, jax.random.key(0), stop=12):

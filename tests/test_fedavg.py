@@ -86,6 +86,7 @@ def test_round_equals_a_numpy_loop(pool, data, epochs, batch_size, momentum, mu)
     steps = sum(r[2] for r in reports)
     metrics = {"clients": 3, "examples": 14, "steps": steps, "loss": np.mean(losses)}
     metrics |= {"down": 3, "up": 3, "forwards": 0}
+    metrics |= {"late": 0, "not_finite": 0, "too_long": 0, "not_applied": 0}
     assert info.metrics.keys() == metrics.keys()
     for name, value in metrics.items():
         np.testing.assert_allclose(info.metrics[name], value, rtol=1e-5)
