@@ -214,6 +214,7 @@ class Tools(NamedTuple):
 
     logits: Callable  # (variables, x [E, ...]) -> [E, C]
     outputs: Callable | None  # (variables, x [n, ...]) -> {layer: [n, D]}
+    layers: tuple[str, ...]  # in call order, which a compiled function does not keep
     undo: Callable | None  # variables -> variables
     loss: Callable  # (variables, x, y) -> mean cross-entropy
     programs: cells.Programs
@@ -234,6 +235,7 @@ def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
     return Tools(
         jax.jit(in_batches(apply, 500)),
         jax.jit(lambda v, x: flat(study.model.outputs(v, x))) if study.model.outputs else None,
+        study.model.layers,
         jax.jit(undone) if undo else None,
         jax.jit(loss),
         cells.Programs(),
@@ -390,7 +392,7 @@ def layers(tools: Tools, a: Any, b: Any, x: jax.Array, key: str) -> dict[str, Ar
     if tools.outputs is None:
         return {}
     mine, theirs = tools.outputs(a, x), tools.outputs(b, x)
-    each = {name: distance.cka(mine[name], theirs[name]) for name in mine}
+    each = {name: distance.cka(mine[name], theirs[name]) for name in tools.layers}
     return {f"{key}.{name}": (np.array([v]),) for name, v in each.items() if not math.isnan(v)}
 
 

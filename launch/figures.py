@@ -202,7 +202,7 @@ def lines(series: dict[str, list], title: str, level: float | None = None) -> st
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jfu"}):
         figure, axis = plt.subplots(figsize=(3.9, 3.1))
         spare = iter(plt.cm.tab20.colors[4:] * 9)
-        known = {"NoT": COLOURS["not"]} | COLOURS
+        known = {"NoT": COLOURS["not"], "none (the old model)": COLOURS["none"]} | COLOURS
         if level is not None:
             axis.axhline(level, color="0.6", linestyle=":", label="original")
         for name, points in series.items():

@@ -58,16 +58,45 @@ def title_of(name: str) -> str:
     return NAMES.get(name, name)
 
 
+# What the terminal shows beside the verdicts, with a short heading.
+SHOWN = dict(
+    forget="forget %",
+    asr="backdoor %",
+    auc_matched="matched AUC",
+    rmia="RMIA",
+    ulira="U-LiRA",
+    lira="LiRA",
+    relearn="rounds to relearn",
+)
+
+
 def text(report: dict[str, Any]) -> str:
-    """The verdicts for a terminal, as a Markdown table, with what could not be said."""
+    """The verdicts for a terminal, as Markdown, what they rest on, and what could not be said."""
     from launch.report import aligned
 
+    methods = report["methods"]
     rows = [["method", *verdicts.TITLES.values()]]
-    for name, entry in report["methods"].items():
+    for name, entry in methods.items():
         if name not in REFERENCES:
             rows.append([title_of(name), *(entry["verdicts"][q] for q in verdicts.QUESTIONS)])
     lines = [f"note: {note}" for note in report["notes"]]
-    return "\n".join([*lines, "", aligned(rows) if len(rows) > 1 else ""])
+    lines += ["", aligned(rows) if len(rows) > 1 else ""]
+    keys = [k for k in SHOWN if any(k in entry["measures"] for entry in methods.values())]
+    rows, floors = [["mean [95 % interval]", *(SHOWN[k] for k in keys)]], {}
+    for name, entry in methods.items():
+        found = [entry["measures"].get(k) for k in keys]
+        floors |= {k: f["floor"] for k, f in zip(keys, found, strict=True) if f}
+        rows.append([title_of(name), *(_interval(k, f) for k, f in zip(keys, found, strict=True))])
+    rows.append(["noise floor", *(_interval(k, floors.get(k)) for k in keys)])
+    return "\n".join([*lines, aligned(rows)])
+
+
+def _interval(key: str, found: dict[str, Any] | None) -> str:
+    if not found:
+        return "-"
+    digits = 2 if evidence.measure_of(key).unit == "" else 1
+    value, low, high = (f"{found[k]:.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def html(report: dict[str, Any]) -> str:

@@ -71,7 +71,7 @@ def forgotten(measures: dict[str, Any], seeds: int) -> tuple[str, str]:
     titles = lambda keys: ", ".join(f"{evidence.measure_of(k).title}" for k in keys)
     caught = [key for key, entry in deciding.items() if remembers(key, entry)]
     if caught:
-        return NO, f"It remembers: wholly outside the floor lies {titles(caught)}."
+        return NO, f"It can be told from models that never saw the data by {titles(caught)}."
     outside = [key for key, entry in deciding.items() if not inside(entry)]
     if outside:
         return OPEN, f"Not wholly inside the floor: {titles(outside)}."

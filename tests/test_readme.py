@@ -64,3 +64,19 @@ def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
     assert shown("digits-all") == report.markdown(summary)
     assert shown("stopping") == report.stopping(summary)
     assert shown("rounds") == rounds.markdown([json.loads(line) for line in lines])
+
+
+def test_the_tables_of_the_audit_are_those_of_the_recorded_report():
+    from launch import page
+
+    report = json.loads((ROOT / "launch" / "results" / "audit-digits-cpu.json").read_text())
+    shown = README.split("<!-- audit -->\n")[1].split("<!-- /audit -->")[0]
+    assert shown == page.text({**report, "notes": []}).strip() + "\n"
+
+
+def test_the_table_of_the_theorems_is_that_of_the_recorded_lines():
+    from launch import theory
+
+    lines = (ROOT / "launch" / "results" / "theory-cpu.jsonl").read_text().splitlines()
+    shown = README.split("<!-- theory -->\n")[1].split("<!-- /theory -->")[0]
+    assert shown == theory.markdown([json.loads(line) for line in lines]).split("\n\n")[1]
