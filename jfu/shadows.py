@@ -116,8 +116,8 @@ def candidates(request: Split) -> np.ndarray:
 
     >>> from jfu.clients import forget_client, split, stack
     >>> data = stack(np.zeros((4, 1)), np.arange(4), [[0, 1], [3, 2]])
-    >>> candidates(split(data, forget_client(data, [1])))
-    array([2, 3])
+    >>> candidates(split(data, forget_client(data, [1]))).tolist()
+    [2, 3]
     """
     forget: ClientData = request.forget
     return np.unique(np.asarray(forget.index)[np.asarray(forget.mask)])

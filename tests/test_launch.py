@@ -123,7 +123,12 @@ def uninterrupted(tmp_path_factory):
     return rows_of(workdir, without=("seconds",))
 
 
-@pytest.mark.parametrize("cells", [1, 3, 6])
+def rare(*values):
+    """Cases that are left to the slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("cells", [3, *rare(1, 6)])
 def test_killed_and_started_again_gives_the_same_bits(uninterrupted, tmp_path, cells):
     workdir = tmp_path / "w"
     env = environment()
@@ -173,7 +178,7 @@ def test_training_leaves_rows_and_a_model(trained):
     assert history["last/stem/kernel"].shape == (4, 3, 3, 1, 16)
 
 
-@pytest.mark.parametrize("method", ["not", "retrain", "none", "noise", "federaser"])
+@pytest.mark.parametrize("method", ["not", "federaser", *rare("retrain", "none", "noise")])
 def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     workdir = tmp_path / "B"
@@ -219,6 +224,7 @@ def test_a_history_that_was_not_kept_is_asked_for(trained, tmp_path):
     assert not (tmp_path / "B").exists()
 
 
+@pytest.mark.slow
 def test_rivals_in_one_comparison_and_its_rounds(tmp_path):
     """A history, data at the server, single updates; then one more method, and the benchmark."""
     flags = [*SMALL, "--rounds=2", "--seeds=1", "--attack_every=1", f"--workdir={tmp_path / 'w'}"]
@@ -287,11 +293,9 @@ def test_own_data_with_own_client_ids(tmp_path):
 @pytest.mark.parametrize(
     "request_flags",
     [
-        ["--forget=class:7"],
         ["--forget=class:7@client:0"],
         ["--forget=fraction:0.3@client:1", "--backdoor"],
-        ["--forget=fraction:0.1"],
-        ["--forget=client:0,3"],
+        *rare(["--forget=class:7"], ["--forget=fraction:0.1"], ["--forget=client:0,3"]),
     ],
 )
 def test_every_kind_of_request(tmp_path, request_flags):
