@@ -377,7 +377,8 @@ def test_wrong_asks_get_one_sentence(tmp_path, given, words):
 
 @pytest.mark.slow
 def test_the_text_for_a_terminal_has_a_row_a_method(audited):
-    out = audited[2]
+    told, measured = audited[2].split("| mean [95 % interval] |")
     for name in ("finetune", "none (the old model)", "NoT"):
-        assert f"| {name}" in out
-    assert "| retrain" not in out
+        assert f"| {name}" in told and f"| {name}" in measured
+    # What methods are compared with has measures and no verdict.
+    assert "| retrain" not in told and "| retrain" in measured and "| noise floor" in measured
