@@ -70,7 +70,7 @@ def audit() -> None:
 def examine(where: pathlib.Path) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
     import jfu
-    from launch import devices, evidence, experiment, page, shadows, verdicts, workdir
+    from launch import devices, estimates, evidence, experiment, page, shadows, verdicts, workdir
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
@@ -96,7 +96,7 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
     names.sort(key=lambda n: page.REFERENCES.index(n) if n in page.REFERENCES else 9)
     seeds = sorted({row["seed"] for row in rows})
     notes: list[str] = []
-    found: evidence.Evidence = {}
+    found: estimates.Evidence = {}
     files: dict[str, str] = {}
     with devices.on_devices(layout):
         study = experiment.study(config, layout, seeds)
@@ -124,12 +124,11 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
                     found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
         if FLAGS.shadows:
             notes += of_shadows(work, study, first, names, found, rows, shadows)
-    measures, missing = evidence.estimate(found, evidence.TABLE, FLAGS.draws)
+    measures, missing = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
     notes += partial(names, config, seeds, FLAGS)
-    bounds = lambda values: ratio_bounds(evidence, values)
     methods = {}
     for name in measures:
-        costs = verdicts.ratios(rows, name, bounds)
+        costs = verdicts.ratios(rows, name, ratio_bounds)
         mine = sorted({row["seed"] for row in rows if row["method"] == name})
         given = verdicts.verdicts(name, measures[name], costs, mine)
         methods[name] = dict(
@@ -203,11 +202,14 @@ def of_shadows(work, study, trial, names, found, rows, shadows) -> list[str]:
     return notes
 
 
-def ratio_bounds(evidence, values: Sequence[float]) -> dict[str, float]:
+def ratio_bounds(values: Sequence[float]) -> dict[str, float]:
+    """The interval of the mean of one value a seed."""
     import numpy as np
 
-    measure = evidence.Measure("", "", np.mean)
-    return evidence.bounds(measure, [(np.array([value]),) for value in values], FLAGS.draws)
+    from launch import estimates
+
+    measure = estimates.Measure("", "", np.mean)
+    return estimates.bounds(measure, [(np.array([value]),) for value in values], FLAGS.draws)
 
 
 def partial(names: list[str], config, seeds: list[int], given) -> list[str]:
@@ -232,18 +234,18 @@ def partial(names: list[str], config, seeds: list[int], given) -> list[str]:
 
 def not_shown(measures: dict, missing: dict[str, str], names, config, given) -> dict[str, str]:
     """Why a measure is shown for no method, by measure."""
-    from launch import evidence
+    from launch import estimates
 
     shown = {key.partition(".")[0] for found in measures.values() for key in found}
     out = {}
-    for key, measure in evidence.TABLE.items():
+    for key, measure in estimates.TABLE.items():
         if key in shown:
             continue
         if key in missing:
             why = missing[key]
         elif not config.forget:
             why = "nothing was to be forgotten"
-        elif key in evidence.GROUPS["Attacks with shadow federations"]:
+        elif key in estimates.GROUPS["Attacks with shadow federations"]:
             why = "not run; --shadows=64 runs it"
         elif "asr" in key:
             why = "no backdoor was planted"

@@ -14,7 +14,8 @@ from jfu.conv import slow_convs
 from jfu.faults import REASONS
 from launch.devices import place
 from launch.exam import grade
-from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial, epsilon
+from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
+from launch.federation import epsilon
 from launch.main import say
 from launch.workdir import WorkDir
 

@@ -54,30 +54,45 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     return Exam(*arrays, retain, forget, dataset.y_test, classes, members, others, target)
 
 
+def sides(exam: Exam) -> dict[str, np.ndarray]:
+    """Rows of the exam's images that each accuracy is the share of right answers on.
+
+    ``asr``, where there is a trigger, is of triggered test images that are not of its class: the
+    right answer is the trigger's label.
+    """
+    pool, tests = len(exam.retain), len(exam.test_y)
+    rows = dict(
+        retain=np.flatnonzero(exam.retain),
+        forget=np.flatnonzero(exam.forget),
+        test=np.arange(pool, pool + tests),
+    )
+    if exam.target is not None:
+        rows["asr"] = pool + tests + np.flatnonzero(exam.test_y != exam.target)
+    return rows
+
+
 def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]:
     """The measures of ``jfu.metrics`` from every example's loss and correctness, percent."""
     loss, correct = map(np.asarray, judged)
-    pool, tests = len(exam.retain), len(exam.test_y)
+    rows = sides(exam)
     share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
-    right = correct[pool : pool + tests]
-    mean = lambda part: float(f"{part.mean():.6g}") if np.isfinite(part).all() else None
+    mean = lambda part: (
+        float(f"{part.mean():.6g}") if part.size and np.isfinite(part).all() else None
+    )
     measures = dict(
-        retain=share(correct[:pool][exam.retain]),
-        forget=share(correct[:pool][exam.forget]),
-        test=share(right),
+        retain=share(correct[rows["retain"]]),
+        forget=share(correct[rows["forget"]]),
+        test=share(correct[rows["test"]]),
         mia=None,
         mia_matched=None,
-        asr=None,
-        loss_retain=mean(loss[:pool][exam.retain]) if exam.retain.any() else None,
-        loss_forget=mean(loss[:pool][exam.forget]) if exam.forget.any() else None,
+        asr=share(correct[rows["asr"]]) if "asr" in rows else None,
+        loss_retain=mean(loss[rows["retain"]]),
+        loss_forget=mean(loss[rows["forget"]]),
     )
     if attack:
-        measures["mia"] = jfu.mia(loss[:pool][exam.forget], loss[pool : pool + tests])
+        measures["mia"] = jfu.mia(loss[rows["forget"]], loss[rows["test"]])
         measures["mia_matched"] = jfu.mia(loss[exam.members], loss[exam.others])
-    if exam.target is not None:
-        fooled = correct[pool + tests :]
-        measures["asr"] = share(fooled[exam.test_y != exam.target])
     if exam.forgotten_classes:
-        gone = np.isin(exam.test_y, exam.forgotten_classes)
+        gone, right = np.isin(exam.test_y, exam.forgotten_classes), correct[rows["test"]]
         measures |= dict(test_kept=share(right[~gone]), test_forgotten=share(right[gone]))
     return measures

@@ -4,7 +4,7 @@ import html as markup
 import json
 from typing import Any
 
-from launch import evidence, figures, verdicts
+from launch import estimates, figures, verdicts
 
 NAMES = {"not": "NoT", "retrain_again": "retrain again", "none": "none (the old model)"}
 MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
@@ -94,7 +94,7 @@ def text(report: dict[str, Any]) -> str:
 def _interval(key: str, found: dict[str, Any] | None) -> str:
     if not found:
         return "-"
-    digits = 2 if evidence.measure_of(key).unit == "" else 1
+    digits = 2 if estimates.measure_of(key).unit == "" else 1
     value, low, high = (f"{found[k]:.{digits}f}" for k in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
@@ -120,9 +120,9 @@ def html(report: dict[str, Any]) -> str:
         ),
         "</dl>",
     ]
-    for group, table in evidence.GROUPS.items():
+    for group, table in estimates.GROUPS.items():
         body += [f"<h2>{group}</h2>", *beside(sections(report, table))]
-    for key, measure in evidence.LAYERS.items():
+    for key, measure in estimates.LAYERS.items():
         body += layer_sections(report, key, measure)
     body += ["<h2>By communication round</h2>", *plots(report), *again(report)]
     return (
@@ -168,7 +168,7 @@ def card(name: str, entry: dict[str, Any]) -> str:
     return f'<section class="card">{"".join(rows)}</dl></section>'
 
 
-def sections(report: dict[str, Any], table: dict[str, evidence.Measure]) -> list[str]:
+def sections(report: dict[str, Any], table: dict[str, estimates.Measure]) -> list[str]:
     out = []
     for key, measure in table.items():
         if key in report["not_shown"]:
@@ -181,7 +181,7 @@ def sections(report: dict[str, Any], table: dict[str, evidence.Measure]) -> list
     return out
 
 
-def layer_sections(report: dict[str, Any], key: str, measure: evidence.Measure) -> list[str]:
+def layer_sections(report: dict[str, Any], key: str, measure: estimates.Measure) -> list[str]:
     """A table for each layer, in call order."""
     keys = dict.fromkeys(
         k
@@ -200,7 +200,7 @@ def beside(tables: list[str]) -> list[str]:
     return ['<div class="measures">', *(f"<div>{one}</div>" for one in tables), "</div>"]
 
 
-def measured(report: dict[str, Any], key: str, measure: evidence.Measure, title: str) -> str:
+def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title: str) -> str:
     """One measure of every model: value, interval and floor, in numbers and as a strip."""
     entries = {
         name: entry["measures"][key]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from launch import evidence, report
+from launch import estimates, report
 
 YES, NO, OPEN, NOT_SHOWN = "yes", "no", "inconclusive", "not shown"
 FEWEST = 5  # seeds below which nothing is called forgotten
@@ -46,7 +46,7 @@ def verdicts(
 
     Args:
       name: of the method.
-      measures: of the method, as ``evidence.estimate`` makes them.
+      measures: of the method, as ``estimates.estimate`` makes them.
       costs: ratios to retraining, as ``ratios`` makes them.
     """
     if len(seeds) < 2:
@@ -64,11 +64,11 @@ def forgotten(measures: dict[str, Any], seeds: int) -> tuple[str, str]:
     deciding = {
         key: entry
         for key, entry in measures.items()
-        if evidence.measure_of(key).decides and entry["floor"]
+        if estimates.measure_of(key).decides and entry["floor"]
     }
     if not deciding:
         return NOT_SHOWN, "No matched measure has a retrained model to stand beside."
-    titles = lambda keys: ", ".join(f"{evidence.measure_of(k).title}" for k in keys)
+    titles = lambda keys: ", ".join(f"{estimates.measure_of(k).title}" for k in keys)
     caught = [key for key, entry in deciding.items() if remembers(key, entry)]
     if caught:
         return NO, f"It can be told from models that never saw the data by {titles(caught)}."
@@ -82,7 +82,7 @@ def forgotten(measures: dict[str, Any], seeds: int) -> tuple[str, str]:
 
 def remembers(key: str, entry: dict[str, Any]) -> bool:
     """Whether the whole interval is beyond the floor's on the side of memory."""
-    side, floor = evidence.measure_of(key).memory, entry["floor"]
+    side, floor = estimates.measure_of(key).memory, entry["floor"]
     return entry["low"] > floor["high"] if side > 0 else entry["high"] < floor["low"]
 
 
@@ -127,7 +127,7 @@ def _words(entry: dict[str, Any], what: str) -> str:
 
 
 def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
-    if name in ("original", *evidence.RETRAINED):
+    if name in ("original", *estimates.RETRAINED):
         return NOT_SHOWN, "It is what others are compared with."
     if not costs:
         return NOT_SHOWN, "There is no retrained model whose costs could be compared."

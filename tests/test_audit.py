@@ -10,7 +10,7 @@ from browser import chromium, look
 from test_launch import launch
 
 from jfu import attacks
-from launch import evidence, page, verdicts
+from launch import estimates, page, verdicts
 
 # ---------------------------------------------------------------- the rules
 
@@ -112,7 +112,7 @@ def test_the_floor_is_where_single_retrained_models_fall():
     shares = {"retrain": (0.80, 0.84, 0.82), "retrain_again": (0.86, 0.78, 0.81)}
     found = {name: {"test": {s: coins(p) for s, p in enumerate(ps)}} for name, ps in shares.items()}
     found["not"] = {"test": {s: coins(0.5) for s in range(3)}}
-    measures, missing = evidence.estimate(found, evidence.TABLE, 400)
+    measures, missing = estimates.estimate(found, estimates.TABLE, 400)
     assert not missing
     floors = {name: measures[name]["test"]["floor"] for name in found}
     floor = floors["not"]
@@ -134,7 +134,7 @@ def test_a_distance_has_the_second_retraining_for_a_floor():
         "retrain_again": {"js_test": {0: (np.full(9, 0.1),), 1: (np.full(9, 0.3),)}},
         "not": {"js_test": {0: (np.full(9, 0.2),), 1: (np.full(9, 0.2),)}},
     }
-    measures, _ = evidence.estimate(found, evidence.TABLE, 200)
+    measures, _ = estimates.estimate(found, estimates.TABLE, 200)
     floor = measures["not"]["js_test"]["floor"]
     assert (floor["low"], floor["high"]) == pytest.approx((0.1, 0.3))
 
@@ -143,7 +143,7 @@ def test_the_floor_of_shadows_is_twice_as_wide_as_its_mean_is_sure():
     draw = np.random.default_rng(1)
     scores = {s: (draw.normal(size=40), draw.normal(size=40)) for s in range(12)}
     found = {"retrain_again": {"lira": scores}}
-    measures, _ = evidence.estimate(found, evidence.TABLE, 400)
+    measures, _ = estimates.estimate(found, estimates.TABLE, 400)
     own = measures["retrain_again"]["lira"]
     together = [np.concatenate(side) for side in zip(*scores.values(), strict=True)]
     assert own["value"] == pytest.approx(attacks.auc(*together))
@@ -154,7 +154,7 @@ def test_the_floor_of_shadows_is_twice_as_wide_as_its_mean_is_sure():
 
 def test_a_rate_that_cannot_be_shown_is_not():
     few = {0: (np.zeros(50), np.zeros(999))}
-    measures, missing = evidence.estimate({"not": {"tpr_1": few}}, evidence.TABLE, 100)
+    measures, missing = estimates.estimate({"not": {"tpr_1": few}}, estimates.TABLE, 100)
     assert measures == {"not": {}} and "999 examples" in missing["tpr_1"]
 
 
@@ -165,8 +165,8 @@ def test_a_rate_that_cannot_be_shown_is_not():
 def planted():
     """A report with every measure, made of numbers drawn at random."""
     draw = np.random.default_rng(2)
-    keys = [k for k in evidence.TABLE if k not in (*evidence.LAYERS, "tpr_01")]
-    keys += [f"{k}.{layer}" for k in evidence.LAYERS for layer in ("stem", "encoder/block_0/mlp")]
+    keys = [k for k in estimates.TABLE if k not in (*estimates.LAYERS, "tpr_01")]
+    keys += [f"{k}.{layer}" for k in estimates.LAYERS for layer in ("stem", "encoder/block_0/mlp")]
     names = [*page.REFERENCES, "finetune", "none", "not", "federaser", "a_method_of_long_name"]
 
     verdicts_of_all = ("yes", "no", "inconclusive", "not shown")
@@ -288,7 +288,7 @@ def test_every_measure_is_shown_or_said_not_to_be(audited):
     shown = {
         key.partition(".")[0] for method in found["methods"].values() for key in method["measures"]
     }
-    assert shown | set(found["not_shown"]) == set(evidence.TABLE)
+    assert shown | set(found["not_shown"]) == set(estimates.TABLE)
     assert not shown & set(found["not_shown"])
     assert "tpr_01" in found["not_shown"]
 
@@ -344,6 +344,18 @@ def test_without_a_reference_the_report_is_partial(tmp_path):
     assert set(found["methods"]["not"]["verdicts"].values()) == {"not shown"}
     assert found["methods"]["not"]["measures"]["auc_matched"]["floor"] is None
     assert "not shown" in (work / "audit.html").read_text()
+
+
+@pytest.mark.slow
+def test_too_few_examples_get_a_sentence_and_a_partial_report(tmp_path):
+    work = tmp_path / "W"
+    flags = ["--rounds=2", "--methods=retrain,not", "--seeds=1", "--forget=fraction:0.1@client:1"]
+    launch("compare", *SMALL, *flags, f"--workdir={work}")
+    out, _ = launch("audit", f"--workdir={work}", "--shadows=8", "--draws=100")
+    found = json.loads((work / "audit.json").read_text())
+    assert "5 examples were to be forgotten, too few for attacks with shadow federations" in out
+    assert {"ulira", "lira", "auc_matched", "rmia"} <= set(found["not_shown"])
+    assert found["methods"]["not"]["measures"]["forget"]["floor"]
 
 
 @pytest.mark.slow

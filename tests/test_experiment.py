@@ -10,7 +10,7 @@ import pytest
 
 import jfu
 from jfu.data import Dataset
-from launch import experiment, report, requests, workdir
+from launch import experiment, federation, report, requests, workdir
 from launch.devices import Layout
 from launch.exam import examine, grade
 from launch.flags import Config
@@ -311,13 +311,13 @@ def test_a_diverged_model_knows_nothing():
 
 
 def test_faults_and_aggregators_are_read():
-    assert experiment.read_faults(["late:0.1", "nan:.05", "long:1"]) == dict(
+    assert federation.read_faults(["late:0.1", "nan:.05", "long:1"]) == dict(
         late=0.1, nan=0.05, long=1.0
     )
     for wrong in ("late", "late=0.1", "slow:0.1", "nan:-1"):
         with pytest.raises(ValueError, match="is not understood; write late:RATE"):
-            experiment.read_faults([wrong])
-    made = lambda name: experiment.aggregator(
+            federation.read_faults([wrong])
+    made = lambda name: federation.aggregator(
         dataclasses.replace(CONFIG, aggregator=name, clip=1.0, trim=0.1, byzantine=1)
     )
     seen = {name: made(name).stacked for name in ("mean", "clipped", "median", "trimmed", "krum")}
