@@ -4,7 +4,7 @@ Training is a pair of pure functions ``(init, round)``, unlearning a pair ``(per
 recover)``; clients are rows of indices into one pool of examples, and who takes part is a
 mask. ``jfu.unlearn`` lists every method; ``jfu.attacks``, ``jfu.distance`` and ``jfu.shadows``
 test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.data`` and
-``jfu.io``, imported by name when wanted.
+``jfu.io`` and ``jfu.ledger``, imported by name when wanted.
 """
 
 from jfu import attacks, distance, faults, privacy, shadows, unlearn

@@ -87,6 +87,8 @@ def run_cell(
     path = work.cell(trial.seed, name)
     storage = jfu.nbytes(trained.history)
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
+    if study.config.past:  # no draw, and no noise, comes a second time
+        stream = jax.random.fold_in(stream, len(study.config.past))
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
     if path.exists():
@@ -180,8 +182,8 @@ def row(
         costs = {k: v for k, v in spent.items() if k != "seconds"}
         costs |= dict(storage=storage, seconds=round(spent["seconds"], 6))
         if study.config.dp_clip:  # of a client that stays, training and everything since
-            trained = 0 if study.config.init_params else study.config.rounds
-            before = 0 if name in ("original", "train") else trained
+            fresh = study.config.init_params or name in ("original", "train")
+            before = study.config.rounds_before + (0 if fresh else study.config.rounds)
             costs |= dict(epsilon=epsilon(study.config, before + number))
         place = dict(method=name, seed=trial.seed, round=number)
         return place | measures | costs | (dict(own=True) if own else {})
@@ -189,15 +191,17 @@ def row(
     return submit(line)
 
 
-def original(study: Study, trial: Trial, cell: Callable, name="original", quiet=True):
-    """The model that the request meets, trained here or elsewhere.
+def original(
+    study: Study, trial: Trial, cell: Callable, name="original", quiet=True, further: int = 0
+):
+    """The model that the request meets: trained here, or elsewhere and ``further`` rounds here.
 
     Returns:
       ``(trained, row, rows)``: its one line of results.jsonl, before the request has cost
       anything, and the rows of its training.
     """
     if study.given is not None:
-        method, budget = jfu.unlearn.finetune(study.setting.fed), 0
+        method, budget = jfu.unlearn.finetune(study.setting.fed), further
         start = jfu.Trained(place(study.given))
     else:
         method, budget = study.train, study.config.rounds

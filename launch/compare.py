@@ -69,13 +69,14 @@ def run() -> tuple:
     """
     names = asked(FLAGS.methods, FLAGS.forget)
     config = shared.resolve(names)
-    from launch import cells, devices, experiment, workdir
+    from launch import cells, devices, experiment, records, workdir
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
         keep = []  # nobody remembers how that model was trained
     where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
+    records.check(work.path)
     if work.layout is not None:
         keep = workdir.same_history(work, keep, names)
     layout = devices.start(
@@ -98,6 +99,7 @@ def run() -> tuple:
             rows += run_seed(work, study, trial, methods, programs)
             workdir.write_results(work, rows)
         rows = workdir.read_results(work)
+    records.compared(work, config, rows)
     return work, config, rows
 
 

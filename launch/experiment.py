@@ -217,10 +217,11 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
         )
         names = list(range(len(lists)))
     clients, poisoned = jfu.stack(x, y, lists), np.zeros(len(y), bool)
-    named = lambda text: requests.parse(text, clients, names, request_key(seed)).forget.mask
-    forget = named(config.forget) if config.forget else None
+    named = lambda text, held: requests.parse(text, held, names, request_key(seed)).forget.mask
+    left = requests.standing(config.past, clients, names, request_key(seed))
+    forget = named(config.forget, left) if config.forget else None
     if config.backdoor:
-        chosen = np.asarray(named(config.backdoor_forget))
+        chosen = np.asarray(named(config.backdoor_forget, clients))
         for target in requests.rows(config.backdoor_clients, names):
             # What is to be forgotten of the target, or all of it if the request spares it: poison
             # that stays with the federation would be learnt by the retrained model too.
@@ -244,6 +245,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
             )
             poisoned[stamped] = True
         clients = clients._replace(x=jnp.asarray(x), y=jnp.asarray(y))
+    clients = clients._replace(mask=left.mask)
     missing = slots - clients.index.shape[1]
     if missing > 0:  # the same shape for every seed, so that they share compiled programs
         grow = lambda a: jnp.pad(a, ((0, 0), (0, missing)))

@@ -76,6 +76,8 @@ class Config:
     options: tuple[str, ...]
     eval_every: int
     attack_every: int
+    past: tuple[str, ...] = ()  # what came before: "-client:0" was answered, "+client:0" returned
+    rounds_before: int = 0  # of the federation, before the model that a request meets
 
 
 def define() -> None:
@@ -287,6 +289,12 @@ def define() -> None:
         "A folder in which compiled programs are kept: the next start with the same shapes "
         "compiles nothing.",
     )
+    string(
+        "key_file",
+        None,
+        "A file with a secret of at least 16 bytes: lines of the ledger carry a code that nobody "
+        "makes without it.",
+    )
     boolean("debug", False, "Show the traceback of an error.")
 
 
@@ -324,6 +332,8 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         proxy=proxy if given.proxy is None else given.proxy,
         options=tuple(sorted(given.options)),
         faults=tuple(sorted(given.faults)),
+        past=(),
+        rounds_before=0,
     )
     names = [field.name for field in dataclasses.fields(Config)]
     return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in names})

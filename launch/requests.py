@@ -1,4 +1,7 @@
-"""Requests as text: ``client:0,3``, ``class:7@client:0``, ``fraction:0.1``, ``mask:P``."""
+"""Requests as text: ``client:0,3``, ``class:7@client:0``, ``fraction:0.1``, ``mask:P``.
+
+What came before is a sequence of them: ``-client:0`` was answered, ``+client:0`` is back.
+"""
 
 import zipfile
 from collections.abc import Sequence
@@ -51,6 +54,36 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
             "leave at least one client some examples"
         )
     return request
+
+
+def standing(
+    past: Sequence[str], clients: jfu.ClientData, names: Sequence, key: jax.Array
+) -> jfu.ClientData:
+    """The clients with what is left of their examples after everything in ``past``.
+
+    A client that returns brings back what it took along, and not what other requests named.
+    """
+    gone, mask = set(), clients.mask
+    out = lambda: jfu.forget_client(clients, sorted(gone))
+    for text in past:
+        kind, _, values = text[1:].partition(":")
+        if kind == "client":
+            named = set(rows(values.split(","), names))
+            gone = gone - named if text[0] == "+" else gone | named
+        elif values:
+            now = clients._replace(mask=mask & ~out())
+            mask = mask & ~parse(text[1:], now, names, key).forget.mask
+    return clients._replace(mask=mask & ~out())
+
+
+def forgotten(past: Sequence[str]) -> set[str]:
+    """The requests in force after everything in ``past``, one for each client."""
+    left: set[str] = set()
+    for text in past:
+        kind, _, values = text[1:].partition(":")
+        each = {f"client:{name}" for name in values.split(",")} if kind == "client" else {text[1:]}
+        left = left - each if text[0] == "+" else left | each
+    return left
 
 
 def rows(wanted: Sequence[str], names: Sequence) -> list[int]:

@@ -1,13 +1,18 @@
 """Trains a federation and keeps the model, for requests to come.
 
 The work directory then holds the configuration, the model (model.safetensors), checkpoints
-to go on from, and results.jsonl. Answer a request with launch.unlearn --init_from.
+to go on from, results.jsonl and the ledger. Answer a request with launch.unlearn --init_from.
+--init_from goes on with an earlier model, without what it has been asked to forget; a client that
+was taken out takes part again with --returns.
 
   python -m launch.train --workdir=A
   python -m launch.unlearn --init_from=A --workdir=B --method=not
+  python -m launch.train --init_from=B --returns=client:0 --rounds=20 --workdir=C
 """
 
 import dataclasses
+import os
+import pathlib
 
 from absl import flags
 
@@ -27,41 +32,86 @@ def define() -> None:
         "What to remember of training, for methods that need it: start, norms, sums, first, last, "
         "updates. Written to history.safetensors.",
     )
+    flags.DEFINE_string(
+        "init_from",
+        None,
+        "Go on with the model of a finished launch.train or launch.unlearn, for --rounds more "
+        "rounds; by default for as many as recovery has.",
+    )
+    flags.DEFINE_string("returns", None, "Clients that take part again: client:0,3")
 
 
-def train() -> None:
-    config = shared.resolve()
-    if not FLAGS["forget"].present and not config.backdoor:
-        config = dataclasses.replace(config, forget="")  # no request is known yet
-    import jfu
-    import jfu.io
-    from launch import cells, devices, experiment, workdir
-
-    keep = list(FLAGS.keep_history)
-    more = dict(seed=FLAGS.seed, keep_history=keep)
-    if config.init_params:
+def resolve(workdir, requests) -> tuple:
+    """``(config, seed, rounds)``: from the flags, or from what --init_from was trained with."""
+    if FLAGS.init_params:
         raise ValueError(
             "--init_params takes the place of training; give it to launch.unlearn or launch.compare"
         )
+    if not FLAGS.init_from:
+        if FLAGS.returns:
+            raise ValueError(f"--returns={FLAGS.returns} wants a model to go on with: --init_from")
+        config = shared.resolve()
+        if not FLAGS["forget"].present and not config.backdoor:
+            config = dataclasses.replace(config, forget="")  # no request is known yet
+        return config, FLAGS.seed, config.rounds
+    config, seed = workdir.read_model(FLAGS.init_from)
+    own = ["rounds", "init_from", "returns"]
+    for name in (field.name for field in dataclasses.fields(config)):
+        if name in FLAGS and FLAGS[name].present and name not in own:
+            raise ValueError(
+                f"{FLAGS.init_from} is trained with {name}={getattr(config, name)}, and goes on "
+                f"with it; leave --{name} out"
+            )
+    back, gone = FLAGS.returns or "", requests.forgotten(config.past)
+    if back and not (back.startswith("client:") and requests.forgotten([f"-{back}"]) <= gone):
+        raise ValueError(
+            f"--returns={back} names clients that were not taken out; "
+            f"{', '.join(sorted(gone)) or 'nobody'} was"
+        )
+    model = os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
+    config = dataclasses.replace(config, past=(*config.past, f"+{back}"), init_params=model)
+    return config, seed, FLAGS.rounds or config.recovery_rounds
+
+
+def train() -> None:
+    import jfu
+    import jfu.io
+    from launch import cells, devices, experiment, records, requests, workdir
+
+    config, seed, rounds = resolve(workdir, requests)
+    keep = list(FLAGS.keep_history)
+    if FLAGS.init_from:
+        records.check(pathlib.Path(FLAGS.init_from))
+        records.read(pathlib.Path(FLAGS.init_from))
+        if keep:
+            raise ValueError("--keep_history remembers a training from its start; leave it out")
+    more = dict(seed=seed, keep_history=keep, further=rounds if FLAGS.init_from else 0)
     where = shared.workdir(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
+    if any(line["event"] == "erased" for line in records.check(work.path)):
+        raise ValueError(f"what {work.path} held was erased; choose another --workdir")
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, [FLAGS.seed])
-        trial = experiment.trial(study, FLAGS.seed)
+        study = experiment.study(config, layout, [seed])
+        trial = experiment.trial(study, seed)
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", study.layout, **more)
-        cells.announce(study, trial, f"training, seed {FLAGS.seed}", work)
+        records.follow(work, FLAGS.init_from)
+        cells.announce(study, trial, f"training, seed {seed}", work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
-        trained, row, rows = cells.original(study, trial, cell, "train", quiet=False)
+        trained, row, rows = cells.original(
+            study, trial, cell, "train", quiet=False, further=more["further"]
+        )
     workdir.write_results(work, [*rows, row])
     if keep:
         jfu.io.save_state(work.path / workdir.HISTORY, trained.history, dict(keep=keep))
         held = jfu.nbytes(trained.history) / 1e6
         main.say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")
     workdir.export(work.path / workdir.MODEL, trained.variables)
+    present = int((jfu.weights(trial.everything.retain) > 0).sum())
+    records.trained(work, config, seed, present, rounds)
     main.say(f"the model is {work.path / workdir.MODEL}")
 
 

@@ -1,10 +1,12 @@
 """Answers one request with one method, on a model that was trained before.
 
-The model comes from launch.train (--init_from=A) or from elsewhere (--init_params=FILE, with
-the flags that say what it was trained on). The new work directory then holds the unlearned
-model (model.safetensors), results.jsonl and table.md; A is left as it is.
+The model comes from launch.train or from an earlier request (--init_from=A), or from elsewhere
+(--init_params=FILE, with the flags that say what it was trained on). The new work directory then
+holds the unlearned model (model.safetensors), results.jsonl, table.md and the ledger; A is left
+as it is, unless --erase removes what still holds the forgotten data.
 
   python -m launch.unlearn --init_from=A --workdir=B --method=not --forget=client:0
+  python -m launch.unlearn --init_from=B --workdir=C --forget=client:3 --erase
   python -m launch.unlearn --init_params=model.msgpack --dataset=own.npz --model=cnn \\
       --forget=client:alice --export_params=unlearned.msgpack
 """
@@ -28,7 +30,9 @@ REQUEST += ("eval_every", "attack_every", "options", "proxy")
 def define() -> None:
     shared.define()
     flags.adopt_module_key_flags(shared)  # so that --help shows them
-    flags.DEFINE_string("init_from", None, "The work directory of a finished launch.train.")
+    flags.DEFINE_string(
+        "init_from", None, "The work directory of a finished launch.train or launch.unlearn."
+    )
     flags.DEFINE_string("method", "not", "The unlearning method.")
     flags.DEFINE_integer("seed", 0, "Fixes split and draws, with --init_params.", lower_bound=0)
     flags.DEFINE_enum(
@@ -42,6 +46,12 @@ def define() -> None:
     flags.DEFINE_string(
         "export_params", None, "Also write the unlearned model here, .safetensors or .msgpack."
     )
+    flags.DEFINE_boolean(
+        "erase",
+        False,
+        "Once all results are there, remove what still holds the forgotten data, here and where "
+        "the model came from: models, histories, checkpoints, shadow models.",
+    )
 
 
 def resolve(workdir):
@@ -53,7 +63,7 @@ def resolve(workdir):
         )
     if not FLAGS.init_from:
         return shared.resolve([FLAGS.method]), FLAGS.seed
-    trained, seed = workdir.read_training(FLAGS.init_from)
+    trained, seed = workdir.read_model(FLAGS.init_from)
     fields = [field.name for field in dataclasses.fields(trained)]
     given = {n: getattr(FLAGS, n) for n in fields if n in FLAGS and FLAGS[n].present}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
@@ -69,6 +79,8 @@ def resolve(workdir):
     if FLAGS.method == "fukd":
         changes.setdefault("proxy", trained.proxy or 0.1)
     if not (trained.forget or "forget" in changes):
+        if trained.past:
+            raise ValueError(f"{FLAGS.init_from} has answered a request; name the next: --forget=")
         changes["forget"] = FLAGS.forget
     if FLAGS["backdoor_client"].present:
         raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
@@ -79,12 +91,19 @@ def resolve(workdir):
 def unlearn() -> None:
     import jfu
     import jfu.io
-    from launch import cells, devices, experiment, report, workdir
+    from launch import cells, devices, erasure, experiment, records, report, workdir
 
     config, seed = resolve(workdir)
+    if FLAGS.erase and FLAGS.method == "none":
+        raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
+    if FLAGS.init_from:
+        records.check(pathlib.Path(FLAGS.init_from))
+        records.read(pathlib.Path(FLAGS.init_from))
     more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
+    if FLAGS.erase and records.is_answered(work.path):
+        return erasure.erase(work, config)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
         jfu.io.check_new(export, may_exist=work.layout is not None)
@@ -100,6 +119,8 @@ def unlearn() -> None:
             history = jfu.io.unflatten(jfu.io.load_arrays(kept))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         work = workdir.begin(work, config, "unlearn", study.layout, **more)
+        records.follow(work, FLAGS.init_from)
+        records.asked(work, config, FLAGS.method)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, _ = cells.original(study, trial, cell)
@@ -113,8 +134,11 @@ def unlearn() -> None:
     if export:
         workdir.export(export, state.variables)
     _, text = report.write(work.path, [row, *rows], config)
+    records.answered(work, config, FLAGS.method, [row, *rows])
     print(f"\n{text}")
     print(f"the unlearned model is {work.path / workdir.MODEL}")
+    if FLAGS.erase:
+        erasure.erase(work, config)
 
 
 if __name__ == "__main__":

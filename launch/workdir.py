@@ -19,7 +19,7 @@ from launch.devices import Layout
 from launch.flags import Config
 from launch.main import say
 
-MODEL, HISTORY = "model.safetensors", "history.safetensors"
+MODEL, HISTORY, RESULTS = "model.safetensors", "history.safetensors", "results.jsonl"
 
 
 class WorkDir(NamedTuple):
@@ -154,23 +154,34 @@ def read_run(path: str) -> Run:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None
 
 
-def read_training(path: str) -> tuple[Config, int]:
-    """A finished training: its configuration and its seed."""
-    run = read_run(path)
-    if run.script != "train":
+def read_model(path: str) -> tuple[Config, int]:
+    """The model of a finished training, or of a request that was answered.
+
+    Returns:
+      ``(config, seed)``: the configuration that trained it, with what was forgotten since.
+    """
+    run, where = read_run(path), pathlib.Path(path)
+    if run.script not in ("train", "unlearn"):
         raise ValueError(
-            f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's"
+            f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's or "
+            "launch.unlearn's"
         )
-    if not (pathlib.Path(path) / MODEL).is_file():
+    if not (where / MODEL).is_file():
         raise ValueError(
-            f"the training in {path} has not finished; start launch.train --workdir={path} again "
-            "with its flags to go on"
+            f"{path} holds no model: it was erased, or the run has not finished; start launch."
+            f"{run.script} --workdir={path} again with its flags to go on"
         )
-    return run.config, run.more["seed"]
+    config, rounds = run.config, run.more.get("further") or run.config.rounds
+    if run.script == "unlearn":
+        rows = read_results(WorkDir(where, run.layout))
+        rounds = max(row["round"] for row in rows)
+        config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
+    before = config.rounds_before + rounds
+    return dataclasses.replace(config, rounds_before=before), run.more["seed"]
 
 
 def read_results(work: WorkDir) -> list[dict[str, Any]]:
-    path = work.path / "results.jsonl"
+    path = work.path / RESULTS
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -181,7 +192,7 @@ def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
     new = {(row["method"], row["seed"]) for row in rows}
     kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
-    jfu.io.write_bytes(work.path / "results.jsonl", text.encode())
+    jfu.io.write_bytes(work.path / RESULTS, text.encode())
 
 
 def export(path: pathlib.Path, variables: Any) -> None:

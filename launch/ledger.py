@@ -1,0 +1,116 @@
+"""Prints a work directory's ledger and verifies it; shows what was erased.
+
+The ledger says which requests were answered, when, by which method, from which model to which,
+with what evidence. Its chain of hashes shows that no line was altered, removed or put in, as far as
+the files alone can show it: who may write them may rewrite the whole chain. With --head, a hash
+written down elsewhere, or --key_file, whose key the lines were written with, that is found too.
+What was checked is said. Exit status 1 where something does not hold.
+
+  python -m launch.ledger --workdir=B
+  python -m launch.ledger --workdir=B --head=5c0f...
+  python -m launch.ledger --workdir=B --prove_erased=client:0
+"""
+
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from launch import main
+
+FLAGS = flags.FLAGS
+SHORT = 12  # letters of a digest that tell models apart
+
+
+def define() -> None:
+    flags.DEFINE_string("workdir", None, "The work directory.", required=True)
+    flags.DEFINE_string("head", None, "A line's hash that was written down elsewhere.")
+    flags.DEFINE_string("key_file", None, "The key that the lines were written with.")
+    flags.DEFINE_string(
+        "prove_erased",
+        None,
+        "A request, such as client:0: list every file with what it depends on, and fail where one "
+        "still holds it.",
+    )
+    flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
+
+
+def ledger() -> None:
+    from launch import records
+
+    path = pathlib.Path(FLAGS.workdir)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no work directory {path}")
+    if not (path / records.LEDGER).is_file():
+        raise FileNotFoundError(
+            f"{path} holds no ledger; launch.train, unlearn and compare write it"
+        )
+    secret = records.key()
+    try:
+        lines = records.read(path, FLAGS.head)
+    except ValueError as error:
+        main.complain(str(error), status=1)
+    for line in lines:
+        print(told(line))
+    against = ["its files"]
+    against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
+    against += ["the key"] if secret else []
+    print(f"\n{len(lines)} lines hold, checked against {' and '.join(against)}.")
+    if len(against) == 1:
+        print("Who may write these files could have rewritten them all: see --head and --key_file.")
+    print(f"head: {lines[-1]['hash']}")
+    if FLAGS.prove_erased:
+        prove(path, FLAGS.prove_erased, lines)
+
+
+def told(line: dict[str, Any]) -> str:
+    """One line of a ledger in words."""
+    short = lambda digest: digest[:SHORT]
+    points = lambda row: ", ".join(f"{name} {value:.1f}" for name, value in row.items())
+    match line["event"]:
+        case "trained":
+            start = f" from {short(line['from'])}" if "from" in line else ""
+            text = f"trained {short(line['model'])}{start}: {line['dataset']}, "
+            text += f"{line['clients']} clients, {line['rounds']} rounds"
+            if line["past"] and line["past"][-1][1:]:
+                text += f", {line['past'][-1][1:]} back"
+        case "asked":
+            text = f"asked to forget {line['request']} of {short(line['from'])}"
+        case "answered":
+            text = f"answered {line['request']} by {line['method']}: {short(line['from'])} -> "
+            text += f"{short(line['model'])}, {line['rounds']} rounds; before: "
+            text += f"{points(line['before'])}; after: {points(line['after'])}"
+        case "compared":
+            text = f"compared {', '.join(line['methods'])} on {line['request']}, "
+            text += f"{len(line['seeds'])} seeds"
+        case "erased":
+            text = f"erased {len(line['files'])} files that held {line['request']}"
+        case other:
+            text = other
+    return f"{line['number']:3d}  {line['time']}  {text}"
+
+
+def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
+    """Lists every file with what it depends on; exit status 1 where one may hold the data."""
+    from launch import erasure
+
+    if not erasure.asked(path, wanted, lines):
+        main.complain(f"no request in {path} forgets {wanted}", status=1)
+    found = erasure.holdings(path, wanted)
+    print()
+    for file, _, what, holds in found:
+        print(f"{'HOLDS IT' if holds else 'free':8}  {file}: {what}")
+    if left := [str(held.path) for held in found if held.holds]:
+        main.complain(
+            f"{len(left)} of {len(found)} files hold or may hold {wanted}: {', '.join(left[:5])}",
+            status=1,
+        )
+    print(
+        f"\nNone of {len(found)} files holds {wanted}, but what a method has made of it. What file "
+        "systems and backups keep beneath is not known here."
+    )
+
+
+if __name__ == "__main__":
+    define()
+    main.run(ledger)
