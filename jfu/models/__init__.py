@@ -18,6 +18,8 @@ from jfu.types import Model
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "small": SmallNet,
     "mlp": MLP,
+    "mlp1": partial(MLP, depth=1),
+    "mlp4": partial(MLP, depth=4),
     "cnn": CNN,
     "resnet18": ResNet18,
     "vit_tiny": partial(ViT, width=192, depth=12, heads=3),
@@ -26,7 +28,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 # The normalisations that a model can have, its default first; the others have a fixed one.
-NORMS: dict[str, tuple[str, ...]] = {"cnn": ("none", "group"), "resnet18": ("group", "batch")}
+NORMS: dict[str, tuple[str, ...]] = {
+    "small": ("none", "group"),
+    "cnn": ("none", "group"),
+    "resnet18": ("group", "batch"),
+}
 
 
 def build(
@@ -56,7 +62,8 @@ def build(
     """
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r}; choose one of {sorted(MODELS)}")
-    if len(image_shape) != 3 and name != "mlp":
+    flat = MODELS[name] is MLP or getattr(MODELS[name], "func", None) is MLP
+    if len(image_shape) != 3 and not flat:
         raise ValueError(
             f"image_shape is {tuple(image_shape)}; pass (height, width, channels), with 1 "
             "channel for grey images"
@@ -67,7 +74,7 @@ def build(
             possible = f"choose one of {list(NORMS[name])}" if name in NORMS else "leave it out"
             raise ValueError(f"the model {name!r} has no norm {norm!r}; {possible}")
         options["norm"] = norm
-    if stock_conv and name != "mlp":
+    if stock_conv and not flat:
         options["convolution"] = lax.conv_general_dilated
     module = MODELS[name](classes=classes, **options)
     return from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))

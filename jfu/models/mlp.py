@@ -7,15 +7,21 @@ from jfu.models.layers import pixels
 
 
 class MLP(nn.Module):
-    """Two hidden layers of 200, the "2NN" of McMahan et al. (AISTATS 2017, arXiv 1602.05629)."""
+    """Hidden layers of 200.
+
+    Two are the "2NN" of McMahan et al. (AISTATS 2017, arXiv 1602.05629).
+    """
 
     classes: int
     width: int = 200
+    depth: int = 2
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = pixels(x)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(self.width, name="stem")(x))
-        x = nn.relu(nn.Dense(self.width, name="hidden")(x))
+        for number in range(1, self.depth):
+            name = f"hidden{number if number > 1 else ''}"
+            x = nn.relu(nn.Dense(self.width, name=name)(x))
         return nn.Dense(self.classes, name="head")(x)

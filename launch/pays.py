@@ -1,0 +1,282 @@
+"""When does negation pay? NoT, fine-tuning, a new first layer and retraining, side by side.
+
+One choice at a time is changed in the federation that the flags describe, the quickstart's by
+default: optimizer, rate, length of training, depth, normalisation, local work, poison. All seeds
+of a setting are one compiled program, in which each federation trains, and every method then has
+as many rounds as training had. For each setting and seed a line of pays.jsonl tells
+
+  recover   rounds until retained accuracy is within 0.5 points of retraining's last,
+  gap       distance to retraining (retain, forget, test, MIA) after half of the rounds, and for a
+            second retraining, whose gap is the noise floor, after all of them,
+
+and what is known before any of it: the original model's measures, how many rounds its own training
+took to come within 0.5 points of where it ended, and the model's measures right after negation.
+Settings that pays.jsonl holds already are not run again.
+
+  python -m launch.pays
+  python -m launch.pays --settings=base,momentum --seeds=2
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import jfu
+from jfu import shadows
+from launch import flags as shared
+from launch import main
+from launch.flags import Config
+
+FLAGS = flags.FLAGS
+
+# What each setting changes, by factor. ``times`` multiplies: rates and lengths of the base.
+SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "optimizer and rate": {
+        "base": {},
+        "rate / 3": dict(times=dict(lr=1 / 3)),
+        "rate x 2": dict(times=dict(lr=2.0)),
+        "momentum, rate / 10": dict(momentum=0.9, times=dict(lr=0.1)),
+        "momentum, rate / 30": dict(momentum=0.9, times=dict(lr=1 / 30)),
+        "momentum, rate / 3": dict(momentum=0.9, times=dict(lr=1 / 3)),
+        "adam 0.002": dict(optimizer="adam", lr=0.002),
+        "adam 0.0005": dict(optimizer="adam", lr=0.0005),
+        "adam 0.005": dict(optimizer="adam", lr=0.005),
+    },
+    "length of training": {
+        "rounds / 8": dict(times=dict(rounds=1 / 8)),
+        "rounds / 4": dict(times=dict(rounds=1 / 4)),
+        "rounds / 2": dict(times=dict(rounds=1 / 2)),
+        "rounds x 2": dict(times=dict(rounds=2)),
+    },
+    "depth": {
+        "mlp, 1 hidden layer": dict(model="mlp1"),
+        "mlp, 2 hidden layers": dict(model="mlp"),
+        "mlp, 4 hidden layers": dict(model="mlp4"),
+    },
+    "normalisation": {"group norm": dict(norm="group")},
+    "local work": {"2 local epochs": dict(epochs=2), "4 local epochs": dict(epochs=4)},
+    "poison": {
+        "half as much poison": dict(times=dict(backdoor_fraction=0.5)),
+        "no poison": dict(backdoor=False, backdoor_clients=(), backdoor_forget=""),
+    },
+}
+METHODS = ("retrain", "retrain_again", "finetune", "reinit", "not")
+
+
+def define() -> None:
+    shared.define()
+    flags.adopt_module_key_flags(shared)
+    flags.DEFINE_integer("seeds", 8, "Federations of each setting.", lower_bound=1)
+    flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
+    flags.DEFINE_list("settings", [], "Only these; names with a comma in them need quotes.")
+
+
+def pays() -> None:
+    known = {name: changes for group in SETTINGS.values() for name, changes in group.items()}
+    names = FLAGS.settings or list(known)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {'; '.join(known)}")
+    config = shared.resolve()
+    from launch import devices, pays_figure, workdir
+
+    work = workdir.open_workdir(shared.workdir(config, "pays"), config, "pays")
+    layout = devices.start(FLAGS.devices, 1, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
+    work = workdir.begin(work, config, "pays", layout)
+    path = work.path / "pays.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    wanted = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+    with devices.on_devices(layout):
+        for name in names:
+            done = {row["seed"] for row in rows if row["setting"] == name}
+            if seeds := [seed for seed in wanted if seed not in done]:
+                rows += measure(name, changed(config, known[name]), layout, seeds)
+                write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    text = markdown(rows)
+    write(work.path / "pays.md", text)
+    pays_figure.draw(rows, str(work.path / "pays.png"))
+    print(f"\n{text}\npays.jsonl, pays.md and pays.png are in {work.path}/")
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    from jfu.io import write_bytes
+
+    write_bytes(path, text.encode())
+
+
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """A setting's configuration; recovery has training's rate and as many rounds."""
+    changes = dict(changes)
+    for name, factor in changes.pop("times", {}).items():
+        value = factor * getattr(config, name)
+        changes[name] = max(2, round(value)) if name == "rounds" else value
+    config = dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, recovery_rounds=config.rounds, recovery_lr=config.lr)
+
+
+# ---------------------------------------------------------------- one program for all seeds
+
+
+def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """All seeds of one setting; a row each.
+
+    Training and every method are the same rounds from other states on other data, so one compiled
+    program, mapped over the seeds, serves them all. Keys are those of launch.compare's cells.
+    """
+    from launch import exam, experiment
+
+    began = time.perf_counter()
+    study = experiment.study(config, layout, list(seeds))
+    trials = [experiment.trial(study, seed) for seed in seeds]
+    made = experiment.methods(study, ["retrain", "finetune", "reinit", "not"])
+    made["retrain_again"] = made["retrain"]
+    streams = dict(retrain=experiment.RETRAIN, retrain_again=experiment.RETRAIN_AGAIN)
+    masks = [_masks(trial.exam, exam.sides(trial.exam)) for trial in trials]
+    course = jax.jit(shadows.map_federations(_course(study)))
+
+    def run(method, stream, starts, splits):
+        """The method on every seed: its last states, and what was seen on the way."""
+        perturb, rows = jax.jit(method.perturb), []
+        for trial, mask, trained, split in zip(trials, masks, starts, splits, strict=True):
+            first, later = jax.random.split(jax.random.fold_in(trial.key, stream))
+            state = perturb(trained, split, first)
+            key = jax.random.key_data(later)
+            rows.append((state, split, key, (trial.exam.x, trial.exam.y, mask)))
+        states, seen = course((), jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+        return states, jax.tree.map(np.asarray, seen)
+
+    nothing = [jfu.Trained(())] * len(trials)
+    states, seen = run(study.fresh, experiment.TRAIN, nothing, [t.everything for t in trials])
+    at = lambda tree, number: jax.tree.map(lambda a: a[number], tree)
+    trained = [jfu.Trained(at(states.variables, number)) for number in range(len(trials))]
+    found, requests = dict(original=seen), [trial.request for trial in trials]
+    for method in METHODS:
+        stream = streams.get(method, experiment.RECOVER)
+        starts = nothing if method in streams else trained
+        found[method] = run(made[method], stream, starts, requests)[1]
+    took = time.perf_counter() - began
+    main.say(f"  {name}: {len(seeds)} seeds in {took:.0f} s")
+    lines = enumerate(trials)
+    return [dict(setting=name) | line(t, config.rounds, at(found, number)) for number, t in lines]
+
+
+def _masks(exam: Any, sides: dict[str, np.ndarray]) -> np.ndarray:
+    """Which of the exam's images each accuracy is of, bool ``[A, M]``."""
+    return np.stack([np.isin(np.arange(len(exam.y)), rows) for rows in sides.values()])
+
+
+def _course(study: Any):
+    """Rounds on retained data as one function of a seed's state, data and key.
+
+    Returns:
+      ``(last state, seen)``: every example's loss and correctness at the start, half-way and at
+      the end, and the accuracies by round ``[R, A]``.
+    """
+    judge = jfu.per_example(lambda variables, x: study.model.apply(variables, x)[0])
+    rounds, half = study.config.rounds, study.config.rounds // 2
+
+    def course(_, row):
+        start, split, key, (*images, masks) = row
+        key = jax.random.wrap_key_data(key)
+        look = lambda state: judge(state.variables, *images)
+
+        def step(carry, number):
+            state, kept = carry
+            state, _ = study.setting.fed.round(state, split.retain, jax.random.fold_in(key, number))
+            seen, now = look(state), number + 1 == half
+            kept = jax.tree.map(lambda old, new: jnp.where(now, new, old), kept, seen)
+            return (state, kept), 100 * (masks @ seen[1].astype(jnp.float32)) / masks.sum(1)
+
+        begin = look(start)
+        (state, kept), curve = jax.lax.scan(step, (start, begin), jnp.arange(rounds))
+        return state, dict(begin=begin, half=kept, end=look(state), curve=curve)
+
+    return course
+
+
+def line(trial: Any, rounds: int, found: dict[str, Any]) -> dict[str, Any]:
+    """One seed's line of pays.jsonl, of what its program returned."""
+    from launch.exam import grade
+
+    marks = lambda name, when: grade(trial.exam, found[name][when], attack=True)
+    curve = lambda name: [
+        dict(round=number, retain=float(row[0]))
+        for number, row in enumerate(found[name]["curve"], 1)
+    ]
+    original, last = marks("original", "end"), marks("retrain", "end")
+    methods = {}
+    for name in METHODS:
+        half, judged = marks(name, "half"), marks(name, "end" if name in AT_END else "half")
+        methods[name] = dict(
+            recover=jfu.first_round_within(curve(name), last["retain"]),
+            gap=jfu.gap([judged], [last]),
+            half=half,
+        )
+    return dict(
+        seed=trial.seed,
+        rounds=rounds,
+        original=original,
+        took=jfu.first_round_within(curve("original"), original["retain"]),
+        negated=marks("not", "begin"),
+        last=last,
+        methods=methods,
+    )
+
+
+AT_END = ("retrain", "retrain_again")
+
+
+# ---------------------------------------------------------------- what the rows say
+
+
+def ratios(rows: Sequence[dict], name: str) -> list[float]:
+    """Rounds that a method needs to recover over those of retraining, seed by seed.
+
+    A method that does not recover counts with all of its rounds, so its ratio is at least that.
+    """
+    needed = lambda row, method: row["methods"][method]["recover"] or row["rounds"]
+    return [needed(row, name) / needed(row, "retrain") for row in rows]
+
+
+def by_setting(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """Rows by setting, in the table's order."""
+    known = [name for group in SETTINGS.values() for name in group]
+    return {name: some for name in known if (some := [r for r in rows if r["setting"] == name])}
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    """A line for each setting: rounds to recover over retraining's, gaps, backdoor."""
+    from launch import report
+
+    others = [name for name in METHODS if name != "retrain"]
+    head = ["setting", "retrain: rounds"]
+    head += [f"{name}: rounds / retrain's" for name in others]
+    head += [f"{name}: gap" for name in others] + ["NoT: backdoor %", "finetune: backdoor %"]
+    cells = [head]
+    spread = lambda values, digits: (
+        f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
+    )
+    for setting, some in by_setting(rows).items():
+        if len(some) < 2:
+            continue
+        needed = [row["methods"]["retrain"]["recover"] or row["rounds"] for row in some]
+        out = [setting, spread(needed, 1)]
+        out += [spread(ratios(some, name), 2) for name in others]
+        out += [spread([row["methods"][name]["gap"] for row in some], 2) for name in others]
+        for name in ("not", "finetune"):
+            asr = [row["methods"][name]["half"]["asr"] for row in some]
+            out.append("-" if None in asr else spread(asr, 1))
+        cells.append(out)
+    return report.aligned(cells)
+
+
+if __name__ == "__main__":
+    define()
+    main.run(pays)
