@@ -30,6 +30,7 @@ def define() -> None:
 
 
 def train() -> None:
+    until = main.deadline(FLAGS.max_minutes)
     config = shared.resolve()
     if not FLAGS["forget"].present and not config.backdoor:
         config = dataclasses.replace(config, forget="")  # no request is known yet
@@ -54,7 +55,9 @@ def train() -> None:
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", study.layout, **more)
         cells.announce(study, trial, f"training, seed {FLAGS.seed}", work)
-        cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
+        cell = cells.runner(
+            work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, "train"
+        )
         trained, row, rows = cells.original(study, trial, cell, "train", quiet=False)
     workdir.write_results(work, [*rows, row])
     if keep:

@@ -77,6 +77,7 @@ def resolve(workdir):
 
 
 def unlearn() -> None:
+    until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
     from launch import cells, devices, experiment, report, workdir
@@ -101,7 +102,9 @@ def unlearn() -> None:
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         work = workdir.begin(work, config, "unlearn", study.layout, **more)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
-        cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
+        cell = cells.runner(
+            work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, FLAGS.method
+        )
         trained, row, _ = cells.original(study, trial, cell)
         trained = trained._replace(history=devices.place(history))
         budget = experiment.budget(config, FLAGS.method)
@@ -112,7 +115,9 @@ def unlearn() -> None:
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
         workdir.export(export, state.variables)
-    _, text = report.write(work.path, [row, *rows], config)
+    summary = report.table([row, *rows], dataclasses.asdict(config))
+    text = report.markdown(summary)
+    report.write(work.path, summary, text)
     print(f"\n{text}")
     print(f"the unlearned model is {work.path / workdir.MODEL}")
 
