@@ -51,6 +51,7 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
     config, methods = summary["config"], summary["methods"]
     mean = lambda name, key: ((methods.get(name) or {}).get(key) or {}).get("mean")
     retrain = {m: mean("retrain", m) for m in paper.MEASURES}
+    rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * (name in methods))
     scale = reduced(config) or "all images"
     return [
         f"{scale}, {config['rounds']} + {config['recovery_rounds']} rounds",
@@ -58,8 +59,8 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
         accuracies(retrain),
         number((methods.get("not") or {}).get("gap"), 2),
         number((summary["floor"] or {}).get("gap"), 2),
-        number(mean("not", "rounds_to_recover"), 1),
-        number(mean("retrain", "rounds_to_recover"), 1),
+        rounds("not"),  # - where a seed never got there
+        rounds("retrain"),
     ]
 
 
@@ -83,5 +84,5 @@ def accuracies(values: Mapping[str, float] | None) -> str:
     return "" if None in shown else " / ".join(f"{value:.2f}" for value in shown)
 
 
-def number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def number(value: float | None, digits: int, none: str = "") -> str:
+    return none if value is None else f"{value:.{digits}f}"
