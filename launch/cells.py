@@ -1,5 +1,6 @@
 """Running one cell: train or unlearn, evaluate, checkpoint, and go on where it stopped."""
 
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from launch.devices import place
 from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
 from launch.federation import epsilon
-from launch.main import say
+from launch.main import OutOfTime, say
 from launch.workdir import WorkDir
 
 # Methods that begin anew get keys of their own; all others share the recovery's.
@@ -65,6 +66,7 @@ def run_cell(
     programs: Programs,
     *,
     checkpoint_every: int,
+    deadline: float = math.inf,
     quiet: bool = False,
     enough: float | None = None,
 ) -> tuple[Any, list[dict]]:
@@ -72,11 +74,16 @@ def run_cell(
 
     Args:
       budget: rounds after ``perturb``.
+      deadline: no round is begun that would end later if it took as long as the last one.
       quiet: evaluates the last round only (training before the request).
       enough: stops at the first evaluated round with this retained accuracy.
 
     Returns:
       ``(state, rows)``: the last state and one row an evaluated round, round 0 among them.
+
+    Raises:
+      OutOfTime: rounds are left at the deadline, and there is a checkpoint. A call that finds a
+        round to run runs one.
     """
     fresh = method in (study.fresh, study.train)
     if fresh:  # it looks at no model: one program for training and retraining
@@ -116,7 +123,7 @@ def run_cell(
         step = programs(method.recover, state, request, rounds_key, donate=(0,))
     else:
         step = method.recover  # of which no round is left
-    began = last = time.perf_counter()
+    began = last = turn = time.perf_counter()
     thread = ThreadPoolExecutor(1)
     # Attacks run on the host while an accelerator runs the next round; a CPU would only lose time.
     submit = at_once if study.layout.backend == "cpu" else thread.submit
@@ -135,12 +142,19 @@ def run_cell(
                 final = True
                 line = row(*known, attack=True)
             rows.append(line)
-        if final or number % checkpoint_every == 0:
+        now = time.perf_counter()
+        over = 2 * now - turn > deadline
+        turn = now
+        if final or over or number % checkpoint_every == 0:
             rows = [line.result() if isinstance(line, Future) else line for line in rows]
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
             jfu.io.save_state(path, state, notes)
         if final:
             break
+        if over:
+            raise OutOfTime(
+                f"--max_minutes is over at seed {trial.seed}, {name}, round {number} of {budget}"
+            )
         if time.perf_counter() - last > 5 and not final:
             last = time.perf_counter()
             left = (last - began) / (number - done) * (budget - number)
@@ -207,21 +221,35 @@ def original(
         method, budget = study.train, study.config.rounds
         start = jfu.Trained(())  # retraining looks at no model
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
-    nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
-    nothing_yet |= dict(left_out=0)
     history = getattr(state, "history", ())
-    return (
-        jfu.Trained(state.variables, history),
-        rows[-1] | dict(method="original") | nothing_yet,
-        rows,
-    )
+    return jfu.Trained(state.variables, history), as_original(rows[-1]), rows
 
 
-def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkpoint_every: int):
-    """``run_cell`` for one seed, with a line of progress at its end."""
+def as_original(row: dict) -> dict:
+    """The last row of training as the request meets it: nothing has been spent on it yet."""
+    nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
+    return row | dict(method="original") | nothing_yet | dict(left_out=0)
+
+
+def runner(
+    work: WorkDir,
+    study: Study,
+    trial: Trial,
+    programs: Programs,
+    checkpoint_every: int,
+    deadline: float = math.inf,
+    last: str | None = None,
+):
+    """``run_cell`` for one seed, with a line of progress at its end.
+
+    A deadline that passes while it works on a cell ends it after that cell at the latest; not
+    after the one called ``last``, which no other follows.
+    """
 
     def cell(name, method, trained, request, budget, **options):
         began = time.perf_counter()
+        path = work.cell(trial.seed, name)
+        worked = not (path.exists() and jfu.io.load_notes(path).get("finished"))
         result = run_cell(
             work,
             study,
@@ -233,6 +261,7 @@ def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkp
             budget,
             programs,
             checkpoint_every=checkpoint_every,
+            deadline=deadline,
             **options,
         )
         seen = {k: f"{v:5.1f} %" for k, v in result[1][-1].items() if v is not None and k in SHOWN}
@@ -241,6 +270,8 @@ def runner(work: WorkDir, study: Study, trial: Trial, programs: Programs, checkp
             f"{time.perf_counter() - began:6.1f} s  "
             + ", ".join(f"{SHOWN[k]} {v}" for k, v in seen.items())
         )
+        if worked and name != last and time.perf_counter() > deadline:
+            raise OutOfTime(f"--max_minutes is over after seed {trial.seed}, {name}")
         return result
 
     return cell

@@ -3,9 +3,11 @@
 Without any flag it is the quickstart: ten clients train a digit classifier together, client
 0 carries a backdoor, the request is "forget client 0", and retraining, fine-tuning and NoT
 answer it. Prints a table and writes results.jsonl, table.md, table.json and curves.png into
-the work directory. A run that was stopped goes on when started again with the same flags;
---methods and --seeds may grow. Methods that need a history or data at the server (--keep_history,
---proxy) must be named from the start, or these flags, since training and evaluation differ.
+the work directory. A run that was stopped goes on when started again with the same flags, and
+--max_minutes=8 takes it in slices; --methods and --seeds may grow, and several machines may run
+them, each with its own work directory (launch.table reads all). Methods that need a history or
+data at the server (--keep_history, --proxy) must be named from the start, or these flags, since
+training and evaluation differ.
 
   python -m launch.compare
   python -m launch.compare --dataset=fashion_mnist --data_dir=DIR --train_size=6000
@@ -45,9 +47,9 @@ def define() -> None:
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from launch import figures, report
+    from launch import figures, report, table
 
-    summary, text = report.write(work.path, rows, config)
+    summary, text = table.write(work.path, table.read([work.path]))
     many = len(summary["seeds"])
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
     figures.curves(rows, str(work.path / "curves.png"), title)
@@ -66,7 +68,11 @@ def run() -> tuple:
 
     Returns:
       ``(work, config, rows)``: all rows that the work directory holds.
+
+    Raises:
+      OutOfTime: cells are left; the table of those that are not is printed and written.
     """
+    until = main.deadline(FLAGS.max_minutes)
     names = asked(FLAGS.methods, FLAGS.forget)
     config = shared.resolve(names)
     from launch import cells, devices, experiment, records, workdir
@@ -92,15 +98,34 @@ def run() -> tuple:
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "compare", study.layout, keep_history=keep)
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
+        again = ["retrain_again"] if "retrain" in methods else []
+        workdir.plan(work, ["original", *methods, *again], seeds)
         cells.announce(study, trial, doing, work)
         programs, rows = cells.Programs(), []
-        for seed in seeds:
-            trial = trial if seed == trial.seed else experiment.trial(study, seed)
-            rows += run_seed(work, study, trial, methods, programs)
-            workdir.write_results(work, rows)
-        rows = workdir.read_results(work)
+        try:
+            for seed in seeds:
+                trial = trial if seed == trial.seed else experiment.trial(study, seed)
+                rows += run_seed(work, study, trial, methods, programs, until)
+                workdir.write_results(work, rows)
+        except main.OutOfTime as stop:
+            so_far(work, stop, ["original", *methods, *again], seeds)
+    rows = workdir.read_results(work)
     records.compared(work, config, rows)
     return work, config, rows
+
+
+def so_far(work, stop: main.OutOfTime, names: list[str], seeds: list[int]) -> None:
+    """Writes what is finished and prints its table; raises again where anything is left."""
+    from launch import table, workdir
+
+    held = table.read([work.path])
+    workdir.write_results(work, table.rows(held))
+    many, rounds = table.left(held, names, seeds)
+    if many:
+        print(f"\n{table.write(work.path, held)[1]}")
+        raise main.OutOfTime(
+            f"{stop}; of {len(names) * len(seeds)} cells {many} are not finished, {rounds} rounds"
+        )
 
 
 def asked(given: list[str], forget: str) -> list[str]:
@@ -120,11 +145,11 @@ def asked(given: list[str], forget: str) -> list[str]:
     return list(names)
 
 
-def run_seed(work, study, trial, methods, programs) -> list[dict[str, Any]]:
+def run_seed(work, study, trial, methods, programs, until) -> list[dict[str, Any]]:
     """All cells of one seed; rows in the order of results.jsonl."""
     from launch import cells, experiment
 
-    cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every)
+    cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
     trained, row, _ = cells.original(study, trial, cell)
     rows = [row]
     for name, method in methods.items():

@@ -31,7 +31,7 @@ UNKNOWN = "unknown: no file that jfu writes"
 # Files without parameters, wherever they lie in a work directory.
 MEASURES = ("results.jsonl", "rounds.jsonl", "tuning.jsonl", "stopping.md", "*.png", "table.*")
 MEASURES += ("rounds.md", "tuning.md", "audit.html", "audit.json")
-SETTINGS = ("config.json", records.LEDGER, "options.flags", "*lock*")
+SETTINGS = ("config.json", "plan.json", records.LEDGER, "options.flags", "*lock*")
 
 # Methods that begin anew: what they make never met the forgotten data.
 ANEW = ("retrain", "retrain_again")

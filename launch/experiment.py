@@ -321,5 +321,7 @@ def remembering(study: Study, keep: Sequence[str], trial: Trial) -> Study:
 
 
 def budget(config: Config, name: str) -> int:
-    """Rounds that a method may use: retraining has as many as training had."""
-    return dict(retrain=config.rounds, none=0).get(name, config.recovery_rounds)
+    """Rounds that a cell may use: retraining has as many as training had."""
+    trained = 0 if config.init_params else config.rounds
+    known = dict(original=trained, retrain=config.rounds, retrain_again=config.rounds, none=0)
+    return known.get(name, config.recovery_rounds)

@@ -273,6 +273,13 @@ def define() -> None:
         lower_bound=0,
     )
     integer("checkpoint_every", 25, "Rounds between checkpoints.", lower_bound=1)
+    real(
+        "max_minutes",
+        None,
+        "Stop, with a checkpoint, before the first round that would not end within this time (at "
+        "least one is run), to be gone on with by the same command. Default: run to the end.",
+        lower_bound=0.0,
+    )
     integer(
         "chunk",
         None,

@@ -1,6 +1,8 @@
 """What every script's entry does: flags in, one sentence out where something is wrong."""
 
+import math
 import sys
+import time
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -15,6 +17,8 @@ def run(main: Callable[[], None]) -> None:
             complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
         try:
             main()
+        except OutOfTime as stop:
+            print(f"stopped: {stop}; the same command goes on")
         except (ValueError, OSError) as error:
             if flags.FLAGS.debug:
                 raise
@@ -23,6 +27,15 @@ def run(main: Callable[[], None]) -> None:
             complain("stopped; the same command goes on from the last checkpoint", status=130)
 
     app.run(guarded)
+
+
+class OutOfTime(Exception):
+    """``--max_minutes`` is over, and what was run is in the work directory; exit status 0."""
+
+
+def deadline(minutes: float | None) -> float:
+    """When ``--max_minutes`` are over, on the clock of ``time.perf_counter``; never without."""
+    return math.inf if minutes is None else time.perf_counter() + 60 * minutes
 
 
 def complain(sentence: str, status: int = 2) -> None:

@@ -1,6 +1,5 @@
 """From rows to tables."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -167,9 +166,9 @@ COLUMNS = (
 
 def markdown(summary: dict[str, Any]) -> str:
     """The table as Markdown that is aligned for reading as plain text too."""
-    rows = {name: dict(entry) for name, entry in summary["methods"].items()}
-    if summary["floor"]:
-        rows["retrain again"] = summary["floor"]
+    rows = {name: dict(entry or {}) for name, entry in summary["methods"].items()}
+    if summary["floor"] or AGAIN in summary.get("cells", {}):
+        rows[AGAIN] = summary["floor"] or {}
     if "retrain" in rows:
         rows["retrain"]["gap"] = rows["retrain"]["gap_per_seed"] = None
     if "original" in rows:
@@ -178,8 +177,34 @@ def markdown(summary: dict[str, Any]) -> str:
     shown = [c for c in COLUMNS if any(row.get(c[0]) not in (None, []) for row in rows.values())]
     cells = [["method", *(title for _, title, _, _ in shown)]]
     for name, row in rows.items():
-        cells.append([name, *(cell(row.get(key), unit, digits) for key, _, unit, digits in shown)])
+        values = [cell(row.get(key), unit, digits) for key, _, unit, digits in shown]
+        cells.append([label(summary, name), *values])
     return aligned(cells)
+
+
+def label(summary: dict[str, Any], name: str) -> str:
+    """A method's name in the table, with what of its cells is missing.
+
+    >>> half, whole = dict(round=6, of=12), dict(round=12, of=12)
+    >>> cells = {"not": {"0": whole, "1": half}, "retrain_again": {"0": half, "1": None}}
+    >>> label(dict(cells=cells), "not"), label(dict(cells=cells), "retrain_again")
+    ('not (1 of 2 seeds)', 'retrain again (round 6/12)')
+    """
+    cells = list(summary.get("cells", {}).get(name, {}).values())
+    words = [state(cell) for cell in cells]
+    shown, done = name.replace("_again", " again"), words.count("done")
+    if done == len(words):
+        return shown
+    if done:
+        return f"{shown} ({done} of {len(words)} seeds)"
+    return f"{shown} ({next((w for w in words if w != 'missing'), 'missing')})"
+
+
+def state(cell: dict[str, int] | None) -> str:
+    """How far a cell is, in a word or two."""
+    if cell is None:
+        return "missing"
+    return "done" if cell["round"] == cell["of"] else f"round {cell['round']}/{cell['of']}"
 
 
 def stopping(summary: dict[str, Any]) -> str:
@@ -191,7 +216,7 @@ def stopping(summary: dict[str, Any]) -> str:
     for rule in RULES:
         cells[0] += [f"{rule}: rounds", "gap", "backdoor %"]
     for name, entry in summary["methods"].items():
-        stopped = entry.get("stopped") or {}
+        stopped = (entry or {}).get("stopped") or {}
         if not any(stopped.values()):
             continue
         row = [name]
@@ -237,7 +262,8 @@ def cell(value: Any, unit: float, digits: int) -> str:
 
 def legend(summary: dict[str, Any]) -> str:
     """What the columns mean, and the answer in a few sentences."""
-    seeds, methods = len(summary["seeds"]), summary["methods"]
+    seeds = len(summary["seeds"])
+    methods = {name: entry for name, entry in summary["methods"].items() if entry}
     lines = [
         f"Mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}, after each method's "
         "last round. Columns rounds, MB, GFLOP and seconds count up to the first round whose",
@@ -267,17 +293,14 @@ def legend(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(folder: pathlib.Path, rows: Sequence[dict[str, Any]], config: Any) -> tuple:
-    """Writes table.md and table.json; returns the summary and the text of the table."""
-    summary = table(rows, dataclasses.asdict(config))
-    text = markdown(summary)
+def write(folder: pathlib.Path, summary: dict[str, Any], text: str) -> None:
+    """Writes table.md, table.json and, where rules can be compared, stopping.md."""
     if rules := stopping(summary):
         words = "\n".join(f"* {name}: {what}" for name, what in RULES.items())
         rules = f"## Where to stop\n\n{rules}\n{words}\n"
         jfu.io.write_bytes(folder / "stopping.md", rules.encode())
     jfu.io.write_bytes(folder / "table.md", text.encode())
     jfu.io.write_bytes(folder / "table.json", to_json(summary))
-    return summary, text
 
 
 def to_json(summary: dict[str, Any]) -> bytes:

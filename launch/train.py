@@ -74,6 +74,7 @@ def resolve(workdir, requests) -> tuple:
 
 
 def train() -> None:
+    until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
     from launch import cells, devices, experiment, records, requests, workdir
@@ -100,7 +101,9 @@ def train() -> None:
         work = workdir.begin(work, config, "train", study.layout, **more)
         records.follow(work, FLAGS.init_from)
         cells.announce(study, trial, f"training, seed {seed}", work)
-        cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
+        cell = cells.runner(
+            work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, "train"
+        )
         trained, row, rows = cells.original(
             study, trial, cell, "train", quiet=False, further=more["further"]
         )

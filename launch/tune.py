@@ -37,6 +37,7 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def tune() -> None:
+    until = main.deadline(FLAGS.max_minutes)
     asked = compare.asked(FLAGS.methods, FLAGS.forget)
     names = [n for n in asked if n in GRID]
     config = shared.resolve(names)
@@ -75,7 +76,7 @@ def tune() -> None:
         programs = cells.Programs()
         for seed in seeds:
             trial = trial if seed == trial.seed else experiment.trial(study, seed)
-            cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every)
+            cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
             trained, row, _ = cells.original(study, trial, cell)
             rows.append(row)
             methods = {"retrain": study.fresh, **tried}

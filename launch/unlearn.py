@@ -89,6 +89,7 @@ def resolve(workdir):
 
 
 def unlearn() -> None:
+    until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
     from launch import cells, devices, erasure, experiment, records, report, workdir
@@ -122,7 +123,9 @@ def unlearn() -> None:
         records.follow(work, FLAGS.init_from)
         records.asked(work, config, FLAGS.method)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
-        cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
+        cell = cells.runner(
+            work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, FLAGS.method
+        )
         trained, row, _ = cells.original(study, trial, cell)
         trained = trained._replace(history=devices.place(history))
         budget = experiment.budget(config, FLAGS.method)
@@ -133,7 +136,9 @@ def unlearn() -> None:
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
         workdir.export(export, state.variables)
-    _, text = report.write(work.path, [row, *rows], config)
+    summary = report.table([row, *rows], dataclasses.asdict(config))
+    text = report.markdown(summary)
+    report.write(work.path, summary, text)
     records.answered(work, config, FLAGS.method, [row, *rows])
     print(f"\n{text}")
     print(f"the unlearned model is {work.path / workdir.MODEL}")

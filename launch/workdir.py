@@ -130,6 +130,33 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
     return work._replace(layout=layout)
 
 
+def plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
+    """Writes which cells were asked for last, so that a table can tell those that are missing."""
+    content = json.dumps(dict(cells=names, seeds=seeds))
+    jfu.io.write_bytes(work.path / "plan.json", f"{content}\n".encode())
+
+
+def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
+    """The cells and seeds that were asked for last; empty where nothing says so."""
+    notes = path / "plan.json"
+    if not notes.is_file():
+        return [], []
+    try:
+        kept = json.loads(notes.read_text())
+        return kept["cells"], kept["seeds"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{notes} is unreadable ({error!r}); remove it") from None
+
+
+def read_cells(path: pathlib.Path) -> dict[tuple[int, str], dict[str, Any]]:
+    """The notes of every cell that there is, by seed and name; no arrays are read."""
+    found = {}
+    for file in sorted((path / "cells").glob("*.safetensors")):
+        seed, _, name = file.stem.partition("-")
+        found[int(seed), name] = jfu.io.load_notes(file)
+    return found
+
+
 class Run(NamedTuple):
     """What a work directory says of itself."""
 
@@ -138,6 +165,7 @@ class Run(NamedTuple):
     more: dict[str, Any]
     layout: Layout
     versions: dict[str, str]
+    files: dict[str, str]
 
 
 def read_run(path: str) -> Run:
@@ -149,7 +177,8 @@ def read_run(path: str) -> Run:
         kept = json.loads(notes.read_text())
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
         config, layout = Config(**values), Layout(**kept["layout"])
-        return Run(kept["script"], config, kept["more"], layout, kept["versions"])
+        known = (kept[name] for name in ("versions", "files"))
+        return Run(kept["script"], config, kept["more"], layout, *known)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,62 @@ def test_killed_and_started_again_gives_the_same_bits(uninterrupted, tmp_path, c
     assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
     launch("compare", *COMPARE, f"--workdir={workdir}")
     assert rows_of(workdir, without=("seconds",)) == uninterrupted
+
+
+def sliced(workdir: Path, *flags: str) -> list[str]:
+    """Runs slices of a comparison until nothing is left; returns what they said of their stop."""
+    stops = []
+    while not stops or stops[-1].startswith("stopped: "):
+        assert len(stops) < 100
+        out, _ = launch("compare", *flags, f"--workdir={workdir}")
+        stops.append(out.splitlines()[-1])
+    return stops[:-1]
+
+
+def test_a_slice_stops_with_a_checkpoint_and_the_same_command_goes_on(uninterrupted, tmp_path):
+    workdir = tmp_path / "w"
+    out, _ = launch("compare", *COMPARE, f"--workdir={workdir}", "--max_minutes=0")
+    # A round of the six of training, though --checkpoint_every=2; two seeds of original, three
+    # methods and the second retraining; 6 + 6 + 3 + 0 + 6 rounds each.
+    assert out.splitlines()[-1] == (
+        "stopped: --max_minutes is over at seed 0, original, round 1 of 6; of 10 cells 10 are not "
+        "finished, 41 rounds; the same command goes on"
+    )
+    lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()]
+    assert ["original", "round 1/6", "missing"] in lines and ["none", *2 * ["missing"]] in lines
+    table = json.loads((workdir / "table.json").read_text())
+    assert table["cells"]["original"] == {"0": {"round": 1, "of": 6}, "1": None}
+    assert rows_of(workdir) == []
+    launch("compare", *COMPARE, f"--workdir={workdir}", "--max_minutes=60")
+    assert rows_of(workdir, without=("seconds",)) == uninterrupted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_slices_of_a_round_and_cells_of_two_machines(tmp_path):
+    """One round at a time; and seed by seed in two places, whose cells are copied together."""
+    flags = [f for f in COMPARE if not f.startswith(("--rounds", "--seeds", "--methods"))]
+    flags += ["--rounds=2", "--methods=retrain,not"]
+    whole = tmp_path / "whole"
+    launch("compare", *flags, "--seeds=2", f"--workdir={whole}")
+    expected = rows_of(whole, without=("seconds",))
+    one, two = tmp_path / "one", tmp_path / "two"
+    # Rounds of a seed: 2 of training, 2 of retraining, 1 of recovery, 2 of the second retraining;
+    # the last of them leaves nothing to stop for.
+    assert len(sliced(one, *flags, "--seeds=1", "--max_minutes=0")) == 6
+    launch("compare", *flags, "--seeds=1", "--first_seed=1", f"--workdir={two}")
+    out, _ = launch("table", f"--workdir={one},{two}", f"--record={tmp_path / 'r.jsonl'}")
+    assert (one / "table.md").read_text() in out
+    apart = json.loads((one / "table.json").read_text())
+    for cell in (two / "cells").iterdir():
+        shutil.copy(cell, one / "cells")
+    launch("compare", *flags, "--seeds=2", f"--workdir={one}")
+    assert rows_of(one, without=("seconds",)) == expected
+    together = json.loads((one / "table.json").read_text())
+    assert together["methods"] == apart["methods"] and together["cells"] == apart["cells"]
+    recorded = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert recorded[0]["config"]["rounds"] == 2
+    assert recorded[1:] == rows_of(one)
 
 
 @pytest.mark.slow
@@ -296,6 +353,7 @@ def test_own_data_with_own_client_ids(tmp_path):
         ["--forget=class:7@client:0"],
         ["--forget=fraction:0.3@client:1", "--backdoor"],
         *rare(["--forget=class:7"], ["--forget=fraction:0.1"], ["--forget=client:0,3"]),
+        *rare(["--forget=fraction:0.1", "--clients=1"]),  # centralised
     ],
 )
 def test_every_kind_of_request(tmp_path, request_flags):

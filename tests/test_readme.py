@@ -45,6 +45,18 @@ def test_the_table_is_made_of_the_recorded_results():
     assert table in shown
 
 
+def test_the_list_of_the_papers_rows_is_that_of_the_recorded_results():
+    """A row without recorded results is empty; a block of a recorded file is its table."""
+    from launch import paper, recorded, table
+
+    results = ROOT / "launch" / "results"
+    shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+    assert shown("rows") == recorded.overview(results)
+    for path in results.glob("*.jsonl"):
+        if path.stem.partition("-")[0] in paper.ROWS and f"<!-- {path.stem} -->" in README:
+            assert shown(path.stem) == table.markdown(recorded.read(path))
+
+
 @pytest.mark.parametrize("job", ["mlp", "cnn"])
 def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
     from launch import bench

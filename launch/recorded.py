@@ -1,0 +1,88 @@
+"""Recorded results: the rows that the README cites, and its list of the paper's rows."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jfu.io
+from launch import paper, report
+from launch.flags import Config
+
+
+def write(path: pathlib.Path, config: Config, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the configuration in a line of its own, then one for each row of a finished cell."""
+    values = dataclasses.asdict(config) | dict(data_dir=None)  # a path of one machine
+    lines = [dict(config=values), *rows]
+    jfu.io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The summary of a recorded file, for ``launch.table.markdown``."""
+    first, *rows = map(json.loads, path.read_text().splitlines())
+    config = first["config"]
+    return report.table(rows, config) | dict(cells={}, paper=paper.known(config))
+
+
+def overview(results: pathlib.Path) -> str:
+    """The README's list of the paper's rows: what the paper has, and what was measured.
+
+    Args:
+      results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several; one
+        without stays empty.
+    """
+    header = ["row", "preset", "retrain: paper", "NoT's gap: paper", "device", "scale", "seeds"]
+    header += ["retrain", "NoT's gap", "floor", "rounds to recover: NoT", "retrain"]
+    lines = [header]
+    for name, row in paper.ROWS.items():
+        theirs = [row.known.get("retrain"), row.known.get("not", {}).get("gap")]
+        begin = [row.title, f"`{name}`", accuracies(theirs[0]), number(theirs[1], 2)]
+        found = sorted(results.glob(f"{name}-*.jsonl"))
+        for path in found:
+            lines.append([*begin, path.stem.partition("-")[2], *measured(read(path))])
+        if not found:
+            lines.append([*begin, *[""] * (len(header) - len(begin))])
+    return report.aligned(lines)
+
+
+def measured(summary: Mapping[str, Any]) -> list[str]:
+    """Scale, seeds, retrain, NoT's gap, floor and rounds to recover of a summary."""
+    config, methods = summary["config"], summary["methods"]
+    mean = lambda name, key: ((methods.get(name) or {}).get(key) or {}).get("mean")
+    retrain = {m: mean("retrain", m) for m in paper.MEASURES}
+    rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * (name in methods))
+    scale = reduced(config) or "all images"
+    return [
+        f"{scale}, {config['rounds']} + {config['recovery_rounds']} rounds",
+        str(len(summary["seeds"])),
+        accuracies(retrain),
+        number((methods.get("not") or {}).get("gap"), 2),
+        number((summary["floor"] or {}).get("gap"), 2),
+        rounds("not"),  # - where a seed never got there
+        rounds("retrain"),
+    ]
+
+
+def reduced(config: Mapping[str, Any]) -> str:
+    """What of the data was left out, in words; empty where nothing was.
+
+    >>> reduced(dict(train_size=5000, test_size=None))
+    '5,000 training images'
+    """
+    sizes = dict(training=config["train_size"], test=config["test_size"])
+    return " and ".join(f"{size:,} {kind} images" for kind, size in sizes.items() if size)
+
+
+def accuracies(values: Mapping[str, float] | None) -> str:
+    """Retain, forget and test, percent, as the paper's row has them.
+
+    >>> accuracies(dict(retain=91.66, forget=83.05, test=82.32))
+    '91.66 / 83.05 / 82.32'
+    """
+    shown = [(values or {}).get(m) for m in ("retain", "forget", "test")]
+    return "" if None in shown else " / ".join(f"{value:.2f}" for value in shown)
+
+
+def number(value: float | None, digits: int, none: str = "") -> str:
+    return none if value is None else f"{value:.{digits}f}"
