@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 import jfu
-import jfu.io
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
 from launch.devices import place
@@ -17,7 +16,7 @@ from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
 from launch.federation import epsilon
 from launch.main import say
-from launch.workdir import WorkDir
+from launch.workdir import WorkDir, read_cell, write_cell
 
 # Methods that begin anew get keys of their own; all others share the recovery's.
 STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
@@ -84,13 +83,12 @@ def run_cell(
     else:
         held = {kind: trained.history[kind] for kind in method.needs.history}
         trained = jfu.Trained(trained.variables, held)
-    path = work.cell(trial.seed, name)
     storage = jfu.nbytes(trained.history)
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
-    if path.exists():
-        state, notes = jfu.io.load_state(path, like)
+    if kept := read_cell(work, trial.seed, name, like):
+        state, notes = kept
         state, rows, spent = place(state), notes["rows"], notes["spent"]
         if notes["round"] == budget or notes.get("finished"):
             return state, rows
@@ -136,7 +134,7 @@ def run_cell(
         if final or number % checkpoint_every == 0:
             rows = [line.result() if isinstance(line, Future) else line for line in rows]
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
-            jfu.io.save_state(path, state, notes)
+            write_cell(work, trial.seed, name, state, notes)
         if final:
             break
         if time.perf_counter() - last > 5 and not final:
@@ -144,7 +142,8 @@ def run_cell(
             left = (last - began) / (number - done) * (budget - number)
             say(f"  seed {trial.seed}  {name:<10} round {number}/{budget}, {left:.0f} s left")
     if budget == 0:
-        jfu.io.save_state(path, state, dict(round=0, rows=rows, spent=spent, finished=True))
+        notes = dict(round=0, rows=rows, spent=spent, finished=True)
+        write_cell(work, trial.seed, name, state, notes)
     return state, rows
 
 
