@@ -57,29 +57,30 @@ class Half:
 
 
 def arm(point, name, number, log, slow):
-    left, mine = [number], set()
+    left, mine = [number], {}
     mkstemp, fdopen, fsync, replace = tempfile.mkstemp, os.fdopen, os.fsync, os.replace
 
     def strike(at, what):
-        if (at, what) == (point, name):
+        if at == point and name in (what, "*"):
             left[0] -= 1
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def mkstemp_(*args, **kwargs):
-        prefix = kwargs.get("prefix") or ""
-        strike("before", prefix[1:-1])
-        found = mkstemp(*args, **kwargs)
-        if prefix == f".{name}.":
-            mine.add(found[0])
-        return found
+        if kwargs.get("suffix") != ".part":
+            return mkstemp(*args, **kwargs)
+        what = kwargs["prefix"][1:-1]
+        strike("before", what)
+        handle, path = mkstemp(*args, **kwargs)
+        mine[handle] = what
+        return handle, path
 
     def fdopen_(handle, *args, **kwargs):
         file = fdopen(handle, *args, **kwargs)
         if handle not in mine:
             return file
-        mine.remove(handle)
-        return Half(file, lambda: strike("half", name))
+        what = mine.pop(handle)
+        return Half(file, lambda: strike("half", what))
 
     def fsync_(handle):
         time.sleep(slow)
@@ -186,7 +187,8 @@ class Runs:
         """The process id of a run.
 
         Args:
-          kill: ``(point, name, number)``: at that point of the number-th write of files of a name.
+          kill: ``(point, name, number)``: at that point of the number-th write of files of a name,
+            ``*`` for all.
           slow: seconds that every file takes to reach the disk.
           limit: bytes beyond which no file may grow.
           powerless: permission bits hold, also for root.

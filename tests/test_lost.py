@@ -400,16 +400,21 @@ def test_cells_of_one_run_on_two_machines_can_be_gathered(tmp_path):
 
 
 def test_a_planted_checkpoint_ends_a_run_in_one_sentence(runs, half, tmp_path):
-    """End to end: a pickle whose payload is not run, then half of results.jsonl."""
+    """End to end: a pickle, whose payload is not run."""
     cell, mark = half / "cells" / CELL, tmp_path / "mark"
-    content = cell.read_bytes()
     cell.write_bytes(pickle.dumps(Bomb(mark)))
     before = kept(half)
     assert refused(runs.run(*TRAIN, f"--workdir={half}"), cell, "unreadable as a checkpoint")
     assert kept(half) == before and not mark.exists()
-    cell.write_bytes(content)
-    (half / "results.jsonl").write_text('{"method": "train", "se')
-    before = kept(half)
-    ended = runs.run(*TRAIN, f"--workdir={half}")
-    assert refused(ended, half / "results.jsonl", "remove it and start the same command again")
-    assert "training, seed" not in ended.said and kept(half) == before
+
+
+@pytest.mark.parametrize("content", [b'{"method": "not", "se', b"\xff\n", b'{"a": 1}\n', b"3\n"])
+def test_unreadable_results_are_told_before_time_is_spent(tmp_path, content):
+    path = _cell(tmp_path / "w").parents[1] / "results.jsonl"
+    path.write_bytes(content)
+    before = kept(tmp_path)
+    work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    with pytest.raises(ValueError, match="results.jsonl is unreadable .* remove it and start") as e:
+        workdir.begin(work, CONFIG, "compare", LAYOUT)
+    assert "\n" not in str(e.value)
+    assert kept(tmp_path) == before
