@@ -249,7 +249,7 @@ def results(folder: Path) -> dict[str, object]:
 def untimed(tree):
     """JSON without what was measured with a clock."""
     if isinstance(tree, dict):
-        return {name: untimed(value) for name, value in tree.items() if name != "seconds"}
+        return {k: untimed(v) for k, v in tree.items() if not k.startswith("seconds")}
     return [untimed(value) for value in tree] if isinstance(tree, list) else tree
 
 
