@@ -5,6 +5,7 @@ them in its header. It is written beside its place and moved there, so a reader 
 old file or the new one, never a half.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -22,8 +23,20 @@ _MET = "unreadable as {kind} ({error}); it may be truncated: restore it, or remo
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Replaces a file at once or not at all, through to the disk."""
-    path = pathlib.Path(path)
+    """Replaces a file at once or not at all, through to the disk.
+
+    Raises:
+      OSError: it could not be written; the file that was there before is there still.
+    """
+    try:
+        _replace(pathlib.Path(path), content)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"{path} could not be written ({error.strerror}) and is as it was before"
+        ) from error
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -33,8 +46,23 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            os.unlink(temporary)
         raise
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Makes a file in a folder and removes it, so that work is not done for a place that has none.
+
+    Raises:
+      OSError: no file can be made there.
+    """
+    try:
+        tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part").close()
+    except OSError as error:
+        raise OSError(
+            error.errno, f"no file can be written in {folder} ({error.strerror})"
+        ) from error
 
 
 def _umask() -> int:
@@ -104,13 +132,15 @@ def check_new(path: str | os.PathLike, *, may_exist: bool = False) -> str:
       ValueError: another ending than .safetensors or .msgpack.
       FileExistsError: it is there already.
       FileNotFoundError: its folder is not there.
+      OSError: no file can be written in its folder.
     """
     path = pathlib.Path(path)
     kind = _kind(path)
-    if path.exists() and not may_exist:
+    if os.path.lexists(path) and not may_exist:
         raise FileExistsError(f"{path} exists already; choose another name or remove it first")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    check_writable(path.parent)
     return kind
 
 
@@ -206,7 +236,13 @@ def load_arrays(path: str | os.PathLike) -> dict[str, jax.Array]:
 
 
 def load_notes(path: str | os.PathLike) -> Any:
-    """The JSON notes of a checkpoint, without its arrays."""
+    """The JSON notes of a checkpoint, without its arrays.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: truncated, or of another kind.
+    """
+    _check_file(pathlib.Path(path))
     try:
         with open(path, "rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -242,9 +278,14 @@ def _kind(path: pathlib.Path) -> str:
 
 
 def _read(path: pathlib.Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
+    _check_file(path)
     return path.read_bytes()
+
+
+def _check_file(path: pathlib.Path) -> None:
+    if not path.is_file():
+        leads = f"; it is a link to {os.readlink(path)}" if path.is_symlink() else ""
+        raise FileNotFoundError(f"there is no file {path}{leads}")
 
 
 def _deserialize(content: bytes) -> dict[str, np.ndarray]:

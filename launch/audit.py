@@ -55,16 +55,20 @@ def define() -> None:
 
 def audit() -> None:
     import jfu.io
-    from launch import page
+    from launch import page, workdir
 
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
-    report = examine(pathlib.Path(FLAGS.workdir))
     where = pathlib.Path(FLAGS.workdir)
+    workdir.read_run(FLAGS.workdir)  # nothing is made where there is no work directory
+    lock = workdir.take(where)
+    report = examine(where)
     jfu.io.write_bytes(where / "audit.json", (json.dumps(report, indent=1) + "\n").encode())
     jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
     print(page.text(report))
     print(f"audit.html and audit.json are in {where}/")
+    if lock:
+        lock.close()
 
 
 def examine(where: pathlib.Path) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
             f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "
             "launch.unlearn or of launch.train"
         )
-    work = workdir.WorkDir(where, run.layout, run.more)
+    work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint)
     rows = workdir.read_results(work)
     if not rows:
         raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 import jfu
-import jfu.io
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
 from launch.devices import place
@@ -18,7 +17,7 @@ from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
 from launch.federation import epsilon
 from launch.main import OutOfTime, say
-from launch.workdir import WorkDir
+from launch.workdir import WorkDir, cell_notes, read_cell, write_cell
 
 # Methods that begin anew get keys of their own; all others share the recovery's.
 STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
@@ -91,15 +90,14 @@ def run_cell(
     else:
         held = {kind: trained.history[kind] for kind in method.needs.history}
         trained = jfu.Trained(trained.variables, held)
-    path = work.cell(trial.seed, name)
     storage = jfu.nbytes(trained.history)
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
     if study.config.past:  # no draw, and no noise, comes a second time
         stream = jax.random.fold_in(stream, len(study.config.past))
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
-    if path.exists():
-        state, notes = jfu.io.load_state(path, like)
+    if kept := read_cell(work, trial.seed, name, like):
+        state, notes = kept
         state, rows, spent = place(state), notes["rows"], notes["spent"]
         if notes["round"] == budget or notes.get("finished"):
             return state, rows
@@ -148,7 +146,7 @@ def run_cell(
         if final or over or number % checkpoint_every == 0:
             rows = [line.result() if isinstance(line, Future) else line for line in rows]
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
-            jfu.io.save_state(path, state, notes)
+            write_cell(work, trial.seed, name, state, notes)
         if final:
             break
         if over:
@@ -160,7 +158,8 @@ def run_cell(
             left = (last - began) / (number - done) * (budget - number)
             say(f"  seed {trial.seed}  {name:<10} round {number}/{budget}, {left:.0f} s left")
     if budget == 0:
-        jfu.io.save_state(path, state, dict(round=0, rows=rows, spent=spent, finished=True))
+        notes = dict(round=0, rows=rows, spent=spent, finished=True)
+        write_cell(work, trial.seed, name, state, notes)
     return state, rows
 
 
@@ -248,8 +247,8 @@ def runner(
 
     def cell(name, method, trained, request, budget, **options):
         began = time.perf_counter()
-        path = work.cell(trial.seed, name)
-        worked = not (path.exists() and jfu.io.load_notes(path).get("finished"))
+        kept = cell_notes(work, trial.seed, name)
+        worked = not (kept and kept.get("finished"))
         result = run_cell(
             work,
             study,

@@ -16,7 +16,7 @@ from launch import records
 from launch.flags import Config
 from launch.main import say
 from launch.requests import forgotten
-from launch.workdir import MODEL, Run, WorkDir, read_run
+from launch.workdir import CONFIG, LOCK, MODEL, Run, WorkDir, read_run, take
 
 
 class Holding(NamedTuple):
@@ -31,7 +31,7 @@ UNKNOWN = "unknown: no file that jfu writes"
 # Files without parameters, wherever they lie in a work directory.
 MEASURES = ("results.jsonl", "rounds.jsonl", "tuning.jsonl", "stopping.md", "*.png", "table.*")
 MEASURES += ("rounds.md", "tuning.md", "audit.html", "audit.json")
-SETTINGS = ("config.json", "plan.json", records.LEDGER, "options.flags", "*lock*")
+SETTINGS = (CONFIG, LOCK, "plan.json", records.LEDGER, "options.flags")
 
 # Methods that begin anew: what they make never met the forgotten data.
 ANEW = ("retrain", "retrain_again")
@@ -47,7 +47,7 @@ def holdings(path: pathlib.Path, wanted: str) -> list[Holding]:
     for file in sorted(p for p in path.rglob("*") if not p.is_dir()):
         found.append(Holding(file, path, *_held(run, file.relative_to(path), wanted)))
     if before := source(run.config):
-        if (before.parent / "config.json").is_file():
+        if (before.parent / CONFIG).is_file():
             found += holdings(before.parent, wanted)
         elif before.is_file():
             found.append(Holding(before, None, "the model that the request met", True))
@@ -106,6 +106,7 @@ def erase(work: WorkDir, config: Config) -> None:
     ours = [held for held in found if held.folder and held.what != UNKNOWN]
     ours.sort(key=lambda held: held.path == source(config))
     folders = list(dict.fromkeys(held.folder for held in ours))
+    locks = [take(folder) for folder in folders if folder != work.path]
     for folder in folders:
         records.check(folder)
     for folder in folders:
@@ -121,3 +122,5 @@ def erase(work: WorkDir, config: Config) -> None:
     for held in found:
         if held not in ours:
             say(f"note: {held.path} is not jfu's to remove and may hold {config.forget}")
+    for lock in filter(None, locks):
+        lock.close()

@@ -17,7 +17,7 @@ from launch.estimates import RETRAINED, Arrays, percent
 from launch.exam import sides
 from launch.experiment import Study, Trial
 from launch.main import say
-from launch.workdir import WorkDir
+from launch.workdir import WorkDir, cell_notes
 
 RELEARN = 6  # a stream of randomness of its own, beside those of launch.experiment
 FEW = 256  # images that layers are compared on
@@ -34,14 +34,12 @@ class Seen(NamedTuple):
 
 def stored(work: WorkDir, seed: int, name: str) -> Any:
     """The variables of a finished cell, or None."""
-    path = work.cell(seed, name)
-    if not path.exists():
-        return None
-    if not jfu.io.load_notes(path).get("finished"):
+    notes = cell_notes(work, seed, name)
+    if not (notes and notes.get("finished")):
         return None
     flat = {
         k.removeprefix("variables/"): a
-        for k, a in jfu.io.load_arrays(path).items()
+        for k, a in jfu.io.load_arrays(work.cell(seed, name)).items()
         if k.startswith("variables/")
     }
     return place(jfu.io.unflatten(flat))

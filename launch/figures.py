@@ -1,10 +1,12 @@
 """From rows and tables to figures."""
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+import jfu.io
 from launch import report
 
 COLOURS = {
@@ -79,9 +81,16 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     label_points(axis, places)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
     return True
+
+
+def save(figure: Any, path: str) -> None:
+    """Writes a figure as PNG, at once or not at all."""
+    out = io.BytesIO()
+    figure.savefig(out, dpi=110, format="png")
+    jfu.io.write_bytes(path, out.getvalue())
 
 
 def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
@@ -181,7 +190,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(title, fontsize=11)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
 
 
@@ -191,8 +200,6 @@ def lines(series: dict[str, list], title: str, level: float | None = None) -> st
     Args:
       series: by name its points ``[[round, value], ...]``.
     """
-    import io
-
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,5 +1,6 @@
 """What every script's entry does: flags in, one sentence out where something is wrong."""
 
+import errno
 import math
 import sys
 import time
@@ -22,11 +23,30 @@ def run(main: Callable[[], None]) -> None:
         except (ValueError, OSError) as error:
             if flags.FLAGS.debug:
                 raise
-            complain(str(error))
+            complain(sentence(error))
         except KeyboardInterrupt:
             complain("stopped; the same command goes on from the last checkpoint", status=130)
 
     app.run(guarded)
+
+
+ROOM = "make room and start the same command again: all up to the last checkpoint is safe"
+RIGHTS = "make it writable for you, or choose another place"
+ADVICE = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EFBIG: ROOM}
+ADVICE |= {errno.EACCES: RIGHTS, errno.EPERM: RIGHTS, errno.EROFS: RIGHTS}
+
+
+def sentence(error: Exception) -> str:
+    """An error as a user reads it: what the system refused, where, and what to do.
+
+    >>> sentence(OSError(errno.EROFS, "Read-only file system", "/cd/config.json"))
+    '/cd/config.json: Read-only file system; make it writable for you, or choose another place'
+    """
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    where = "" if error.filename is None else f"{error.filename}: "
+    what = error.strerror or type(error).__name__
+    return "; ".join([where + what] + [ADVICE[n] for n in [error.errno] if n in ADVICE])
 
 
 class OutOfTime(Exception):

@@ -166,6 +166,8 @@ def plot(lines: Sequence[dict], path: str, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    from launch.figures import save
+
     targets = goals(lines)
     names = list(dict.fromkeys(line["method"] for line in lines))
     size = (4.2 * len(targets) + 1, 0.34 * len(names) + 1.6)
@@ -198,7 +200,7 @@ def plot(lines: Sequence[dict], path: str, title: str) -> None:
     axes[0][0].invert_yaxis()
     figure.suptitle(title, fontsize=11)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
 
 

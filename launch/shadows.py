@@ -1,5 +1,6 @@
 """Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from launch import report
 from launch.devices import place
 from launch.experiment import Study, Trial, budget
 from launch.main import say
-from launch.workdir import WorkDir
+from launch.workdir import WorkDir, check_own, make_folder
 
 SHADOW = 7  # a stream of randomness of its own, beside those of launch.experiment
 RETRAIN = "retrain"
@@ -58,8 +59,8 @@ def run(
         held_at_once *= study.layout.chunk or len(request.retain.id)
         chunk = jfu.clients_at_once(study.layout.backend, share, held_at_once)
     size = 2 * study.layout.devices * chunk
-    folder = work.path / "shadows"
-    folder.mkdir(exist_ok=True)
+    folder, own = work.path / "shadows", dict(run=work.run, seed=trial.seed)
+    make_folder(folder)
     programs = Programs(study, methods, rows, chunk)
     shared = place((request, key))
     out: dict[str, list] = {name: [] for name in ("original", RETRAIN, *methods)}
@@ -67,7 +68,10 @@ def run(
     for start in range(0, many, size):
         numbers = np.arange(start, min(many, start + size))
         path = folder / f"{many}-{numbers[0]}-{numbers[-1]}.safetensors"
-        known = jfu.io.load_arrays(path) if path.exists() else {}
+        known = {}
+        if os.path.lexists(path):
+            check_own(path, jfu.io.load_notes(path).get("of"), own)
+            known = jfu.io.load_arrays(path)
         wanted = [name for name in out if name not in known]
         if wanted:
             start_of_block = time.perf_counter()
@@ -75,7 +79,7 @@ def run(
             known |= programs(shared, mine, wanted)
             fresh += len(numbers)
             spent = (time.perf_counter() - start_of_block) / len(numbers)
-            notes = dict(shadows=numbers.tolist(), seconds=spent, methods=wanted)
+            notes = dict(shadows=numbers.tolist(), seconds=spent, methods=wanted, of=own)
             jfu.io.save_state(path, known, notes)
             left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")

@@ -36,6 +36,7 @@ from absl import flags
 import jfu.io
 from jfu import theory
 from launch import main, theory_figure
+from launch.workdir import make_folder, take, untouched
 
 FLAGS = flags.FLAGS
 
@@ -99,6 +100,7 @@ def run(path: str, seeds: int, processes: int = 1) -> str:
       ValueError: the directory holds anything but such a run with as many seeds.
     """
     folder = claim(path, seeds)
+    lock = take(folder)
     main.say(f"{', '.join(theory.ACTIVATIONS)}: {seeds} seeds each, {processes} at once")
     of = functools.partial(study, seeds=seeds)
     if processes == 1:
@@ -113,6 +115,8 @@ def run(path: str, seeds: int, processes: int = 1) -> str:
     jfu.io.write_bytes(folder / "theory.jsonl", lines.encode())
     jfu.io.write_bytes(folder / "theory.md", text.encode())
     theory_figure.draw(rows, str(folder / "theory.png"))
+    if lock:
+        lock.close()
     return text
 
 
@@ -149,12 +153,12 @@ def claim(path: str, seeds: int) -> pathlib.Path:
                 "for; use the same flags to replace it, or another --workdir"
             )
         return folder
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not untouched(folder):
         raise ValueError(
             f"{folder} exists and was not made by launch.theory; choose another --workdir, "
             "nothing was touched"
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     jfu.io.write_bytes(notes, (json.dumps(told) + "\n").encode())
     return folder
 

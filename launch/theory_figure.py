@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jfu import theory
+from launch.figures import save
 
 STILL = 1e-3  # distances below are rounding
 
@@ -39,7 +40,7 @@ def draw(rows: Sequence[dict], path: str) -> None:
     handles = [Line2D([], [], color=c, lw=3, label=name) for name, c in COLOURS.items()]
     figure.legend(handles=handles, loc="upper center", ncols=4, frameon=False, fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.96), h_pad=2.5, w_pad=2.5)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
 
 

@@ -104,7 +104,7 @@ def unlearn() -> None:
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     if FLAGS.erase and records.is_answered(work.path):
-        return erasure.erase(work, config)
+        return erasure.erase(work._replace(lock=workdir.take(work.path)), config)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
         jfu.io.check_new(export, may_exist=work.layout is not None)

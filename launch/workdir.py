@@ -2,30 +2,36 @@
 
 A cell is one method on one seed. It is one checkpoint file that holds the state and the
 measured rows up to the same round, replaced at once, so a kill at any moment leaves a cell
-that can go on. ``results.jsonl`` is always rewritten whole from the cells.
+that can go on. ``results.jsonl`` is always rewritten whole from the cells. One process at a time
+works in a work directory: it holds the system's lock on the file ``lock``.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import re
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
 from launch.devices import Layout
 from launch.flags import Config
 from launch.main import say
 
-MODEL, HISTORY, RESULTS = "model.safetensors", "history.safetensors", "results.jsonl"
+MODEL, HISTORY = "model.safetensors", "history.safetensors"
+CONFIG, RESULTS, LOCK = "config.json", "results.jsonl", "lock"
 
 
 class WorkDir(NamedTuple):
     path: pathlib.Path
     layout: Layout | None  # as the directory was begun, None if it is new
     more: dict[str, Any] | None = None  # what else it was begun with
+    run: str = ""  # the fingerprint of what it was begun with
+    lock: BinaryIO | None = None  # while this process may write in it
 
     def cell(self, seed: int, method: str) -> pathlib.Path:
         return self.path / "cells" / f"{seed}-{method}.safetensors"
@@ -42,12 +48,9 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
     """
     where = pathlib.Path(path)
     asked = json.loads(json.dumps(dataclasses.asdict(config) | more))
-    notes = where / "config.json"
+    notes = where / CONFIG
     if not notes.exists():
-        half = re.compile(r"\.config\.json\..*\.part")  # killed before it had begun
-        if where.exists() and not (
-            where.is_dir() and all(half.fullmatch(p.name) for p in where.iterdir())
-        ):
+        if not untouched(where):
             raise ValueError(
                 f"{where} exists and is no work directory of jfu; choose another --workdir, "
                 "nothing was touched"
@@ -57,7 +60,7 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
         kept = json.loads(notes.read_text())
         config_kept, layout = kept["config"] | kept["more"], Layout(**kept["layout"])
         files_kept, versions_kept = kept["files"], kept["versions"]
-        script_kept = kept["script"]
+        script_kept, run = kept["script"], fingerprint(kept)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{notes} is unreadable ({error!r}); restore it or choose another --workdir"
@@ -81,7 +84,26 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
     if versions_kept != versions():
         was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions()[n])
         say(f"note: {where} was begun with {was}; what is run now may differ in its last bits")
-    return WorkDir(where, layout, kept["more"])
+    return WorkDir(where, layout, kept["more"], run)
+
+
+def untouched(folder: pathlib.Path) -> bool:
+    """Whether a run may begin there: it holds at most what one left that was killed too early."""
+    if not os.path.lexists(folder):
+        return True
+    left = re.compile(rf"{LOCK}|\.{re.escape(CONFIG)}\..*\.part")
+    return folder.is_dir() and all(left.fullmatch(path.name) for path in folder.iterdir())
+
+
+def fingerprint(kept: dict[str, Any]) -> str:
+    """Names a run by what config.json says that its bits depend on.
+
+    Where data lies is not among it, nor are versions: so cells of one run that was shared out
+    over machines can be gathered in one work directory.
+    """
+    what = {name: kept[name] for name in ("script", "more", "layout", "files")}
+    what["config"] = {name: v for name, v in kept["config"].items() if name != "data_dir"}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def same_history(work: WorkDir, keep: list[str], names: list[str]) -> list[str]:
@@ -110,13 +132,23 @@ def versions() -> dict[str, str]:
 
 
 def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> WorkDir:
-    """Writes the configuration of a new work directory; an old one is left as it is."""
+    """Takes a work directory to write in, and writes the configuration of a new one.
+
+    Raises:
+      ValueError: another process works in it; nothing is changed.
+      OSError: nothing can be written in it.
+    """
+    cells = work.path / "cells"
+    work = work._replace(lock=take(work.path))
+    if work.layout is None and (work.path / CONFIG).exists():
+        raise ValueError(
+            f"another process has begun a run in {work.path} meanwhile; start the same command "
+            "again to go on with it, or choose another --workdir"
+        )
     if work.layout is not None:
-        for half in work.path.rglob(".*.part"):  # of a run that was killed
-            half.unlink()
-        (work.path / "cells").mkdir(exist_ok=True)
+        make_folder(cells)
+        read_results(work)  # what is unreadable is told before time is spent
         return work
-    work.path.mkdir(parents=True, exist_ok=True)
     content = dict(
         script=script,
         config=dataclasses.asdict(config),
@@ -125,9 +157,66 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
         files=files(config),
         versions=versions(),
     )
-    jfu.io.write_bytes(work.path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
-    (work.path / "cells").mkdir(exist_ok=True)
-    return work._replace(layout=layout)
+    text = json.dumps(content, indent=1) + "\n"
+    jfu.io.write_bytes(work.path / CONFIG, text.encode())
+    make_folder(cells)
+    return work._replace(layout=layout, run=fingerprint(json.loads(text)))
+
+
+def take(folder: pathlib.Path) -> BinaryIO | None:
+    """Makes a folder a writer's: it is there, writable, held, and rid of halves of files.
+
+    Raises:
+      ValueError: another process works in it; nothing is changed.
+      OSError: nothing can be written in it.
+    """
+    make_folder(folder)
+    lock = hold(folder)
+    for half in folder.rglob(".*.part"):  # of a run that was killed
+        half.unlink()
+    return lock
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder, if it is not there, and sees that files can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"the folder {folder} cannot be made ({error.strerror})"
+        ) from error
+    jfu.io.check_writable(folder)
+
+
+def hold(folder: pathlib.Path) -> BinaryIO | None:
+    """Takes a folder for this process, until what is returned is closed or the process ends.
+
+    The lock is the system's (flock), so that a killed process holds nothing. The file tells who
+    took it last; it stays, for to remove it would take it from under whoever waits.
+
+    Raises:
+      ValueError: another process holds it; nothing is changed.
+    """
+    file = open(folder / LOCK, "ab+", buffering=0)  # noqa: SIM115
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        who = re.match(r"process \d+ on [\w.-]+", file.read(200).decode(errors="replace"))
+        file.close()
+        raise ValueError(
+            f"{folder} is in use by {who.group() if who else 'another process'}; wait until that "
+            "has ended, or choose another --workdir, nothing was touched"
+        ) from None
+    except (ImportError, OSError) as error:
+        say(f"note: files cannot be locked in {folder} ({error}); start no second run in it")
+        return file
+    with contextlib.suppress(OSError):  # a disk that is full is told where it matters
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+    return file
 
 
 def plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
@@ -166,19 +255,20 @@ class Run(NamedTuple):
     layout: Layout
     versions: dict[str, str]
     files: dict[str, str]
+    fingerprint: str
 
 
 def read_run(path: str) -> Run:
     """Reads config.json of any script's work directory."""
-    notes = pathlib.Path(path) / "config.json"
+    notes = pathlib.Path(path) / CONFIG
     if not notes.is_file():
-        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no config.json")
+        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no {CONFIG}")
     try:
         kept = json.loads(notes.read_text())
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
         config, layout = Config(**values), Layout(**kept["layout"])
         known = (kept[name] for name in ("versions", "files"))
-        return Run(kept["script"], config, kept["more"], layout, *known)
+        return Run(kept["script"], config, kept["more"], layout, *known, fingerprint(kept))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None
 
@@ -211,9 +301,17 @@ def read_model(path: str) -> tuple[Config, int]:
 
 def read_results(work: WorkDir) -> list[dict[str, Any]]:
     path = work.path / RESULTS
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    try:
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        _ = [(row["method"], row["seed"]) for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is unreadable ({error!r}); restore it, or remove it and start the same "
+            "command again, which writes it anew from the cells"
+        ) from None
+    return rows
 
 
 def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
@@ -222,6 +320,47 @@ def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
     kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
     jfu.io.write_bytes(work.path / RESULTS, text.encode())
+
+
+def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[str, Any]) -> None:
+    """Replaces a cell's checkpoint."""
+    of = dict(run=work.run, method=method, seed=seed)
+    jfu.io.save_state(work.cell(seed, method), state, notes | dict(of=of))
+
+
+def read_cell(work: WorkDir, seed: int, method: str, like: Any) -> tuple[Any, dict] | None:
+    """A cell's checkpoint, None if there is none.
+
+    Raises:
+      FileNotFoundError: it is a link that leads nowhere.
+      ValueError: it is truncated, of another kind, or another cell's; nothing is changed.
+    """
+    notes = cell_notes(work, seed, method)
+    return None if notes is None else jfu.io.load_state(work.cell(seed, method), like)
+
+
+def cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
+    """What a cell's checkpoint says beside its state; as ``read_cell``."""
+    path = work.cell(seed, method)
+    if not os.path.lexists(path):
+        return None
+    notes = jfu.io.load_notes(path)
+    if not isinstance(notes, dict) or not {"round", "rows", "spent"} <= notes.keys():
+        raise ValueError(f"{path} is no cell of jfu; restore it, or remove it to begin anew")
+    check_own(path, notes.get("of"), dict(run=work.run, method=method, seed=seed))
+    return notes
+
+
+def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, Any]) -> None:
+    """Refuses a checkpoint that says it is another's; what says nothing is older than this."""
+    if said is None or said == mine:
+        return
+    what = ", ".join(f"{name} {value}" for name, value in said.items())
+    wanted = ", ".join(f"{name} {value}" for name, value in mine.items())
+    raise ValueError(
+        f"{path} is the checkpoint of {what}, not of {wanted}; put it back where it "
+        "belongs and restore this one, or remove it to begin anew"
+    )
 
 
 def export(path: pathlib.Path, variables: Any) -> None:

@@ -3,21 +3,16 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import pytest
-from test_launch import (
-    COMPARE,
-    ROOT,
-    SMALL,
-    environment,
-    launch,
-    rows_of,
-    uninterrupted,  # noqa: F401
-)
+from crashes import POINTS, kept, results
+from test_launch import SMALL, environment, launch, rows_of
+from test_lost import FEW, TRAIN, runs  # noqa: F401
+from test_lost import whole as small_training  # noqa: F401
 
 from jfu.unlearn import COMPARED
 
@@ -77,18 +72,61 @@ def test_every_published_method_on_every_kind_of_request(tmp_path, forget):
         assert 0 <= entry["retain"]["mean"] <= 100, name
 
 
-def test_killed_at_random_moments_and_started_again(uninterrupted, tmp_path):  # noqa: F811
-    workdir, moments = tmp_path / "w", random.Random(0)
-    command = [sys.executable, "-m", "launch.compare", *COMPARE, f"--workdir={workdir}"]
-    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(8):
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(), **quiet)
-        time.sleep(moments.uniform(2, 12))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    launch("compare", *COMPARE, f"--workdir={workdir}")
-    assert rows_of(workdir, without=("seconds",)) == uninterrupted
-    assert not list(workdir.rglob(".*")), "a temporary file was left behind"
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("script", "kills"), [("train", 17), ("unlearn", 16), ("compare", 17)])
+def test_killed_at_random_moments_and_started_again(
+    runs,  # noqa: F811
+    small_training,  # noqa: F811
+    tmp_path,
+    script,
+    kills,
+):
+    """Killed and started again in one work directory until it is done, then in the next.
+
+    The moments are random times of a run and, by turns, random points of its first few writes.
+    """
+    flags = dict(
+        train=[*TRAIN[1:], "--rounds=12"],
+        unlearn=[f"--init_from={small_training}", "--devices=1", "--recovery_rounds=12"],
+        compare=[*FEW, "--rounds=6", "--seeds=2", "--methods=retrain,not"],
+    )[script] + ["--checkpoint_every=1"]
+    start = lambda name, **how: runs.run(script, *flags, f"--workdir={tmp_path / name}", **how)
+    assert start("compiled").status == 0
+    began = time.monotonic()
+    assert start("whole").status == 0
+    lasts, moments = time.monotonic() - began, random.Random(script)
+    expected, done, halves, number = results(tmp_path / "whole"), 0, 0, 0
+    while done < kills:
+        runs.written()
+        folder, ended, before = tmp_path / str(number), None, {}
+        while ended is None or ended.killed:
+            how = dict(after=moments.uniform(0, lasts))
+            if done % 2:
+                how = dict(kill=(moments.choice(POINTS), "*", moments.randint(1, 6)))
+            ended = start(folder.name, **(how if done < kills else {}))
+            done += ended.killed
+            now = kept(folder) if folder.exists() else {}
+            halves += any(name.endswith(".part") for name in now)
+            for name, content in before.items():
+                if not name.endswith(".part"):
+                    assert name in now
+                    assert not finished(name, content) or now[name] == content
+            before = now
+        assert ended.status == 0, ended.said
+        again = [cell for cell, times in Counter(runs.written()).items() if times > 1]
+        assert not again, "rounds that a checkpoint kept were run again"
+        assert results(folder) == expected
+        assert not list(folder.rglob(".*")), "a temporary file was left behind"
+        number += 1
+    assert done == kills and halves > 0
+
+
+def finished(name: str, content: bytes) -> bool:
+    """Whether a file is the checkpoint of a cell that is done."""
+    if not (name.startswith("cells/") and name.endswith(".safetensors")):
+        return False
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["notes"])["finished"]
 
 
 SOAK = """
