@@ -61,14 +61,19 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
       ValueError: a federation that needs single updates or is wrapped already; when called,
         clients whose pool is on a device, or a call from inside a compiled function.
 
-    >>> from jfu import fedavg, local_sgd, stack
-    >>> import optax
+    >>> import optax, tempfile
+    >>> from jfu import fedavg, local_sgd, rounds, stack
     >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
-    >>> fed = streamed(fedavg(local_sgd(loss, optax.sgd(0.25), batch_size=2)), piece=2**10)
-    >>> data = stack([[0.0], [0.0], [8.0], [8.0]], [0, 0, 0, 0], [[0, 1], [2, 3]], host=True)
-    >>> state, info = fed.round(fed.init({"params": jnp.zeros(())}), data, jax.random.key(0))
-    >>> state.params  # one client stays at 0, the other goes to 0 + 0.25 * 2 * 8 = 4
-    Array(2., dtype=float32)
+    >>> fed = streamed(fedavg(local_sgd(loss, optax.sgd(0.25), batch_size=2)), piece=2**20)
+    >>> state, key = fed.init({"params": jnp.zeros(())}), jax.random.key(0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     np.save(f"{folder}/x.npy", [[0.0], [0.0], [8.0], [8.0]])
+    ...     x = np.load(f"{folder}/x.npy", mmap_mode="r")
+    ...     clients = stack(x, [0, 0, 0, 0], [[0, 1], [2, 3]], host=True)
+    ...     for done in rounds(fed.round, state, clients, key, stop=2):
+    ...         print(done.state.params)  # each client goes half the way, to 0 and to 8
+    2.0
+    3.0
     """
     if fed.parts is None:
         raise ValueError(
@@ -225,8 +230,8 @@ def _kept(tree: PyTree, spec: PartitionSpec) -> PyTree:
 def _check_host(state: PyTree, clients: ClientData, key: Key) -> None:
     if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((state, clients, key))):
         raise ValueError(
-            "a streamed round was called inside jit, vmap or scan; it is a function of the host "
-            "that compiles what it needs, so call it as it is"
+            "a streamed round was called inside jit, vmap, scan or cond; it is a function of the "
+            "host that compiles what it needs, so call it as it is"
         )
     if isinstance(clients.x, jax.Array) or isinstance(clients.y, jax.Array):
         raise ValueError(

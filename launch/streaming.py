@@ -114,11 +114,11 @@ def anonymous() -> float:
 
 
 def follow() -> dict[str, float]:
-    """A dictionary whose ``peak`` a thread keeps up to date until the process ends."""
+    """A dictionary whose ``peak`` a thread keeps up to date until it has an entry ``over``."""
     seen = dict(peak=0.0)
 
     def look():
-        while True:
+        while "over" not in seen:
             seen["peak"] = max(seen["peak"], anonymous())
             time.sleep(0.005)
 
