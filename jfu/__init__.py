@@ -38,6 +38,7 @@ from jfu.loop import Done, rounds
 from jfu.metrics import first_round_within, gap, gap_per_seed, match, mia, per_example
 from jfu.sampling import absent, sampled
 from jfu.select import by_layer, by_path, describe, select
+from jfu.streaming import streamed
 from jfu.types import (
     Batch,
     Broadcast,
@@ -116,6 +117,7 @@ __all__ = [
     "split",
     "stack",
     "step_flops",
+    "streamed",
     "sum_clients",
     "trimmed_mean",
     "unlearn",

@@ -27,7 +27,12 @@ NOBODY = -1  # the id of clients that only fill up chunks and devices
 
 
 def stack(
-    x: np.ndarray, y: np.ndarray, indices: Sequence[np.ndarray], *, ids: Sequence[int] | None = None
+    x: np.ndarray,
+    y: np.ndarray,
+    indices: Sequence[np.ndarray],
+    *,
+    ids: Sequence[int] | None = None,
+    host: bool = False,
 ) -> ClientData:
     """A pool of examples and each client's rows of it, as one pytree.
 
@@ -36,6 +41,8 @@ def stack(
       y: ``[M]`` integer labels.
       indices: one array of rows a client, of any lengths; short ones are padded.
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
+      host: whether everything stays in host memory as NumPy arrays, for ``streamed``; ``x`` is
+        then not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``).
 
     Raises:
       ValueError: no clients, an empty client, rows outside the pool, lengths that differ,
@@ -50,8 +57,7 @@ def stack(
         raise ValueError(f"stack was given {len(x)} examples and {len(y)} labels; pass one each")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        bad = int((~np.isfinite(x).reshape(len(x), -1).all(1)).sum())
+    if bad := _not_finite(x):
         raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
     rows = [np.asarray(i) for i in indices]
     if not rows:
@@ -69,10 +75,22 @@ def stack(
     mask = np.zeros((len(rows), longest), bool)
     for k, i in enumerate(rows):
         index[k, : len(i)], mask[k, : len(i)] = i, True
+    arrays = (y.astype(np.int32), index, mask, np.asarray(ids, np.int32))
+    if host:
+        return ClientData(x, *arrays)
     if x.dtype == np.float64:
         x = x.astype(np.float32)
-    arrays = (x, y.astype(np.int32), index, mask, np.asarray(ids, np.int32))
-    return ClientData(*map(jnp.asarray, arrays))
+    return ClientData(*map(jnp.asarray, (x, *arrays)))
+
+
+def _not_finite(x: np.ndarray, many: int = 4096) -> int:
+    """Examples that hold NaN or infinity; ``many`` are looked at together, so that a pool on disk
+    is never in memory."""
+    if not np.issubdtype(x.dtype, np.floating):
+        return 0
+    inside = tuple(range(1, x.ndim))
+    blocks = (x[i : i + many] for i in range(0, len(x), many))
+    return sum(int((~np.isfinite(block).all(inside)).sum()) for block in blocks)
 
 
 def weights(clients: ClientData) -> jax.Array:
@@ -197,7 +215,7 @@ def map_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     def here(size, shared, clients, key):
         def one(row):
             *row, own = row
-            return fn(shared, ClientData(clients.x, clients.y, *row), own)
+            return fn(shared, ClientData(clients.x, clients.y, *row, clients.row), own)
 
         rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
@@ -242,7 +260,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     def here(shared, clients, key, memory, size, padded):
         def one(row, remembered):
             *row, own = row
-            client = ClientData(clients.x, clients.y, *row)
+            client = ClientData(clients.x, clients.y, *row, clients.row)
             sent, info, remembered = work(shared, client, own, remembered)
             if padded:
                 # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
@@ -278,7 +296,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
         every = clients.id.shape[0] * jax.lax.axis_size(AXIS)
         place = lambda a: jax.lax.dynamic_update_slice(jnp.zeros(every, a.dtype), a, (start,))
-        return *_all_reduce((total, jax.tree.map(place, info))), memory
+        return *all_reduce((total, jax.tree.map(place, info))), memory
 
     def everywhere(shared, clients, key, *memory):
         count = clients.id.shape[0]
@@ -368,12 +386,17 @@ def _devices() -> int:
 
 def _shard(fn: Callable, out_specs: PyTree, more: tuple = ()) -> Callable:
     pool, rows = PartitionSpec(), PartitionSpec(AXIS)
-    specs = (PartitionSpec(), ClientData(pool, pool, rows, rows, rows), PartitionSpec(), *more)
+    specs = (
+        PartitionSpec(),
+        ClientData(pool, pool, rows, rows, rows, pool),
+        PartitionSpec(),
+        *more,
+    )
     # check_vma off: a gradient taken inside must stay each client's own, not be summed.
     return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)
 
 
-def _all_reduce(tree: PyTree) -> PyTree:
+def all_reduce(tree: PyTree) -> PyTree:
     """``psum`` over the clients axis as one collective for each dtype."""
     leaves, treedef = jax.tree.flatten(tree)
     done = [None] * len(leaves)

@@ -24,6 +24,7 @@ from jfu.types import (
     Key,
     LocalInfo,
     Params,
+    Parts,
     PyTree,
     RoundInfo,
     Variables,
@@ -136,9 +137,16 @@ def fedavg(
         return functools.partial(one_round, see)
 
     def one_round(see, state, clients, key, rows):
-        clients_key, server_key = jax.random.split(key)
-        shared = Broadcast(state.variables, state.round)
+        shared, clients_key, server_key = begin(state, key)
         sent, info, updates, rows = collect(shared, clients, clients_key, see, rows)
+        new, info = finish(state, sent, info, clients.id, server_key)
+        return new, info._replace(updates=updates), rows
+
+    def begin(state: FedAvgState, key: Key) -> tuple[Broadcast, Key, Key]:
+        return Broadcast(state.variables, state.round), *jax.random.split(key)
+
+    def finish(state: FedAvgState, sent: PyTree, info: LocalInfo, ids: jax.Array, server_key: Key):
+        """What the server makes of what it got."""
         update, memory = aggregator.decode(sent, state.aggregator, server_key)
         _check_shapes(update, state.variables)
         slope = jax.tree.map(jnp.negative, update["params"])
@@ -151,10 +159,11 @@ def fedavg(
         usable = jnp.isfinite(optax.tree.norm(update, squared=True))
         new = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, state)
         metrics = summarise(info) | {"not_applied": 1.0 - usable.astype(jnp.float32)}
-        new = new._replace(round=state.round + 1)
-        return new, RoundInfo(info, metrics, clients.id, updates), rows
+        return new._replace(round=state.round + 1), RoundInfo(info, metrics, ids)
 
-    return FederatedAlgorithm(init, round, watched)
+    summed = not (aggregator.stacked or keep_updates)
+    parts = Parts(begin, send, finish, chunk) if summed else None
+    return FederatedAlgorithm(init, round, watched, parts)
 
 
 def _check_shapes(update: PyTree, variables: Variables) -> None:

@@ -106,10 +106,12 @@ def local_sgd(
 
 
 def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
-    """One client's examples at ``slots`` [B], zeros where they are not live; and their rows."""
+    """One client's examples at ``slots`` [B], zeros where they are not live; and their rows of the
+    whole pool."""
     mask = client.mask.at[slots].get(mode="fill", fill_value=False)
     rows = client.index.at[slots].get(mode="fill", fill_value=0)
     x, y = client.x[rows], client.y[rows]
+    rows = rows if client.row is None else client.row[rows]
     return Batch(_shown(x, mask), jnp.where(mask, y, 0), mask.astype(jnp.float32)), rows
 
 

@@ -40,6 +40,7 @@ class ClientData(NamedTuple):
     index: jax.Array  # [K, N] int32, rows of the pool
     mask: jax.Array  # [K, N] bool, True where the client holds and may use the example
     id: jax.Array  # [K] int32 from 0 on, the client's identity and the root of its randomness
+    row: jax.Array | None = None  # [M] int32, where the pool is a part: its rows of the whole
 
 
 class Split(NamedTuple):
@@ -106,17 +107,33 @@ class RecoverFn(Protocol):
         ...
 
 
+class Parts(NamedTuple):
+    """A round in parts, for those who bring clients to the devices in their own way.
+
+    ``begin(state, key)`` gives what is broadcast, the key of clients and that of the server;
+    ``send`` is a client's work, of whose results the first is summed and the second stacked, as
+    ``sum_clients(send, chunk=chunk)`` does; ``finish(state, sum, info, ids, key)`` is the server's.
+    """
+
+    begin: Callable[[PyTree, Key], tuple[Broadcast, Key, Key]]
+    send: Callable[[Broadcast, ClientData, Key], tuple[PyTree, LocalInfo]]
+    finish: Callable[[PyTree, PyTree, LocalInfo, jax.Array, Key], tuple[PyTree, RoundInfo]]
+    chunk: int | None
+
+
 class FederatedAlgorithm(NamedTuple):
     """Training: ``init`` makes a state, ``round`` maps it to the next one.
 
     ``watched(see)`` is ``round`` with a memory of each client, ``(state, clients, key, rows) ->
     (state, info, rows)``: ``rows`` is a pytree ``[K, ...]``, and ``see(row, update, info, share)``
     makes a client's new row of what it sent, ``share`` being its part of the round's examples.
+    ``parts`` are those of a round that needs no more of its clients than a sum.
     """
 
     init: InitFn
     round: RoundFn
     watched: Callable[[Callable], Callable] | None = None
+    parts: Parts | None = None
 
 
 class Needs(NamedTuple):

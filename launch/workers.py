@@ -1,4 +1,4 @@
-"""The processes that ``launch.bench`` times: each runs rounds of one job, one when it is told to.
+"""The processes that are timed: each runs rounds of one job, one when it is told to.
 
   python -m launch.workers '{"name": "jfu", "workload": "mlp", "strategy": "2x1", ...}'
 
@@ -258,12 +258,66 @@ def matmul_rounds(asked: dict) -> Job:
     )
 
 
+def streaming_rounds(asked: dict) -> Job:
+    """Rounds of ``launch.streaming``: the images in a file, streamed or brought to the devices."""
+    import jax
+
+    import jfu
+
+    jfu.cpu_devices(asked["devices"])
+    import numpy as np
+    import optax
+
+    from jfu.data import partition
+    from launch import streaming
+
+    clients, workload = asked["clients"], workloads.WORKLOADS["mlp"]
+    count = clients * streaming.IMAGES
+    x = np.load(asked["pool"], mmap_mode="r")[:count]
+    y = np.random.default_rng(1).integers(0, workloads.CLASSES, count, dtype=np.int32)
+    rows = np.split(np.arange(count), clients)
+    if asked["sizes"] == "dirichlet":  # of one class, so that it is the sizes that are drawn
+        rows = partition.dirichlet(np.zeros(count, int), clients, 0.1, seed=0)
+    model = workloads.model("mlp", workload)
+    optimizer = optax.sgd(workload.lr, workload.momentum)
+    local = jfu.local_sgd(jfu.classification(model.apply), optimizer, batch_size=32)
+    fed = jfu.fedavg(local)
+    mesh = jfu.clients_mesh(jax.devices()[: asked["devices"]])
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    streamed = asked["how"] == "streamed"
+    # A copy in memory; a file that is mapped could be taken for a device's own memory as it is.
+    data = jfu.stack(x if streamed else np.array(x), y, rows, host=streamed)
+    if streamed:
+        step = jfu.streamed(fed, piece=asked["piece"]).round
+    else:
+        step, data = jax.jit(fed.round, out_shardings=spread), jax.device_put(data, spread)
+    mine = dict(state=jax.device_put(fed.init(model.init(jax.random.key(0))), spread), number=0)
+    memory = streaming.follow()
+
+    def run():
+        key = jax.random.fold_in(jax.random.key(1), mine["number"])
+        with jax.set_mesh(mesh):
+            mine["state"], _ = jax.block_until_ready(step(mine["state"], data, key))
+        mine["number"] += 1
+
+    return Job(
+        run,
+        smallest=min(map(len, rows)),
+        largest=max(map(len, rows)),
+        data_mb=x.nbytes / 2**20,
+        device=f"{asked['devices']} {jax.devices()[0].device_kind}",
+        jax=jax.__version__,
+        peak_mb=lambda: memory["peak"],
+    )
+
+
 WORKERS = {
     "jfu": jfu_rounds,
     "central": jfu_rounds,
     "torch": torch_rounds,
     "fedjax": fedjax_rounds,
     "matmul": matmul_rounds,
+    "streaming": streaming_rounds,
 }
 
 

@@ -66,6 +66,14 @@ def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
     assert shown == bench.markdown([json.loads(line) for line in lines])
 
 
+def test_the_table_of_streaming_is_that_of_the_recorded_results():
+    from launch import streaming
+
+    lines = (ROOT / "launch" / "results" / "streaming-cpu.jsonl").read_text().splitlines()
+    shown = README.split("<!-- streaming -->\n")[1].split("<!-- /streaming -->")[0]
+    assert shown == streaming.markdown([json.loads(line) for line in lines])
+
+
 def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
     from launch import report, rounds
 
