@@ -12,6 +12,7 @@ import jfu
 import jfu.io
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
+from launch import hosts
 from launch.devices import place
 from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
@@ -89,8 +90,8 @@ def run_cell(
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
-    if path.exists():
-        state, notes = jfu.io.load_state(path, like)
+    if hosts.agreed(path.exists):
+        state, notes = jfu.io.load_state(hosts.opened(path), like)
         state, rows, spent = place(state), notes["rows"], notes["spent"]
         if notes["round"] == budget or notes.get("finished"):
             return state, rows
@@ -105,7 +106,7 @@ def run_cell(
         spent["flops"] += method.server.forwards * study.per_forward
         rows, done = [], 0
         if name in jfu.unlearn.PERTURBING:
-            some = trial.exam.x[np.flatnonzero(trial.exam.retain)[:64]]
+            some = place(study.dataset.x_test[:64])
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
             start = row(study, trial, name, 0, state, spent, storage, attack=True)
@@ -136,14 +137,15 @@ def run_cell(
         if final or number % checkpoint_every == 0:
             rows = [line.result() if isinstance(line, Future) else line for line in rows]
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
-            jfu.io.save_state(path, state, notes)
+            if hosts.first():
+                jfu.io.save_state(path, state, notes)
         if final:
             break
         if time.perf_counter() - last > 5 and not final:
             last = time.perf_counter()
             left = (last - began) / (number - done) * (budget - number)
             say(f"  seed {trial.seed}  {name:<10} round {number}/{budget}, {left:.0f} s left")
-    if budget == 0:
+    if budget == 0 and hosts.first():
         jfu.io.save_state(path, state, dict(round=0, rows=rows, spent=spent, finished=True))
     return state, rows
 
@@ -247,6 +249,7 @@ def announce(study, trial, doing: str, work) -> None:
     config, layout, clients = study.config, study.layout, trial.everything.retain
     sizes = jfu.weights(clients)
     how = f"{layout.devices} {layout.backend} device{'s' * (layout.devices > 1)}"
+    how += f" on {jax.process_count()} hosts" if hosts.several() else ""
     many = f"{layout.chunk} client{'s' * (layout.chunk > 1)}" if layout.chunk else "all clients"
     say(
         f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "

@@ -45,7 +45,10 @@ def define() -> None:
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from launch import figures, report
+    from launch import figures, hosts, report
+
+    if not hosts.first():
+        return
 
     summary, text = report.write(work.path, rows, config)
     many = len(summary["seeds"])
@@ -65,11 +68,13 @@ def run() -> tuple:
     """Runs what is not done yet of every cell that the flags ask for.
 
     Returns:
-      ``(work, config, rows)``: all rows that the work directory holds.
+      ``(work, config, rows)``: all rows that the work directory holds, on the first host.
     """
+    from launch import cells, devices, experiment, hosts, workdir
+
+    hosts.join(FLAGS, FLAGS.clients)
     names = asked(FLAGS.methods, FLAGS.forget)
     config = shared.resolve(names)
-    from launch import cells, devices, experiment, workdir
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
@@ -83,7 +88,7 @@ def run() -> tuple:
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, seeds)
+        study = hosts.together(lambda: experiment.study(config, layout, seeds))
         methods = experiment.methods(study, names)
         trial = experiment.trial(study, seeds[0])
         for name, method in methods.items():
@@ -97,7 +102,7 @@ def run() -> tuple:
             trial = trial if seed == trial.seed else experiment.trial(study, seed)
             rows += run_seed(work, study, trial, methods, programs)
             workdir.write_results(work, rows)
-        rows = workdir.read_results(work)
+        rows = workdir.read_results(work) if hosts.first() else rows
     return work, config, rows
 
 

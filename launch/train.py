@@ -30,6 +30,9 @@ def define() -> None:
 
 
 def train() -> None:
+    from launch import hosts
+
+    hosts.join(FLAGS, FLAGS.clients)
     config = shared.resolve()
     if not FLAGS["forget"].present and not config.backdoor:
         config = dataclasses.replace(config, forget="")  # no request is known yet
@@ -49,7 +52,7 @@ def train() -> None:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, [FLAGS.seed])
+        study = hosts.together(lambda: experiment.study(config, layout, [FLAGS.seed]))
         trial = experiment.trial(study, FLAGS.seed)
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", study.layout, **more)
@@ -57,7 +60,7 @@ def train() -> None:
         cell = cells.runner(work, study, trial, cells.Programs(), FLAGS.checkpoint_every)
         trained, row, rows = cells.original(study, trial, cell, "train", quiet=False)
     workdir.write_results(work, [*rows, row])
-    if keep:
+    if keep and hosts.first():
         jfu.io.save_state(work.path / workdir.HISTORY, trained.history, dict(keep=keep))
         held = jfu.nbytes(trained.history) / 1e6
         main.say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")

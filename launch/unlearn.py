@@ -72,32 +72,36 @@ def resolve(workdir):
         changes["forget"] = FLAGS.forget
     if FLAGS["backdoor_client"].present:
         raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
-    model = os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
+    from launch import hosts
+
+    model = hosts.agreed(lambda: os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL))
     return dataclasses.replace(trained, **changes, init_params=model), seed
 
 
 def unlearn() -> None:
     import jfu
     import jfu.io
-    from launch import cells, devices, experiment, report, workdir
+    from launch import cells, devices, experiment, hosts, report, workdir
 
+    hosts.join(FLAGS, FLAGS.clients)
     config, seed = resolve(workdir)
     more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
-        jfu.io.check_new(export, may_exist=work.layout is not None)
+        hosts.agreed(lambda: jfu.io.check_new(export, may_exist=work.layout is not None))
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, [seed])
+        study = hosts.together(lambda: experiment.study(config, layout, [seed]))
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
         history = {}
-        if FLAGS.init_from and (kept := pathlib.Path(FLAGS.init_from) / workdir.HISTORY).exists():
-            history = jfu.io.unflatten(jfu.io.load_arrays(kept))
+        kept = pathlib.Path(FLAGS.init_from or ".") / workdir.HISTORY
+        if FLAGS.init_from and hosts.agreed(kept.exists):
+            history = jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(kept)))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         work = workdir.begin(work, config, "unlearn", study.layout, **more)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
@@ -112,6 +116,8 @@ def unlearn() -> None:
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
         workdir.export(export, state.variables)
+    if not hosts.first():
+        return
     _, text = report.write(work.path, [row, *rows], config)
     print(f"\n{text}")
     print(f"the unlearned model is {work.path / workdir.MODEL}")

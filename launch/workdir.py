@@ -15,6 +15,7 @@ import re
 from typing import Any, NamedTuple
 
 import jfu.io
+from launch import hosts
 from launch.devices import Layout
 from launch.flags import Config
 from launch.main import say
@@ -34,12 +35,24 @@ class WorkDir(NamedTuple):
 def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     """Opens a work directory for one script and configuration, or names a new one.
 
+    Of several hosts the first one looks, and the others need no such directory.
+
     Args:
       more: what else must stay the same, such as the seed.
 
     Raises:
       ValueError: it holds another script's run or another configuration; nothing is changed.
     """
+
+    def look():
+        work = _look(path, config, script, **more)
+        return work.layout and work.layout._asdict(), work.more
+
+    layout, kept = hosts.agreed(look)
+    return WorkDir(pathlib.Path(path), layout and Layout(**layout), kept)
+
+
+def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     where = pathlib.Path(path)
     asked = json.loads(json.dumps(dataclasses.asdict(config) | more))
     notes = where / "config.json"
@@ -111,11 +124,16 @@ def versions() -> dict[str, str]:
 
 def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> WorkDir:
     """Writes the configuration of a new work directory; an old one is left as it is."""
+    hosts.agreed(lambda: _write_begin(work, config, script, layout, **more))
+    return work if work.layout is not None else work._replace(layout=layout)
+
+
+def _write_begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> None:
     if work.layout is not None:
         for half in work.path.rglob(".*.part"):  # of a run that was killed
             half.unlink()
         (work.path / "cells").mkdir(exist_ok=True)
-        return work
+        return
     work.path.mkdir(parents=True, exist_ok=True)
     content = dict(
         script=script,
@@ -127,7 +145,6 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
     )
     jfu.io.write_bytes(work.path / "config.json", (json.dumps(content, indent=1) + "\n").encode())
     (work.path / "cells").mkdir(exist_ok=True)
-    return work._replace(layout=layout)
 
 
 class Run(NamedTuple):
@@ -143,10 +160,15 @@ class Run(NamedTuple):
 def read_run(path: str) -> Run:
     """Reads config.json of any script's work directory."""
     notes = pathlib.Path(path) / "config.json"
-    if not notes.is_file():
-        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no config.json")
+
+    def read():
+        if not notes.is_file():
+            raise FileNotFoundError(f"{path} is no work directory of jfu: it has no config.json")
+        return notes.read_text()
+
+    text = hosts.agreed(read)
     try:
-        kept = json.loads(notes.read_text())
+        kept = json.loads(text)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
         config, layout = Config(**values), Layout(**kept["layout"])
         return Run(kept["script"], config, kept["more"], layout, kept["versions"])
@@ -161,7 +183,7 @@ def read_training(path: str) -> tuple[Config, int]:
         raise ValueError(
             f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's"
         )
-    if not (pathlib.Path(path) / MODEL).is_file():
+    if not hosts.agreed((pathlib.Path(path) / MODEL).is_file):
         raise ValueError(
             f"the training in {path} has not finished; start launch.train --workdir={path} again "
             "with its flags to go on"
@@ -178,6 +200,8 @@ def read_results(work: WorkDir) -> list[dict[str, Any]]:
 
 def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
     """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
+    if not hosts.first():
+        return
     new = {(row["method"], row["seed"]) for row in rows}
     kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
@@ -186,6 +210,8 @@ def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
 
 def export(path: pathlib.Path, variables: Any) -> None:
     """Writes a model unless the same is there already; refuses to overwrite another."""
+    if not hosts.first():
+        return
     if path.exists():
         same = jfu.io.flatten(jfu.io.load_params(path)), jfu.io.flatten(variables)
         if same[0].keys() == same[1].keys() and all(
