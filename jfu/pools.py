@@ -80,11 +80,12 @@ def held(index: np.ndarray, mask: np.ndarray, devices: int) -> list[np.ndarray]:
 
 
 def deal(a: np.ndarray, parts: Sequence[np.ndarray], mesh: Mesh, *, flat: bool = False):
-    """Rows ``parts[d]`` of ``a`` on device d, zeros behind them: ``[D, P, ...]``, or ``[D P, ...]``.
+    """Rows ``parts[d]`` of ``a`` on device d, zeros behind them: ``[D, P, ...]``.
 
     Args:
       a: on the host; only rows for devices of this host are read.
       parts: rows for every device; P is as many as the longest part has.
+      flat: one after the other, ``[D * P, ...]``.
     """
     longest = max(1, *map(len, parts))
 

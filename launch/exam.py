@@ -72,7 +72,9 @@ def dealt(arrays: tuple, clients: jfu.ClientData) -> tuple[tuple, np.ndarray]:
     mesh = jax.sharding.get_mesh()
     parts, rest = pools.held(*map(np.asarray, (clients.index, clients.mask)), mesh.size), []
     seen = np.zeros(len(arrays[0]), bool)
-    for device, others in enumerate(np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)):
+    for device, others in enumerate(
+        np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)
+    ):
         own = parts[device][~seen[parts[device]]]  # what several clients hold is judged once
         seen[own] = True
         rest.append(np.concatenate([own, others]))
@@ -102,8 +104,9 @@ def sides(exam: Exam) -> dict[str, np.ndarray]:
 
 def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]:
     """The measures of ``jfu.metrics`` from every example's loss and correctness, percent."""
-    loss, correct = (np.asarray(a) if exam.where is None else np.asarray(a)[exam.where]
-                     for a in judged)
+    loss, correct = (
+        np.asarray(a) if exam.where is None else np.asarray(a)[exam.where] for a in judged
+    )
     rows = sides(exam)
     share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
     mean = lambda part: (
