@@ -11,6 +11,7 @@ from conftest import quick_jit
 
 import jfu
 from jfu.pools import deal, held, homes
+from launch.devices import place
 
 # Rows of the pool that eleven clients hold; 3 is held by three of them, the fourth client by none.
 HELD = [[0, 3], [5, 1, 3], [7], [], [9, 8, 2, 11], [4, 6], [10], [3], [12, 13], [14, 15, 19], [16]]
@@ -88,20 +89,35 @@ def test_homes_are_blocks_of_clients():
     assert homes(3, 8).tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("kind", ["chunks", "sampled"])
-def test_a_round_is_the_same_round(work, local, clients, variables, kind):
+def _compiled(fn, *args):
+    """The program, and what it sends between devices."""
+    program = quick_jit(fn).lower(*args).compile()
+    text = program.as_text()
+    return program, re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
+
+
+@pytest.mark.parametrize(
+    "kind", ["chunks", "sampled", pytest.param("stacked", marks=pytest.mark.slow)]
+)
+def test_a_round_is_the_same_round_with_one_all_reduce(work, local, clients, variables, kind):
     """State, scalars, ids and updates; the augmentation's draws follow the example's name."""
     if kind == "chunks":
         fed = jfu.fedavg(work, chunk=2)
+    elif kind == "sampled":
+        fed = jfu.sampled(jfu.fedavg(local), 4)
     else:
         fed = jfu.fedavg(local, aggregator=jfu.coordinate_median(), keep_updates=True)
         fed = jfu.sampled(fed, 5)
-    run = quick_jit(fed.round)
-    whole = run(fed.init(variables), clients, jax.random.key(2))
-    with jax.set_mesh(_mesh(4)):
-        apart = run(fed.init(variables), jfu.spread(clients), jax.random.key(2))
+    whole = quick_jit(fed.round)(fed.init(variables), clients, jax.random.key(2))
+    with jax.set_mesh(_mesh(8)):
+        args = place((fed.init(variables), jax.random.key(2)))
+        args = args[0], jfu.spread(clients), args[1]
+        program, sent = _compiled(fed.round, *args)
+        apart = program(*args)
     assert apart[1].ids.tolist() == whole[1].ids.tolist()
     _close(apart, whole)
+    if kind != "stacked":
+        assert sent == ["all-reduce"]
 
 
 def test_without_a_mesh_the_pool_is_one_devices(clients):
@@ -137,19 +153,6 @@ def test_requests_fit_both_layouts(clients):
     assert rows.tolist() == [r for row in HELD for r in row if r % 3 == 1]
 
 
-def _collectives(fn, *args):
-    text = quick_jit(fn).lower(*args).compile().as_text()
-    return re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
-
-
-@pytest.mark.parametrize("sample", [None, 4])
-def test_one_all_reduce_and_no_gather(local, clients, variables, sample):
-    fed = jfu.fedavg(local) if sample is None else jfu.sampled(jfu.fedavg(local), sample)
-    with jax.set_mesh(_mesh(8)):
-        state, apart = fed.init(variables), jfu.spread(clients)
-        assert _collectives(fed.round, state, apart, jax.random.key(0)) == ["all-reduce"]
-
-
 def test_evaluation_of_dealt_rows_moves_no_example(pool, model, variables):
     """Every device judges the rows it was dealt; only losses and hits are gathered."""
     parts, mesh = (
@@ -160,8 +163,9 @@ def test_evaluation_of_dealt_rows_moves_no_example(pool, model, variables):
     with jax.set_mesh(mesh):
         x, y = (deal(a, parts, mesh, flat=True) for a in pool)
         assert x.shape == (28, 2)
-        assert _collectives(judge, variables, x, y) == []
-        loss, right = jax.jit(judge)(variables, x, y)
+        program, sent = _compiled(judge, place(variables), x, y)
+        loss, right = program(place(variables), x, y)
+    assert sent == []
     alone = judge(variables, *pool)
     for device, rows in enumerate(parts):
         here = slice(7 * device, 7 * device + len(rows))
