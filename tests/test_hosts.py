@@ -289,6 +289,28 @@ def test_errors_end_all_hosts_with_the_same_sentence(tmp_path, script, flags, ow
 
 
 @pytest.mark.slow
+def test_a_host_that_dies_ends_the_other(tmp_path):
+    """With a sentence, not a wait; what it has done is kept."""
+    flags = [*SMALL[:-1], "--rounds=2000", "--eval_every=2000", "--checkpoint_every=5", "--seeds=1"]
+    lines = commands("compare", (tmp_path / "w", tmp_path / "x"), *flags, "--methods=none")
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    start = lambda line: subprocess.Popen(
+        [sys.executable, *line], cwd=ROOT, env=environment(), **streams
+    )
+    first, second = map(start, lines)
+    until = time.monotonic() + 300
+    while not list((tmp_path / "w").glob("cells/*.safetensors")) and time.monotonic() < until:
+        time.sleep(0.02)
+    second.kill()
+    second.communicate()
+    said = first.communicate(timeout=300)[1]
+    assert first.returncode == 1
+    assert "error: this host failed or lost another one" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "w").glob("cells/*.safetensors"))
+
+
+@pytest.mark.slow
 def test_scripts_for_one_host_say_so(tmp_path):
     flags = ["--coordinator=127.0.0.1:1", "--hosts=2", "--host_id=0", f"--workdir={tmp_path / 'w'}"]
     ((status, _, said),) = on_hosts(["-m", "launch.tune", *flags])
