@@ -36,6 +36,7 @@ from jfu.history import Recorded, recorded
 from jfu.local import classification, cross_entropy, local_sgd
 from jfu.loop import Done, rounds
 from jfu.metrics import first_round_within, gap, gap_per_seed, match, mia, per_example
+from jfu.pools import spread
 from jfu.sampling import absent, sampled
 from jfu.select import by_layer, by_path, describe, select
 from jfu.streaming import streamed
@@ -115,6 +116,7 @@ __all__ = [
     "sender",
     "shadows",
     "split",
+    "spread",
     "stack",
     "step_flops",
     "streamed",

@@ -143,6 +143,7 @@ def forget_class(
     Raises:
       ValueError: a label that the named clients do not hold, or an id that no client has.
     """
+    _whole(clients)
     labels = np.atleast_1d(np.asarray(labels))
     y = clients.y[clients.index]
     live = clients.mask & _of_clients(clients, ids)[:, None]
@@ -174,6 +175,7 @@ def forget_fraction(
 
 def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
     """The examples of an own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
+    _whole(clients)
     chosen = jnp.asarray(chosen)
     if chosen.shape != clients.y.shape or chosen.dtype != bool:
         raise ValueError(
@@ -190,6 +192,14 @@ def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:
     if unknown := [i for i in ids if i not in known]:
         raise ValueError(f"there is no client {unknown}; the clients are {_shorten(known)}")
     return jnp.isin(clients.id, jnp.asarray(list(ids), jnp.int32))
+
+
+def _whole(clients: ClientData) -> None:
+    if clients.y.ndim != 1:
+        raise ValueError(
+            "these clients' examples are spread over devices; make the request of the clients as "
+            "stack gave them, its mask fits both"
+        )
 
 
 def _shorten(names: list) -> str:
@@ -213,22 +223,26 @@ def map_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     """
 
     def here(size, shared, clients, key):
+        share = clients.id.shape[0]
+        clients = _pad(_own_pool(clients), size)
+
         def one(row):
             *row, own = row
-            return fn(shared, ClientData(clients.x, clients.y, *row, clients.row), own)
+            return fn(shared, _client(clients, row), own)
 
         rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
         _, results = jax.lax.scan(lambda _, r: (None, _chunk(one, size)(r)), None, rows)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:share], results)
 
     def everywhere(shared, clients, key):
+        _check_pool(clients)
         count = clients.id.shape[0]
         size = _at_once(chunk, count, shared)
-        clients = _pad(clients, _devices(), size)
+        clients = _pad(clients, _devices())
         run = partial(here, size)
         if _devices() > 1:
-            results = _shard(run, PartitionSpec(AXIS))(shared, clients, key)
+            results = _shard(run, clients, PartitionSpec(AXIS))(shared, clients, key)
         else:
             results = run(shared, clients, key)
         return jax.tree.map(lambda a: a[:count], results)
@@ -258,9 +272,14 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         return sent, info, tuple(row)
 
     def here(shared, clients, key, memory, size, padded):
+        share = clients.id.shape[0]
+        clients = _pad(_own_pool(clients), size)
+        padded = padded or clients.id.shape[0] > share
+        memory = jax.tree.map(lambda a: _grow(a, clients.id.shape[0] - share), memory)
+
         def one(row, remembered):
             *row, own = row
-            client = ClientData(clients.x, clients.y, *row, clients.row)
+            client = _client(clients, row)
             sent, info, remembered = work(shared, client, own, remembered)
             if padded:
                 # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
@@ -286,7 +305,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
 
         numbers = jnp.arange(rows[2].shape[0])
         (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
-        return total, jax.tree.map(lambda a: a.reshape(-1), info), memory
+        cut = lambda tree: jax.tree.map(lambda a: a[:share], tree)
+        return total, cut(jax.tree.map(lambda a: a.reshape(-1), info)), cut(memory)
 
     def shard(shared, clients, key, memory, size, padded):
         total, info, memory = here(shared, clients, key, memory, size, padded)
@@ -299,21 +319,60 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         return *all_reduce((total, jax.tree.map(place, info))), memory
 
     def everywhere(shared, clients, key, *memory):
+        _check_pool(clients)
         count = clients.id.shape[0]
         size = _at_once(chunk, count, shared)
-        clients = _pad(clients, _devices(), size)
+        clients = _pad(clients, _devices())
         missing = clients.id.shape[0] - count
-        grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
-        run = partial(shard if _devices() > 1 else here, size=size, padded=missing > 0)
+        # Of clients that lie by device a sample fills up devices too.
+        padded = missing > 0 or clients.y.ndim == 2
+        run = partial(shard if _devices() > 1 else here, size=size, padded=padded)
         if _devices() > 1:
             whole, rows = PartitionSpec(), PartitionSpec(AXIS)
-            run = _shard(run, (whole, whole, rows), more=(rows,))
-        result = run(shared, clients, key, jax.tree.map(grow, memory))
+            run = _shard(run, clients, (whole, whole, rows), more=(rows,))
+        memory = jax.tree.map(lambda a: _grow(a, missing), memory)
+        result = run(shared, clients, key, memory)
         cut = lambda tree: jax.tree.map(lambda a: a[:count], tree)
         total, info, memory = result[0], cut(result[1]), cut(result[2])
         return (total, info, *memory)
 
     return everywhere
+
+
+def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array | None]:
+    """Some of the clients, for a round of them alone.
+
+    Where the pool lies by device (``jfu.spread``) a client stays on its device, so there are as
+    many places on each as it may have chosen clients, and those that stay free are nobody's.
+
+    Args:
+      chosen: their positions, int ``[S]``, increasing.
+
+    Returns:
+      ``(clients, places)``: the chosen ones' places in it, int ``[S]``; None if they are all of
+      it, in order.
+    """
+    count, many = clients.id.shape[0], chosen.shape[0]
+    rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
+    if clients.y.ndim == 1:
+        return clients._replace(**_on_all(rows)), None
+    devices = clients.y.shape[0]
+    share = -(-count // devices)
+    room = min(share, many)
+    home = chosen // share
+    places = home * room + jnp.arange(many) - jnp.searchsorted(home, home)
+    free = dict(index=0, mask=False, id=NOBODY)
+    put = lambda name, a: (
+        jnp.full((devices * room, *a.shape[1:]), free[name], a.dtype).at[places].set(a)
+    )
+    return clients._replace(**_on_all({name: put(name, a) for name, a in rows.items()})), places
+
+
+def _on_all(tree: PyTree) -> PyTree:
+    """Computed on every device, so that the parts that each one needs cost no message."""
+    if _devices() == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def in_batches(fn: Callable, batch_size: int) -> Callable:
@@ -326,18 +385,19 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
       A function ``(shared, rows [M, ...]) -> results [M, ...]``.
     """
 
-    def here(shared, rows):
-        return jax.lax.map(lambda batch: fn(shared, batch), rows)
+    def here(size, shared, rows):
+        share = len(jax.tree.leaves(rows)[0])
+        split = lambda a: _grow(a, -share % size).reshape(-1, size, *a.shape[1:])
+        results = jax.lax.map(lambda batch: fn(shared, batch), jax.tree.map(split, rows))
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:share], results)
 
     def everywhere(shared, rows):
         count, devices = len(jax.tree.leaves(rows)[0]), _devices()
-        size = max(1, min(batch_size, -(-count // devices)))
-        missing = -count % (size * devices)
-        grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1))
-        rows = jax.tree.map(lambda a: grow(a).reshape(-1, size, *a.shape[1:]), rows)
+        run = partial(here, max(1, min(batch_size, -(-count // devices))))
         specs = dict(in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS))
-        run = jax.shard_map(here, **specs, check_vma=False) if devices > 1 else here
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:count], run(shared, rows))
+        run = jax.shard_map(run, **specs, check_vma=False) if devices > 1 else run
+        results = run(shared, jax.tree.map(lambda a: _grow(a, -count % devices), rows))
+        return jax.tree.map(lambda a: a[:count], results)
 
     return everywhere
 
@@ -369,13 +429,38 @@ def _at_once(chunk: int | None, clients: int, shared: PyTree) -> int:
     return min(chunk or share, share)
 
 
-def _pad(clients: ClientData, devices: int, size: int) -> ClientData:
-    """Adds clients with zero masks until devices and chunks come out even."""
-    share = -(-clients.id.shape[0] // devices)
-    missing = devices * size * -(-share // size) - clients.id.shape[0]
-    grow = lambda a: jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
+def _pad(clients: ClientData, multiple: int) -> ClientData:
+    """Adds clients with zero masks until their number is a multiple."""
+    missing = -clients.id.shape[0] % multiple
     ids = jnp.pad(clients.id, (0, missing), constant_values=NOBODY)
-    return clients._replace(index=grow(clients.index), mask=grow(clients.mask), id=ids)
+    return clients._replace(
+        index=_grow(clients.index, missing), mask=_grow(clients.mask, missing), id=ids
+    )
+
+
+def _grow(a: jax.Array, missing: int) -> jax.Array:
+    return jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
+
+
+def _check_pool(clients: ClientData) -> None:
+    if clients.y.ndim == 2 and clients.y.shape[0] != _devices():
+        raise ValueError(
+            f"these clients' examples were spread over {clients.y.shape[0]} devices, and they are "
+            f"run on {_devices()}; spread those that stack made on the mesh that runs them"
+        )
+
+
+def _own_pool(clients: ClientData) -> ClientData:
+    """On one device: its part of a pool that lies by device, as a pool."""
+    if clients.y.ndim == 1:
+        return clients
+    x, y, row = (a[0] for a in (clients.x, clients.y, clients.row))
+    return clients._replace(x=x, y=y, row=row)
+
+
+def _client(clients: ClientData, row: list) -> ClientData:
+    """One client's view of a device's pool."""
+    return ClientData(clients.x, clients.y, *row, clients.row)
 
 
 def _devices() -> int:
@@ -384,14 +469,11 @@ def _devices() -> int:
     return 1 if AXIS in mesh.manual_axes else mesh.shape.get(AXIS, 1)
 
 
-def _shard(fn: Callable, out_specs: PyTree, more: tuple = ()) -> Callable:
-    pool, rows = PartitionSpec(), PartitionSpec(AXIS)
-    specs = (
-        PartitionSpec(),
-        ClientData(pool, pool, rows, rows, rows, pool),
-        PartitionSpec(),
-        *more,
-    )
+def _shard(fn: Callable, clients: ClientData, out_specs: PyTree, more: tuple = ()) -> Callable:
+    rows, whole = PartitionSpec(AXIS), PartitionSpec()
+    # A pool that lies by device is sharded as its clients are; one that does not is everywhere.
+    pool = whole if clients.y.ndim == 1 else rows
+    specs = (whole, ClientData(pool, pool, rows, rows, rows, pool), whole, *more)
     # check_vma off: a gradient taken inside must stay each client's own, not be summed.
     return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)
 

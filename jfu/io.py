@@ -2,7 +2,8 @@
 
 A checkpoint is one safetensors file: the state's leaves by their paths, and text beside
 them in its header. It is written beside its place and moved there, so a reader finds the
-old file or the new one, never a half.
+old file or the new one, never a half. What reads also reads a file that is open already, whose
+name says its kind.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +145,7 @@ def check_new(path: str | os.PathLike, *, may_exist: bool = False) -> str:
     return kind
 
 
-def load_params(path: str | os.PathLike) -> dict:
+def load_params(path: str | os.PathLike | BinaryIO) -> dict:
     """Reads a nested dictionary of arrays from ``.safetensors`` or ``.msgpack``.
 
     Names in a safetensors file are paths joined by ``/`` or, as is usual elsewhere, by ``.``.
@@ -153,9 +154,8 @@ def load_params(path: str | os.PathLike) -> dict:
       FileNotFoundError: there is no such file.
       ValueError: another ending, or a file that is truncated or of another kind.
     """
-    path = pathlib.Path(path)
-    kind = _kind(path)
-    content = _read(path)
+    kind, content = _kind(_name(path)), _read(path)
+    path = _name(path)
     try:
         if kind == ".msgpack":
             from flax import serialization
@@ -170,7 +170,7 @@ def load_params(path: str | os.PathLike) -> dict:
     return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
 
 
-def adopt(path: str | os.PathLike, like: PyTree) -> dict:
+def adopt(path: str | os.PathLike | BinaryIO, like: PyTree) -> dict:
     """Reads a model trained elsewhere as variables of the shapes of ``like``.
 
     The file holds either all variables (``params/...``, ``batch_stats/...``) or, for models
@@ -186,6 +186,7 @@ def adopt(path: str | os.PathLike, like: PyTree) -> dict:
         name: a.astype(kinds[name]) if name in kinds and _floating(a) else a
         for name, a in flatten(tree).items()
     }
+    path = _name(path)
     variables = restore(flat, like, path)
     if bad := [name for name, a in flat.items() if not np.isfinite(a).all()]:
         raise ValueError(f"{path} holds NaN or infinity in {', '.join(bad[:5])}")
@@ -204,14 +205,14 @@ def save_state(path: str | os.PathLike, state: PyTree, notes: Any = None) -> Non
     write_bytes(path, save(arrays, metadata={"notes": json.dumps(notes)}))
 
 
-def load_state(path: str | os.PathLike, like: PyTree) -> tuple[PyTree, Any]:
+def load_state(path: str | os.PathLike | BinaryIO, like: PyTree) -> tuple[PyTree, Any]:
     """Reads a checkpoint back into the structure of ``like`` (arrays or shapes).
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: truncated, of another kind, or of another structure than ``like``.
     """
-    content = _read(pathlib.Path(path))
+    path, content = _name(path), _read(path)
     try:
         flat = _deserialize(content)  # checks offsets and lengths
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
@@ -221,14 +222,14 @@ def load_state(path: str | os.PathLike, like: PyTree) -> tuple[PyTree, Any]:
     return restore(flat, like, path), notes
 
 
-def load_arrays(path: str | os.PathLike) -> dict[str, jax.Array]:
+def load_arrays(path: str | os.PathLike | BinaryIO) -> dict[str, jax.Array]:
     """The arrays of a checkpoint by their paths.
 
     Raises:
       FileNotFoundError: there is no such file.
       ValueError: truncated, or of another kind.
     """
-    content = _read(pathlib.Path(path))
+    path, content = _name(path), _read(path)
     try:
         return {name: jnp.asarray(a) for name, a in _deserialize(content).items()}
     except Exception as error:
@@ -277,7 +278,15 @@ def _kind(path: pathlib.Path) -> str:
     return path.suffix
 
 
-def _read(path: pathlib.Path) -> bytes:
+def _name(path: str | os.PathLike | BinaryIO) -> pathlib.Path:
+    """Where it lies; of an open file, its name."""
+    return pathlib.Path(getattr(path, "name", path) if hasattr(path, "read") else path)
+
+
+def _read(path: str | os.PathLike | BinaryIO) -> bytes:
+    if hasattr(path, "read"):
+        return path.read()
+    path = pathlib.Path(path)
     _check_file(path)
     return path.read_bytes()
 

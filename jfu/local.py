@@ -73,10 +73,10 @@ def local_sgd(
             params, rest, memory, total = carry
             epoch, number = i // per_epoch, i % per_epoch
             slots = jax.lax.dynamic_slice(order, (epoch, number * size), (1, size))[0]
-            batch, rows = take(client, slots)
+            batch, names = take(client, slots)
             if augment is not None:
                 keys = jax.random.fold_in(augment_key, i)
-                keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, rows)
+                keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, names)
                 batch = batch._replace(x=_shown(jax.vmap(augment)(keys, batch.x), batch.mask))
             grad = jax.value_and_grad(value, has_aux=True)
             (mean, changed), slope = grad(
@@ -106,13 +106,15 @@ def local_sgd(
 
 
 def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
-    """One client's examples at ``slots`` [B], zeros where they are not live; and their rows of the
-    whole pool."""
+    """One client's examples at ``slots`` [B], zeros where they are not live; and their names.
+
+    An example's name is its row of the whole pool, however the pool is laid out.
+    """
     mask = client.mask.at[slots].get(mode="fill", fill_value=False)
     rows = client.index.at[slots].get(mode="fill", fill_value=0)
     x, y = client.x[rows], client.y[rows]
-    rows = rows if client.row is None else client.row[rows]
-    return Batch(_shown(x, mask), jnp.where(mask, y, 0), mask.astype(jnp.float32)), rows
+    names = rows if client.row is None else client.row[rows]
+    return Batch(_shown(x, mask), jnp.where(mask, y, 0), mask.astype(jnp.float32)), names
 
 
 def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jfu.clients import pick
 from jfu.types import FederatedAlgorithm
 
 
@@ -23,20 +24,34 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
         value = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
         live = clients.mask.any(-1)
         chosen = jnp.sort(jnp.argsort(jnp.where(live, value, jnp.inf))[:size])
-        rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
-        return chosen, clients._replace(**rows)
+        return chosen, *pick(clients, chosen)
+
+    def of_chosen(info, places):
+        """What the round tells of the places where chosen clients worked."""
+        if places is None:
+            return info
+        at = lambda tree: jax.tree.map(lambda a: a[places], tree)
+        return info._replace(clients=at(info.clients), ids=at(info.ids), updates=at(info.updates))
 
     def round(state, clients, key):
         draw_key, key = jax.random.split(key)
-        return fed.round(state, draw(clients, draw_key)[1], key)
+        _, some, places = draw(clients, draw_key)
+        state, info = fed.round(state, some, key)
+        return state, of_chosen(info, places)
 
     def watched(see):
         def watched_round(state, clients, key, rows):
             draw_key, key = jax.random.split(key)
-            chosen, some = draw(clients, draw_key)
+            chosen, some, places = draw(clients, draw_key)
             theirs = jax.tree.map(lambda a: a[chosen], rows)
+            if places is not None:
+                room = lambda a: jnp.zeros((some.id.shape[0], *a.shape[1:]), a.dtype)
+                theirs = jax.tree.map(lambda a: room(a).at[places].set(a), theirs)
             state, info, theirs = fed.watched(see)(state, some, key, theirs)
-            return state, info, jax.tree.map(lambda a, new: a.at[chosen].set(new), rows, theirs)
+            if places is not None:
+                theirs = jax.tree.map(lambda a: a[places], theirs)
+            rows = jax.tree.map(lambda a, new: a.at[chosen].set(new), rows, theirs)
+            return state, of_chosen(info, places), rows
 
         return watched_round
 

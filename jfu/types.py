@@ -33,6 +33,10 @@ class ClientData(NamedTuple):
     Ragged sizes, padding clients, absent clients and forgotten examples are all zeros in
     ``mask``. Inside a client function the same class is one client's view: ``index`` and
     ``mask`` are ``[N]``, ``id`` is a scalar and the pool is whole.
+
+    After ``jfu.spread`` every device has a pool of its own: ``x [D, P, ...]``, ``y [D, P]``, and
+    ``index`` counts within the pool of the client's device (``jfu/pools.py``). Inside a client
+    function that pool is ``[P, ...]``.
     """
 
     x: jax.Array  # [M, ...] the pool; uint8 images stay uint8 until the model
@@ -40,7 +44,8 @@ class ClientData(NamedTuple):
     index: jax.Array  # [K, N] int32, rows of the pool
     mask: jax.Array  # [K, N] bool, True where the client holds and may use the example
     id: jax.Array  # [K] int32 from 0 on, the client's identity and the root of its randomness
-    row: jax.Array | None = None  # [M] int32, where the pool is a part: its rows of the whole
+    # [M], or [D, P] after spread, int32: where the pool is a part or reordered, rows of the whole
+    row: jax.Array | None = None
 
 
 class Split(NamedTuple):

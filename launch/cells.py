@@ -7,11 +7,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import numpy as np
 
 import jfu
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
+from launch import hosts
 from launch.devices import place
 from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
@@ -112,7 +112,7 @@ def run_cell(
         spent["flops"] += method.server.forwards * study.per_forward
         rows, done = [], 0
         if name in jfu.unlearn.PERTURBING:
-            some = trial.exam.x[np.flatnonzero(trial.exam.retain)[:64]]
+            some = place(study.dataset.x_test[:64])
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
             start = row(study, trial, name, 0, state, spent, storage, attack=True)
@@ -141,7 +141,7 @@ def run_cell(
                 line = row(*known, attack=True)
             rows.append(line)
         now = time.perf_counter()
-        over = 2 * now - turn > deadline
+        over = deadline < math.inf and hosts.agreed(lambda: 2 * now - turn > deadline)
         turn = now
         if final or over or number % checkpoint_every == 0:
             rows = [line.result() if isinstance(line, Future) else line for line in rows]
@@ -269,7 +269,8 @@ def runner(
             f"{time.perf_counter() - began:6.1f} s  "
             + ", ".join(f"{SHOWN[k]} {v}" for k, v in seen.items())
         )
-        if worked and name != last and time.perf_counter() > deadline:
+        late = deadline < math.inf and hosts.agreed(lambda: time.perf_counter() > deadline)
+        if late and worked and name != last:
             raise OutOfTime(f"--max_minutes is over after seed {trial.seed}, {name}")
         return result
 
@@ -281,6 +282,7 @@ def announce(study, trial, doing: str, work) -> None:
     config, layout, clients = study.config, study.layout, trial.everything.retain
     sizes = jfu.weights(clients)
     how = f"{layout.devices} {layout.backend} device{'s' * (layout.devices > 1)}"
+    how += f" on {jax.process_count()} hosts" if hosts.several() else ""
     many = f"{layout.chunk} client{'s' * (layout.chunk > 1)}" if layout.chunk else "all clients"
     say(
         f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "

@@ -47,7 +47,10 @@ def define() -> None:
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from launch import figures, report, table
+    from launch import figures, hosts, report, table
+
+    if not hosts.first():
+        return
 
     summary, text = table.write(work.path, table.read([work.path]))
     many = len(summary["seeds"])
@@ -67,22 +70,24 @@ def run() -> tuple:
     """Runs what is not done yet of every cell that the flags ask for.
 
     Returns:
-      ``(work, config, rows)``: all rows that the work directory holds.
+      ``(work, config, rows)``: all rows that the work directory holds, on the first host.
 
     Raises:
       OutOfTime: cells are left; the table of those that are not is printed and written.
     """
+    from launch import cells, devices, experiment, hosts, records, workdir
+
     until = main.deadline(FLAGS.max_minutes)
+    hosts.join(FLAGS, FLAGS.clients)
     names = asked(FLAGS.methods, FLAGS.forget)
     config = shared.resolve(names)
-    from launch import cells, devices, experiment, records, workdir
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
         keep = []  # nobody remembers how that model was trained
     where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
-    records.check(work.path)
+    hosts.agreed(lambda: records.check(work.path))
     if work.layout is not None:
         keep = workdir.same_history(work, keep, names)
     layout = devices.start(
@@ -90,7 +95,7 @@ def run() -> tuple:
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, seeds)
+        study = hosts.together(lambda: experiment.study(config, layout, seeds))
         methods = experiment.methods(study, names)
         trial = experiment.trial(study, seeds[0])
         for name, method in methods.items():
@@ -108,24 +113,26 @@ def run() -> tuple:
                 rows += run_seed(work, study, trial, methods, programs, until)
                 workdir.write_results(work, rows)
         except main.OutOfTime as stop:
-            so_far(work, stop, ["original", *methods, *again], seeds)
-    rows = workdir.read_results(work)
-    records.compared(work, config, rows)
+            names = ["original", *methods, *again]
+            if left := hosts.agreed(lambda: so_far(work, names, seeds)):
+                raise main.OutOfTime(f"{stop}; {left}") from None
+    if hosts.first():
+        rows = workdir.read_results(work)
+        records.compared(work, config, rows)
     return work, config, rows
 
 
-def so_far(work, stop: main.OutOfTime, names: list[str], seeds: list[int]) -> None:
-    """Writes what is finished and prints its table; raises again where anything is left."""
+def so_far(work, names: list[str], seeds: list[int]) -> str:
+    """Writes what is finished and prints its table; says what is left, if anything is."""
     from launch import table, workdir
 
     held = table.read([work.path])
     workdir.write_results(work, table.rows(held))
     many, rounds = table.left(held, names, seeds)
-    if many:
-        print(f"\n{table.write(work.path, held)[1]}")
-        raise main.OutOfTime(
-            f"{stop}; of {len(names) * len(seeds)} cells {many} are not finished, {rounds} rounds"
-        )
+    if not many:
+        return ""
+    print(f"\n{table.write(work.path, held)[1]}")
+    return f"of {len(names) * len(seeds)} cells {many} are not finished, {rounds} rounds"
 
 
 def asked(given: list[str], forget: str) -> list[str]:

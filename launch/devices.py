@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import jfu
 from jfu.devices import cores
+from jfu.pools import everywhere
+from launch import hosts
 
 
 class Layout(NamedTuple):
@@ -27,10 +31,15 @@ def start(
 ) -> Layout:
     """Chooses how clients run; must be called before JAX touches a device.
 
-    On CPU one device a core, at most one a client; elsewhere every device.
+    On CPU one device a core, at most one a client; elsewhere every device. Hosts that were
+    joined have been given theirs, and count all of them.
     """
-    wanted = devices or (kept.devices if kept and kept.backend == "cpu" else None)
-    wanted = jfu.cpu_devices(wanted or max(1, min(cores(), clients)))
+    if hosts.several():
+        wanted = len(jax.devices())
+    else:
+        wanted = split_cpu(
+            devices or (kept.devices if kept and kept.backend == "cpu" else None), clients
+        )
     if cache:
         jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -53,6 +62,11 @@ def start(
     return layout
 
 
+def split_cpu(devices: int | None, clients: int) -> int:
+    """CPU devices of this host: as many as given, or one a core and at most one a client."""
+    return jfu.cpu_devices(devices or max(1, min(cores(), clients)))
+
+
 def on_devices(layout: Layout) -> contextlib.AbstractContextManager:
     """The mesh of a layout, to be entered round everything that runs."""
     if layout.devices == 1:
@@ -61,8 +75,21 @@ def on_devices(layout: Layout) -> contextlib.AbstractContextManager:
 
 
 def place(tree: Any) -> Any:
-    """On every device of the mesh."""
+    """On every device of the mesh; on several hosts each has the same and sends nothing."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.device_put(tree)
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def put(a):
+        alone = getattr(a, "is_fully_addressable", True)
+        if not hosts.several() or not alone or jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jax.device_put(a, sharding)
+        return everywhere(np.asarray(a), mesh)
+
+    return jax.tree.map(put, tree)
+
+
+def compiled(fn: Callable) -> Callable:
+    """``fn`` jitted, with results that every host holds whole."""
+    return jax.jit(fn, out_shardings=jax.sharding.PartitionSpec() if hosts.several() else None)

@@ -6,6 +6,8 @@ import jax
 import numpy as np
 
 import jfu
+from jfu import pools
+from launch import hosts
 from launch.devices import place
 
 
@@ -19,6 +21,7 @@ class Exam(NamedTuple):
     members: np.ndarray  # positions in x, paired with others: same classes, same poison
     others: np.ndarray
     target: int | None  # the trigger's label
+    where: np.ndarray | None = None  # the place of each of them in x and y, where hosts share them
 
 
 def white(dataset: Any) -> float | None:
@@ -50,8 +53,36 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     members = rows[members]
     pool, tests = len(poisoned), len(dataset.y_test)
     others = pool + others + tests * poisoned[members]
-    arrays = place((np.concatenate(x), np.concatenate(y).astype(np.int32)))
-    return Exam(*arrays, retain, forget, dataset.y_test, classes, members, others, target)
+    arrays, where = (np.concatenate(x), np.concatenate(y).astype(np.int32)), None
+    if hosts.several():
+        arrays, where = dealt(arrays, clients)
+    else:
+        arrays = place(arrays)
+    known = retain, forget, dataset.y_test, classes, members, others, target
+    return Exam(*arrays, *known, where)
+
+
+def dealt(arrays: tuple, clients: jfu.ClientData) -> tuple[tuple, np.ndarray]:
+    """Images and labels of an exam with each device its own clients' and a share of the others.
+
+    Returns:
+      ``(arrays, where)``: the place of each image; 0 of training images that no client holds,
+      which are not asked for.
+    """
+    mesh = jax.sharding.get_mesh()
+    parts, rest = pools.held(*map(np.asarray, (clients.index, clients.mask)), mesh.size), []
+    seen = np.zeros(len(arrays[0]), bool)
+    for device, others in enumerate(
+        np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)
+    ):
+        own = parts[device][~seen[parts[device]]]  # what several clients hold is judged once
+        seen[own] = True
+        rest.append(np.concatenate([own, others]))
+    where = np.zeros(len(seen), int)
+    longest = max(map(len, rest))
+    for device, part in enumerate(rest):
+        where[part] = device * longest + np.arange(len(part))
+    return tuple(pools.deal(a, rest, mesh, flat=True) for a in arrays), where
 
 
 def sides(exam: Exam) -> dict[str, np.ndarray]:
@@ -73,7 +104,9 @@ def sides(exam: Exam) -> dict[str, np.ndarray]:
 
 def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]:
     """The measures of ``jfu.metrics`` from every example's loss and correctness, percent."""
-    loss, correct = map(np.asarray, judged)
+    loss, correct = (
+        np.asarray(a) if exam.where is None else np.asarray(a)[exam.where] for a in judged
+    )
     rows = sides(exam)
     share = lambda hits: round(100 * float(hits.mean()), 10) if hits.size else None
     mean = lambda part: (

@@ -17,8 +17,8 @@ import jfu
 import jfu.history
 import jfu.io
 from jfu.unlearn import UNLEARNERS, Setting
-from launch import federation, requests
-from launch.devices import Layout, place
+from launch import federation, hosts, requests
+from launch.devices import Layout, compiled, place
 from launch.exam import Exam, examine, white
 from launch.flags import Config
 from launch.main import say
@@ -62,6 +62,13 @@ class Trial(NamedTuple):
 
 def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
     """Loads the data, builds model and federation, and reads costs off them."""
+    given = hosts.opened(config.init_params) if config.init_params else None
+    with hosts.aside():
+        return prepared(config, layout, seeds, given)
+
+
+def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> Study:
+    """The study; ``given`` is the file of --init_params."""
     from jfu import data, models
 
     dataset = data.load(
@@ -134,9 +141,9 @@ def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
         fed=fed,
         fresh=fresh,
         train=fresh,
-        given=jfu.io.adopt(config.init_params, variables) if config.init_params else None,
-        logits=jax.jit(lambda variables, x: model.apply(variables, x)[0]),
-        judge=jax.jit(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
+        given=jfu.io.adopt(given, variables) if given else None,
+        logits=compiled(lambda variables, x: model.apply(variables, x)[0]),
+        judge=compiled(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
         per_client=jfu.wire(jfu.sender(local(), federation.aggregator(config)), variables, one),
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
         per_forward=jfu.step_flops(jfu.classification(stock.apply), variables, batch, forward=True),
@@ -255,11 +262,18 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
 
 
 def trial(study: Study, seed: int) -> Trial:
+    """A seed's data on the devices; on several hosts each holds its own clients' examples."""
     config, dataset = study.config, study.dataset
-    clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
-    everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
-    request = everything if forget is None else jfu.split(clients, forget)
+    with hosts.aside():
+        clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
+        everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
+        request = everything if forget is None else jfu.split(clients, forget)
     exam = examine(config, dataset, clients, request, poisoned, seed)
+    if hosts.several():
+        pools = jfu.spread(clients)
+        mine = lambda side: pools._replace(mask=place(side.mask))
+        everything, request = (jfu.Split(*map(mine, split)) for split in (everything, request))
+        return Trial(seed, jax.random.key(seed), everything, request, exam)
     return Trial(seed, jax.random.key(seed), *place((everything, request)), exam)
 
 

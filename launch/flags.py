@@ -288,8 +288,21 @@ def define() -> None:
         lower_bound=0,
     )
     integer(
-        "devices", None, "CPU devices to spread clients over. Default: one a core.", lower_bound=1
+        "devices",
+        None,
+        "CPU devices to spread clients over, on each host. Default: one a core.",
+        lower_bound=1,
     )
+    string(
+        "coordinator",
+        None,
+        "Several hosts: where they meet, HOST:PORT, a free port of the host with --host_id=0. auto "
+        "leaves that, --hosts and --host_id to JAX, which finds them under Slurm, Open MPI, "
+        "Kubernetes and on Cloud TPU.",
+    )
+    integer("hosts", None, "How many hosts there are.", lower_bound=1)
+    integer("host_id", None, "Which of them this is; 0 alone reads and writes.", lower_bound=0)
+    integer("host_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1)
     string(
         "compilation_cache",
         None,

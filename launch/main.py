@@ -27,7 +27,28 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             complain("stopped; the same command goes on from the last checkpoint", status=130)
 
-    app.run(guarded)
+    def among_others(argv: list[str]) -> None:
+        """On several hosts: none waits for one that has failed, and none leaves before all can."""
+        try:
+            guarded(argv)
+            if joined():
+                from launch import hosts
+
+                hosts.leave()
+        except BaseException as error:
+            if not joined():
+                raise
+            from launch import hosts
+
+            hosts.failed(error)
+
+    app.run(among_others)
+
+
+def joined() -> bool:
+    """Whether this is one of several hosts; imports nothing."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 ROOM = "make room and start the same command again: all up to the last checkpoint is safe"
@@ -64,4 +85,10 @@ def complain(sentence: str, status: int = 2) -> None:
 
 
 def say(text: str) -> None:
+    """A line of progress; on several hosts the first one's."""
+    if joined():
+        from launch import hosts
+
+        if not hosts.first():
+            return
     print(text, file=sys.stderr, flush=True)

@@ -7,13 +7,16 @@ compared  methods on a request, over seeds
 erased    files that held what was to be forgotten
 """
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
 import jfu.ledger
 from jfu.io import write_bytes
+from launch import hosts
 from launch.flags import Config
 from launch.workdir import MODEL, RESULTS, WorkDir
 
@@ -35,6 +38,17 @@ def key() -> bytes | None:
     if len(secret) < 16:
         raise ValueError(f"the key in {path} has {len(secret)} bytes; it must have at least 16")
     return secret
+
+
+def by_first(write: Callable[..., None]) -> Callable[..., None]:
+    """What the first of several hosts does alone."""
+
+    @functools.wraps(write)
+    def alone(*args, **kwargs):
+        if hosts.first():
+            write(*args, **kwargs)
+
+    return alone
 
 
 def read(path: pathlib.Path, head: str | None = None) -> list[dict[str, Any]]:
@@ -61,7 +75,7 @@ def read(path: pathlib.Path, head: str | None = None) -> list[dict[str, Any]]:
 
 
 def check(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Refuses, before any work is done, a ledger that could not be gone on with."""
+    """The lines, if the chain holds and more can be written: before any work is done."""
     secret = key()
     lines = jfu.ledger.read(path / LEDGER, key=secret)
     if secret is None and lines and "mac" in lines[-1]:
@@ -69,6 +83,7 @@ def check(path: pathlib.Path) -> list[dict[str, Any]]:
     return lines
 
 
+@by_first
 def follow(work: WorkDir, source: str | None) -> None:
     """Begins the ledger of a new work directory where that of the model's own one ends."""
     before = source and pathlib.Path(source) / LEDGER
@@ -80,6 +95,7 @@ def write(work: WorkDir, event: str, **content: Any) -> None:
     jfu.ledger.append(work.path / LEDGER, dict(event=event, **content), key=key())
 
 
+@by_first
 def trained(work: WorkDir, config: Config, seed: int, clients: int, rounds: int) -> None:
     more = {"from": jfu.ledger.digest(config.init_params)} if config.init_params else {}
     write(
@@ -95,11 +111,13 @@ def trained(work: WorkDir, config: Config, seed: int, clients: int, rounds: int)
     )
 
 
+@by_first
 def asked(work: WorkDir, config: Config, method: str) -> None:
     met = jfu.ledger.digest(config.init_params)
     write(work, "asked", request=config.forget, method=method, **{"from": met})
 
 
+@by_first
 def answered(work: WorkDir, config: Config, method: str, rows: list[dict[str, Any]]) -> None:
     """The first row is of the model that the request met, the last of its answer."""
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
@@ -124,6 +142,7 @@ def is_answered(path: pathlib.Path) -> bool:
     return bool(events) and events[-1] == "answered"
 
 
+@by_first
 def compared(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
     write(
         work,

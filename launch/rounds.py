@@ -45,6 +45,10 @@ def rounds() -> None:
             "note: targets that are not given are taken from retraining, which is not asked for"
         )
     work, config, rows = compare.run()
+    from launch import hosts
+
+    if not hosts.first():
+        return
     lines = reach(rows, given)
     jfu.io.write_bytes(
         work.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -77,25 +77,26 @@ def train() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import cells, devices, experiment, records, requests, workdir
+    from launch import cells, devices, experiment, hosts, records, requests, workdir
 
+    hosts.join(FLAGS, FLAGS.clients)
     config, seed, rounds = resolve(workdir, requests)
     keep = list(FLAGS.keep_history)
     if FLAGS.init_from:
-        records.check(pathlib.Path(FLAGS.init_from))
-        records.read(pathlib.Path(FLAGS.init_from))
+        source = pathlib.Path(FLAGS.init_from)
+        hosts.agreed(lambda: [records.check(source), records.read(source)])
         if keep:
             raise ValueError("--keep_history remembers a training from its start; leave it out")
     more = dict(seed=seed, keep_history=keep, further=rounds if FLAGS.init_from else 0)
     where = shared.workdir(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
-    if any(line["event"] == "erased" for line in records.check(work.path)):
+    if any(line["event"] == "erased" for line in hosts.agreed(lambda: records.check(work.path))):
         raise ValueError(f"what {work.path} held was erased; choose another --workdir")
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, [seed])
+        study = hosts.together(lambda: experiment.study(config, layout, [seed]))
         trial = experiment.trial(study, seed)
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", study.layout, **more)
@@ -108,7 +109,7 @@ def train() -> None:
             study, trial, cell, "train", quiet=False, further=more["further"]
         )
     workdir.write_results(work, [*rows, row])
-    if keep:
+    if keep and hosts.first():
         jfu.io.save_state(work.path / workdir.HISTORY, trained.history, dict(keep=keep))
         held = jfu.nbytes(trained.history) / 1e6
         main.say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")

@@ -37,6 +37,9 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def tune() -> None:
+    from launch import hosts
+
+    hosts.refuse(FLAGS, "tune")
     until = main.deadline(FLAGS.max_minutes)
     asked = compare.asked(FLAGS.methods, FLAGS.forget)
     names = [n for n in asked if n in GRID]

@@ -84,7 +84,9 @@ def resolve(workdir):
         changes["forget"] = FLAGS.forget
     if FLAGS["backdoor_client"].present:
         raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
-    model = os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
+    from launch import hosts
+
+    model = hosts.agreed(lambda: os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL))
     return dataclasses.replace(trained, **changes, init_params=model), seed
 
 
@@ -92,14 +94,20 @@ def unlearn() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import cells, devices, erasure, experiment, records, report, workdir
+    from launch import cells, devices, erasure, experiment, hosts, records, report, workdir
 
+    hosts.join(FLAGS, FLAGS.clients)
     config, seed = resolve(workdir)
     if FLAGS.erase and FLAGS.method == "none":
         raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
+    if FLAGS.erase and hosts.several():
+        raise ValueError(
+            "files are removed by one host; unlearn first, then give the same command with --erase "
+            "and without --coordinator"
+        )
     if FLAGS.init_from:
-        records.check(pathlib.Path(FLAGS.init_from))
-        records.read(pathlib.Path(FLAGS.init_from))
+        source = pathlib.Path(FLAGS.init_from)
+        hosts.agreed(lambda: [records.check(source), records.read(source)])
     more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
@@ -107,17 +115,18 @@ def unlearn() -> None:
         return erasure.erase(work._replace(lock=workdir.take(work.path)), config)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
-        jfu.io.check_new(export, may_exist=work.layout is not None)
+        hosts.agreed(lambda: jfu.io.check_new(export, may_exist=work.layout is not None))
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, [seed])
+        study = hosts.together(lambda: experiment.study(config, layout, [seed]))
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
         history = {}
-        if FLAGS.init_from and (kept := pathlib.Path(FLAGS.init_from) / workdir.HISTORY).exists():
-            history = jfu.io.unflatten(jfu.io.load_arrays(kept))
+        kept = pathlib.Path(FLAGS.init_from or ".") / workdir.HISTORY
+        if FLAGS.init_from and hosts.agreed(kept.exists):
+            history = jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(kept)))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         work = workdir.begin(work, config, "unlearn", study.layout, **more)
         records.follow(work, FLAGS.init_from)
@@ -136,6 +145,8 @@ def unlearn() -> None:
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
         workdir.export(export, state.variables)
+    if not hosts.first():
+        return
     summary = report.table([row, *rows], dataclasses.asdict(config))
     text = report.markdown(summary)
     report.write(work.path, summary, text)

@@ -18,6 +18,7 @@ import re
 from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
+from launch import hosts
 from launch.devices import Layout
 from launch.flags import Config
 from launch.main import say
@@ -40,12 +41,24 @@ class WorkDir(NamedTuple):
 def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     """Opens a work directory for one script and configuration, or names a new one.
 
+    Of several hosts the first one looks, and the others need no such directory.
+
     Args:
       more: what else must stay the same, such as the seed.
 
     Raises:
       ValueError: it holds another script's run or another configuration; nothing is changed.
     """
+
+    def look():
+        work = _look(path, config, script, **more)
+        return work.layout and work.layout._asdict(), work.more, work.run
+
+    layout, *kept = hosts.agreed(look)
+    return WorkDir(pathlib.Path(path), layout and Layout(**layout), *kept)
+
+
+def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     where = pathlib.Path(path)
     asked = json.loads(json.dumps(dataclasses.asdict(config) | more))
     notes = where / CONFIG
@@ -138,8 +151,19 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
       ValueError: another process works in it; nothing is changed.
       OSError: nothing can be written in it.
     """
+    held = {}
+
+    def write():
+        held["lock"] = take(work.path)
+        return _write_begin(work, config, script, layout, **more)
+
+    run = hosts.agreed(write)
+    work = work._replace(lock=held.get("lock"), run=run)
+    return work if work.layout is not None else work._replace(layout=layout)
+
+
+def _write_begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> str:
     cells = work.path / "cells"
-    work = work._replace(lock=take(work.path))
     if work.layout is None and (work.path / CONFIG).exists():
         raise ValueError(
             f"another process has begun a run in {work.path} meanwhile; start the same command "
@@ -148,7 +172,7 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
     if work.layout is not None:
         make_folder(cells)
         read_results(work)  # what is unreadable is told before time is spent
-        return work
+        return work.run
     content = dict(
         script=script,
         config=dataclasses.asdict(config),
@@ -160,7 +184,7 @@ def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: An
     text = json.dumps(content, indent=1) + "\n"
     jfu.io.write_bytes(work.path / CONFIG, text.encode())
     make_folder(cells)
-    return work._replace(layout=layout, run=fingerprint(json.loads(text)))
+    return fingerprint(json.loads(text))
 
 
 def take(folder: pathlib.Path) -> BinaryIO | None:
@@ -221,6 +245,8 @@ def hold(folder: pathlib.Path) -> BinaryIO | None:
 
 def plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
     """Writes which cells were asked for last, so that a table can tell those that are missing."""
+    if not hosts.first():
+        return
     content = json.dumps(dict(cells=names, seeds=seeds))
     jfu.io.write_bytes(work.path / "plan.json", f"{content}\n".encode())
 
@@ -263,8 +289,14 @@ def read_run(path: str) -> Run:
     notes = pathlib.Path(path) / CONFIG
     if not notes.is_file():
         raise FileNotFoundError(f"{path} is no work directory of jfu: it has no {CONFIG}")
+    return parse_run(path, notes.read_text())
+
+
+def parse_run(path: str, text: str) -> Run:
+    """What the text of a work directory's config.json says."""
+    notes = pathlib.Path(path) / CONFIG
     try:
-        kept = json.loads(notes.read_text())
+        kept = json.loads(text)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
         config, layout = Config(**values), Layout(**kept["layout"])
         known = (kept[name] for name in ("versions", "files"))
@@ -279,20 +311,26 @@ def read_model(path: str) -> tuple[Config, int]:
     Returns:
       ``(config, seed)``: the configuration that trained it, with what was forgotten since.
     """
-    run, where = read_run(path), pathlib.Path(path)
+    where = pathlib.Path(path)
+
+    def text():
+        read_run(path)
+        return (where / CONFIG).read_text()
+
+    run = parse_run(path, hosts.agreed(text))
     if run.script not in ("train", "unlearn"):
         raise ValueError(
             f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's or "
             "launch.unlearn's"
         )
-    if not (where / MODEL).is_file():
+    if not hosts.agreed((where / MODEL).is_file):
         raise ValueError(
             f"{path} holds no model: it was erased, or the run has not finished; start launch."
             f"{run.script} --workdir={path} again with its flags to go on"
         )
     config, rounds = run.config, run.more.get("further") or run.config.rounds
     if run.script == "unlearn":
-        rows = read_results(WorkDir(where, run.layout))
+        rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
         rounds = max(row["round"] for row in rows)
         config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
     before = config.rounds_before + rounds
@@ -316,6 +354,8 @@ def read_results(work: WorkDir) -> list[dict[str, Any]]:
 
 def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
     """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
+    if not hosts.first():
+        return
     new = {(row["method"], row["seed"]) for row in rows}
     kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
@@ -324,6 +364,8 @@ def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
 
 def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[str, Any]) -> None:
     """Replaces a cell's checkpoint."""
+    if not hosts.first():
+        return
     of = dict(run=work.run, method=method, seed=seed)
     jfu.io.save_state(work.cell(seed, method), state, notes | dict(of=of))
 
@@ -336,11 +378,17 @@ def read_cell(work: WorkDir, seed: int, method: str, like: Any) -> tuple[Any, di
       ValueError: it is truncated, of another kind, or another cell's; nothing is changed.
     """
     notes = cell_notes(work, seed, method)
-    return None if notes is None else jfu.io.load_state(work.cell(seed, method), like)
+    if notes is None:
+        return None
+    return jfu.io.load_state(hosts.opened(work.cell(seed, method)), like)
 
 
 def cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
     """What a cell's checkpoint says beside its state; as ``read_cell``."""
+    return hosts.agreed(lambda: _cell_notes(work, seed, method))
+
+
+def _cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
     path = work.cell(seed, method)
     if not os.path.lexists(path):
         return None
@@ -365,6 +413,8 @@ def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, A
 
 def export(path: pathlib.Path, variables: Any) -> None:
     """Writes a model unless the same is there already; refuses to overwrite another."""
+    if not hosts.first():
+        return
     if path.exists():
         same = jfu.io.flatten(jfu.io.load_params(path)), jfu.io.flatten(variables)
         if same[0].keys() == same[1].keys() and all(

@@ -1,0 +1,285 @@
+"""Several hosts: joining them, and what must be the same on all.
+
+Every host runs the same script with the same flags but for --host_id. The first (0) alone reads
+and writes work directories and models, and tells the others what it read; data sets, lists of
+clients and masks are files that every host has. What the hosts compute together is the same on
+each, so they take the same decisions and need not ask.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from launch.main import complain
+
+# Flags that a host may have to itself.
+OWN = ("coordinator", "host_id", "host_timeout", "data_dir", "workdir", "compilation_cache")
+OWN += ("init_from", "export_params", "debug")
+
+WORDS = 2000  # bytes of an error that other hosts are told
+
+
+def join(given: Any, clients: int) -> None:
+    """Joins the hosts that the flags name; nothing on one host. Before JAX touches a device.
+
+    Args:
+      given: the flags: coordinator, hosts, host_id, host_timeout, devices.
+      clients: there need be no more CPU devices on a host.
+
+    Raises:
+      ValueError: flags that do not fit together, no cluster that JAX finds by itself, or hosts
+        that were given other flags.
+    """
+    if not check(given.coordinator, given.hosts, given.host_id):
+        return
+    from launch.devices import split_cpu
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    split_cpu(given.devices, clients)
+    by_jax = given.coordinator == "auto"
+    # A host that waits in vain is ended by JAX with a stack trace; this says it in a sentence.
+    patience = threading.Timer(given.host_timeout, _in_vain, [given])
+    patience.daemon = True
+    patience.start()
+    try:
+        jax.distributed.initialize(
+            None if by_jax else given.coordinator,
+            given.hosts,
+            given.host_id,
+            cluster_detection_method=None if by_jax else "deactivate",
+            initialization_timeout=given.host_timeout + 60,
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        what = " ".join(str(error).split())
+        if by_jax:
+            raise ValueError(
+                f"--coordinator=auto found no cluster that JAX can join by itself ({what}); it "
+                "knows Slurm, Open MPI, Kubernetes (with the package kubernetes) and Cloud TPU; "
+                "elsewhere give --coordinator=HOST:PORT, --hosts and --host_id"
+            ) from None
+        raise ValueError(f"the hosts could not be joined: {what}") from None
+    finally:
+        patience.cancel()
+    same(flags_of(given))
+
+
+def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bool:
+    """Whether several hosts are asked for.
+
+    Raises:
+      ValueError: flags that do not fit together.
+
+    >>> check(None, None, None), check("10.0.0.1:1234", 2, 1), check("auto", None, None)
+    (False, True, True)
+    """
+    if hosts is not None and host_id is not None and host_id >= hosts:
+        raise ValueError(
+            f"--host_id={host_id} is none of {hosts} hosts; they count from 0 to {hosts - 1}"
+        )
+    if coordinator == "auto":
+        return True
+    if coordinator is None:
+        if hosts in (None, 1) and host_id in (None, 0):
+            return False
+        raise ValueError(
+            f"--{'hosts' if hosts else 'host_id'} asks for several hosts, and nothing says where "
+            "they meet; add --coordinator=HOST:PORT, a free port of the host with --host_id=0, or "
+            "--coordinator=auto where Slurm, Kubernetes or the like starts them"
+        )
+    if not re.fullmatch(r".+:\d+", coordinator):
+        raise ValueError(
+            f"--coordinator={coordinator} is no address; write HOST:PORT, a free port of the host "
+            "with --host_id=0, or auto"
+        )
+    if hosts is None or host_id is None:
+        raise ValueError(
+            f"--coordinator={coordinator} needs --hosts, how many there are, and --host_id, which "
+            "this one is, from 0 on"
+        )
+    return True
+
+
+def _in_vain(given: Any) -> None:
+    where = "" if given.coordinator == "auto" else f" at {given.coordinator}"
+    many = f"{given.hosts} hosts" if given.hosts else "the hosts"
+    sentence = (
+        f"not all of {many} met{where} within {given.host_timeout} s; see that every one of them "
+        "was started and can reach the first, or wait longer with --host_timeout"
+    )
+    with contextlib.suppress(SystemExit):
+        complain(sentence)
+    end(2)
+
+
+def failed(error: BaseException) -> None:
+    """Ends this host with what is wrong."""
+    status = error.code if isinstance(error, SystemExit) else 1
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        with contextlib.suppress(SystemExit):
+            complain(
+                "this host failed or lost another one; see what the others say, and start all of "
+                f"them again to go on from the last checkpoint ({' '.join(str(error).split())})"
+            )
+    elif not isinstance(error, SystemExit):
+        traceback.print_exception(error)
+    if jax.process_index() == 0:
+        time.sleep(2)  # the others, who may be saying the same, do not outlive the first
+    end(status)
+
+
+def end(status: int) -> None:
+    """Ends this host now: an ordinary end would wait for the others, who wait for this one."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def refuse(given: Any, script: str) -> None:
+    """For scripts that run on one host."""
+    if check(given.coordinator, given.hosts, given.host_id):
+        raise ValueError(
+            f"launch.{script} runs on one host; leave --coordinator, --hosts and --host_id out"
+        )
+
+
+# ---------------------------------------------------------------- telling one another
+
+
+def several() -> bool:
+    """Whether this is one of several hosts."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+    """Whether this is the host that reads, writes and prints."""
+    return not several() or jax.process_index() == 0
+
+
+def agreed(fn: Callable[[], Any]) -> Any:
+    """What ``fn()``, anything that JSON holds, is on the first host; its error reaches all."""
+    if not several():
+        return fn()
+    told = b""
+    if first():
+        try:
+            told = json.dumps(["value", fn()]).encode()
+        except (ValueError, OSError) as error:
+            told = json.dumps(["error", str(error)]).encode()
+    kind, value = json.loads(_from_first(told))
+    if kind == "error":
+        raise ValueError(value)
+    return value
+
+
+def together(fn: Callable[[], Any]) -> Any:
+    """``fn()`` of each host's own; where it fails on some, all of them raise."""
+    if not several():
+        return fn()
+    from jax.experimental import multihost_utils
+
+    result, said = None, ""
+    try:
+        result = fn()
+    except (ValueError, OSError) as error:
+        said = str(error) or repr(error)
+    words = np.frombuffer(said.encode()[:WORDS].ljust(WORDS, b"\0"), np.uint8)
+    rows = np.asarray(multihost_utils.process_allgather(words))
+    everyones = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
+    if not any(everyones):
+        return result
+    if len(set(everyones)) == 1:
+        raise ValueError(said)
+    raise ValueError("; ".join(f"host {k}: {text}" for k, text in enumerate(everyones) if text))
+
+
+def opened(path: Any) -> Any:
+    """A file for ``jfu.io``: its path, or on several hosts what the first one reads from it.
+
+    Raises:
+      ValueError: the first host cannot read it.
+    """
+    if not several():
+        return path
+
+    def size():
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no file {path}")
+        return os.path.getsize(path)
+
+    agreed(size)
+    content = b""
+    if first():
+        with open(path, "rb") as file:
+            content = file.read()
+    file = io.BytesIO(_from_first(content))
+    file.name = str(path)
+    return file
+
+
+def _from_first(content: bytes) -> bytes:
+    """The first host's bytes, on all hosts."""
+    from jax.experimental import multihost_utils
+
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    buffer = np.zeros(size, np.uint8)
+    if first():
+        buffer[:] = np.frombuffer(content, np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(buffer)).astype(np.uint8))
+
+
+def flags_of(given: Any) -> dict[str, Any]:
+    """The flags that must be the same on all hosts."""
+    modules = given.flags_by_module_dict()
+    ours = [f.name for m, some in modules.items() if not m.startswith("absl") for f in some]
+    theirs = {n: given[n].value for n in ours if n not in OWN}
+    return {n: v for n, v in theirs.items() if isinstance(v, str | int | float | list | None)}
+
+
+def same(values: dict[str, Any]) -> None:
+    """Refuses hosts that were given other values than the first.
+
+    Raises:
+      ValueError: on all hosts, if one differs.
+    """
+    wanted = agreed(lambda: values)
+
+    def compare():
+        if other := [n for n in values if values[n] != wanted.get(n)]:
+            had = ", ".join(f"--{n}={values[n]}" for n in other)
+            first = ", ".join(f"--{n}={wanted.get(n)}" for n in other)
+            raise ValueError(
+                f"it was given {had} and host 0 {first}; give all hosts the same flags, apart "
+                f"from {', '.join(f'--{n}' for n in OWN)}"
+            )
+
+    together(compare)
+
+
+@contextlib.contextmanager
+def aside() -> Iterator[None]:
+    """For work that a host does by itself, on its processor: on one host nothing changes."""
+    if not several():
+        yield
+        return
+    alone = jax.sharding.Mesh(np.empty((), object), ())
+    with jax.set_mesh(alone), jax.default_device(jax.local_devices(backend="cpu")[0]):
+        yield
+
+
+def leave() -> None:
+    """The last thing that a host does: none goes before all are done."""
+    if several():
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("jfu is done")

@@ -1,0 +1,318 @@
+"""Several hosts: two processes on this one, joined by JAX's own runtime."""
+
+import itertools
+import json
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from host_worker import HELD, federation
+from test_launch import ROOT, environment, launch, rows_of
+
+from launch.hosts import check
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def on_hosts(*commands):
+    """Starts processes, returns ``[(status, stdout, stderr)]`` once all have ended."""
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    started = [
+        subprocess.Popen([sys.executable, *c], cwd=ROOT, env=env, **streams) for c in commands
+    ]
+    try:
+        said = [process.communicate(timeout=500) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(p.returncode, *text) for p, text in zip(started, said, strict=True)]
+
+
+# ---------------------------------------------------------------- flags
+
+
+@pytest.mark.parametrize(
+    ("given", "several"),
+    [
+        ((None, None, None), False),
+        ((None, 1, 0), False),
+        (("a.b:1", 2, 0), True),
+        (("[::1]:99", 3, 2), True),
+        (("auto", None, None), True),
+        (("auto", 2, 1), True),
+    ],
+)
+def test_flags_that_fit_together(given, several):
+    assert check(*given) is several
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((None, 2, None), r"^--hosts asks for several hosts.*--coordinator=auto"),
+        ((None, None, 1), r"^--host_id asks for several hosts"),
+        (("a:1", None, None), "needs --hosts"),
+        (("a:1", 2, None), "needs --hosts"),
+        (("a:1", None, 0), "needs --hosts"),
+        (("a:1", 2, 2), "--host_id=2 is none of 2 hosts; they count from 0 to 1"),
+        (("auto", 2, 5), "--host_id=5 is none of 2 hosts"),
+        (("10.0.0.1", 2, 0), "--coordinator=10.0.0.1 is no address; write HOST:PORT"),
+    ],
+)
+def test_flags_that_do_not(given, words):
+    with pytest.raises(ValueError, match=words):
+        check(*given)
+
+
+# ---------------------------------------------------------------- the library
+
+
+def two_hosts(folder, devices):
+    port, worker = str(free_port()), str(ROOT / "tests" / "host_worker.py")
+    ended = on_hosts(*([worker, port, host, str(devices), str(folder)] for host in "01"))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    arrays = [dict(np.load(folder / f"{host}.npz")) for host in "01"]
+    return arrays, [json.loads((folder / f"{host}.json").read_text()) for host in "01"]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return two_hosts(tmp_path_factory.mktemp("hosts"), 1)
+
+
+def alone():
+    """The round and the evaluation on one device of this process, with one pool."""
+    import jfu
+
+    fed, variables, clients, apply = federation()
+    state, info = jax.jit(fed.round)(fed.init(variables), clients, jax.random.key(3))
+    loss, _ = jfu.per_example(apply)(state.variables, clients.x, clients.y)
+    one = dict(params=state.variables["params"], loss=np.where(np.arange(12) == 8, 0, loss))
+    return one | dict(weight=info.clients.weight, client_loss=info.clients.loss), clients
+
+
+def same_as_alone(arrays):
+    one, _ = alone()
+    for host in arrays:
+        host["loss"][8] = 0  # no client holds row 8, so nobody judges it
+        for name, value in one.items():
+            np.testing.assert_allclose(host[name], value, atol=1e-5)
+
+
+def test_a_round_on_two_hosts_is_the_round_on_one_device(pair):
+    """Model, every client's scalars, and every example's loss, on both hosts."""
+    same_as_alone(pair[0])
+
+
+def test_a_host_holds_its_own_clients_examples_only(pair):
+    """To train on and to judge, zeros behind them. The first host judges row 2, which both hold."""
+    x = np.asarray(federation()[2].x)
+    rows = [[0, 2, 4, 7, 9], [1, 3, 5, 6, 10, 11]]
+    assert [sorted({*itertools.chain(*part)}) for part in (HELD[:3], HELD[3:])] == rows
+    for host, mine in zip(pair[0], rows, strict=True):
+        for name in ("held", "judged"):
+            shown = host[name].reshape(-1, 3)
+            np.testing.assert_array_equal(shown[: len(mine)], x[mine])
+            assert not shown[len(mine) :].any()
+            assert len(shown) == 6
+
+
+def test_hosts_exchange_one_all_reduce(pair):
+    for told in pair[1]:
+        assert told["devices"] == 2
+        assert told["collectives"] == ["all-reduce"]
+
+
+def test_what_the_first_host_says_and_reads_all_hosts_know(pair):
+    for host, told in zip("01", pair[1], strict=True):
+        assert told["first"] == (host == "0")
+        assert told["agreed"] == ["said by", "0"]
+        assert told["opened"] == [f"{host}-only", "from 0" * 100]
+
+
+def test_one_hosts_error_is_every_hosts(pair):
+    """On any of them, on the first, of a file, and flags that differ."""
+    for told in pair[1]:
+        one, first, missing, flags = told["errors"]
+        assert one == "host 1: invalid literal for int() with base 10: 'x'"
+        assert first == "invalid literal for int() with base 10: 'y'"
+        assert missing == "there is no file /nowhere/at/all"
+        assert flags.startswith("host 1: it was given --rounds=8 and host 0 --rounds=7; give all")
+
+
+@pytest.mark.slow
+def test_two_devices_on_each_of_two_hosts(tmp_path):
+    arrays, told = two_hosts(tmp_path, 2)
+    same_as_alone(arrays)
+    for host, said in zip(arrays, told, strict=True):
+        assert host["held"].shape[:2] == (2, 1)
+        assert said["devices"] == 4
+        assert said["collectives"] == ["all-reduce"]
+
+
+# ---------------------------------------------------------------- the scripts
+
+SMALL = ["--dataset=synthetic", "--clients=4", "--train_size=64", "--test_size=32", "--model=mlp"]
+SMALL += ["--rounds=3"]
+
+
+def commands(script, folders, *flags, devices=1, own=((), ())):
+    """The start lines of two hosts, each with a work directory of its own."""
+    port = free_port()
+    joined = [f"--coordinator=127.0.0.1:{port}", "--hosts=2", f"--devices={devices}"]
+    return [
+        [
+            "-m",
+            f"launch.{script}",
+            *flags,
+            *joined,
+            f"--host_id={k}",
+            f"--workdir={folder}",
+            *own[k],
+        ]
+        for k, folder in enumerate(folders)
+    ]
+
+
+def close(rows, others):
+    """The same rows, losses to 1e-5 and shares to the last example."""
+    assert len(rows) == len(others) > 0
+    for row, other in zip(rows, others, strict=True):
+        assert row.keys() == other.keys()
+        for name, value in row.items():
+            if isinstance(value, float):
+                near = 1e-5 * max(1, abs(value)) if name.startswith("loss") else 1e-6
+                assert other[name] == pytest.approx(value, abs=near), (row["method"], name)
+            else:
+                assert other[name] == value, (row["method"], name)
+
+
+COMPARE = [*SMALL, "--seeds=1", "--methods=retrain,not", "--checkpoint_every=1", "--sample=3"]
+
+
+@pytest.mark.slow
+def test_a_comparison_on_two_hosts_stopped_and_gone_on_with(tmp_path):
+    """The rows of one process with two devices; the second host writes nothing and says nothing."""
+    launch("compare", *COMPARE, "--devices=2", f"--workdir={tmp_path / 'one'}")
+    both = tmp_path / "both", tmp_path / "other"
+    started = [
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for command in commands("compare", both, *COMPARE)
+    ]
+    until = time.monotonic() + 300
+    while len(list(both[0].glob("cells/*.safetensors"))) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    for process in started:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    cells = list(both[0].glob("cells/*.safetensors"))
+    assert 2 <= len(cells) < 4
+    assert not (both[0] / "table.md").exists()
+    ended = on_hosts(*commands("compare", both, *COMPARE))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert "2 cpu devices on 2 hosts" in ended[0][2]
+    assert "seed 0" not in ended[1][2] and "|" not in ended[1][1]
+    assert not both[1].exists()
+    close(rows_of(both[0], without=("seconds",)), rows_of(tmp_path / "one", without=("seconds",)))
+    assert (both[0] / "table.md").exists() and (both[0] / "curves.png").exists()
+
+
+@pytest.mark.slow
+def test_training_and_a_request_on_two_hosts(tmp_path):
+    """The second host has neither the trained model nor its history, and needs none."""
+    keep, method = "--keep_history=start,norms,first", "--method=federaser"
+    ended = on_hosts(*commands("train", (tmp_path / "a", tmp_path / "x"), *SMALL, keep))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    ask = [method, "--stop=budget", f"--export_params={tmp_path / 'new.msgpack'}"]
+    own = [f"--init_from={tmp_path / 'a'}"], [f"--init_from={tmp_path / 'a'}"]
+    ended = on_hosts(*commands("unlearn", (tmp_path / "b", tmp_path / "y"), *ask, own=own))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert (tmp_path / "new.msgpack").exists()
+    launch("train", *SMALL, keep, "--devices=2", f"--workdir={tmp_path / 'c'}")
+    launch(
+        *("unlearn", f"--init_from={tmp_path / 'c'}", method, "--stop=budget", "--devices=2"),
+        f"--workdir={tmp_path / 'd'}",
+    )
+    for ours, theirs in (("a", "c"), ("b", "d")):
+        rows = (rows_of(tmp_path / name, without=("seconds",)) for name in (ours, theirs))
+        close(*rows)
+    assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", [0, 1])
+def test_a_host_that_never_comes_is_one_sentence(tmp_path, host):
+    command = commands("compare", (tmp_path / "w",) * 2, *COMPARE, "--host_timeout=5")[host]
+    ((status, _, said),) = on_hosts(command)
+    assert status == 2
+    assert said.startswith("error: not all of 2 hosts met at 127.0.0.1:")
+    assert "within 5 s" in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "flags", "own", "words"),
+    [
+        ("compare", ["--test_size=9999"], ((), ()), "test_size is 9999"),
+        ("compare", [], ((), ["--rounds=9"]), "host 1: it was given --rounds=9 and host 0"),
+        ("compare", [], (["--init_params=no.msgpack"],) * 2, "there is no file no.msgpack"),
+    ],
+    ids=["on all", "other flags", "no file"],
+)
+def test_errors_end_all_hosts_with_the_same_sentence(tmp_path, script, flags, own, words):
+    folders = tmp_path / "a", tmp_path / "b"
+    ended = on_hosts(*commands(script, folders, *COMPARE, *flags, own=own))
+    for status, _, said in ended:
+        assert status == 2
+        (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert words in error
+        assert "Traceback" not in said
+    assert not any(map(pathlib.Path.exists, folders))
+
+
+@pytest.mark.slow
+def test_a_host_that_dies_ends_the_other(tmp_path):
+    """With a sentence, not a wait; what it has done is kept."""
+    flags = [*SMALL[:-1], "--rounds=2000", "--eval_every=2000", "--checkpoint_every=5", "--seeds=1"]
+    lines = commands("compare", (tmp_path / "w", tmp_path / "x"), *flags, "--methods=none")
+    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    start = lambda line: subprocess.Popen(
+        [sys.executable, *line], cwd=ROOT, env=environment(), **streams
+    )
+    first, second = map(start, lines)
+    until = time.monotonic() + 300
+    while not list((tmp_path / "w").glob("cells/*.safetensors")) and time.monotonic() < until:
+        time.sleep(0.02)
+    second.kill()
+    second.communicate()
+    said = first.communicate(timeout=300)[1]
+    assert first.returncode == 1
+    assert "error: this host failed or lost another one" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "w").glob("cells/*.safetensors"))
+
+
+@pytest.mark.slow
+def test_scripts_for_one_host_say_so(tmp_path):
+    flags = ["--coordinator=127.0.0.1:1", "--hosts=2", "--host_id=0", f"--workdir={tmp_path / 'w'}"]
+    ((status, _, said),) = on_hosts(["-m", "launch.tune", *flags])
+    assert status == 2
+    assert said.startswith("error: launch.tune runs on one host; leave --coordinator")
