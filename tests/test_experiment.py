@@ -15,7 +15,7 @@ from launch.devices import Layout
 from launch.exam import examine, grade
 from launch.flags import Config
 
-NONE = {field.name: None for field in dataclasses.fields(Config)}
+NONE = {f.name: None for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING}
 CONFIG = Config(
     **NONE
     | dict(dataset="own", clients=3, partition="iid", min_examples=1, backdoor=False)
