@@ -60,9 +60,9 @@ def audit() -> None:
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
     where = pathlib.Path(FLAGS.workdir)
-    workdir.read_run(FLAGS.workdir)  # nothing is made where there is no work directory
+    run = asked(where)  # before anything is written there
     lock = workdir.take(where)
-    report = examine(where)
+    report = examine(where, run)
     jfu.io.write_bytes(where / "audit.json", (json.dumps(report, indent=1) + "\n").encode())
     jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
     print(page.text(report))
@@ -71,10 +71,9 @@ def audit() -> None:
         lock.close()
 
 
-def examine(where: pathlib.Path) -> dict[str, Any]:
-    """Everything that the report says, as audit.json holds it."""
-    import jfu
-    from launch import devices, estimates, evidence, experiment, page, shadows, verdicts, workdir
+def asked(where: pathlib.Path) -> Any:
+    """What the work directory says of itself, if it can be audited with these flags."""
+    from launch import workdir
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
@@ -87,10 +86,18 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
             f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "
             "launch.unlearn or of launch.train"
         )
+    if not workdir.read_results(workdir.WorkDir(where, run.layout)):
+        raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
+    return run
+
+
+def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
+    """Everything that the report says, as audit.json holds it."""
+    import jfu
+    from launch import devices, estimates, evidence, experiment, page, shadows, verdicts, workdir
+
     work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint)
     rows = workdir.read_results(work)
-    if not rows:
-        raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
     config = dataclasses.replace(run.config, init_params=None)
     if FLAGS.data_dir:
         config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
