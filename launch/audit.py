@@ -133,9 +133,12 @@ def examine(where: pathlib.Path) -> dict[str, Any]:
     measures, missing, broken = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
     notes += partial(names, config, seeds)
     methods = {}
+    anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
     for name in measures:
         costs = verdicts.ratios(rows, name, ratio_bounds)
-        absent = not_shown(measures[name], missing | broken[name], name, names, config, FLAGS)
+        absent = not_shown(measures[name], missing | broken[name], names, config, FLAGS)
+        if name in page.REFERENCES:
+            absent |= {key: "others are compared with it" for key in absent if key in anywhere}
         given = verdicts.verdicts(name, measures[name], costs, absent, asked)
         methods[name] = dict(
             seeds=sorted({row["seed"] for row in rows if row["method"] == name}),
@@ -278,7 +281,7 @@ def partial(names: list[str], config, seeds: list[int]) -> list[str]:
 
 
 def not_shown(
-    shown: dict, missing: dict[str, str], name: str, names: list[str], config, given
+    shown: dict, missing: dict[str, str], names: list[str], config, given
 ) -> dict[str, str]:
     """Why a method's measures that are not there are not, by measure."""
     from launch import estimates
