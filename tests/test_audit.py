@@ -4,15 +4,18 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from browser import chromium, look
-from test_launch import launch
+from test_launch import ROOT, environment, launch
 
 from jfu import attacks
-from launch import audit, estimates, evidence, page, verdicts
+from launch import audit, estimates, evidence, experiment, page, verdicts
 
 # ---------------------------------------------------------------- the rules
 
@@ -424,6 +427,19 @@ def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
     assert spans == [f"--first_seed={a} --seeds={n}" for a, n in wanted]
 
 
+def test_the_poison_is_named_where_all_of_it_is(monkeypatch):
+    poisoned = lambda *given: (None, None, np.array(given[0].rows, bool))
+    monkeypatch.setattr(experiment, "clients_of", lambda config, *_: poisoned(config))
+    named = lambda rows, forget: audit.names_the_poison(
+        SimpleNamespace(config=SimpleNamespace(rows=rows), dataset=None),
+        SimpleNamespace(seed=0, exam=SimpleNamespace(forget=np.array(forget, bool))),
+    )
+    assert named([1, 0, 1, 0], [1, 1, 1, 0])
+    assert not named([1, 0, 1, 0], [1, 1, 0, 0])  # one image stays
+    assert not named([1, 0, 1, 0], [0, 1, 0, 1])  # another client's
+    assert not named([0, 0, 0, 0], [1, 1, 0, 0])  # none was planted
+
+
 def test_what_shadows_do_otherwise_is_said():
     run = lambda **more: SimpleNamespace(
         config=SimpleNamespace(init_params=more.pop("init", None), recovery_rounds=40), more=more
@@ -527,6 +543,87 @@ def test_shadows_are_kept(audited):
     key = lambda r: r["methods"]["not"]["measures"]["ulira"]["value"]
     assert key(again) == key(found)
     assert "--relearn_rounds=20" in again["not_shown"]["relearn"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_page_that_was_made_in_a_browser(audited, width):
+    if chromium() is None:
+        pytest.skip("there is no Chromium here")
+    seen = look(audited[0] / "audit.html", width)
+    assert not seen.errors and not seen.requests and not seen.sideways
+    assert seen.scroll_width == seen.client_width == width
+    assert not seen.without_alternative and seen.plots > 100
+
+
+@pytest.fixture(scope="module")
+def memorised(tmp_path_factory):
+    """Labels are noise everywhere, so what was not learnt by heart is not known at all."""
+    folder = tmp_path_factory.mktemp("memorised")
+    draw = np.random.default_rng(0)
+    images = lambda: draw.integers(0, 256, (160, 8, 8, 1), dtype=np.uint8)
+    sets = {f"x_{side}": images() for side in ("train", "test")}
+    sets |= {f"y_{side}": draw.integers(0, 4, 160) for side in ("train", "test")}
+    np.savez(folder / "noise.npz", **sets)
+    recipe = ["--clients=4", "--model=small", "--rounds=60", "--epochs=2", "--batch_size=16"]
+    recipe += ["--lr=0.15", "--backdoor", "--backdoor_fraction=0.3", "--eval_every=60"]
+    work = folder / "W"
+    flags = [f"--dataset={folder / 'noise.npz'}", *recipe, "--methods=retrain,none", "--seeds=3"]
+    launch("compare", *flags, f"--workdir={work}")
+    return work
+
+
+@pytest.mark.slow
+def test_what_was_learnt_by_heart_is_caught_by_every_attack(memorised):
+    flags = ["--shadows=16", "--relearn_rounds=0", "--draws=200"]
+    launch("audit", f"--workdir={memorised}", *flags)
+    never = json.loads((memorised / "audit.json").read_text())["methods"]["none"]
+    for key in (*verdicts.NEEDED, "mia_matched", "asr"):
+        assert verdicts.side(never["measures"][key]) == 1, key
+    assert never["measures"]["ulira"]["value"] > 0.9
+    assert never["verdicts"]["forgotten"] == never["verdicts"]["backdoor_gone"] == "no"
+    for key in verdicts.NEEDED:
+        assert estimates.TABLE[key].title in never["reasons"]["forgotten"]
+
+
+# Retrains once more, from another stream of randomness, under the name of a method.
+PLANT = """
+import pathlib, sys
+import jfu
+from launch import cells, devices, experiment, workdir
+
+run = workdir.read_run(sys.argv[1])
+work = workdir.WorkDir(pathlib.Path(sys.argv[1]), run.layout, run.more)
+layout = devices.start(None, None, run.config.clients, run.layout, None)
+with devices.on_devices(layout):
+    seeds = sorted({row["seed"] for row in workdir.read_results(work)})
+    study = experiment.study(run.config, layout, seeds)
+    programs = cells.Programs()
+    for seed in seeds:
+        trial = experiment.trial(study, seed)
+        cell = cells.runner(work, study, trial, programs, 1000)
+        nothing = jfu.Trained(())
+        _, rows = cell("finetune", study.fresh, nothing, trial.request, run.config.rounds)
+        workdir.write_results(work, rows)
+"""
+
+
+@pytest.mark.slow
+def test_a_third_retraining_is_not_called_unforgotten(memorised, tmp_path):
+    """It is judged by two others, not by itself."""
+    work = tmp_path / "W"
+    shutil.copytree(memorised, work)
+    command = [sys.executable, "-c", PLANT, str(work)]
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
+    launch("audit", f"--workdir={work}", "--relearn_rounds=0", "--draws=200")
+    found = json.loads((work / "audit.json").read_text())["methods"]
+    third, floor = (found[name]["measures"] for name in ("finetune", "retrain"))
+    for key in ("forget", "auc_matched", "rmia"):
+        assert third[key]["value"] != floor[key]["value"]
+        assert third[key]["floor"] == floor[key]["floor"]
+    assert found["finetune"]["verdicts"]["forgotten"] == "inconclusive"
+    assert found["finetune"]["verdicts"]["backdoor_gone"] != "no"
+    assert found["none"]["verdicts"]["forgotten"] == "no"
 
 
 def test_without_a_reference_the_report_is_partial(tmp_path):
