@@ -85,7 +85,7 @@ def forgotten(measures: dict[str, Any], missing: dict[str, str], asked: bool) ->
         return NOT_SHOWN, "No matched measure has a retrained model to stand beside."
     if max(seeds) < 2:
         return NOT_SHOWN, ONE_SEED
-    titles = lambda keys: ", ".join(table[k].title for k in keys)
+    titles = lambda keys: "; ".join(table[k].title for k in keys)
     several = lambda key: table[key].pooled or deciding[key]["seeds"] > 1
     apart = [key for key, entry in deciding.items() if side(entry) and several(key)]
     caught = [key for key in apart if side(deciding[key]) == table[key].memory]
@@ -100,7 +100,7 @@ def forgotten(measures: dict[str, Any], missing: dict[str, str], asked: bool) ->
     needed = (*NEEDED, "asr") if asked else NEEDED
     if lacking := [key for key in needed if key not in deciding]:
         each = (f"{estimates.TABLE[k].title} ({missing.get(k, 'no floor')})" for k in lacking)
-        why.append(f"Not shown: {', '.join(each)}.")
+        why.append(f"Not shown: {'; '.join(each)}.")
     if min(seeds) < FEWEST:
         why.append(f"{min(seeds)} seeds are too few.")
     if why:

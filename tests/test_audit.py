@@ -96,7 +96,7 @@ def test_what_tells_models_apart_without_memory_forbids_a_yes_and_is_no_no():
     assert forgotten(ulira=BELOW) == forgotten(ulira_tpr_1=ABOVE) == "inconclusive"
     # With LiRA on the side of memory it is one, and both are named.
     verdict, why = verdicts.forgotten(MATCHED | mine | dict(lira=ABOVE), {}, False)
-    assert verdict == "no" and "LiRA: AUC, U-LiRA: AUC" in why
+    assert verdict == "no" and "LiRA: AUC; U-LiRA: AUC" in why
 
 
 def test_few_seeds_are_never_enough_for_a_yes():
