@@ -119,6 +119,9 @@ def barrier(
     Args:
       loss: of variables, a number, on data of the caller's choice.
 
+    Returns:
+      Infinite or NaN where a loss on the way is.
+
     >>> round(barrier(lambda w: (w**2 - 1) ** 2, -1.0, 1.0), 12)
     1.0
     """
@@ -128,7 +131,7 @@ def barrier(
         float(loss(mix(t))) - ((1 - t) * ends[0] + t * ends[1])
         for t in np.linspace(0, 1, points)[1:-1]
     ]
-    return float(max(0.0, *over))
+    return float(np.max([0.0, *over]))  # which keeps NaN
 
 
 def relative(a: Variables, b: Variables) -> float:

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfu.clients import in_batches
-from jfu.types import ClientData, Key, PyTree, Split, Trained, Unlearner
+from jfu.types import Key, PyTree, Split, Trained, Unlearner
 
 
 def halves(request: Split, key: Key, shadows: int) -> jax.Array:
     """Which of the examples to forget each shadow holds: every one in half of the shadows.
 
     Args:
-      request: the examples in question are those of ``request.forget``.
+      request: the examples in question are those of ``request.forget``; one that several
+        clients share is held by all of them or by none.
       shadows: an even number.
 
     Returns:
@@ -36,8 +37,11 @@ def halves(request: Split, key: Key, shadows: int) -> jax.Array:
         raise ValueError(
             f"{shadows} shadows cannot hold each example in half of them; take an even number"
         )
-    mask = request.forget.mask
-    coins = jax.random.bernoulli(key, 0.5, (shadows // 2, *mask.shape))
+    mask, index = (np.asarray(a) for a in (request.forget.mask, request.forget.index))
+    _, first, row = np.unique(index[mask], return_index=True, return_inverse=True)
+    coin = np.arange(mask.size).reshape(mask.shape)
+    coin[mask] = coin[mask][first[row]]  # of a shared row, the coin of its first place
+    coins = jax.random.bernoulli(key, 0.5, (shadows // 2, mask.size))[:, coin]
     both = jnp.stack([coins, ~coins], 1).reshape(shadows, *mask.shape)
     return both & mask[None]
 
@@ -112,12 +116,12 @@ def map_federations(run: Callable, *, chunk: int = 1) -> Callable:
 
 
 def candidates(request: Split) -> np.ndarray:
-    """Rows of the pool that a request forgets, int ``[n]``, each once.
+    """Rows of the pool that a request forgets and nobody retains, int ``[n]``, each once.
 
     >>> from jfu.clients import forget_client, split, stack
     >>> data = stack(np.zeros((4, 1)), np.arange(4), [[0, 1], [3, 2]])
     >>> candidates(split(data, forget_client(data, [1]))).tolist()
     [2, 3]
     """
-    forget: ClientData = request.forget
-    return np.unique(np.asarray(forget.index)[np.asarray(forget.mask)])
+    named = lambda side: np.asarray(side.index)[np.asarray(side.mask)]
+    return np.setdiff1d(named(request.forget), named(request.retain))

@@ -278,7 +278,8 @@ def jacobian_distance(activation: Callable, before: Chain, after: Chain, x: jax.
 
     W1 between all singular values of ``d logits / d s(Y_1)`` at the inputs ``x [B, D]``, before
     and after a change of the first layer, in units of their mean before. Bounded by a multiple
-    of ``total_variation(Y_1)``, which vanishes as the layer widens; 0 for odd activations.
+    of the ``total_variation`` of its outputs, which vanishes as the layer widens; 0 for odd
+    activations, and for the identity whatever the change.
 
     >>> weights, x = chain(jax.random.key(0), (4, 3, 3, 2)), jnp.eye(4)
     >>> round(float(jacobian_distance(jnp.tanh, weights, negated(weights, [0]), x)), 3)

@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import json
 import pathlib
+import platform
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -63,7 +64,8 @@ def audit() -> None:
     run = asked(where)  # before anything is written there
     lock = workdir.take(where)
     report = examine(where, run)
-    jfu.io.write_bytes(where / "audit.json", (json.dumps(report, indent=1) + "\n").encode())
+    text = json.dumps(report, indent=1, allow_nan=False)
+    jfu.io.write_bytes(where / "audit.json", (text + "\n").encode())
     jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
     print(page.text(report))
     print(f"audit.html and audit.json are in {where}/")
@@ -109,6 +111,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
     notes: list[str] = []
     found: estimates.Evidence = {}
     files: dict[str, str] = {}
+    asked = True
     with devices.on_devices(layout):
         study = experiment.study(config, layout, seeds)
         undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
@@ -117,6 +120,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         for seed in seeds:
             trial = experiment.trial(study, seed)
             first = first or trial
+            asked = asked and names_the_poison(study, trial)
             models = {}
             for name in names:
                 cell = "train" if (name, run.script) == ("original", "train") else name
@@ -134,21 +138,28 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
                 for key, arrays in measured.items():
                     found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
         if FLAGS.shadows:
-            notes += of_shadows(work, study, first, names, found, rows, shadows)
-    measures, missing = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
-    notes += partial(names, config, seeds, FLAGS)
+            more, blocks = of_shadows(work, study, first, names, found, rows, shadows)
+            notes += more + (other_shadows(run) if blocks else [])
+            files |= {str(path.relative_to(where)): digest(path) for path in blocks}
+    measures, missing, broken = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
+    notes += partial(names, config, seeds)
     methods = {}
+    anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
     for name in measures:
         costs = verdicts.ratios(rows, name, ratio_bounds)
-        mine = sorted({row["seed"] for row in rows if row["method"] == name})
-        given = verdicts.verdicts(name, measures[name], costs, mine)
+        absent = not_shown(measures[name], missing | broken[name], names, config, FLAGS)
+        if name in page.REFERENCES:
+            absent |= {key: "others are compared with it" for key in absent if key in anywhere}
+        given = verdicts.verdicts(name, measures[name], costs, absent, asked)
         methods[name] = dict(
-            seeds=mine,
+            seeds=sorted({row["seed"] for row in rows if row["method"] == name}),
             measures=measures[name],
+            not_shown=absent,
             costs=costs,
             verdicts={question: verdict for question, (verdict, _) in given.items()},
             reasons={question: why for question, (_, why) in given.items()},
         )
+    everywhere = [entry["not_shown"] for entry in methods.values()]
     request = first.request
     return dict(
         audited=datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -160,20 +171,30 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
             dataset=config.dataset,
             model=config.model,
             backdoor=config.backdoor,
+            backdoor_named=asked,
+        ),
+        done=dict(
+            rounds=config.rounds,
+            recovery_rounds=config.recovery_rounds,
+            retrained=[name for name in estimates.RETRAINED if name in names],
         ),
         seeds=seeds,
         notes=notes,
         questions=verdicts.RULES,
         methods=methods,
-        not_shown=not_shown(measures, missing, names, config, FLAGS),
+        not_shown={
+            key: everywhere[-1][key]
+            for key in estimates.TABLE
+            if all(key in absent for absent in everywhere)
+        },
         curves=curves(rows),
         reproduce=dict(
             command=command(run, seeds, names),
-            audit=f"python -m launch.audit --workdir={where} --shadows={FLAGS.shadows} "
-            f"--relearn_rounds={FLAGS.relearn_rounds} --draws={FLAGS.draws}",
+            audit=audit_command(where),
             config=dataclasses.asdict(run.config),
             layout=run.layout._asdict(),
-            versions=run.versions | dict(jfu=jfu.__version__),
+            versions=dict(run=run.versions, audit=workdir.versions() | dict(jfu=jfu.__version__)),
+            python=platform.python_version(),
             hashes={
                 "config.json": digest(where / "config.json"),
                 "results.jsonl": digest(where / "results.jsonl"),
@@ -183,8 +204,16 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
     )
 
 
-def of_shadows(work, study, trial, names, found, rows, shadows) -> list[str]:
-    """Adds what shadow federations show; returns notes."""
+def names_the_poison(study, trial) -> bool:
+    """Whether the request names every image with the trigger."""
+    from launch import experiment
+
+    poisoned = experiment.clients_of(study.config, study.dataset, trial.seed)[2]
+    return bool(poisoned.any()) and not (poisoned & ~trial.exam.forget).any()
+
+
+def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[str], list]:
+    """Adds what shadow federations show; returns notes, and the files in which they are kept."""
     from launch import experiment
 
     asked = [n for n in names if n not in ("original", "retrain", "retrain_again")]
@@ -192,9 +221,11 @@ def of_shadows(work, study, trial, names, found, rows, shadows) -> list[str]:
     study = experiment.remembering(study, keep, trial)
     methods = experiment.methods(study, asked)
     try:
-        phi, seconds = shadows.run(work, study, trial, methods, FLAGS.shadows, FLAGS.shadows_chunk)
+        phi, seconds, blocks = shadows.run(
+            work, study, trial, methods, FLAGS.shadows, FLAGS.shadows_chunk
+        )
     except shadows.TooFew as error:
-        return [str(error)]
+        return [str(error)], []
     for name, measured in shadows.samples(phi).items():
         for key, groups in measured.items():
             found.setdefault(name, {})[key] = groups
@@ -203,12 +234,29 @@ def of_shadows(work, study, trial, names, found, rows, shadows) -> list[str]:
         f"federations, which share the split of seed {trial.seed}; each held a random half of the "
         "examples to forget."
     ]
-    alone = shadows.one_by_one(rows, trial.seed, asked)
+    alone = shadows.one_by_one(work, rows, trial.seed, asked)
     if seconds and alone:
+        estimated = "" if alone[1] else ", its training estimated as retraining's"
         notes.append(
             f"A shadow, trained, retrained and answered by {len(asked)} methods, took "
             f"{seconds:.1f} s without compilation; the same rounds one by one took the comparison "
-            f"{alone:.1f} s."
+            f"{alone[0]:.1f} s{estimated}."
+        )
+    return notes, blocks
+
+
+def other_shadows(run) -> list[str]:
+    """In what shadows differ from the audited models, in sentences."""
+    notes = []
+    if run.config.init_params:
+        notes.append(
+            "The audited model came from a file; shadow federations are trained by this work "
+            "directory's recipe, which may not be that model's."
+        )
+    if run.more.get("stop") == "regained":
+        notes.append(
+            f"Shadow federations answer with all {run.config.recovery_rounds} rounds, while "
+            "launch.unlearn stopped as soon as retained accuracy was regained, maybe before."
         )
     return notes
 
@@ -223,7 +271,7 @@ def ratio_bounds(values: Sequence[float]) -> dict[str, float]:
     return estimates.bounds(measure, [(np.array([value]),) for value in values], FLAGS.draws)
 
 
-def partial(names: list[str], config, seeds: list[int], given) -> list[str]:
+def partial(names: list[str], config, seeds: list[int]) -> list[str]:
     """What this report cannot say, in sentences."""
     notes = []
     if "retrain" not in names:
@@ -243,33 +291,44 @@ def partial(names: list[str], config, seeds: list[int], given) -> list[str]:
     return notes
 
 
-def not_shown(measures: dict, missing: dict[str, str], names, config, given) -> dict[str, str]:
-    """Why a measure is shown for no method, by measure."""
+def not_shown(
+    shown: dict, missing: dict[str, str], names: list[str], config, given
+) -> dict[str, str]:
+    """Why a method's measures that are not there are not, by measure."""
     from launch import estimates
 
-    shown = {key.partition(".")[0] for found in measures.values() for key in found}
-    out = {}
+    kinds = {key.partition(".")[0] for key in shown}
+    out = dict(missing)
     for key, measure in estimates.TABLE.items():
-        if key in shown:
+        if key in kinds or key in missing:
             continue
-        if key in missing:
-            why = missing[key]
-        elif not config.forget:
+        if not config.forget:
             why = "nothing was to be forgotten"
         elif key in estimates.GROUPS["Attacks with shadow federations"]:
             why = "not run; --shadows=64 runs it"
-        elif "asr" in key:
+            if given.shadows:
+                why = "too few examples, or a shadow federation diverged"
+        elif key == "asr":
             why = "no backdoor was planted"
         elif key.startswith("undo"):
-            why = "not is not among the methods"
+            why = "not is not among the methods" if "not" not in names else "nothing was negated"
         elif key in ("relearn", "anamnesis") and not given.relearn_rounds:
             why = "not run; --relearn_rounds=20 runs it"
-        elif measure.pair or key in ("rmia", "rmia_tpr_1", "anamnesis"):
-            why = "there is no retrained model, or it needed no round"
+        elif key == "anamnesis":
+            why = "there is no retrained model that relearnt in so many rounds"
+        elif measure.pair or key.startswith("rmia"):
+            why = "there is no retrained model, or not every answer is finite"
         else:
             why = "too few examples, or not evaluated"
         out[key] = why
     return out
+
+
+def audit_command(where: pathlib.Path) -> str:
+    given = ("shadows", "relearn_rounds", "draws", "shadows_chunk", "data_dir")
+    words = [f"--workdir={where}"]
+    words += [f"--{name}={FLAGS[name].value}" for name in given if FLAGS[name].value is not None]
+    return "python -m launch.audit " + " ".join(map(shlex.quote, words))
 
 
 def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
@@ -294,7 +353,7 @@ def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
 
 
 def command(run, seeds: list[int], names: list[str]) -> str:
-    """The command that makes the audited work directory anew."""
+    """The commands that make the audited work directory anew, a line each."""
     renamed, left = dict(backdoor_clients="backdoor_client"), ("backdoor_forget", "data_dir")
     words = [f"python -m launch.{run.script}"]
     for name, value in dataclasses.asdict(run.config).items():
@@ -308,17 +367,23 @@ def command(run, seeds: list[int], names: list[str]) -> str:
             words.append(f"--{flag}={text}")
     if run.script == "compare":
         methods = [n for n in names if n not in ("original", "retrain_again")]
-        words += [f"--methods={','.join(methods)}", f"--first_seed={seeds[0]}"]
-        words.append(f"--seeds={seeds[-1] - seeds[0] + 1}")
+        words.append(f"--methods={','.join(methods)}")
         if run.more.get("keep_history"):
             words.append(f"--keep_history={','.join(run.more['keep_history'])}")
+        begins = [s for s in seeds if s - 1 not in seeds]
+        ends = [s for s in seeds if s + 1 not in seeds]
+        spans = [
+            [f"--first_seed={a}", f"--seeds={b - a + 1}"] for a, b in zip(begins, ends, strict=True)
+        ]
     else:
+        spans = [[]]
         words += [
             f"--{name}={','.join(v) if isinstance(v, list) else v}"
             for name, v in run.more.items()
             if v not in ([], None)
         ]
-    return " ".join([words[0], *map(shlex.quote, words[1:])])
+    line = " ".join([words[0], *map(shlex.quote, words[1:])])
+    return "\n".join(" ".join([line, *span]) for span in spans)
 
 
 def digest(path: pathlib.Path) -> str:

@@ -1,7 +1,7 @@
 """What an audit measures, and how samples become numbers with intervals and floors."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ class Measure(NamedTuple):
     decides: bool = False  # whether the verdict "forgotten" hangs on it
     pair: bool = False  # a distance to the retrained model of the same seed
     pooled: bool = False  # one statistic of all shadow federations' examples
+    facts: Callable = lambda groups: {}  # what else the report says, of all seeds' arrays
     note: str = ""
 
 
@@ -31,6 +32,32 @@ def tpr(rate: float) -> Callable:
     return functools.partial(attacks.tpr_at, rate=rate)
 
 
+def rates(title: str, name: str, **more: Any) -> dict[str, Measure]:
+    """An attack's true-positive rates; ``name`` is a pattern of their keys."""
+    words = f"{title}: true positives at {{:g}} % false"
+    return {
+        name.format(key): Measure(words.format(100 * rate), "", tpr(rate), **more)
+        for key, rate in (("1", 0.01), ("01", 0.001))
+    }
+
+
+def reached(values: np.ndarray, limit: np.ndarray) -> float:
+    """Mean of values of which those above the limit were cut off there."""
+    del limit
+    return float(np.mean(values))
+
+
+def cut(groups: list) -> dict[str, Any]:
+    """The share of seeds in which a value was cut off, and the mean of their limits."""
+    above = [float(np.mean(values > limit)) for values, limit in groups]
+    return dict(censored=float(np.mean(above)), limit=float(np.mean([m for _, m in groups])))
+
+
+def quality(epsilons: np.ndarray, models: np.ndarray) -> float:
+    del models
+    return attacks.forgetting_score(epsilons)
+
+
 # Groups of measures as the report shows them.
 GROUPS: dict[str, dict[str, Measure]] = {
     "Accuracy and backdoor": {
@@ -39,12 +66,19 @@ GROUPS: dict[str, dict[str, Measure]] = {
             "accuracy on forgotten data",
             "%",
             percent,
-            1,
-            True,
+            memory=1,
+            decides=True,
             note="of the very examples that the retrained models never saw",
         ),
         "test": Measure("accuracy on test data", "%", percent),
-        "asr": Measure("backdoor success", "%", percent, 1),
+        "asr": Measure(
+            "backdoor success",
+            "%",
+            percent,
+            memory=1,
+            decides=True,
+            note="decides where every image with the trigger was to be forgotten",
+        ),
     },
     "Membership attacks on one model": {
         "mia": Measure(
@@ -54,89 +88,110 @@ GROUPS: dict[str, dict[str, Measure]] = {
             note="tells forgotten data from test data by looks too, so it never decides",
         ),
         "auc": Measure("loss attack, unmatched: AUC", "", attacks.auc, note="never decides"),
-        "mia_matched": Measure("loss attack, matched: accuracy", "%", np.mean, 1),
+        **rates("loss attack, unmatched", "tpr_{}_unmatched", note="never decides"),
+        "mia_matched": Measure(
+            "loss attack, matched: accuracy", "%", np.mean, memory=1, decides=True
+        ),
         "auc_matched": Measure(
             "loss attack, matched: AUC",
             "",
             attacks.auc,
-            1,
-            True,
+            memory=1,
+            decides=True,
             note="each forgotten example faces a test image of its class, trigger and label",
         ),
-        "tpr_1": Measure("loss attack, matched: true positives at 1 % false", "", tpr(0.01), 1),
-        "tpr_01": Measure("loss attack, matched: true positives at 0.1 % false", "", tpr(0.001), 1),
+        **rates("loss attack, matched", "tpr_{}", memory=1, decides=True),
         "rmia": Measure(
             "RMIA, matched: AUC",
             "",
             attacks.auc,
-            1,
-            True,
+            memory=1,
+            decides=True,
             note="offline; its reference models are the retrained ones of the seed",
         ),
-        "rmia_tpr_1": Measure("RMIA, matched: true positives at 1 % false", "", tpr(0.01), 1),
+        **rates("RMIA, matched", "rmia_tpr_{}", memory=1, decides=True),
     },
     "Attacks with shadow federations": {
         "ulira": Measure(
             "U-LiRA: AUC",
             "",
             attacks.auc,
-            1,
-            True,
+            decides=True,
             pooled=True,
             note="example by example, federations that unlearned it against ones retrained "
-            "without it",
+            "without it; any difference tells them apart, so it has no side of memory",
         ),
-        "ulira_tpr_1": Measure(
-            "U-LiRA: true positives at 1 % false", "", tpr(0.01), 1, pooled=True
-        ),
+        **rates("U-LiRA", "ulira_tpr_{}", decides=True, pooled=True),
         "lira": Measure(
             "LiRA: AUC",
             "",
             attacks.auc,
-            1,
-            True,
+            memory=1,
+            decides=True,
             pooled=True,
             note="example by example, unlearned federations that held it against unlearned ones "
             "that never did",
         ),
+        **rates("LiRA", "lira_tpr_{}", memory=1, decides=True, pooled=True),
         "forgetting_score": Measure(
-            "forgetting score of the NeurIPS 2023 challenge",
+            "forgetting quality F of the NeurIPS 2023 challenge",
             "",
-            attacks.forgetting_score,
-            -1,
-            note="1 is retraining with many models; with few, chance alone makes it small",
+            quality,
+            memory=-1,
+            facts=lambda groups: dict(models=groups[0][1].ravel().tolist()),
+            note="F alone, without the challenge's factors of accuracy; 1 is retraining with many "
+            "models, with few chance alone makes it small",
         ),
     },
     "Signs of memory": {
         "relearn": Measure(
             "rounds to relearn",
             "rounds",
-            np.mean,
-            -1,
+            reached,
+            memory=-1,
+            facts=cut,
             note="until accuracy on the forgotten data is within 5 points of the original's, once "
-            "the data is back in the federation",
+            "the data is back in the federation; a model that takes longer than was tried counts "
+            "as one round more",
         ),
         "anamnesis": Measure(
             "anamnesis index",
             "",
-            np.mean,
-            -1,
+            reached,
+            memory=-1,
+            pair=True,
+            facts=cut,
             note="rounds to relearn over those of the retrained model: below 1 it remembers",
+        ),
+        "update_auc_matched": Measure(
+            "both models known, matched: AUC of the confidence that was lost",
+            "",
+            attacks.auc,
+            note="what the request itself gives away to who saw the model before and after; so "
+            "does retraining",
         ),
         "undo_forget": Measure(
             "negation undone: accuracy on forgotten data",
             "%",
             percent,
-            1,
+            memory=1,
             note="what an attacker gets who negates the layer once more",
         ),
-        "undo_asr": Measure("negation undone: backdoor success", "%", percent, 1),
-        "undo_auc_matched": Measure("negation undone: matched AUC", "", attacks.auc, 1),
+        "undo_asr": Measure("negation undone: backdoor success", "%", percent, memory=1),
+        "undo_auc_matched": Measure(
+            "negation undone, matched: AUC", "", attacks.auc, memory=1, decides=True
+        ),
+        "undo_update_auc_matched": Measure(
+            "negation undone, matched: AUC of the confidence that comes back",
+            "",
+            attacks.auc,
+            memory=1,
+        ),
         "undo_to_original": Measure(
             "negation undone: distance to the original's parameters",
             "",
             np.mean,
-            -1,
+            memory=-1,
             note="relative to their length; an attacker who saw both models knows it",
         ),
     },
@@ -174,40 +229,64 @@ def measure_of(name: str) -> Measure:
     return TABLE[name.partition(".")[0]]
 
 
-def estimate(evidence: Evidence, table: dict[str, Measure], draws: int) -> tuple[dict, dict]:
+def estimate(
+    evidence: Evidence, table: dict[str, Measure], draws: int
+) -> tuple[dict, dict[str, str], dict[str, dict[str, str]]]:
     """Values with intervals and floors, and why what is missing is missing.
 
-    The interval of a value is that of its mean over seeds; the floor's is where one retrained
-    model falls, so that a method is inside the floor where it is no further from retrained
-    models than they are from each other. Of shadow federations there are many, and one of them
-    says little: there the floor is the interval of the same attack on retrained ones, twice as
-    wide, since the method's own interval must find room in it.
+    The interval of a value is that of its mean over seeds; the floor is where single retrained
+    models fell, the percentiles 2.5 and 97.5 of their values, so that a method is inside the
+    floor where it is no further from retrained models than they are from each other. Examples
+    are not drawn for it, since their noise is in the values already. Of shadow federations there
+    are many, and one of them says little: there the floor is the interval of the same attack on
+    retrained ones, twice as wide, since the method's own interval must find room in it.
 
     Returns:
-      ``measures[method][measure] = {value, low, high, floor}`` with ``floor`` None or ``{value,
-      low, high}``, and ``missing[measure]``, a sentence.
+      ``measures[method][measure] = {value, low, high, resampled, seeds, floor}``, where
+      ``seeds`` counts those that have a retrained model too and ``floor`` is None or ``{value,
+      low, high}``; ``missing[measure]``, a sentence; ``broken[method][measure]``, likewise.
     """
     measures: dict[str, dict[str, Any]] = {name: {} for name in evidence}
     missing: dict[str, str] = {}
+    broken: dict[str, dict[str, str]] = {name: {} for name in evidence}
     for key in dict.fromkeys(key for found in evidence.values() for key in found):
         measure = table[key.partition(".")[0]]
-        held = {name: list(found[key].values()) for name, found in evidence.items() if key in found}
-        samples = [arrays for groups in held.values() for arrays in joined(measure)(groups)]
+        held = {name: found[key] for name, found in evidence.items() if key in found}
+        for name in [name for name, groups in held.items() if not finite(groups.values())]:
+            broken[name][key] = "it is no finite number in every seed"
+            del held[name]
+        samples = [a for groups in held.values() for a in joined(measure)([*groups.values()])]
         if any(measure.statistic(*arrays) is None for arrays in samples):
             missing[key] = too_few(samples)
             continue
         alike = (report.AGAIN,) if measure.pair or measure.pooled else RETRAINED
-        retrained = [arrays for name in alike for arrays in held.get(name, [])]
-        floor = None
-        if retrained and measure.pooled:
-            floor = bounds(measure, retrained, draws)
-            floor["low"] -= floor["value"] - floor["low"]
-            floor["high"] += floor["high"] - floor["value"]
-        elif retrained:
-            floor = bounds(measure, retrained, draws, singly=True)
+        retrained = {name: held[name] for name in alike if name in held}
+        floor = floor_of(measure, retrained, draws)
+        there = {seed for groups in retrained.values() for seed in groups}
         for name, groups in held.items():
-            measures[name][key] = {**bounds(measure, groups, draws), "floor": floor}
-    return measures, missing
+            found = bounds(measure, [*groups.values()], draws)
+            found |= dict(resampled=resampled(measure, [*groups.values()]))
+            seeds = 1 if measure.pooled else len(there & set(groups) if there else groups)
+            measures[name][key] = {**found, "seeds": seeds, "floor": floor}
+    return measures, missing, broken
+
+
+def floor_of(
+    measure: Measure, retrained: dict[str, dict[int, Arrays]], draws: int
+) -> dict[str, Any] | None:
+    groups = [arrays for one in retrained.values() for arrays in one.values()]
+    if not groups:
+        return None
+    if len(groups) > 1 and not measure.pooled:
+        values = [measure.statistic(*arrays) for arrays in groups]
+        # No value in between: of fewer than forty these are the least and the greatest.
+        low, high = map(float, np.percentile(values, [2.5, 97.5], method="inverted_cdf"))
+        return dict(value=float(np.mean(values)), low=low, high=high) | measure.facts(groups)
+    floor = bounds(measure, groups, draws)
+    if measure.pooled:
+        floor["low"] -= floor["value"] - floor["low"]
+        floor["high"] += floor["high"] - floor["value"]
+    return floor
 
 
 def joined(measure: Measure) -> Callable[[list[Arrays]], list[Arrays]]:
@@ -216,13 +295,25 @@ def joined(measure: Measure) -> Callable[[list[Arrays]], list[Arrays]]:
     return together if measure.pooled else lambda groups: groups
 
 
-def bounds(measure: Measure, groups: list[Arrays], draws: int, singly: bool = False) -> dict:
+def bounds(measure: Measure, groups: list[Arrays], draws: int) -> dict:
     value = np.mean([measure.statistic(*arrays) for arrays in joined(measure)(groups)])
-    how = dict(draws=draws, singly=singly, pooled=measure.pooled)
-    low, high = attacks.interval(measure.statistic, groups, **how)
-    return dict(value=float(value), low=low, high=high)
+    low, high = attacks.interval(measure.statistic, groups, draws=draws, pooled=measure.pooled)
+    return dict(value=float(value), low=low, high=high) | measure.facts(groups)
+
+
+def resampled(measure: Measure, groups: list[Arrays]) -> str:
+    """What an interval was drawn over, in words."""
+    if measure.pooled:
+        return "pairs of shadow federations"
+    words = ["seeds"] if len(groups) > 1 else []
+    words += ["examples"] if any(len(a) > 1 for arrays in groups for a in arrays) else []
+    return " and ".join(words) or "nothing"
+
+
+def finite(groups: Iterable[Arrays]) -> bool:
+    return all(np.isfinite(a).all() for arrays in groups for a in arrays)
 
 
 def too_few(groups: list[Arrays]) -> str:
     many = min(len(arrays[1]) for arrays in groups)
-    return f"{many} examples that were never trained on cannot show so low a false-positive rate"
+    return f"{many} scores of what was never trained on cannot show so low a false-positive rate"

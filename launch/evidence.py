@@ -1,6 +1,5 @@
 """What stored models show: the samples of every measure of an audit, seed by seed."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from launch.main import say
 from launch.workdir import WorkDir, cell_notes
 
 RELEARN = 6  # a stream of randomness of its own, beside those of launch.experiment
+DRAWN = 3  # likewise, of NumPy's
 FEW = 256  # images that layers are compared on
 
 
@@ -81,13 +81,23 @@ def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
 def look(tools: Tools, variables: Any, trial: Trial) -> Seen:
     logits = np.asarray(tools.logits(variables, trial.exam.x), np.float64)
     labels = np.asarray(trial.exam.y)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    return Seen(
-        variables,
-        logits.argmax(1) == labels,
-        attacks.confidence(logits, labels),
-        shifted / shifted.sum(1, keepdims=True),
-    )
+    with np.errstate(invalid="ignore"):  # a model that diverged
+        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        return Seen(
+            variables,
+            right(logits, labels),
+            attacks.confidence(logits, labels),
+            shifted / shifted.sum(1, keepdims=True),
+        )
+
+
+def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which answers are right, bool ``[n]``; what is not finite is no answer.
+
+    >>> right(np.array([[0.0, 1.0], [np.nan, np.nan]]), np.array([1, 0])).tolist()
+    [True, False]
+    """
+    return (logits.argmax(1) == labels) & np.isfinite(logits).all(1)
 
 
 def of_seed(
@@ -115,11 +125,14 @@ def of_seed(
         put |= of_rows(rows, name)
         if exam.forget.any():
             put |= memberships(exam, seen[name], seen, name)
+            if name != "original" and "original" in models:
+                lost = seen["original"].phi - seen[name].phi
+                put |= matched(exam, lost, "update_auc_matched")
         if tools.undo and "original" in models:
             put |= undone(exam, tools, seen, name, trial)
         if name != "retrain" and "retrain" in models:
-            put |= distances(exam, seen[name], seen["retrain"], put, found.get("retrain", {}))
-    retain = sides(exam)["retain"][:FEW]
+            put |= distances(exam, seen[name], seen["retrain"], put)
+    retain = np.random.default_rng([trial.seed, DRAWN]).permutation(sides(exam)["retain"])[:FEW]
     for name, variables in models.items():
         for other, key in (("retrain", "retrained"), ("original", "original")):
             if other in models and name != other:
@@ -139,7 +152,8 @@ def accuracies(exam, seen: Seen) -> dict[str, Arrays]:
     rows = sides(exam)
     out = {name: (seen.correct[which],) for name, which in rows.items() if len(which)}
     if "forget" in out:
-        loss = np.logaddexp(0, -seen.phi)
+        with np.errstate(invalid="ignore"):  # a model that diverged
+            loss = np.logaddexp(0, -seen.phi)
         means = [loss[rows[name]].mean() for name in ("retain", "forget")]
         out["loss_gap"] = (np.array([abs(means[0] - means[1])]),)
     return out
@@ -159,24 +173,31 @@ def memberships(exam, seen: Seen, all_seen: dict[str, Seen], name: str) -> dict[
     rows, out = sides(exam), {}
     plain = seen.phi[rows["forget"]], seen.phi[rows["test"]]
     if min(map(len, plain)) >= attacks.LEAST:
-        out["auc"] = plain
-    if len(exam.members) < attacks.LEAST:
+        out |= dict(auc=plain, tpr_1_unmatched=plain, tpr_01_unmatched=plain)
+    out |= matched(exam, seen.phi, "auc_matched", "tpr_1", "tpr_01")
+    if "auc_matched" not in out:
         return out
-    matched = seen.phi[exam.members], seen.phi[exam.others]
-    out |= dict(auc_matched=matched, tpr_1=matched, tpr_01=matched)
     label = np.asarray(exam.y)
     p = lambda s, rows: s.p[rows, label[rows]]
     # A model is no reference for itself.
     references = [s for other, s in all_seen.items() if other in RETRAINED and other != name]
-    if references:
+    # A probability that is not finite would lose every comparison, as if it had forgotten.
+    if references and all(np.isfinite(s.p).all() for s in (seen, *references)):
         scores = attacks.rmia(
             p(seen, exam.members),
             np.stack([p(s, exam.members) for s in references]),
             p(seen, exam.others),
             np.stack([p(s, exam.others) for s in references]),
         )
-        out |= dict(rmia=scores, rmia_tpr_1=scores)
+        out |= dict(rmia=scores, rmia_tpr_1=scores, rmia_tpr_01=scores)
     return out
+
+
+def matched(exam, score: np.ndarray, *names: str) -> dict[str, Arrays]:
+    """A score ``[E]`` of the forgotten examples and of those matched to them, by measure."""
+    if len(exam.members) < attacks.LEAST:
+        return {}
+    return dict.fromkeys(names, (score[exam.members], score[exam.others]))
 
 
 def undone(exam, tools: Tools, seen: dict[str, Seen], name: str, trial) -> dict[str, Arrays]:
@@ -188,12 +209,11 @@ def undone(exam, tools: Tools, seen: dict[str, Seen], name: str, trial) -> dict[
     out: dict[str, Arrays] = {"undo_to_original": (np.array([away]),)}
     found = accuracies(exam, back)
     out |= {f"undo_{name}": found[name] for name in ("forget", "asr") if name in found}
-    if len(exam.members) >= attacks.LEAST:
-        out["undo_auc_matched"] = (back.phi[exam.members], back.phi[exam.others])
-    return out
+    out |= matched(exam, back.phi, "undo_auc_matched")
+    return out | matched(exam, back.phi - seen[name].phi, "undo_update_auc_matched")
 
 
-def distances(exam, seen: Seen, retrained: Seen, mine: dict, theirs: dict) -> dict[str, Arrays]:
+def distances(exam, seen: Seen, retrained: Seen, mine: dict) -> dict[str, Arrays]:
     out: dict[str, Arrays] = {}
     for side in ("forget", "test"):
         which = sides(exam)[side]
@@ -215,7 +235,7 @@ def layers(tools: Tools, a: Any, b: Any, x: jax.Array, key: str) -> dict[str, Ar
         return {}
     mine, theirs = tools.outputs(a, x), tools.outputs(b, x)
     each = {name: distance.cka(mine[name], theirs[name]) for name in tools.layers}
-    return {f"{key}.{name}": (np.array([v]),) for name, v in each.items() if not math.isnan(v)}
+    return {f"{key}.{name}": (np.array([v]),) for name, v in each.items()}
 
 
 def relearnt(study, trial, seen, tools: Tools, rounds: int, found) -> None:
@@ -225,7 +245,7 @@ def relearnt(study, trial, seen, tools: Tools, rounds: int, found) -> None:
     goal = percent(seen["original"].correct[some]) - 5
     x, y = exam.x[some], np.asarray(exam.y)[some]
     key = place(jax.random.fold_in(trial.key, RELEARN))
-    knows = lambda variables: percent(np.asarray(tools.logits(variables, x)).argmax(1) == y)
+    knows = lambda variables: percent(right(np.asarray(tools.logits(variables, x)), y))
     needed: dict[str, int] = {}
     for name, one in seen.items():
         if name == "original":
@@ -240,9 +260,12 @@ def relearnt(study, trial, seen, tools: Tools, rounds: int, found) -> None:
                     break
             else:
                 needed[name] = rounds + 1  # at least
-        found[name]["relearn"] = (np.array([needed[name]]),)
-        say(f"  seed {trial.seed}  {name} relearns in {needed[name]} rounds")
-    for name in needed:
-        if needed.get("retrain"):
-            index = needed[name] / needed["retrain"]
-            found[name]["anamnesis"] = (np.array([index]),)
+        found[name]["relearn"] = np.array([needed[name]]), np.array([rounds])
+        many = needed[name] if needed[name] <= rounds else f"more than {rounds}"
+        say(f"  seed {trial.seed}  {name} relearns in {many} rounds")
+    theirs = needed.get("retrain", 0)
+    if 0 < theirs <= rounds:  # else what to divide by is not known
+        for name in needed:
+            if name != "retrain":
+                index = np.array([needed[name]]) / theirs, np.array([rounds]) / theirs
+                found[name]["anamnesis"] = index

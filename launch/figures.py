@@ -194,11 +194,17 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     plt.close(figure)
 
 
-def lines(series: dict[str, list], title: str, level: float | None = None) -> str:
+def lines(
+    series: dict[str, list],
+    title: str,
+    level: float | None = None,
+    band: tuple[float, float] | None = None,
+) -> str:
     """One small panel as SVG text: a line for each method; ``level``, the original's, is dotted.
 
     Args:
       series: by name its points ``[[round, value], ...]``.
+      band: where retrained models are after their last round.
     """
     import matplotlib
 
@@ -212,6 +218,9 @@ def lines(series: dict[str, list], title: str, level: float | None = None) -> st
         known = {"NoT": COLOURS["not"], "none (the old model)": COLOURS["none"]} | COLOURS
         if level is not None:
             axis.axhline(level, color="0.6", linestyle=":", label="original")
+        if band is not None:
+            words = "floor at the last round"
+            axis.axhspan(*band, color="#cfe3f7", lw=0, zorder=0, label=words)
         for name, points in series.items():
             colour = known[name] if name in known else next(spare)
             x, y = zip(*points, strict=True)

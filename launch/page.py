@@ -10,6 +10,19 @@ NAMES = {"not": "NoT", "retrain_again": "retrain again", "none": "none (the old 
 MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
 REFERENCES = ("original", "retrain", "retrain_again")
 
+FLOOR = (
+    "The noise floor of a measure is where single retrained models fell, from percentile 2.5 to "
+    "97.5 of their values, which of fewer than forty are the least and the greatest; a second "
+    "retraining of every seed, different in chance alone, is among them. Of attacks with shadow "
+    "federations it is the interval of the same attack on retrained ones, twice as wide. Every "
+    "model is judged against the floor, never against 0 or 100."
+)
+INTERVALS = (
+    "Intervals are percentile bootstrap intervals, nominally of 95 %, over what each table names. "
+    "Over five seeds alone such an interval holds the true mean about 84 times in 100, not 95; "
+    "where examples are drawn too it is wider."
+)
+
 STYLE = """
 :root { color-scheme: light; --line: #d8dce3; --soft: #f4f6f9; --ink: #1d2430; --dim: #5b6472; }
 * { box-sizing: border-box; }
@@ -92,11 +105,20 @@ def text(report: dict[str, Any]) -> str:
 
 
 def _interval(key: str, found: dict[str, Any] | None) -> str:
-    if not found:
-        return "-"
-    digits = 2 if estimates.measure_of(key).unit == "" else 1
-    value, low, high = (f"{found[k]:.{digits}f}" for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+    return in_words(found, 2 if estimates.measure_of(key).unit == "" else 1) if found else "-"
+
+
+def in_words(entry: dict[str, Any], digits: int) -> str:
+    """A value with its interval; ``≥`` or ``>`` where some or all of its seeds were cut off.
+
+    >>> in_words(dict(value=21.0, low=21.0, high=21.0, censored=1.0, limit=20), 1)
+    '> 20'
+    """
+    value, low, high = (f"{entry[k]:.{digits}f}" for k in ("value", "low", "high"))
+    words = f"{value} [{low}, {high}]"
+    if cut := entry.get("censored"):
+        return f"> {entry['limit']:.3g}" if cut == 1 else f"≥ {words}"
+    return words
 
 
 def html(report: dict[str, Any]) -> str:
@@ -111,9 +133,7 @@ def html(report: dict[str, Any]) -> str:
         *(card(name, entry) for name, entry in report["methods"].items() if name not in REFERENCES),
         "</div>",
         "<h2>How verdicts are made</h2>",
-        "<p>The noise floor of a measure is where single retrained models fall, by a second "
-        "retraining that differs in chance alone. Every model is judged against it, never against "
-        "0 or 100. Intervals are bootstrap intervals of 95 % over seeds and examples.</p><dl>",
+        f"<p>{FLOOR}</p><p>{INTERVALS}</p><dl>",
         *(
             f"<dt><strong>{verdicts.TITLES[q]}</strong></dt><dd>{escape(rule)}</dd>"
             for q, rule in report["questions"].items()
@@ -134,7 +154,7 @@ def html(report: dict[str, Any]) -> str:
 
 
 def what_was_done(report: dict[str, Any]) -> list[str]:
-    asked, seeds = report["asked"], report["seeds"]
+    asked, done, seeds = report["asked"], report["done"], report["seeds"]
     methods = [title_of(n) for n in report["methods"] if n not in REFERENCES]
     lines = [
         f"<p><strong>Asked:</strong> {asked['clients']} clients trained a model "
@@ -145,15 +165,31 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
             if asked["request"]
             else "no request was made."
         )
-        + (" The forgotten client had planted a backdoor." if asked["backdoor"] else "")
+        + backdoor(asked)
         + "</p>",
-        f"<p><strong>Done:</strong> {escape(', '.join(methods)) or 'nothing'} on "
-        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}; audited on {report['audited']}.</p>",
+        f"<p><strong>Done:</strong> {done['rounds']} rounds of training, then "
+        f"{escape(', '.join(methods)) or 'nothing'} with {done['recovery_rounds']} rounds to "
+        f"recover at most, on {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
+        + (
+            f"retrained from scratch in {done['rounds']} rounds, "
+            f"{'twice' if len(done['retrained']) > 1 else 'once'} a seed"
+            if done["retrained"]
+            else "nothing was retrained"
+        )
+        + f". Audited on {report['audited']}.</p>",
     ]
     if report["notes"]:
         items = "".join(f"<p>{escape(note)}</p>" for note in report["notes"])
         lines.append(f'<div class="notes">{items}</div>')
     return lines
+
+
+def backdoor(asked: dict[str, Any]) -> str:
+    if not asked["backdoor"]:
+        return ""
+    if asked["backdoor_named"]:
+        return " What was to be forgotten held a backdoor, the trigger with its label."
+    return " A backdoor was planted, and the request does not name every image that holds it."
 
 
 def card(name: str, entry: dict[str, Any]) -> str:
@@ -207,7 +243,8 @@ def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title
         for name, entry in report["methods"].items()
         if key in entry["measures"]
     }
-    floor = next(iter(entries.values()))["floor"]
+    one = next(iter(entries.values()))
+    floor = one["floor"]
     ends = [e[k] for e in entries.values() for k in ("low", "high")]
     ends += [floor["low"], floor["high"]] if floor else []
     low, high = min(ends), max(ends)
@@ -220,15 +257,23 @@ def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title
     about.append(
         f"floor {number(floor['low'])} to {number(floor['high'])}" if floor else "no floor"
     )
+    about.append(f"interval over {one['resampled']}")
+    if models := one.get("models"):
+        about.append(f"rests on {models[0]} unlearned and {models[1]} retrained models an example")
     rows = []
-    for name, entry in entries.items():
-        words = f"{number(entry['value'])} [{number(entry['low'])}, {number(entry['high'])}]"
+    for name, entry in report["methods"].items():
         reference = ' class="reference"' if name in REFERENCES else ""
-        rows.append(
-            f'<tr{reference}><th scope="row">{escape(title_of(name))}</th>'
-            f'<td class="strip">{strip(entry, low - margin, high + margin, words)}</td>'
-            f'<td class="number">{words}</td></tr>'
-        )
+        heading = f'<tr{reference}><th scope="row">{escape(title_of(name))}</th>'
+        if name in entries:
+            words = in_words(entries[name], digits)
+            drawn = strip(entries[name], low - margin, high + margin, words)
+            cells = f'<td class="strip">{drawn}</td><td class="number">{escape(words)}</td>'
+        elif name not in REFERENCES:
+            why = entry["not_shown"].get(key) or entry["not_shown"].get(key.partition(".")[0], "")
+            cells = f'<td colspan="2" class="dim">not shown ({escape(why)})</td>'
+        else:
+            continue
+        rows.append(f"{heading}{cells}</tr>")
     return (
         f"<table><caption>{escape(title + unit)}<span>{escape('; '.join(about))}</span></caption>"
         f"<tbody>{''.join(rows)}</tbody></table>"
@@ -271,13 +316,25 @@ def plots(report: dict[str, Any]) -> list[str]:
             if n not in ("original", "retrain_again", "train")
         }
         if not series:
+            out.append(f'<p>{title}: not shown <span class="dim">(not measured)</span></p>')
             continue
         ends = ", ".join(f"{name} {points[-1][1]:.3g}" for name, points in series.items())
-        start = report["curves"][key].get("original")
-        drawn = figures.lines(series, title, level=start[-1][1] if start else None)
-        label = escape(f"{title} by communication round; at the end: {ends}")
-        out.append(f'<figure style="margin:0">{inline(drawn, label)}</figure>')
+        start, floor = report["curves"][key].get("original"), floor_of(report, key)
+        drawn = figures.lines(series, title, start[-1][1] if start else None, floor)
+        band = f"; retrained models end at {floor[0]:.3g} to {floor[1]:.3g}" if floor else ""
+        label = escape(f"{title} by communication round; at the end: {ends}{band}")
+        left = [title_of(n) for n in report["methods"] if n not in REFERENCES]
+        left = [name for name in left if name not in series]
+        words = f'<p class="dim">Not shown: {escape(", ".join(left))}.</p>' if left else ""
+        out.append(f'<figure style="margin:0">{inline(drawn, label)}{words}</figure>')
     return [*out, "</div>"]
+
+
+def floor_of(report: dict[str, Any], key: str) -> tuple[float, float] | None:
+    """The floor of a measure, which is the same beside every method."""
+    entries = [entry["measures"].get(key) for entry in report["methods"].values()]
+    floor = next((e["floor"] for e in entries if e), None)
+    return (floor["low"], floor["high"]) if floor else None
 
 
 def inline(svg: str, label: str) -> str:
@@ -289,12 +346,16 @@ def inline(svg: str, label: str) -> str:
 def again(report: dict[str, Any]) -> list[str]:
     """What reproduces this page."""
     made = report["reproduce"]
-    versions = ", ".join(f"{name} {v}" for name, v in made["versions"].items())
+    versions = "; ".join(
+        f"{what}: " + ", ".join(f"{name} {v}" for name, v in each.items())
+        for what, each in made["versions"].items()
+    )
     hashes = "\n".join(f"{digest}  {name}" for name, digest in made["hashes"].items())
     return [
         "<h2>To make it again</h2>",
         f"<pre>{escape(made['command'])}\n\n{escape(made['audit'])}</pre>",
-        f"<p>{escape(versions)}; {escape(json.dumps(made['layout']))}</p>",
+        f"<p>{escape(versions)}; Python {escape(made['python'])}; "
+        f"{escape(json.dumps(made['layout']))}</p>",
         f"<p>SHA-256 of what was audited:</p><pre>{escape(hashes)}</pre>",
     ]
 

@@ -1,6 +1,7 @@
 """Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
 
 import os
+import pathlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -34,15 +35,16 @@ def run(
     methods: dict[str, Any],
     many: int,
     chunk: int | None,
-) -> tuple[dict[str, np.ndarray], float | None]:
+) -> tuple[dict[str, np.ndarray], float | None, list[pathlib.Path]]:
     """Runs what is not done yet of the shadows.
 
     They are kept in the work directory in blocks; a run that was stopped goes on with the next.
 
     Returns:
       ``phi`` of every candidate under every shadow's models, ``[S, n]`` by method (besides the
-      methods ``original``, ``retrain``, and ``held``, which shadow held what), and the seconds
-      that a shadow took in the median block, the first and its compilation left out.
+      methods ``original``, ``retrain``, and ``held``, which shadow held what), the seconds
+      that a shadow took in the median block, the first and its compilation left out, and the
+      blocks' files.
     """
     request = trial.request
     rows = shadows.candidates(request)
@@ -64,43 +66,58 @@ def run(
     programs = Programs(study, methods, rows, chunk)
     shared = place((request, key))
     out: dict[str, list] = {name: [] for name in ("original", RETRAIN, *methods)}
-    began, fresh, seconds = time.perf_counter(), 0, []
+    began, fresh, paths = time.perf_counter(), 0, []
     for start in range(0, many, size):
         numbers = np.arange(start, min(many, start + size))
-        path = folder / f"{many}-{numbers[0]}-{numbers[-1]}.safetensors"
+        path = folder / f"{trial.seed}-{many}-{numbers[0]}-{numbers[-1]}.safetensors"
+        paths.append(path)
         known = {}
         if os.path.lexists(path):
             check_own(path, jfu.io.load_notes(path).get("of"), own)
             known = jfu.io.load_arrays(path)
         wanted = [name for name in out if name not in known]
         if wanted:
-            start_of_block = time.perf_counter()
+            spent = jfu.io.load_notes(path)["seconds"] if known else {}
             mine = place((jnp.asarray(numbers), held[numbers]))
-            known |= programs(shared, mine, wanted)
+            answers, took = programs(shared, mine, wanted)
+            known |= answers
             fresh += len(numbers)
-            spent = (time.perf_counter() - start_of_block) / len(numbers)
-            notes = dict(shadows=numbers.tolist(), seconds=spent, methods=wanted, of=own)
+            # A block that methods join later keeps what its training took.
+            spent = {name: t / len(numbers) for name, t in took.items()} | spent
+            notes = dict(shadows=numbers.tolist(), seconds=spent, of=own)
             jfu.io.save_state(path, known, notes)
             left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")
-        if start:
-            seconds.append(jfu.io.load_notes(path)["seconds"])
         for name in out:
             out[name].append(np.asarray(known[name], np.float64))
     found = {name: np.concatenate(parts) for name, parts in out.items()}
+    spent = [jfu.io.load_notes(path)["seconds"] for path in paths[1:]]
+    seconds = float(np.median([sum(block[n] for n in out) for block in spent])) if spent else None
     inside = np.asarray(held)
     forgotten = np.asarray(request.forget.index)
     holds = np.zeros((many, len(rows)), bool)
-    for k, n in zip(*np.nonzero(np.asarray(request.forget.mask)), strict=True):
+    asked = np.asarray(request.forget.mask) & np.isin(forgotten, rows)
+    for k, n in zip(*np.nonzero(asked), strict=True):
         holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
-    return found | dict(held=holds), float(np.median(seconds)) if seconds else None
+    return found | dict(held=holds), seconds, paths
 
 
-def one_by_one(rows: Sequence[dict], seed: int, methods: Sequence[str]) -> float | None:
-    """Seconds that a comparison took for the same rounds, those of training being retraining's."""
+def one_by_one(
+    work: WorkDir, rows: Sequence[dict], seed: int, methods: Sequence[str]
+) -> tuple[float, bool] | None:
+    """Seconds that a comparison took to train, to retrain and for every method's answer.
+
+    Returns:
+      ``(seconds, measured)``; where training was done elsewhere its seconds are estimated as
+      retraining's. None where a method was not run.
+    """
     last = {r["method"]: r["seconds"] for r in rows if r["seed"] == seed}
-    wanted = [RETRAIN, RETRAIN, *methods]
-    return sum(last[name] for name in wanted) if last.keys() >= set(wanted) else None
+    if not last.keys() >= {RETRAIN, *methods}:
+        return None
+    path = work.cell(seed, "original")
+    trained = jfu.io.load_notes(path)["spent"]["seconds"] if path.exists() else 0.0
+    answers = sum(last[name] for name in (RETRAIN, *methods))
+    return (trained or last[RETRAIN]) + answers, trained > 0
 
 
 class Programs:
@@ -146,11 +163,18 @@ class Programs:
         self._begin = mapped(begin)
         self._respond = {name: mapped(respond(name)) for name in answers}
 
-    def __call__(self, shared: Any, rows: Any, names: list[str]) -> dict[str, np.ndarray]:
-        variables, history, first = self._begin(shared, rows)
+    def __call__(self, shared: Any, rows: Any, names: list[str]) -> tuple[dict, dict]:
+        """``phi`` and seconds by name; training, which is always done, is ``original``."""
+        found, seconds, began = {}, {}, time.perf_counter()
+        variables, history, found["original"] = jax.block_until_ready(self._begin(shared, rows))
+        seconds["original"] = time.perf_counter() - began
         rows = (*rows, variables, history)
-        found = {name: self._respond[name](shared, rows) for name in names if name != "original"}
-        return {name: np.asarray(a) for name, a in (found | dict(original=first)).items()}
+        for name in names:
+            if name != "original":
+                began = time.perf_counter()
+                found[name] = jax.block_until_ready(self._respond[name](shared, rows))
+                seconds[name] = time.perf_counter() - began
+        return {name: np.asarray(a) for name, a in found.items()}, seconds
 
 
 def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple]]]:
@@ -168,10 +192,16 @@ def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple
             inside, outside = by_pair(found[name], held)
             sides[name] = (inside, retrained), (inside, outside)
     out: dict[str, dict[str, dict[int, tuple]]] = {}
-    for name, (ulira, lira) in sides.items():
-        against = by_row(attacks.lira(*ulira))
-        out[name] = dict(ulira=against, ulira_tpr_1=against, lira=by_row(attacks.lira(*lira)))
-        out[name]["forgetting_score"] = {0: (attacks.epsilon(*ulira),)}
+    for name, attacked in sides.items():
+        out[name] = {}
+        for key, pair in zip(("ulira", "lira"), attacked, strict=True):
+            if not all(np.isfinite(phi).all() for phi in pair):
+                continue  # a federation diverged: not shown
+            scores = by_row(attacks.lira(*pair))
+            out[name] |= {key: scores, f"{key}_tpr_1": scores, f"{key}_tpr_01": scores}
+        if "ulira" in out[name]:
+            models = np.array([[len(side) for side in attacked[0]]])
+            out[name]["forgetting_score"] = {0: (attacks.epsilon(*attacked[0]), models)}
     return out
 
 

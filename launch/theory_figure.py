@@ -96,7 +96,7 @@ def draw_jacobians(axis: Any, rows: Sequence[dict]) -> list[tuple[str, dict]]:
         "narrow to wide, trained": ("negated, trained", dict(ls="-", marker="o")),
         "narrow to wide, first": ("negated, untrained", dict(ls="--", marker="o")),
         "new layer": ("new first layer, trained", dict(ls=":", marker="x")),
-        "asymmetry, trained": ("TV(Y, -Y), trained", dict(ls="-.")),
+        "asymmetry, trained": ("mean TV(y, -y) of a unit, trained", dict(ls="-.")),
     }
     distances = [row for row in rows if not row["what"].startswith("asymmetry")]
     moved = {row["activation"] for row in distances if row["value"] > STILL}

@@ -52,6 +52,13 @@ def test_barrier_is_the_hill_above_the_chord():
     assert distance.barrier(slope, 0.0, 1.0) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
+def test_a_way_over_what_is_not_finite_is_no_flat_one(where):
+    broken = lambda w: math.nan if w == where else 1.0
+    assert math.isnan(distance.barrier(broken, 0.0, 1.0))
+    assert distance.barrier(lambda w: math.inf if w == 0.5 else 1.0, 0.0, 1.0) == math.inf
+
+
 def test_relative_distance_is_over_all_parameters():
     a, b = {"x": np.array([3.0, 0.0]), "y": np.array(1.0)}, {"x": np.array([0.0, 0.0]), "y": 5.0}
     assert distance.relative(a, b) == pytest.approx(5 / 5)
