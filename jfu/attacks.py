@@ -239,6 +239,7 @@ def interval(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    singly: bool = False,
     pooled: bool = False,
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean over groups of ``statistic(*arrays)``.
@@ -250,6 +251,8 @@ def interval(
     Args:
       statistic: a function of a group's arrays; arrays of one row are not resampled.
       groups: for each group its arrays, rows along the first axis.
+      singly: the interval of one group's statistic in place of the mean: where one more group
+        may fall.
       pooled: the interval of the statistic of all groups' rows together, drawing groups alone:
         for rows that one threshold is to serve, such as those of many shadow models.
 
@@ -268,9 +271,10 @@ def interval(
     def together(chosen):
         return statistic(*(np.concatenate(side) for side in zip(*chosen, strict=True)))
 
+    many = 1 if singly else len(groups)
     values = []
     for _ in range(draws):
-        chosen = [groups[g] for g in rng.integers(0, len(groups), len(groups))]
+        chosen = [groups[g] for g in rng.integers(0, len(groups), many)]
         values.append(together(chosen) if pooled else np.mean([one(arrays) for arrays in chosen]))
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(values, [tail, 100 - tail])

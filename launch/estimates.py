@@ -234,10 +234,10 @@ def estimate(
 ) -> tuple[dict, dict[str, str], dict[str, dict[str, str]]]:
     """Values with intervals and floors, and why what is missing is missing.
 
-    The interval of a value is that of its mean over seeds; the floor is where single retrained
-    models fell, the percentiles 2.5 and 97.5 of their values, so that a method is inside the
-    floor where it is no further from retrained models than they are from each other. Examples
-    are not drawn for it, since their noise is in the values already. Of shadow federations there
+    The interval of a value is that of its mean over seeds; the floor's is where one retrained
+    model falls, so that a method is inside the floor where it is no further from retrained models
+    than they are from each other. Both draw seeds and examples, and so count the noise of
+    examples twice, since it is in the values of the seeds already. Of shadow federations there
     are many, and one of them says little: there the floor is the interval of the same attack on
     retrained ones, twice as wide, since the method's own interval must find room in it.
 
@@ -277,12 +277,7 @@ def floor_of(
     groups = [arrays for one in retrained.values() for arrays in one.values()]
     if not groups:
         return None
-    if len(groups) > 1 and not measure.pooled:
-        values = [measure.statistic(*arrays) for arrays in groups]
-        # No value in between: of fewer than forty these are the least and the greatest.
-        low, high = map(float, np.percentile(values, [2.5, 97.5], method="inverted_cdf"))
-        return dict(value=float(np.mean(values)), low=low, high=high) | measure.facts(groups)
-    floor = bounds(measure, groups, draws)
+    floor = bounds(measure, groups, draws, singly=not measure.pooled)
     if measure.pooled:
         floor["low"] -= floor["value"] - floor["low"]
         floor["high"] += floor["high"] - floor["value"]
@@ -295,9 +290,10 @@ def joined(measure: Measure) -> Callable[[list[Arrays]], list[Arrays]]:
     return together if measure.pooled else lambda groups: groups
 
 
-def bounds(measure: Measure, groups: list[Arrays], draws: int) -> dict:
+def bounds(measure: Measure, groups: list[Arrays], draws: int, singly: bool = False) -> dict:
     value = np.mean([measure.statistic(*arrays) for arrays in joined(measure)(groups)])
-    low, high = attacks.interval(measure.statistic, groups, draws=draws, pooled=measure.pooled)
+    how = dict(draws=draws, singly=singly, pooled=measure.pooled)
+    low, high = attacks.interval(measure.statistic, groups, **how)
     return dict(value=float(value), low=low, high=high) | measure.facts(groups)
 
 

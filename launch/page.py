@@ -11,11 +11,11 @@ MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.N
 REFERENCES = ("original", "retrain", "retrain_again")
 
 FLOOR = (
-    "The noise floor of a measure is where single retrained models fell, from percentile 2.5 to "
-    "97.5 of their values, which of fewer than forty are the least and the greatest; a second "
-    "retraining of every seed, different in chance alone, is among them. Of attacks with shadow "
-    "federations it is the interval of the same attack on retrained ones, twice as wide. Every "
-    "model is judged against the floor, never against 0 or 100."
+    "The noise floor of a measure is where one retrained model falls; a second retraining of every "
+    "seed, different in chance alone, is among those that it is drawn from. Both the floor and the "
+    "intervals draw examples within seeds, and so count the noise of examples twice. Of attacks "
+    "with shadow federations the floor is the interval of the same attack on retrained ones, twice "
+    "as wide. Every model is judged against the floor, never against 0 or 100."
 )
 INTERVALS = (
     "Intervals are percentile bootstrap intervals, nominally of 95 %, over what each table names. "

@@ -15,7 +15,7 @@ NEEDED = ("forget", "auc_matched", "rmia", "ulira", "lira")
 RULES = dict(
     forgotten=(
         "Yes if the interval of every matched measure (those that say that they decide) lies "
-        "inside the noise floor's, which is where single retrained models fell; no if the interval "
+        "inside the noise floor's, which is where one retrained model falls; no if the interval "
         "of one lies wholly outside on the side of memory; else inconclusive. Never yes below five "
         "seeds, nor where accuracy on the forgotten data, the backdoor that was to be forgotten, "
         "the matched loss attack, RMIA, U-LiRA or LiRA was not run; a true-positive rate may be "

@@ -150,6 +150,8 @@ def test_interval_is_that_of_a_mean():
     # Seeds and examples vary: var(mean) = (var between, which holds var/n once, + var/n) / 25.
     sd = np.sqrt((np.var([g[0].mean() for g in groups]) + 1 / 400) / 25)
     assert (low, high) == pytest.approx((mean - 1.96 * sd, mean + 1.96 * sd), abs=0.25 * sd)
+    lower, higher = attacks.interval(np.mean, groups, singly=True)
+    assert higher - lower > 4 * (high - low)
     assert attacks.interval(np.mean, groups) == (low, high)
 
 
