@@ -230,15 +230,18 @@ def kept(folder: Path) -> dict[str, bytes | str | None]:
 
 
 def results(folder: Path) -> dict[str, object]:
-    """What a run has found, without the seconds that it took."""
+    """What a run has found, without the seconds that it took and the time of day."""
     found: dict[str, object] = kept(folder)
+    timed = ("time", "previous", "hash", "results")  # of a ledger's lines
     for name in found:
         path = folder / name
         if path.parent.name == "cells":
             arrays = {name: bits(a) for name, a in load_arrays(path).items()}
             found[name] = untimed(load_notes(path)), arrays
         elif path.suffix == ".jsonl":
-            found[name] = [untimed(json.loads(line)) for line in found[name].splitlines()]
+            lines = [untimed(json.loads(line)) for line in found[name].splitlines()]
+            plain = lambda line: {k: v for k, v in line.items() if k not in timed}
+            found[name] = list(map(plain, lines)) if name == "ledger.jsonl" else lines
         elif path.suffix == ".json":
             found[name] = untimed(json.loads(found[name]))
         elif path.suffix == ".md":

@@ -76,6 +76,7 @@ def refused(ended, *words):
 # ---------------------------------------------------------------- killed
 
 FILES = ("config.json", CELL, "results.jsonl", "history.safetensors", "model.safetensors")
+FILES += ("ledger.jsonl",)
 EVERY = [(point, name) for name in FILES for point in POINTS]
 SOME = [("half", FILES[0]), *((point, CELL) for point in POINTS[1:])]
 SOME += [("half", FILES[2]), ("written", FILES[3]), ("replaced", FILES[4])]
@@ -111,13 +112,13 @@ def test_unlearning_and_comparing_killed_at_every_point_of_every_write(runs, who
     out = tmp_path / "out.msgpack"
     unlearn += ["--stop=budget", "--recovery_rounds=2", f"--export_params={out}"]
     compare = ["compare", *FEW, "--rounds=2", "--seeds=1", "--methods=retrain,not"]
-    written = ["config.json", "results.jsonl", "table.md", "table.json"]
-    for script, cells, more in (
-        (unlearn, ["0-not.safetensors"], ["model.safetensors", "out.msgpack"]),
-        (compare, ["0-original.safetensors", "0-not.safetensors"], ["curves.png", "costs.png"]),
-    ):
+    tables = ["results.jsonl", "table.md", "table.json"]
+    own = ["0-not.safetensors", "model.safetensors", "out.msgpack", *tables, "ledger.jsonl"]
+    theirs = ["plan.json", "0-original.safetensors", "0-not.safetensors", "ledger.jsonl"]
+    theirs += ["curves.png", "costs.png", *tables]
+    for script, written in ((unlearn, own), (compare, theirs)):
         one, two = tmp_path / f"{script[0]}-one", tmp_path / f"{script[0]}-two"
-        for name in [written[0], *cells, *more, *written[1:]]:
+        for name in ["config.json", *written]:
             for point in POINTS:
                 ended = runs.run(*script, f"--workdir={two}", kill=(point, name, 1))
                 assert ended.killed, f"{point} {name}: {ended.said}"
