@@ -628,6 +628,7 @@ def test_a_third_retraining_is_not_called_unforgotten(memorised, tmp_path):
     assert found["none"]["verdicts"]["forgotten"] == "no"
 
 
+@pytest.mark.slow
 def test_without_a_reference_the_report_is_partial(tmp_path):
     work = tmp_path / "W"
     launch("compare", *SMALL, "--rounds=2", "--methods=not", "--seeds=1", f"--workdir={work}")

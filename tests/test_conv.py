@@ -40,7 +40,7 @@ def _assert_close(got, want, tolerance=1e-10):
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("size", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("padding", PADDINGS, ids=str)
 def test_value_and_gradients_are_the_stock_ones(padding, size):
     with jax.enable_x64(True):

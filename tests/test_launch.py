@@ -310,7 +310,7 @@ def test_rivals_in_one_comparison_and_its_rounds(tmp_path):
     assert "did not remember last, which is needed for pgd; begin another --workdir" in error
 
 
-@pytest.mark.parametrize("ending", ["msgpack", "safetensors"])
+@pytest.mark.parametrize("ending", ["safetensors", *rare("msgpack")])
 def test_a_model_from_elsewhere_enters_and_leaves(trained, tmp_path, ending):
     import jfu.io
 
@@ -329,6 +329,7 @@ def test_a_model_from_elsewhere_enters_and_leaves(trained, tmp_path, ending):
     assert "exists already" in error
 
 
+@pytest.mark.slow
 def test_own_data_with_own_client_ids(tmp_path):
     rng = np.random.default_rng(0)
     y = np.arange(120) % 3
@@ -462,6 +463,7 @@ def test_a_truncated_checkpoint_is_named_and_kept(tmp_path):
     assert cell.read_bytes() == half
 
 
+@pytest.mark.slow
 def test_negations_that_cancel_are_refused(tmp_path):
     """With negated head and nothing before it changed the function changes; with none it cannot."""
     import jax.numpy as jnp
@@ -495,6 +497,7 @@ def test_help_reads_well(script):
             assert name in out
 
 
+@pytest.mark.slow
 def test_flagfile_presets_run(tmp_path):
     preset = ROOT / "launch" / "presets" / "digits.flags"
     launch(
@@ -503,6 +506,7 @@ def test_flagfile_presets_run(tmp_path):
     assert (tmp_path / "w" / "curves.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_trained_request_is_the_default_and_a_kill_is_survived(tmp_path):
     """launch.train and launch.unlearn go on too, and unlearn forgets whom train foresaw."""
     one, two = tmp_path / "one", tmp_path / "two"
@@ -524,6 +528,7 @@ def test_the_trained_request_is_the_default_and_a_kill_is_survived(tmp_path):
     assert "request: forget client:2" in said
 
 
+@pytest.mark.slow
 def test_asking_for_less_loses_no_rows(tmp_path):
     workdir = tmp_path / "w"
     flags = [*SMALL, "--rounds=2", f"--workdir={workdir}"]
@@ -534,6 +539,7 @@ def test_asking_for_less_loses_no_rows(tmp_path):
     assert sorted(rows_of(workdir), key=key) == sorted(before, key=key)
 
 
+@pytest.mark.slow
 def test_compiled_programs_are_kept(tmp_path):
     flags = [*SMALL, "--rounds=1", "--seeds=1", "--methods=none", f"--workdir={tmp_path / 'w'}"]
     launch("compare", *flags, f"--compilation_cache={tmp_path / 'compiled'}")

@@ -258,6 +258,7 @@ def apart(tmp_path_factory, half_of_a_run):
     runs.end()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_lost(apart, whole):
     runs, small, _ = apart
     seen = Path(f"/proc/{runs.process.pid}/root{small}")  # as the runs see it

@@ -369,7 +369,12 @@ def test_needs_are_known_beforehand(build, name):
     assert jfu.unlearn.needs_of(name) == build(name).needs
 
 
-@methods
+SUMMED = ("not", "mode", "puf", "fedquit")  # the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in SUMMED else pytest.param(n, marks=pytest.mark.slow) for n in UNLEARNERS]
+)
 def test_aggregates_alone_will_do(build, setting, variables, request_, name, monkeypatch):
     """With masks on what each client sends, which cancel in the sum, and no way to stack it."""
     if build(name).needs.per_client:
