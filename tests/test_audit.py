@@ -595,7 +595,7 @@ import jfu
 from launch import cells, devices, experiment, workdir
 
 run = workdir.read_run(sys.argv[1])
-work = workdir.WorkDir(pathlib.Path(sys.argv[1]), run.layout, run.more)
+work = workdir.WorkDir(pathlib.Path(sys.argv[1]), run.layout, run.more, run.fingerprint)
 layout = devices.start(None, None, run.config.clients, run.layout, None)
 with devices.on_devices(layout):
     seeds = sorted({row["seed"] for row in workdir.read_results(work)})
