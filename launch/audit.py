@@ -354,7 +354,8 @@ def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
 
 def command(run, seeds: list[int], names: list[str]) -> str:
     """The commands that make the audited work directory anew, a line each."""
-    renamed, left = dict(backdoor_clients="backdoor_client"), ("backdoor_forget", "data_dir")
+    renamed = dict(backdoor_clients="backdoor_client")
+    left = ("backdoor_forget", "data_dir", "past", "rounds_before", "further")
     words = [f"python -m launch.{run.script}"]
     for name, value in dataclasses.asdict(run.config).items():
         if value is None or value == () or name in left:
@@ -380,7 +381,7 @@ def command(run, seeds: list[int], names: list[str]) -> str:
         words += [
             f"--{name}={','.join(v) if isinstance(v, list) else v}"
             for name, v in run.more.items()
-            if v not in ([], None)
+            if v not in ([], None) and name not in left
         ]
     line = " ".join([words[0], *map(shlex.quote, words[1:])])
     return "\n".join(" ".join([line, *span]) for span in spans)
