@@ -17,17 +17,7 @@ from jfu.aggregate import (
     weighted_mean,
 )
 from jfu.augment import crop_and_flip
-from jfu.clients import (
-    forget_class,
-    forget_client,
-    forget_examples,
-    forget_fraction,
-    map_clients,
-    split,
-    stack,
-    sum_clients,
-    weights,
-)
+from jfu.clients import map_clients, stack, sum_clients, weights
 from jfu.conv import check_convs, conv
 from jfu.costs import nbytes, step_flops, wire
 from jfu.devices import clients_at_once, clients_mesh, cpu_devices
@@ -37,6 +27,13 @@ from jfu.local import classification, cross_entropy, local_sgd
 from jfu.loop import Done, rounds
 from jfu.metrics import first_round_within, gap, gap_per_seed, match, mia, per_example
 from jfu.pools import spread
+from jfu.requests import (
+    forget_class,
+    forget_client,
+    forget_examples,
+    forget_fraction,
+    split,
+)
 from jfu.sampling import absent, sampled
 from jfu.select import by_layer, by_path, describe, select
 from jfu.streaming import streamed

@@ -27,7 +27,7 @@ def halves(request: Split, key: Key, shadows: int) -> jax.Array:
     Returns:
       bool ``[S, K, N]``; shadows ``2 i`` and ``2 i + 1`` are complements.
 
-    >>> from jfu.clients import forget_client, split, stack
+    >>> from jfu import forget_client, split, stack
     >>> data = stack(np.zeros((4, 1)), np.arange(4), [[0, 1], [2, 3]])
     >>> held = halves(split(data, forget_client(data, [1])), jax.random.key(0), 4)
     >>> held.sum(0).tolist()
@@ -55,7 +55,7 @@ def shadow(request: Split, held: jax.Array) -> Split:
 def everything(request: Split) -> Split:
     """The data before the request, nothing forgotten.
 
-    >>> from jfu.clients import forget_client, split, stack, weights
+    >>> from jfu import forget_client, split, stack, weights
     >>> data = stack(np.zeros((4, 1)), np.arange(4), [[0, 1], [2, 3]])
     >>> weights(everything(split(data, forget_client(data, [1]))).retain).tolist()
     [2.0, 2.0]
@@ -118,7 +118,7 @@ def map_federations(run: Callable, *, chunk: int = 1) -> Callable:
 def candidates(request: Split) -> np.ndarray:
     """Rows of the pool that a request forgets and nobody retains, int ``[n]``, each once.
 
-    >>> from jfu.clients import forget_client, split, stack
+    >>> from jfu import forget_client, split, stack
     >>> data = stack(np.zeros((4, 1)), np.arange(4), [[0, 1], [3, 2]])
     >>> candidates(split(data, forget_client(data, [1]))).tolist()
     [2, 3]

@@ -56,13 +56,13 @@ def define() -> None:
 
 def audit() -> None:
     import jfu.io
-    from launch import page, workdir
+    from launch import locks, page
 
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
     where = pathlib.Path(FLAGS.workdir)
     run = asked(where)  # before anything is written there
-    lock = workdir.take(where)
+    lock = locks.take(where)
     report = examine(where, run)
     text = json.dumps(report, indent=1, allow_nan=False)
     jfu.io.write_bytes(where / "audit.json", (text + "\n").encode())

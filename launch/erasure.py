@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jfu.ledger
 from launch import records
 from launch.flags import Config
+from launch.locks import LOCK, take
 from launch.main import say
 from launch.requests import forgotten
-from launch.workdir import CONFIG, LOCK, MODEL, Run, WorkDir, read_run, take
+from launch.workdir import CONFIG, MODEL, Run, WorkDir, read_run
 
 
 class Holding(NamedTuple):

@@ -17,8 +17,9 @@ from jfu import attacks, shadows
 from launch import report
 from launch.devices import place
 from launch.experiment import Study, Trial, budget
+from launch.locks import make_folder
 from launch.main import say
-from launch.workdir import WorkDir, check_own, make_folder
+from launch.workdir import WorkDir, check_own
 
 SHADOW = 7  # a stream of randomness of its own, beside those of launch.experiment
 RETRAIN = "retrain"

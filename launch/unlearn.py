@@ -94,7 +94,7 @@ def unlearn() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import cells, devices, erasure, experiment, hosts, records, report, workdir
+    from launch import cells, devices, erasure, experiment, hosts, locks, records, report, workdir
 
     hosts.join(FLAGS, FLAGS.clients)
     config, seed = resolve(workdir)
@@ -112,7 +112,7 @@ def unlearn() -> None:
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     if FLAGS.erase and records.is_answered(work.path):
-        return erasure.erase(work._replace(lock=workdir.take(work.path)), config)
+        return erasure.erase(work._replace(lock=locks.take(work.path)), config)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
         hosts.agreed(lambda: jfu.io.check_new(export, may_exist=work.layout is not None))

@@ -20,7 +20,7 @@ from test_launch import rare
 
 import jfu.io
 from jfu.io import load_notes
-from launch import figures, workdir
+from launch import figures, locks, workdir
 from launch.main import sentence
 
 FEW = ["--dataset=synthetic", "--train_size=60", "--clients=2", "--model=mlp", "--devices=1"]
@@ -168,7 +168,7 @@ def test_a_second_process_is_told_of_the_first_and_touches_nothing(runs, half, w
 
 def test_an_audit_is_told_too(runs, whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "w")
-    with workdir.hold(folder):
+    with locks.hold(folder):
         before = files(folder)
         ended = runs.run("audit", f"--workdir={folder}")
         assert refused(ended, f"{folder} is in use by process {os.getpid()} on ")
@@ -176,14 +176,14 @@ def test_an_audit_is_told_too(runs, whole, tmp_path):
 
 
 def test_the_lock_holds_until_it_is_closed(tmp_path):
-    with workdir.hold(tmp_path):
+    with locks.hold(tmp_path):
         with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*; wait"):
-            workdir.hold(tmp_path)
+            locks.hold(tmp_path)
         (tmp_path / "lock").write_bytes(b"\xff process 1\n")
         with pytest.raises(ValueError, match="in use by another process; wait"):
-            workdir.hold(tmp_path)
+            locks.hold(tmp_path)
         assert (tmp_path / "lock").read_bytes() == b"\xff process 1\n"
-    workdir.hold(tmp_path).close()
+    locks.hold(tmp_path).close()
     assert os.listdir(tmp_path) == ["lock"]
 
 
@@ -213,7 +213,7 @@ def test_where_files_cannot_be_locked_a_note_is_given(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr("fcntl.flock", refuse)
     for _ in range(2):
-        workdir.hold(tmp_path).close()
+        locks.hold(tmp_path).close()
     assert capsys.readouterr().err.count("start no second run in it") == 2
 
 

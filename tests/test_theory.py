@@ -10,6 +10,7 @@ import pytest
 from conftest import quick_jit
 
 from jfu import theory
+from launch import theorems
 from launch import theory as script
 
 KEY = jax.random.key(0)
@@ -95,7 +96,7 @@ def test_time_and_bound_of_a_flow_that_is_known(target):
     np.testing.assert_allclose(found.bound, bound, rtol=3e-3)
     np.testing.assert_allclose(found.ratio, bound / t[at], rtol=5e-3)
     assert 0.05 < found.ratio < 1 and 0.05 < found.nearest < 1
-    assert script.holds(found)
+    assert theorems.holds(found)
 
 
 def one_dimension(target=0.75, **how):
@@ -111,16 +112,16 @@ def test_a_bound_that_is_not_vacuous_and_twice_it_fails():
     np.testing.assert_allclose(found.bound, 1 / 12, rtol=1e-4)
     np.testing.assert_allclose(found.ratio, 0.5 / math.log(2), rtol=3e-3)
     np.testing.assert_allclose(found.nearest, 1, atol=3e-3)
-    assert script.holds(found._replace(nearest=found.nearest - 3e-3))
-    assert not script.holds(found._replace(ratio=2 * found.ratio))
-    assert not script.holds(found._replace(nearest=2 * found.nearest))
+    assert theorems.holds(found._replace(nearest=found.nearest - 3e-3))
+    assert not theorems.holds(found._replace(ratio=2 * found.ratio))
+    assert not theorems.holds(found._replace(nearest=2 * found.nearest))
 
 
 def test_a_loss_without_smoothness_breaks_the_bound():
     """The slope of ``|w|`` is 1 and its Hessian 0, so any change is too quick."""
     found = flow(jnp.abs, lambda w: 0.0 * w, jnp.ones(()), 0.5, rate=1e-2, steps=100)
     np.testing.assert_allclose(found.time, 0.5, rtol=1e-2)
-    assert found.ratio == jnp.inf and not script.holds(found)
+    assert found.ratio == jnp.inf and not theorems.holds(found)
 
 
 def test_a_target_that_is_not_reached_counts_the_whole_way():
@@ -185,7 +186,7 @@ def test_no_search_beats_negation_on_white_inputs_and_one_does_on_others(name):
     weight, start = jnp.array([[3.0], [4.0]]), jnp.array([[-5.0], [1.0]])
     white = jnp.concatenate([jnp.eye(2), -jnp.eye(2)])
     far = lambda x, w: float(theory.activation_distance(activation, x @ weight, x @ w))
-    search = lambda x: script.farthest(activation, weight, x, start, steps=200)
+    search = lambda x: theorems.farthest(activation, weight, x, start, steps=200)
     assert far(white, search(white)) <= far(white, -weight) * (1 + 1e-5)
     axis = white * jnp.array([1.0, 0.0])[None]
     assert jnp.linalg.norm(search(axis)) == pytest.approx(5, rel=1e-5)
@@ -329,13 +330,13 @@ def test_what_cannot_fail_is_not_shown_and_asymmetry_is_of_single_units(monkeypa
 
     Its two units have opposite skew: together they are symmetric, each of them is not.
     """
-    monkeypatch.setattr(script, "WIDTHS", (2,))
+    monkeypatch.setattr(theorems, "WIDTHS", (2,))
     x = np.abs(np.random.default_rng(0).normal(size=(60, 3))).astype(np.float32)
     stem = np.array([[1, -1], [0, 0], [0, 0]], np.float32)
     weights = tuple(jnp.asarray(w)[None] for w in (stem, *theory.chain(KEY, (2, 2, 2))))
-    task = script.Task(jnp.asarray(x)[None], jnp.zeros((1, 60), int), jax.random.split(KEY, 1))
-    networks = script.Networks({2: weights}, {2: weights}, weights)
-    of = lambda f: {row["what"]: row for row in script.jacobians(f, task, networks)}
+    task = theorems.Task(jnp.asarray(x)[None], jnp.zeros((1, 60), int), jax.random.split(KEY, 1))
+    networks = theorems.Networks({2: weights}, {2: weights}, weights)
+    of = lambda f: {row["what"]: row for row in theorems.jacobians(f, task, networks)}
     rows = of(theory.ACTIVATIONS["identity"])
     for what in ("narrow to wide, first", "narrow to wide, trained", "new layer", "noise"):
         assert rows[what]["value"] < 1e-5 and rows[what]["consistent"] is None
@@ -385,12 +386,12 @@ def test_the_script_on_a_small_scale(tmp_path, monkeypatch):
         FLOW=dict(rate=0.005, steps=40, every=20, iterations=5),
         REPAIR=dict(steps=10, rate=0.01),
     ).items():
-        monkeypatch.setattr(script, name, value)
+        monkeypatch.setattr(theorems, name, value)
     text = script.run(tmp_path / "run", seeds=1)
     rows = [json.loads(line) for line in (tmp_path / "run/theory.jsonl").read_text().splitlines()]
-    assert {row["what"] for row in rows} == set(script.CHECKS)
+    assert {row["what"] for row in rows} == set(theorems.CHECKS)
     for row in rows:
-        assert row["activation"] == "identity" and row["theorem"] == script.CHECKS[row["what"]][0]
+        assert row["activation"] == "identity" and row["theorem"] == theorems.CHECKS[row["what"]][0]
         assert row["consistent"] in (True, False, None)
         assert np.isfinite([row["value"], row["bound"]]).all()
     of = lambda what: [row for row in rows if row["what"] == what]
@@ -402,4 +403,4 @@ def test_the_script_on_a_small_scale(tmp_path, monkeypatch):
     assert [row["width"] for row in of("noise")] == [4, 6]
     assert (tmp_path / "run/theory.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "run/theory.md").read_text() == text
-    assert "Theorem 4" in text and text.count("\n") == len(script.CHECKS) + 2 + 1 + 4 + 2
+    assert "Theorem 4" in text and text.count("\n") == len(theorems.CHECKS) + 2 + 1 + 4 + 2

@@ -1,0 +1,116 @@
+"""Requests: which examples are to be forgotten, as masks over the clients' slots."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfu.clients import weights
+from jfu.types import ClientData, Key, Split
+
+
+def split(clients: ClientData, forget: jax.Array) -> Split:
+    """Divides the data into what is retained and what is forgotten; masks only, no copies.
+
+    Args:
+      forget: bool ``[K, N]``, as the ``forget_*`` functions make it. Slots that were not
+        live stay dead on both sides.
+
+    >>> from jfu.clients import stack
+    >>> data = stack(np.zeros((4, 2)), np.arange(4), [[0, 1], [2, 3]])
+    >>> request = split(data, forget_client(data, [1]))
+    >>> weights(request.retain).tolist(), weights(request.forget).tolist()
+    ([2.0, 0.0], [0.0, 2.0])
+    """
+    if forget.shape != clients.mask.shape:
+        raise ValueError(
+            f"forget has shape {list(forget.shape)}, the clients' mask has "
+            f"{list(clients.mask.shape)}; use a forget_* function of these clients"
+        )
+    return Split(
+        retain=clients._replace(mask=clients.mask & ~forget),
+        forget=clients._replace(mask=clients.mask & forget),
+    )
+
+
+def forget_client(clients: ClientData, ids: Sequence[int]) -> jax.Array:
+    """Everything that the named clients hold, bool ``[K, N]``.
+
+    Raises:
+      ValueError: an id that no client has.
+    """
+    return _of_clients(clients, ids)[:, None] & clients.mask
+
+
+def forget_class(
+    clients: ClientData, labels: Sequence[int], *, ids: Sequence[int] | None = None
+) -> jax.Array:
+    """Every example with one of the labels, of the named clients or of all, bool ``[K, N]``.
+
+    Labels are those that the pool holds, poisoned ones too.
+
+    Raises:
+      ValueError: a label that the named clients do not hold, or an id that no client has.
+    """
+    _whole(clients)
+    labels = np.atleast_1d(np.asarray(labels))
+    y = clients.y[clients.index]
+    live = clients.mask & _of_clients(clients, ids)[:, None]
+    held = np.unique(np.asarray(y)[np.asarray(live)])
+    if missing := sorted(set(labels.tolist()) - set(held.tolist())):
+        raise ValueError(f"no example has class {missing}; the classes held are {held.tolist()}")
+    return live & jnp.isin(y, jnp.asarray(labels, y.dtype))
+
+
+def forget_fraction(
+    clients: ClientData, fraction: float, key: Key, *, ids: Sequence[int] | None = None
+) -> jax.Array:
+    """A random part of each named client's examples (of all clients' by default), bool ``[K, N]``.
+
+    Each client loses ``round(fraction * n)`` of its ``n`` examples, at least one.
+
+    Raises:
+      ValueError: a fraction outside (0, 1], or an id that no client has.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction to forget is {fraction}; it must lie in (0, 1]")
+    named = _of_clients(clients, ids)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, clients.id)
+    draw = jax.vmap(lambda k, m: jax.random.uniform(k, m.shape))(keys, clients.mask)
+    rank = jnp.argsort(jnp.argsort(jnp.where(clients.mask, draw, jnp.inf), axis=1), axis=1)
+    many = jnp.maximum(1, jnp.round(fraction * weights(clients)))
+    return clients.mask & named[:, None] & (rank < many[:, None])
+
+
+def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
+    """The examples of an own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
+    _whole(clients)
+    chosen = jnp.asarray(chosen)
+    if chosen.shape != clients.y.shape or chosen.dtype != bool:
+        raise ValueError(
+            f"the mask is {chosen.dtype} {list(chosen.shape)}; it must be bool, one value for "
+            f"each of the {len(clients.y)} examples of the pool"
+        )
+    return chosen[clients.index] & clients.mask
+
+
+def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:
+    if ids is None:
+        return jnp.ones(clients.id.shape, bool)
+    known = np.asarray(clients.id).tolist()
+    if unknown := [i for i in ids if i not in known]:
+        raise ValueError(f"there is no client {unknown}; the clients are {_shorten(known)}")
+    return jnp.isin(clients.id, jnp.asarray(list(ids), jnp.int32))
+
+
+def _whole(clients: ClientData) -> None:
+    if clients.y.ndim != 1:
+        raise ValueError(
+            "these clients' examples are spread over devices; make the request of the clients as "
+            "stack gave them, its mask fits both"
+        )
+
+
+def _shorten(names: list) -> str:
+    return str(names) if len(names) <= 12 else f"{names[:10]} ... {names[-1]}"
