@@ -88,7 +88,7 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         )
     shape = dataset.x_train.shape[1:]
     sizes = dict(classes=len(dataset.labels), image_shape=shape, norm=config.norm)
-    model = models.build(config.model, **sizes)
+    model = models.build(config.model, **sizes, precision=config.precision)
     stock = models.build(config.model, **sizes, stock_conv=True)
     loss = jfu.classification(model.apply)
     variables = jax.eval_shape(model.init, jax.random.key(0))

@@ -78,6 +78,7 @@ class Config:
     attack_every: int
     past: tuple[str, ...] = ()  # what came before: "-client:0" was answered, "+client:0" returned
     rounds_before: int = 0  # of the federation, before the model that a request meets
+    precision: str | None = None
 
 
 def define() -> None:
@@ -144,6 +145,13 @@ def define() -> None:
         "vit_base. Default: small for digits and synthetic, cnn elsewhere.",
     )
     choice("norm", None, ["group", "batch", "none"], "Normalisation, where the model has one.")
+    choice(
+        "precision",
+        None,
+        ["float32", "tf32", "bf16"],
+        "Of products inside the model; parameters stay float32. Default: the device's, which is "
+        "TF32 on NVIDIA GPUs and float32 on CPUs.",
+    )
     choice("augment", "none", ["none", "crop", "crop_flip"], "Random changes of training images.")
     integer(
         "rounds",

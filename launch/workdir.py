@@ -24,6 +24,8 @@ from launch.main import say
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS = "config.json", "results.jsonl"
+# What a configuration that is older than these fields was run with.
+LATER = {f.name: f.default for f in dataclasses.fields(Config) if f.name == "precision"}
 
 
 class WorkDir(NamedTuple):
@@ -70,7 +72,8 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         return WorkDir(where, None)
     try:
         kept = json.loads(notes.read_text())
-        config_kept, layout = kept["config"] | kept["more"], Layout(**kept["layout"])
+        config_kept = LATER | kept["config"] | kept["more"]
+        layout = Layout(**kept["layout"])
         files_kept, versions_kept = kept["files"], kept["versions"]
         script_kept, run = kept["script"], fingerprint(kept)
     except (ValueError, KeyError, TypeError) as error:

@@ -37,10 +37,11 @@ def jfu_rounds(asked: dict) -> Job:
     import numpy as np
     import optax
 
+    from jfu import models
+
     workload = workloads.Workload(**asked["job"])
     model = workloads.model(asked["workload"], workload)
-    if asked["precision"] == "bf16":
-        model = half(model)
+    model = models.at_precision(model, asked["precision"])
     x, y = workloads.data(asked["workload"], workload)
     count = workload.clients * workload.examples
     x, y = x.reshape(count, *workload.shape), y.reshape(count)
@@ -52,8 +53,7 @@ def jfu_rounds(asked: dict) -> Job:
     local = jfu.local_sgd(jfu.classification(model.apply), optimizer, batch_size=size)
     fed = jfu.fedavg(local, chunk=chunk)
     mesh = jfu.clients_mesh(jax.devices()[:devices])
-    precision = {"float32": "highest", "tf32": "tensorfloat32"}.get(asked["precision"])
-    with jax.set_mesh(mesh), jax.default_matmul_precision(precision):
+    with jax.set_mesh(mesh):
         spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         clients = jax.device_put(jfu.stack(x, y, rows), spread)
         few = jax.device_put((x[:600], y[:600]), spread)
@@ -91,24 +91,6 @@ def jfu_rounds(asked: dict) -> Job:
         version=jax.__version__,
         device_mb=device_mb,
     )
-
-
-def half(model: Any) -> Any:
-    """The model with bfloat16 in place of float32 inside, parameters and logits float32."""
-    import jax
-    import jax.numpy as jnp
-
-    def cast(tree):
-        short = lambda a: a.astype(jnp.bfloat16) if a.dtype == jnp.float32 else a
-        return jax.tree.map(short, tree)
-
-    def apply(variables, x, **given):
-        from jfu.models.layers import pixels
-
-        logits, changed = model.apply(cast(variables), cast(pixels(x)), **given)
-        return logits.astype(jnp.float32), jax.tree.map(lambda a: a.astype(jnp.float32), changed)
-
-    return model._replace(apply=apply)
 
 
 def torch_rounds(asked: dict) -> Job:

@@ -8,12 +8,10 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from test_launch import launch
 
-import jfu
-from launch import scaling, streaming, workers, workloads
+from launch import scaling, streaming, workloads
 
 
 def test_the_jobs_are_as_they_are_written_down():
@@ -61,23 +59,6 @@ def test_the_cnn_in_numpy():
         a = np.maximum(a, 0).reshape(2, high // 2, 2, wide // 2, 2, -1).max((2, 4))
     a = np.maximum(a.reshape(2, -1) @ w["hidden"]["kernel"], 0) @ w["head"]["kernel"]
     np.testing.assert_allclose(found, a, atol=1e-4)
-
-
-def test_half_precision_changes_little_and_keeps_types():
-    job = workloads.Workload(1, 4, (28, 28, 1))
-    x, y = workloads.data("mlp", job)
-    model = workloads.model("mlp", job)
-    variables = jax.tree.map(jnp.asarray, model.init(None))
-    short = workers.half(model)
-    logits, _ = short.apply(variables, x[0])
-    assert logits.dtype == jnp.float32
-    exact, _ = model.apply(variables, x[0])
-    assert 0 < np.abs(logits - exact).max() < 0.05
-    batch = jfu.Batch(jnp.asarray(x[0]), jnp.asarray(y[0]), jnp.ones(4))
-    loss = jfu.classification(short.apply)
-    slope = jax.grad(lambda v: loss(v, batch, jax.random.key(0))[0])(variables)
-    assert {a.dtype for a in jax.tree.leaves(slope)} == {jnp.dtype(jnp.float32)}
-    optax.sgd(0.1).init(slope)
 
 
 @pytest.mark.slow

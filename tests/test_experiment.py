@@ -188,6 +188,20 @@ def test_where_data_lies_is_no_other_configuration(tmp_path):
     assert workdir.open_workdir(str(tmp_path / "w"), moved, "compare").layout == LAYOUT
 
 
+def test_a_directory_older_than_a_flag_was_run_with_its_default(tmp_path):
+    work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    workdir.begin(work, CONFIG, "compare", LAYOUT).lock.close()
+    notes = tmp_path / "w" / "config.json"
+    kept = json.loads(notes.read_text())
+    del kept["config"]["precision"]
+    notes.write_text(json.dumps(kept))
+    assert workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare").layout == LAYOUT
+    assert workdir.read_run(str(tmp_path / "w")).config == CONFIG
+    half = dataclasses.replace(CONFIG, precision="bf16")
+    with pytest.raises(ValueError, match="with precision=None, and precision=bf16 was asked"):
+        workdir.open_workdir(str(tmp_path / "w"), half, "compare")
+
+
 # ---------------------------------------------------------------- the table
 
 

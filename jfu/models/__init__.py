@@ -11,6 +11,7 @@ from jax import lax
 
 from jfu.models.cnn import CNN, SmallNet
 from jfu.models.mlp import MLP
+from jfu.models.precision import at_precision
 from jfu.models.resnet import ResNet18
 from jfu.models.vit import ViT
 from jfu.types import Model
@@ -42,6 +43,7 @@ def build(
     image_shape: Sequence[int],
     norm: str | None = None,
     stock_conv: bool = False,
+    precision: str | None = None,
 ) -> Model:
     """A model of the table ``MODELS``.
 
@@ -52,6 +54,7 @@ def build(
       norm: one of ``NORMS[name]``; the first of them if not given.
       stock_conv: use ``lax.conv_general_dilated`` in place of ``jfu.conv``: the same network,
         slower to train on CPU, whose operations XLA's cost analysis counts as usual.
+      precision: of products, as ``at_precision`` has it; the device's own if not given.
 
     Raises:
       ValueError: an unknown name, an image shape that is not ``(H, W, channels)`` or that the
@@ -77,7 +80,8 @@ def build(
     if stock_conv and not flat:
         options["convolution"] = lax.conv_general_dilated
     module = MODELS[name](classes=classes, **options)
-    return from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+    model = from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+    return at_precision(model, precision)
 
 
 def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> Model:
