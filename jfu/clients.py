@@ -42,7 +42,9 @@ def stack(
       indices: one array of rows a client, of any lengths; short ones are padded.
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
       host: whether everything stays in host memory as NumPy arrays, for ``streamed``; ``x`` is
-        then not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``).
+        then not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``) or anything
+        that is read by row, such as ``jfu.data.load(..., by_row=True)`` gives, which is not looked
+        at here.
 
     Raises:
       ValueError: no clients, an empty client, rows outside the pool, lengths that differ,
@@ -52,12 +54,12 @@ def stack(
     >>> data.index.shape, data.mask.sum(1).tolist()
     ((2, 3), [2, 3])
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = x if host and hasattr(x, "dtype") else np.asarray(x), np.asarray(y)
     if len(x) != len(y):
         raise ValueError(f"stack was given {len(x)} examples and {len(y)} labels; pass one each")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
-    if bad := _not_finite(x):
+    if isinstance(x, np.ndarray) and (bad := _not_finite(x)):
         raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
     rows = [np.asarray(i) for i in indices]
     if not rows:

@@ -33,13 +33,15 @@ def white(dataset: Any) -> float | None:
 def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     """What the model is judged on. Poisoned images keep their poisoned labels."""
     from jfu.data import poison
+    from jfu.data.rows import Rows, joined
 
     held = lambda side: np.bincount(
         np.asarray(side.index)[np.asarray(side.mask)], minlength=len(poisoned)
     ).astype(bool)
     forget = held(request.forget)
     retain = held(request.retain) & ~forget
-    x, y = [np.asarray(clients.x), dataset.x_test], [np.asarray(clients.y), dataset.y_test]
+    pool = clients.x if isinstance(clients.x, Rows) else np.asarray(clients.x)
+    x, y = [pool, dataset.x_test], [np.asarray(clients.y), dataset.y_test]
     target = config.backdoor_label if config.backdoor else None
     if target is not None:
         x.append(poison.stamp(dataset.x_test, size=config.backdoor_size, value=white(dataset)))
@@ -53,11 +55,11 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     members = rows[members]
     pool, tests = len(poisoned), len(dataset.y_test)
     others = pool + others + tests * poisoned[members]
-    arrays, where = (np.concatenate(x), np.concatenate(y).astype(np.int32)), None
+    y, where = np.concatenate(y).astype(np.int32), None
     if hosts.several():
-        arrays, where = dealt(arrays, clients)
+        arrays, where = dealt((joined(x), y), clients)
     else:
-        arrays = place(arrays)
+        arrays = place((np.concatenate(x), y))
     known = retain, forget, dataset.y_test, classes, members, others, target
     return Exam(*arrays, *known, where)
 

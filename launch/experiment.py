@@ -79,6 +79,7 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         test_size=config.test_size,
         resplit=config.resplit,
         drop_labels=config.drop_labels,
+        by_row=hosts.several(),  # each reads its own clients' images
     )
     dataset, proxy = set_aside(dataset, config.proxy)
     if config.backdoor and config.backdoor_label >= len(dataset.labels):
@@ -207,6 +208,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
       they are read before any image is poisoned.
     """
     from jfu.data import partition, poison
+    from jfu.data.rows import Rows
 
     x, y = dataset.x_train, dataset.y_train
     if dataset.client is not None:
@@ -223,7 +225,8 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
             config.partition, y, config.clients, seed, minimum=config.min_examples
         )
         names = list(range(len(lists)))
-    clients, poisoned = jfu.stack(x, y, lists), np.zeros(len(y), bool)
+    unread = isinstance(x, Rows)
+    clients, poisoned = jfu.stack(x, y, lists, host=unread), np.zeros(len(y), bool)
     named = lambda text, held: requests.parse(text, held, names, request_key(seed)).forget.mask
     left = requests.standing(config.past, clients, names, request_key(seed))
     forget = named(config.forget, left) if config.forget else None
@@ -251,7 +254,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
                 seed=int(draw),
             )
             poisoned[stamped] = True
-        clients = clients._replace(x=jnp.asarray(x), y=jnp.asarray(y))
+        clients = clients._replace(x=x if unread else jnp.asarray(x), y=jnp.asarray(y))
     clients = clients._replace(mask=left.mask)
     missing = slots - clients.index.shape[1]
     if missing > 0:  # the same shape for every seed, so that they share compiled programs

@@ -36,6 +36,7 @@ def collectives(fn, *args):
 
 def main(port: str, host: str, devices: str, folder: str) -> None:
     """One host: a round, an evaluation, and what hosts tell one another, into FOLDER/HOST.*"""
+    from jfu.data.rows import Rows
     from launch import hosts
     from launch.devices import compiled, place
     from launch.exam import dealt
@@ -50,10 +51,17 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
         with hosts.aside():
             fed, variables, clients, apply = federation()
             variables = jax.tree.map(np.asarray, variables)
+        read, pool = set(), np.asarray(clients.x)
+
+        def some(ids):
+            read.update(ids.tolist())
+            return pool[ids]
+
+        clients = clients._replace(x=Rows(some, np.arange(12), (3,), pool.dtype))
         apart, key = jfu.spread(clients), jax.random.key(3)
         state = fed.init(place(variables))
         new, info = jax.jit(fed.round)(state, apart, key)
-        arrays, where = dealt((np.asarray(clients.x), np.asarray(clients.y)), clients)
+        arrays, where = dealt((clients.x, np.asarray(clients.y)), clients)
         loss, _ = compiled(jfu.per_example(apply, batch_size=2))(new.variables, *arrays)
         found = collectives(fed.round, state, apart, key)
     mine = dict(
@@ -64,7 +72,9 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
         held=[s.data for s in apart.x.addressable_shards],
         judged=[s.data for s in arrays[0].addressable_shards],
     )
-    told = dict(collectives=found, devices=len(jax.devices()), first=hosts.first())
+    told = dict(
+        read=sorted(read), collectives=found, devices=len(jax.devices()), first=hosts.first()
+    )
     told["agreed"] = hosts.agreed(lambda: ["said by", host])
     with open(f"{folder}/{host}-only", "wb") as file:
         file.write(f"from {host}".encode() * 100)

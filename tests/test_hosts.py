@@ -15,6 +15,7 @@ import pytest
 from host_worker import HELD, federation
 from test_launch import ROOT, environment, launch, rows_of
 
+import jfu.data
 from launch.hosts import check
 
 
@@ -115,11 +116,12 @@ def test_a_round_on_two_hosts_is_the_round_on_one_device(pair):
     same_as_alone(pair[0])
 
 
-def test_a_host_holds_its_own_clients_examples_only(pair):
+def test_a_host_reads_and_holds_its_own_clients_examples_only(pair):
     """To train on and to judge, zeros behind them. The first host judges row 2, which both hold."""
     x = np.asarray(federation()[2].x)
     rows = [[0, 2, 4, 7, 9], [1, 3, 5, 6, 10, 11]]
     assert [sorted({*itertools.chain(*part)}) for part in (HELD[:3], HELD[3:])] == rows
+    assert [told["read"] for told in pair[1]] == rows
     for host, mine in zip(pair[0], rows, strict=True):
         for name in ("held", "judged"):
             shown = host[name].reshape(-1, 3)
@@ -236,16 +238,22 @@ def test_a_comparison_on_two_hosts_stopped_and_gone_on_with(tmp_path):
 
 @pytest.mark.slow
 def test_training_and_a_request_on_two_hosts(tmp_path):
-    """The second host has neither the trained model nor its history, and needs none."""
+    """The second host has neither the trained model nor its history, and needs none; each reads the
+    images of its own clients from the file."""
+    data = jfu.data.load("synthetic")._asdict()
+    scaled = {name: data[name].astype(np.float32) / 255 for name in ("x_train", "x_test")}
+    labels = {name: data[name] for name in ("y_train", "y_test")}
+    np.savez(tmp_path / "own.npz", **scaled, **labels)
+    small = [f"--dataset={tmp_path / 'own.npz'}", "--backdoor", *SMALL[1:]]
     keep, method = "--keep_history=start,norms,first", "--method=federaser"
-    ended = on_hosts(*commands("train", (tmp_path / "a", tmp_path / "x"), *SMALL, keep))
+    ended = on_hosts(*commands("train", (tmp_path / "a", tmp_path / "x"), *small, keep))
     assert [status for status, _, _ in ended] == [0, 0], ended
     ask = [method, "--stop=budget", f"--export_params={tmp_path / 'new.msgpack'}"]
     own = [f"--init_from={tmp_path / 'a'}"], [f"--init_from={tmp_path / 'a'}"]
     ended = on_hosts(*commands("unlearn", (tmp_path / "b", tmp_path / "y"), *ask, own=own))
     assert [status for status, _, _ in ended] == [0, 0], ended
     assert (tmp_path / "new.msgpack").exists()
-    launch("train", *SMALL, keep, "--devices=2", f"--workdir={tmp_path / 'c'}")
+    launch("train", *small, keep, "--devices=2", f"--workdir={tmp_path / 'c'}")
     launch(
         *("unlearn", f"--init_from={tmp_path / 'c'}", method, "--stop=budget", "--devices=2"),
         f"--workdir={tmp_path / 'd'}",

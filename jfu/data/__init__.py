@@ -11,11 +11,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jfu.data.rows import Rows, joined, take
+
 
 class Dataset(NamedTuple):
     """Examples and labels, ``M`` for training; ``len(labels)`` is the number of classes."""
 
-    x_train: np.ndarray  # [M, H, W, C] uint8; own arrays may be float32, or flat [M, D]
+    # [M, H, W, C] uint8; own arrays may be float32, or flat [M, D]
+    x_train: np.ndarray | Rows
     y_train: np.ndarray  # [M] int32
     x_test: np.ndarray  # [T, ...] like x_train
     y_test: np.ndarray  # [T] int32
@@ -35,7 +38,7 @@ def digits() -> Dataset:
     x = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     y = raw.target.astype(np.int32)
     train, test = np.split(np.random.default_rng(0).permutation(len(y)), [1437])
-    return Dataset(x[train], y[train], x[test], y[test], tuple(map(str, range(10))))
+    return Dataset(take(x, train), y[train], x[test], y[test], tuple(map(str, range(10))))
 
 
 def _synthetic() -> Dataset:
@@ -58,6 +61,7 @@ def load(
     resplit: float | None = None,
     drop_labels: Sequence[str | int] = (),
     seed: int = 0,
+    by_row: bool = False,
 ) -> Dataset:
     """Reads a data set. The options apply in the order drop, resplit, sizes, image size.
 
@@ -77,6 +81,9 @@ def load(
       drop_labels: classes to leave out of training and test, by name or number; the classes
         that remain are numbered 0, 1, ... in their old order.
       seed: of ``train_size``, ``test_size`` and ``resplit``.
+      by_row: leave the training images in their files: ``x_train`` is then a
+        ``jfu.data.rows.Rows``, which reads the rows that it is indexed with, as ``jfu.spread`` does
+        for the clients of one host. Embedded sets and compressed ``.npz`` files are read whole.
 
     Raises:
       ValueError: a name, option or file that does not work, in one sentence.
@@ -96,7 +103,7 @@ def load(
     elif name.endswith(".npz"):
         from jfu.data import npz
 
-        data = npz.read(name)
+        data = npz.read(name, by_row=by_row)
     else:
         from jfu.data import tfds
 
@@ -110,6 +117,7 @@ def load(
             test_size=test_size if first else None,
             need_test=resplit is None,
             seed=seed,
+            by_row=by_row,
         )
     if len(drop_labels):
         data = _drop(data, drop_labels)
@@ -118,7 +126,7 @@ def load(
     if train_size is not None:
         rows = choose(len(data.y_train), train_size, seed)
         data = data._replace(
-            x_train=data.x_train[rows],
+            x_train=take(data.x_train, rows),
             y_train=data.y_train[rows],
             client=None if data.client is None else data.client[rows],
         )
@@ -152,7 +160,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(p.resize((size, size), to)) for p in planes], axis=-1)
 
 
-def _resize_all(x: np.ndarray, size: int) -> np.ndarray:
+def _resize_all(x: np.ndarray | Rows, size: int) -> np.ndarray | Rows:
     if x.ndim != 4:
         raise ValueError(
             f"image_size={size} was given for examples {list(x.shape[1:])}, which are no images "
@@ -160,6 +168,9 @@ def _resize_all(x: np.ndarray, size: int) -> np.ndarray:
         )
     if x.shape[1:3] == (size, size):
         return x
+    if isinstance(x, Rows):
+        each = (size, size, x.shape[-1])
+        return Rows(lambda rows: _resize_all(x[rows], size), np.arange(len(x)), each, x.dtype)
     out = np.empty((len(x), size, size, x.shape[-1]), x.dtype)
     for i, image in enumerate(x):
         out[i] = resize(image, size)
@@ -175,7 +186,7 @@ def _drop(data: Dataset, names: Sequence[str | int]) -> Dataset:
     number = np.zeros(len(data.labels), np.int32)
     number[kept] = np.arange(len(kept))
     return Dataset(
-        data.x_train[train],
+        take(data.x_train, train),
         number[data.y_train[train]],
         data.x_test[test],
         number[data.y_test[test]],
@@ -203,10 +214,11 @@ def _resplit(data: Dataset, share: float, seed: int) -> Dataset:
             f"resplit={share} would mix training images, which have client ids, with test "
             "images, which have none; leave resplit or the array client out"
         )
-    x = np.concatenate([data.x_train, data.x_test])
+    both = [data.x_train, data.x_test]
+    x = joined(both) if isinstance(data.x_train, Rows) else np.concatenate(both)
     y = np.concatenate([data.y_train, data.y_test])
     many = int(share * len(y))
     if many == 0:
         raise ValueError(f"resplit={share} of {len(y)} images leaves none to test; raise it")
     test, train = np.split(np.random.default_rng(seed).permutation(len(y)), [many])
-    return Dataset(x[train], y[train], x[test], y[test], data.labels)
+    return Dataset(take(x, train), y[train], x[test], y[test], data.labels)

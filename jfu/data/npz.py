@@ -13,18 +13,25 @@ are refused, because reading them would run what they hold.
 """
 
 import os
+import struct
 import zipfile
 import zlib
 
 import numpy as np
 
 from jfu.data import Dataset
+from jfu.data.rows import Rows
 
 _MOST_CLASSES = 1_000_000  # a label beyond it is an id or a hash, not the number of a class
 
 
-def read(path: str | os.PathLike) -> Dataset:
+def read(path: str | os.PathLike, *, by_row: bool = False) -> Dataset:
     """Reads and checks a file; the classes' names are their numbers.
+
+    Args:
+      by_row: leave the training examples in the file, where ``np.savez`` has written it: they are
+        then a ``jfu.data.rows.Rows``, and checked when they are read. A file of
+        ``np.savez_compressed`` cannot be read so.
 
     Raises:
       FileNotFoundError: no such file.
@@ -38,8 +45,12 @@ def read(path: str | os.PathLike) -> Dataset:
     >>> data.x_train.shape, data.labels
     ((4, 8, 8, 1), ('0', '1', '2', '3'))
     """
-    arrays = _arrays(os.fspath(path), ("x_train", "y_train", "x_test", "y_test"), ("client",))
-    x_train, x_test = _examples(arrays, "x_train"), _examples(arrays, "x_test")
+    needed, x_train = ("x_train", "y_train", "x_test", "y_test"), None
+    if by_row and (mapped := _mapped(os.fspath(path), "x_train")) is not None:
+        x_train, needed = _by_row(mapped), needed[1:]
+    arrays = _arrays(os.fspath(path), needed, ("client",))
+    x_train = _examples(arrays, "x_train") if x_train is None else x_train
+    x_test = _examples(arrays, "x_test")
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         raise ValueError(
             f"x_train holds {x_train.dtype} {list(x_train.shape[1:])} and x_test {x_test.dtype} "
@@ -76,7 +87,42 @@ def _arrays(path: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> di
         ) from error
 
 
-def _examples(arrays: dict, name: str) -> np.ndarray:
+def _mapped(path: str, name: str) -> np.ndarray | None:
+    """An array of the file as a memory map; None where it does not lie there as it is."""
+    if not zipfile.is_zipfile(path):
+        return None  # what is wrong is told by whoever reads it whole
+    with zipfile.ZipFile(path) as file, open(path, "rb") as raw:
+        if f"{name}.npy" not in file.namelist():
+            return None
+        member = file.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            return None
+        # A member lies behind a header of 30 bytes, its name, and more of a length told there.
+        raw.seek(member.header_offset + 26)
+        raw.seek(sum(struct.unpack("<HH", raw.read(4))), os.SEEK_CUR)
+        try:
+            header = {1: np.lib.format.read_array_header_1_0}.get(
+                np.lib.format.read_magic(raw)[0], np.lib.format.read_array_header_2_0
+            )
+            shape, fortran, dtype = header(raw)
+        except ValueError:
+            return None
+        if fortran or dtype.hasobject:
+            return None
+        return np.memmap(path, dtype, "r", raw.tell(), shape)
+
+
+def _by_row(x: np.ndarray) -> Rows:
+    """Examples of a memory map, checked as they are read."""
+    like = _examples(dict(x_train=x[:1]), "x_train")
+
+    def read(ids):
+        return _examples(dict(x_train=x[ids]), "x_train", ids)
+
+    return Rows(read, np.arange(len(x)), like.shape[1:], like.dtype)
+
+
+def _examples(arrays: dict, name: str, rows: np.ndarray | None = None) -> np.ndarray:
     x = arrays[name]
     if x.ndim not in (2, 3, 4) or 0 in x.shape:
         raise ValueError(
@@ -90,9 +136,10 @@ def _examples(arrays: dict, name: str) -> np.ndarray:
             x = x.astype(np.float32)
         bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
         if bad.any():
+            first = bad.argmax() if rows is None else rows[bad].min()
             raise ValueError(
                 f"{name} holds NaN or infinity in {bad.sum()} of {len(x)} examples, first in row "
-                f"{bad.argmax()}; remove or repair them"
+                f"{first}; remove or repair them"
             )
     return x[..., None] if x.ndim == 3 else x
 

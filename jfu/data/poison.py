@@ -9,6 +9,8 @@ should be no higher than for a model that never saw them. Gu et al., BadNets, ar
 
 import numpy as np
 
+from jfu.data.rows import Rows
+
 
 def stamp(x: np.ndarray, *, size: int | None = None, value: float | None = None) -> np.ndarray:
     """A copy of images with a square in the bottom right corner.
@@ -52,7 +54,7 @@ def poison(
     """Stamps a part of the rows and gives them the attacker's label.
 
     Args:
-      x: ``[M, H, W, C]`` images.
+      x: ``[M, H, W, C]`` images, or a ``jfu.data.rows.Rows`` of them, which stays one.
       y: ``[M]`` integer labels.
       rows: the rows that the attackers hold.
       label: what stamped images shall be taken for, one of ``0 ... y.max()``.
@@ -68,7 +70,7 @@ def poison(
     >>> labels.tolist(), poisoned.tolist()
     ([0, 3, 3, 3], [1, 2])
     """
-    x, y, rows = np.array(x), np.array(y), np.unique(rows)
+    y, rows = np.array(y), np.unique(rows)
     _check(y, label)
     if len(x) != len(y):
         raise ValueError(f"poison was given {len(x)} images and {len(y)} labels; pass one each")
@@ -80,8 +82,11 @@ def poison(
         value = x.max()  # of all images, whichever rows are drawn
     many = max(1, round(fraction * len(rows)))
     chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:many]).astype(np.int32)
-    x[chosen] = stamp(x[chosen], size=size, value=value)
     y[chosen] = label
+    if isinstance(x, Rows):
+        return x.changed(chosen, lambda some: stamp(some, size=size, value=value)), y, chosen
+    x = np.array(x)
+    x[chosen] = stamp(x[chosen], size=size, value=value)
     return x, y, chosen
 
 

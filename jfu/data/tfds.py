@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfu.data import EMBEDDED, Dataset, choose, resize
+from jfu.data.rows import Rows
 
 _ROWS = 1024  # read at once; bounds the memory that encoded images take
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
@@ -33,6 +34,7 @@ def read(
     test_size: int | None = None,
     need_test: bool = True,
     seed: int = 0,
+    by_row: bool = False,
 ) -> Dataset:
     """Decodes a prepared set into memory; the options are those of ``jfu.data.load``.
 
@@ -85,11 +87,27 @@ def read(
                         f"{list(one.shape)}; give image_size=S to make all of them S x S"
                     )
                 x[i], y[i] = one, example[label]
+        return x, labelled(y)
+
+    def labelled(y):
         if y.min() < 0 or y.max() >= len(names):
             raise ValueError(f"{name} holds examples without a label, which cannot be used")
-        return x, y
+        return y
 
-    x_train, y_train = decode(train, rows)
+    def named(source, rows):
+        """The labels alone."""
+        y = np.empty(len(rows), np.int32)
+        for start in range(0, len(rows), _ROWS):
+            some = _rows(these, source, rows[start : start + _ROWS].tolist())
+            y[start : start + _ROWS] = [example[label] for example in some]
+        return y
+
+    if by_row:
+        like, _ = decode(train, rows[:1])
+        x_train = Rows(lambda ids: decode(train, ids)[0], rows, like.shape[1:], like.dtype)
+        y_train = labelled(named(train, rows))
+    else:
+        x_train, y_train = decode(train, rows)
     if test is None:
         x_test, y_test = np.empty((0, *x_train.shape[1:]), x_train.dtype), np.empty(0, np.int32)
     else:
