@@ -6,7 +6,8 @@ reason is counted in ``RoundInfo.metrics``. Each client judges itself, before an
 so this holds where the server sees sums alone; then only the counts are known, not who.
 
 ``local_sgd`` leaves out what is not finite by itself. ``fedavg`` leaves its model as it was where
-what it got in sum is not finite, whatever its clients do.
+what it got in sum is not finite, whatever its clients do. So do the rounds that methods make their
+own, which also leave out any client whose update is not finite.
 """
 
 import jax

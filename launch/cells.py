@@ -112,6 +112,7 @@ def run_cell(
         state = jax.block_until_ready(perturb(trained, request, perturb_key))
         seconds = time.perf_counter() - began
         spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=seconds, left_out=0)
+        spent |= dict.fromkeys(FAILURES, 0)
         spent["flops"] += method.server.steps * study.per_step
         spent["flops"] += method.server.forwards * study.per_forward
         rows, done = [], 0

@@ -118,13 +118,13 @@ def check(
       given: flags that were given, whatever their values.
     """
     _check_limits(config, given)
-    if config.dp_clip is not None:
-        _check_private(config)
     if config.sum_only and config.aggregator in ("median", "trimmed", "krum"):
         raise ValueError(
             f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
             "mean or clipped"
         )
+    if config.dp_clip is not None:
+        _check_private(config)
     for name in names:
         if name not in jfu.unlearn.UNLEARNERS:
             continue  # said where methods are made

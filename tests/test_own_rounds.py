@@ -31,7 +31,9 @@ def trainer(model, spoil=lambda client, update: update):
 
 
 def setting(model, local):
-    options = dict(federaser=dict(interval=1), fcu=dict(iterations=2, every=1))
+    options = dict(
+        federaser=dict(interval=1), fcu=dict(iterations=2, every=1), pgd=dict(margin=-1.0)
+    )
     return Setting(
         jfu.fedavg(trainer(model)()),
         model,
