@@ -6,7 +6,8 @@ reason is counted in ``RoundInfo.metrics``. Each client judges itself, before an
 so this holds where the server sees sums alone; then only the counts are known, not who.
 
 ``local_sgd`` leaves out what is not finite by itself. ``fedavg`` leaves its model as it was where
-what it got in sum is not finite, whatever its clients do.
+what it got in sum is not finite, whatever its clients do. So do the rounds that methods make their
+own, which also leave out any client whose update is not finite.
 """
 
 import jax
@@ -49,10 +50,10 @@ def censored(local: ClientFn, max_norm: float | None = None) -> ClientFn:
         why = jnp.where(jnp.isfinite(square), 0.0, NOT_FINITE)
         if max_norm is not None:
             why = jnp.where(square > max_norm**2, jnp.where(why > 0, why, TOO_LONG), why)
-        why = jnp.where(info.left_out > 0, info.left_out, why)
-        stays = why == 0
-        # A client that had nothing to do is not counted among those that are left out.
-        why = jnp.where(info.weight > 0, why, 0.0)
+        stays = (why == 0) & (info.left_out == 0)
+        # A client that had nothing to do is not counted among those that are left out; one that
+        # left itself out has said why.
+        why = jnp.where(info.left_out > 0, info.left_out, jnp.where(info.weight > 0, why, 0.0))
         update = jax.tree.map(lambda u: jnp.where(stays, u, jnp.zeros_like(u)), update)
         return update, info._replace(
             weight=jnp.where(stays, info.weight, 0.0),
@@ -60,7 +61,22 @@ def censored(local: ClientFn, max_norm: float | None = None) -> ClientFn:
             left_out=why.astype(jnp.float32),
         )
 
+    return finite(work)
+
+
+def finite(work: ClientFn) -> ClientFn:
+    """Marks work that leaves itself out where its update is not finite, so nobody looks again."""
+    work.finite = True
     return work
+
+
+def guarded(local: ClientFn) -> ClientFn:
+    """The same work, of which nothing is sent that is not finite.
+
+    For the rounds that a method makes its own. Work that sees to that itself, as ``local_sgd``'s
+    and ``censored`` work do, stays as it is, so that no update is walked through twice.
+    """
+    return local if getattr(local, "finite", False) else censored(local)
 
 
 def faulty(
@@ -71,7 +87,8 @@ def faulty(
     Args:
       late, nan, long: probabilities, in each round and for each client, that it answers too late,
         that it sends NaN, that its update is ``factor`` times too long; at most 1 together. A
-        client's key decides, so a run that goes on sees the same faults.
+        client's key decides, so a run that goes on sees the same faults. A late client sends
+        nothing, with weight 0; the others need ``censored``, or ``fedavg``'s ``max_update_norm``.
 
     >>> work = faulty(lambda shared, client, key: None, late=0.1, nan=0.05)
     """
@@ -85,11 +102,17 @@ def faulty(
     def work(shared, client, key: Key):
         update, info = local(shared, client, key)
         draw = jax.random.uniform(jax.random.fold_in(key, DRAW))
+        draw = jnp.where(info.weight > 0, draw, 1.0)  # who has nothing to do fails at nothing
+        late_here = draw < late
         nan_here = (draw >= late) & (draw < late + nan)
         long_here = (draw >= late + nan) & (draw < late + nan + long)
         scale = jnp.where(nan_here, jnp.nan, jnp.where(long_here, factor, 1.0))
-        update = jax.tree.map(lambda u: u * scale.astype(u.dtype), update)
-        return update, info._replace(left_out=jnp.where(draw < late, LATE, 0.0))
+        sent = lambda u: jnp.where(late_here, jnp.zeros_like(u), u * scale.astype(u.dtype))
+        return jax.tree.map(sent, update), info._replace(
+            weight=jnp.where(late_here, 0.0, info.weight),
+            loss=jnp.where(late_here, 0.0, info.loss),
+            left_out=jnp.where(late_here, LATE, info.left_out).astype(jnp.float32),
+        )
 
     return work
 
@@ -98,11 +121,12 @@ def bounded(method: Unlearner, max_norm: float) -> Unlearner:
     """The same method, whose own rounds each move the model by at most ``max_norm``.
 
     In these rounds the leaving client works; one that means harm can move the model no further,
-    and where the move is not finite the model stays. Ordinary rounds are as they were: their
-    clients are bounded by ``fedavg(..., max_update_norm=...)``.
+    and where the move is not finite the model stays. Each of these rounds is bounded for itself:
+    ``method.own`` of them together may move the model ``method.own`` times as far. Ordinary rounds
+    are as they were: their clients are bounded by ``fedavg(..., max_update_norm=...)``.
 
     Args:
-      max_norm: Euclidean length of the move of all parameters and statistics, above 0.
+      max_norm: Euclidean length of the move of all parameters and statistics in a round, above 0.
     """
     if not max_norm > 0:
         raise ValueError(f"a round may move the model by {max_norm}; it must be above 0")

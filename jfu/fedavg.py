@@ -148,7 +148,7 @@ def fedavg(
     def finish(state: FedAvgState, sent: PyTree, info: LocalInfo, ids: jax.Array, server_key: Key):
         """What the server makes of what it got."""
         update, memory = aggregator.decode(sent, state.aggregator, server_key)
-        _check_shapes(update, state.variables)
+        check_shapes(update, state.variables)
         slope = jax.tree.map(jnp.negative, update["params"])
         change, server_state = server.update(slope, state.server, state.params)
         variables = {
@@ -166,7 +166,7 @@ def fedavg(
     return FederatedAlgorithm(init, round, watched, parts)
 
 
-def _check_shapes(update: PyTree, variables: Variables) -> None:
+def check_shapes(update: PyTree, variables: Variables) -> None:
     """Refuses, when the round is traced, an update that would be broadcast or misplaced."""
     wanted, given = (jax.tree_util.tree_leaves_with_path(t) for t in (dict(variables), update))
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
@@ -204,15 +204,19 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     examples = info.weight.sum()
     clients = (info.weight > 0).sum().astype(jnp.float32)
     why = jnp.broadcast_to(info.left_out, info.weight.shape)
-    left_out = {name: (why == code).sum().astype(jnp.float32) for name, code in REASONS.items()}
     return {
         "clients": clients,
         "examples": examples,
-        "down": clients + sum(left_out.values()),
+        "down": ((info.weight > 0) | (why > 0)).sum().astype(jnp.float32),
         "up": clients,
         "steps": info.steps.sum(),
         "forwards": info.forwards.sum(),
         "loss": (info.loss * info.weight).sum() / jnp.maximum(examples, 1),
-        **left_out,
+        **reasons(why),
         "not_applied": jnp.zeros(()),
     }
+
+
+def reasons(why: jax.Array) -> dict[str, jax.Array]:
+    """How many of ``LocalInfo.left_out [K]`` say which reason, by its name."""
+    return {name: (why == code).sum().astype(jnp.float32) for name, code in REASONS.items()}

@@ -22,6 +22,7 @@ import optax
 from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
 
 KEPT = ("start", "norms", "sums", "first", "last", "updates")
+SINGLE = KEPT[1:]  # what is told of each client apart, which a sum does not tell
 
 
 class Recorded(NamedTuple):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfu.faults import NOT_FINITE
+from jfu.faults import NOT_FINITE, finite
 from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
@@ -91,18 +91,18 @@ def local_sgd(
         mine = {**rest, "params": trained}
         # Read off the model, which lies in the cache, and not off the update, which would have to
         # be held for that.
-        finite = jnp.isfinite(optax.tree.norm(mine, squared=True))
+        usable = jnp.isfinite(optax.tree.norm(mine, squared=True))
         sent = optax.tree.sub(mine, dict(shared.variables))
         info = LocalInfo(
-            weight=jnp.where(finite, live, 0).astype(jnp.float32),
-            loss=jnp.where(finite, total / jnp.maximum(steps, 1), 0),
+            weight=jnp.where(usable, live, 0).astype(jnp.float32),
+            loss=jnp.where(usable, total / jnp.maximum(steps, 1), 0),
             steps=steps.astype(jnp.float32),
             forwards=jnp.zeros(()),
-            left_out=jnp.where(finite, 0.0, NOT_FINITE),
+            left_out=jnp.where(usable, 0.0, NOT_FINITE),
         )
-        return jax.tree.map(lambda u: jnp.where(finite, u, jnp.zeros_like(u)), sent), info
+        return jax.tree.map(lambda u: jnp.where(usable, u, jnp.zeros_like(u)), sent), info
 
-    return work
+    return finite(work)
 
 
 def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:

@@ -10,6 +10,10 @@ McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Langua
 2018, arXiv 1710.06963.
 """
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -75,7 +79,8 @@ def spent(
       noise: the multiplier of ``private_mean``.
       delta: in (0, 1), usually below one over the number of clients.
       present: probability with which each client takes part, independently of others.
-      sample: ``(clients, drawn)`` where each round draws so many without replacement.
+      sample: ``(clients, drawn)`` where each round draws so many without replacement, out of the
+        clients that have examples; where fewer have any, all of them take part.
 
     Returns:
       ``inf`` without noise.
@@ -83,32 +88,82 @@ def spent(
     Raises:
       ImportError: dp-accounting is not installed.
     """
-    if not 0 < delta < 1 or rounds < 0 or not 0 < present <= 1:
+    clients, drawn = sample or (None, None)
+    return composed(noise, [(rounds, clients)], delta, present=present, drawn=drawn)
+
+
+def composed(
+    noise: float,
+    phases: Sequence[tuple[int, int | None]],
+    delta: float,
+    *,
+    present: float = 1.0,
+    drawn: int | None = None,
+) -> float:
+    """Epsilon of several phases one after another, such as training and what follows a request.
+
+    The fewer clients there are to draw from, the more a round tells of each.
+
+    Args:
+      noise, delta, present: as for ``spent``.
+      phases: ``(rounds, clients)`` each: the rounds, and the clients that then had examples.
+      drawn: clients drawn each round without replacement, out of those; all if not given, and
+        then their number does not matter.
+
+    >>> composed(0.0, [(80, 10), (40, 9)], 1e-3, drawn=5)  # without noise
+    inf
+    """
+    rounds = [many for many, _ in phases]
+    if not 0 < delta < 1 or min(rounds, default=0) < 0 or not 0 < present <= 1:
         raise ValueError(
-            f"epsilon was asked for at delta={delta}, {rounds} rounds and present={present}; delta "
-            "must lie in (0, 1), present in (0, 1], and rounds be at least 0"
+            f"epsilon was asked for at delta={delta}, {sum(rounds)} rounds and present={present}; "
+            "delta must lie in (0, 1), present in (0, 1], and rounds be at least 0"
         )
-    if rounds == 0:
+    if drawn is not None and min(drawn, *(clients or 0 for _, clients in phases)) < 1:
+        of = ", ".join(str(clients) for _, clients in phases)
+        raise ValueError(
+            f"epsilon was asked for with {drawn} clients drawn of {of}; both must be at least 1"
+        )
+    phases = [(many, clients) for many, clients in phases if many]
+    if not phases:
         return 0.0
     if noise <= 0:
         return float("inf")
+    share = lambda clients: None if drawn is None else (clients, min(drawn, clients))
+    costs = [(many, *_one_round(noise, present, share(clients))) for many, clients in phases]
+    orders = costs[0][1]
+    total = sum(many * each for many, _, each in costs)
+    return float(_accountant().rdp.rdp_privacy_accountant.compute_epsilon(orders, total, delta)[0])
+
+
+# Whole orders, since others may not converge; few of the large ones, which take long. Any choice
+# gives a bound, and the best order is large only where epsilon is tiny.
+ORDERS = (*range(2, 65), *range(72, 257, 8))
+
+
+@functools.cache
+def _one_round(noise: float, present: float, sample: tuple[int, int] | None) -> tuple[Any, Any]:
+    """``(orders, divergences)`` of a single round: what takes long, and is the same for each."""
+    accounting = _accountant()
+    event, relation, orders = accounting.GaussianDpEvent(noise), "ADD_OR_REMOVE_ONE", None
+    if sample is not None:
+        # Another client in the place of one moves the sum by twice the clipping length.
+        event = accounting.GaussianDpEvent(noise / 2)
+        event = accounting.SampledWithoutReplacementDpEvent(*sample, event)
+        relation, orders = "REPLACE_ONE", ORDERS
+    elif present < 1:
+        event, orders = accounting.PoissonSampledDpEvent(present, event), ORDERS
+    accountant = accounting.rdp.RdpAccountant(orders, accounting.NeighboringRelation[relation])
+    accountant.compose(event)
+    return accountant.orders, accountant.rdp
+
+
+def _accountant() -> Any:
     try:
         import dp_accounting
-        from dp_accounting import rdp
+        import dp_accounting.rdp
     except ImportError as error:
         raise ImportError(
             "the privacy accountant is the package dp-accounting; install it, or jfu[privacy]"
         ) from error
-    event, relation = dp_accounting.GaussianDpEvent(noise), "ADD_OR_REMOVE_ONE"
-    orders = None
-    if sample is not None:
-        # Another client in the place of one moves the sum by twice the clipping length.
-        event = dp_accounting.GaussianDpEvent(noise / 2)
-        event = dp_accounting.SampledWithoutReplacementDpEvent(*sample, event)
-        relation, orders = "REPLACE_ONE", list(range(2, 257))
-    elif present < 1:
-        event = dp_accounting.PoissonSampledDpEvent(present, event)
-        orders = list(range(2, 257))  # fractional ones may not converge
-    accountant = rdp.RdpAccountant(orders, dp_accounting.NeighboringRelation[relation])
-    accountant.compose(event, rounds)
-    return float(accountant.get_epsilon(delta))
+    return dp_accounting

@@ -11,16 +11,18 @@ import jax
 import jfu
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
-from launch import hosts
+from launch import hosts, private
 from launch.devices import place
 from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
-from launch.federation import epsilon
 from launch.main import OutOfTime, say
 from launch.workdir import WorkDir, cell_notes, read_cell, write_cell
 
 # Methods that begin anew get keys of their own; all others share the recovery's.
 STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
+
+# Why clients were left out, and rounds whose mean was not finite: in rows where there are any.
+FAILURES = (*REASONS, "not_applied")
 
 # Measures in the lines of progress.
 SHOWN = dict(retain="retain", forget="forget", test="test", asr="backdoor")
@@ -94,6 +96,8 @@ def run_cell(
     stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
     if study.config.past:  # no draw, and no noise, comes a second time
         stream = jax.random.fold_in(stream, len(study.config.past))
+    stream = private.apart(stream, study.config, name)
+    told = private.account(study.config, trial, name, request)
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
     if kept := read_cell(work, trial.seed, name, like):
@@ -108,6 +112,7 @@ def run_cell(
         state = jax.block_until_ready(perturb(trained, request, perturb_key))
         seconds = time.perf_counter() - began
         spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=seconds, left_out=0)
+        spent |= dict.fromkeys(FAILURES, 0)
         spent["flops"] += method.server.steps * study.per_step
         spent["flops"] += method.server.forwards * study.per_forward
         rows, done = [], 0
@@ -115,7 +120,7 @@ def run_cell(
             some = place(study.dataset.x_test[:64])
             jfu.check_changed(study.logits, trained.variables, state.variables, some)
         if not quiet or budget == 0:
-            start = row(study, trial, name, 0, state, spent, storage, attack=True)
+            start = row(study, trial, name, 0, state, spent, storage, told, attack=True)
             rows.append(start.result())
     if budget > done:
         step = programs(method.recover, state, request, rounds_key, donate=(0,))
@@ -134,7 +139,7 @@ def run_cell(
             every = study.config.attack_every
             attack = final or bool(every and number % every == 0)
             own = number <= method.own
-            known = study, trial, name, number, state, spent, storage
+            known = study, trial, name, number, state, spent, storage, told
             line = row(*known, attack=attack, own=own, submit=submit)
             if enough is not None and not (final or own) and line.result()["retain"] >= enough:
                 final = True
@@ -174,6 +179,7 @@ def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) ->
         flops=spent["flops"] + flops,
         seconds=spent["seconds"] + seconds,
         left_out=spent["left_out"] + sum(map(count, REASONS)),
+        **{name: spent.get(name, 0) + count(name) for name in FAILURES},
     )
 
 
@@ -185,19 +191,17 @@ def at_once(fn: Callable, *args) -> Future:
 
 
 def row(
-    study, trial, name, number, state, spent, storage, *, attack, own=False, submit=at_once
+    study, trial, name, number, state, spent, storage, told, *, attack, own=False, submit=at_once
 ) -> Future:
     """One line of results.jsonl: judged now, graded when ``submit`` lets it."""
     judged = jax.block_until_ready(study.judge(state.variables, trial.exam.x, trial.exam.y))
 
     def line():
         measures = grade(trial.exam, judged, attack=attack)
-        costs = {k: v for k, v in spent.items() if k != "seconds"}
-        costs |= dict(storage=storage, seconds=round(spent["seconds"], 6))
-        if study.config.dp_clip:  # of a client that stays, training and everything since
-            fresh = study.config.init_params or name in ("original", "train")
-            before = study.config.rounds_before + (0 if fresh else study.config.rounds)
-            costs |= dict(epsilon=epsilon(study.config, before + number))
+        looked = study.config.faults or study.config.max_update_norm is not None
+        hidden = {"seconds", *(k for k in FAILURES if not (looked or spent.get(k)))}
+        costs = {k: v for k, v in spent.items() if k not in hidden}
+        costs |= dict(storage=storage, seconds=round(spent["seconds"], 6)) | told(number)
         place = dict(method=name, seed=trial.seed, round=number)
         return place | measures | costs | (dict(own=True) if own else {})
 
@@ -214,7 +218,7 @@ def original(
       anything, and the rows of its training.
     """
     if study.given is not None:
-        method, budget = jfu.unlearn.finetune(study.setting.fed), further
+        method, budget = jfu.unlearn.finetune(study.further), further
         start = jfu.Trained(place(study.given))
     else:
         method, budget = study.train, study.config.rounds
@@ -225,9 +229,12 @@ def original(
 
 
 def as_original(row: dict) -> dict:
-    """The last row of training as the request meets it: nothing has been spent on it yet."""
+    """The last row of training as the request meets it: nothing has been spent on it yet.
+
+    Who was left out of training, and what it told, is still said.
+    """
     nothing_yet = dict(round=0, bytes_down=0, bytes_up=0, flops=0.0, storage=0, seconds=0.0)
-    return row | dict(method="original") | nothing_yet | dict(left_out=0)
+    return row | dict(method="original") | nothing_yet
 
 
 def runner(

@@ -75,7 +75,7 @@ def run() -> tuple:
     Raises:
       OutOfTime: cells are left; the table of those that are not is printed and written.
     """
-    from launch import cells, devices, experiment, hosts, records, workdir
+    from launch import cells, devices, experiment, federation, hosts, records, workdir
 
     until = main.deadline(FLAGS.max_minutes)
     hosts.join(FLAGS, FLAGS.clients)
@@ -85,6 +85,7 @@ def run() -> tuple:
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
         keep = []  # nobody remembers how that model was trained
+    hosts.together(lambda: federation.check(config, names, keep, shared.given()))
     where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
     hosts.agreed(lambda: records.check(work.path))

@@ -240,7 +240,7 @@ def layers(tools: Tools, a: Any, b: Any, x: jax.Array, key: str) -> dict[str, Ar
 
 def relearnt(study, trial, seen, tools: Tools, rounds: int, found) -> None:
     """Rounds until the forgotten data is known again, once it is back in the federation."""
-    exam, fed = trial.exam, study.setting.fed
+    exam, fed = trial.exam, study.further
     some = sides(exam)["forget"]
     goal = percent(seen["original"].correct[some]) - 5
     x, y = exam.x[some], np.asarray(exam.y)[some]

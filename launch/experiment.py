@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ import jfu
 import jfu.history
 import jfu.io
 from jfu.unlearn import UNLEARNERS, Setting
-from launch import federation, hosts, requests
+from launch import federation, hosts, private, requests
 from launch.devices import Layout, compiled, place
 from launch.exam import Exam, examine, white
 from launch.flags import Config
@@ -37,7 +38,8 @@ class Study(NamedTuple):
     setting: Setting  # federation with the recovery rate
     fed: jfu.FederatedAlgorithm  # at the training rate
     fresh: jfu.Unlearner  # training from scratch: retraining
-    train: jfu.Unlearner  # the same, with what it must remember
+    train: jfu.Unlearner  # the same with everybody, and with what it must remember
+    further: jfu.FederatedAlgorithm  # with everybody at the recovery rate: training that goes on
     given: Any  # variables of --init_params, or None
     logits: Callable  # (variables, x) -> [B, C]
     judge: Callable  # (variables, x, y) -> (loss, correct)
@@ -55,6 +57,7 @@ class Trial(NamedTuple):
     everything: jfu.Split  # nothing forgotten
     request: jfu.Split
     exam: Exam
+    fewest: int = 0  # clients that there ever were before, with --dp_clip
 
 
 # ---------------------------------------------------------------- what all seeds share
@@ -93,19 +96,28 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     stock = models.build(config.model, **sizes, stock_conv=True)
     loss = jfu.classification(model.apply)
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    one = clients_of(config, dataset, seeds[0])[0]
+    one, forget, _ = clients_of(config, dataset, seeds[0])
     if layout.chunk is None:
         cohort = min(config.sample or len(one.id), len(one.id))
         share = -(-cohort // layout.devices)
         size = optax.tree.size(variables)
         layout = layout._replace(chunk=jfu.clients_at_once(layout.backend, share, size))
     chunk = layout.chunk
-    fed, local, surround = federation.build(config, loss, config.lr, chunk)
-    again, recovering, around = fed, local, surround
-    if config.recovery_lr != config.lr or config.warmup_rounds:
-        # A model that is trained already needs no warming up.
-        calm = dataclasses.replace(config, warmup_rounds=0)
-        again, recovering, around = federation.build(calm, loss, config.recovery_lr, chunk)
+    # Who is there to divide noisy sums by: before the request everybody, then those who stay.
+    gone = one.mask & (False if forget is None else forget)
+    everybody, staying = private.holding(one), private.holding(one._replace(mask=one.mask & ~gone))
+
+    @functools.cache  # the same federation for the same choices, so that programs are shared
+    def made(config, rate, clients):
+        return federation.build(config, loss, rate, chunk, clients)
+
+    build = lambda config, rate, clients: made(
+        config, rate, 0 if config.dp_clip is None else clients
+    )
+    # A model that is trained already needs no warming up.
+    calm = dataclasses.replace(config, warmup_rounds=0)
+    fed, local, _ = build(config, config.lr, everybody)
+    again, recovering, around = build(calm, config.recovery_lr, staying)
     setting = Setting(
         again,
         model,
@@ -122,7 +134,9 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         options=read_options(config.options),
     )
     jfu.select(variables["params"], setting.selector)  # refuses before any work is done
-    fresh = jfu.unlearn.retrain(fed, model.init)
+    train = fresh = jfu.unlearn.retrain(fed, model.init)
+    if (anew := build(config, config.lr, staying)[0]) is not fed:
+        fresh = jfu.unlearn.retrain(anew, model.init)
     # Every request is read before anything is run or written, so that a bad one costs nothing.
     longest = [clients_of(config, dataset, seed)[0].index.shape[1] for seed in seeds]
     slots = max(config.batch_size, *longest)
@@ -141,11 +155,14 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         setting=setting,
         fed=fed,
         fresh=fresh,
-        train=fresh,
+        train=train,
+        further=build(calm, config.recovery_lr, everybody)[0],
         given=jfu.io.adopt(given, variables) if given else None,
         logits=compiled(lambda variables, x: model.apply(variables, x)[0]),
         judge=compiled(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
-        per_client=jfu.wire(jfu.sender(local(), federation.aggregator(config)), variables, one),
+        per_client=jfu.wire(
+            jfu.sender(local(), federation.aggregator(config, everybody)), variables, one
+        ),
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
         per_forward=jfu.step_flops(jfu.classification(stock.apply), variables, batch, forward=True),
         slots=slots,
@@ -271,13 +288,22 @@ def trial(study: Study, seed: int) -> Trial:
         clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
         everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
         request = everything if forget is None else jfu.split(clients, forget)
+        fewest = fewest_before(config, dataset, seed) if config.dp_clip is not None else 0
     exam = examine(config, dataset, clients, request, poisoned, seed)
     if hosts.several():
         pools = jfu.spread(clients)
         mine = lambda side: pools._replace(mask=place(side.mask))
         everything, request = (jfu.Split(*map(mine, split)) for split in (everything, request))
-        return Trial(seed, jax.random.key(seed), everything, request, exam)
-    return Trial(seed, jax.random.key(seed), *place((everything, request)), exam)
+        return Trial(seed, jax.random.key(seed), everything, request, exam, fewest)
+    return Trial(seed, jax.random.key(seed), *place((everything, request)), exam, fewest)
+
+
+def fewest_before(config: Config, dataset: Any, seed: int) -> int:
+    """The fewest clients with examples after any of what is past, and before all of it."""
+    plain = dataclasses.replace(config, forget="", backdoor=False)
+    after = lambda n: dataclasses.replace(plain, past=config.past[:n])
+    there = lambda n: private.holding(clients_of(after(n), dataset, seed)[0])
+    return min(there(n) for n in range(len(config.past) + 1))
 
 
 def request_key(seed: int) -> jax.Array:
@@ -295,7 +321,7 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
             "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
         )
     config = study.config
-    federation.check_server(config, names)
+    federation.check(config, names)
     averaging = config.server == "sgd" and config.server_lr == 1 and config.aggregator == "mean"
     for name in names:
         if name in ("pgd", "fukd") and not averaging:
@@ -316,7 +342,14 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
                 f"note: {name} works {method.own} rounds of its own, and there are "
                 f"{budget(config, name)}: none is left for recovery"
             )
-    if limit := config.max_update_norm:
+    # FedEraser replays in place of rounds of its own before recovery.
+    apart = [name for name, method in made.items() if method.own or name == "federaser"]
+    if apart and config.aggregator != "mean":
+        say(
+            f"note: --aggregator={config.aggregator} is for ordinary rounds; {', '.join(apart)} "
+            "combine clients by their own formulas in the rounds that are their own"
+        )
+    if (limit := config.max_update_norm) is not None:
         made = {name: jfu.faults.bounded(method, limit) for name, method in made.items()}
     return made | ({"retrain": study.fresh} if "retrain" in made else {})
 

@@ -1,7 +1,8 @@
 """From flags to a federation: optimizers, server, aggregator, faults, privacy, chosen layers."""
 
+import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import jax.numpy as jnp
@@ -9,16 +10,22 @@ import numpy as np
 import optax
 
 import jfu
+import jfu.history
 from jfu.augment import AUGMENTS
 from launch.flags import Config
 
 
-def build(config: Config, loss, lr: float, chunk: int):
+def build(config: Config, loss, lr: float, chunk: int, clients: int):
     """The federation, and what it is made of.
 
+    Args:
+      clients: how many have examples while it runs; the divisor of ``--dp_clip``.
+
     Returns:
-      ``(fed, local, around)``: ``local(loss=..., optimizer=..., epochs=...)`` makes a client's
-      work, the usual one without arguments, and ``around(work)`` the federation of it.
+      ``(fed, own, around)``: ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work
+      for the rounds that methods make their own, the usual one without arguments; with the
+      faults that are planted and the limits that are set, as in every round. ``around(work)`` is
+      the federation of such work.
     """
     makers = {
         "sgd": lambda rate: optax.chain(
@@ -58,25 +65,33 @@ def build(config: Config, loss, lr: float, chunk: int):
     def local(loss=loss, optimizer=usual, epochs=config.epochs):
         return train(loss, optimizer, epochs=epochs)
 
-    def around(work):
-        work = jfu.faults.faulty(work, **faults) if (faults := read_faults(config.faults)) else work
+    faults = read_faults(config.faults)
+    beset = lambda work: jfu.faults.faulty(work, **faults) if faults else work
+    limit = np.inf if config.max_update_norm is None and faults else config.max_update_norm
+
+    def own(*loss, **changes):
+        work = beset(local(*loss, **changes))
+        return work if limit is None else jfu.faults.censored(work, limit)
+
+    def around(work, limit=None):
         fed = jfu.fedavg(
             work,
             server=servers[config.server](config.server_lr),
-            aggregator=aggregator(config),
+            aggregator=aggregator(config, clients),
             chunk=chunk,
-            max_update_norm=config.max_update_norm or (np.inf if faults else None),
+            max_update_norm=limit,
         )
         fed = jfu.absent(fed, config.absent) if config.absent else fed
         return jfu.sampled(fed, config.sample) if config.sample else fed
 
-    return around(local()), local, around
+    return around(beset(local()), limit), own, around
 
 
-def aggregator(config: Config) -> jfu.Aggregator:
-    """What ``--aggregator`` names, or the noisy mean of ``--dp_clip``."""
-    if config.dp_clip:
-        cohort = config.sample or config.clients * (1 - config.absent)
+def aggregator(config: Config, clients: int) -> jfu.Aggregator:
+    """What ``--aggregator`` names, or the noisy mean of ``--dp_clip`` over so many clients."""
+    if config.dp_clip is not None:
+        drawn = min(config.sample, clients)
+        cohort = drawn or clients * (1 - config.absent)
         return jfu.privacy.private_mean(config.dp_clip, config.dp_noise, cohort)
     return {
         "mean": jfu.weighted_mean,
@@ -87,39 +102,90 @@ def aggregator(config: Config) -> jfu.Aggregator:
     }[config.aggregator]()
 
 
-def epsilon(config: Config, rounds: int) -> float | None:
-    """What ``rounds`` rounds tell of a client that took part, with ``--dp_clip``."""
-    if not config.dp_clip:
-        return None
-    drawn = (config.clients, config.sample) if config.sample else None
-    how = dict(sample=drawn) if drawn else dict(present=1 - config.absent)
-    return jfu.privacy.spent(config.dp_noise, rounds, config.dp_delta, **how)
+def check(
+    config: Config,
+    names: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    given: Collection[str] = (),
+) -> None:
+    """Refuses flags that would do nothing, fail late, or tell the server more than it may know.
 
+    Every script asks before it takes a work directory.
 
-def check_server(config: Config, names: Sequence[str]) -> None:
-    """Refuses methods and aggregators that want more of the server than it may know."""
+    Args:
+      names: methods that are to be run.
+      keep: what training is to remember.
+      given: flags that were given, whatever their values.
+    """
+    _check_limits(config, given)
     if config.sum_only and config.aggregator in ("median", "trimmed", "krum"):
         raise ValueError(
             f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
             "mean or clipped"
         )
-    if config.dp_clip and config.aggregator != "mean":
-        raise ValueError(
-            f"--dp_clip is an aggregator of its own; leave --aggregator={config.aggregator} out"
-        )
-    if config.dp_clip and config.sample and config.absent:
-        raise ValueError(
-            "--dp_clip accounts for --sample or for --absent, not for both; leave one out"
-        )
+    if config.dp_clip is not None:
+        _check_private(config)
     for name in names:
+        if name not in jfu.unlearn.UNLEARNERS:
+            continue  # said where methods are made
         needs = jfu.unlearn.needs_of(name)
-        if config.sum_only and needs.per_client:
+        single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
+        if config.sum_only and single:
             raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
-        if config.dp_clip and (needs.history or needs.per_client or needs.target):
+        if config.dp_clip is not None and (needs.history or needs.per_client or needs.target):
             raise ValueError(
                 f"{name} has rounds of its own or a history, in which updates carry no noise; with "
                 "--dp_clip compare methods without, such as not, finetune and retrain"
             )
+    if single := [kind for kind in keep if config.sum_only and kind in jfu.history.SINGLE]:
+        raise ValueError(
+            f"--keep_history={','.join(single)} holds what single clients sent, which --sum_only "
+            "hides; keep no more than start, or leave one of the flags out"
+        )
+    if keep and config.dp_clip is not None and set(keep) & set(jfu.history.SINGLE):
+        raise ValueError(
+            f"--keep_history={','.join(keep)} holds what clients sent before any noise; leave it "
+            "or --dp_clip out"
+        )
+
+
+def _check_limits(config: Config, given: Collection[str]) -> None:
+    for name in ("dp_clip", "max_update_norm"):
+        value = getattr(config, name)
+        if value is not None and (not value > 0 or (name == "dp_clip" and value == np.inf)):
+            raise ValueError(
+                f"--{name}={value:g} is no length of an update; give one above 0, or leave the "
+                "flag out"
+            )
+    for name in ("dp_noise", "dp_delta"):
+        if name in given and config.dp_clip is None:
+            raise ValueError(
+                f"--{name} does nothing without --dp_clip, the length that updates are clipped to "
+                "and that noise is measured in; add it, or leave the flag out"
+            )
+    if rates := read_faults(config.faults):
+        jfu.faults.faulty(None, **rates)  # refuses rates that cannot be
+
+
+def _check_private(config: Config) -> None:
+    if config.aggregator != "mean":
+        raise ValueError(
+            f"--dp_clip is an aggregator of its own; leave --aggregator={config.aggregator} out"
+        )
+    if config.sample and config.absent:
+        raise ValueError(
+            "--dp_clip accounts for --sample or for --absent, not for both; leave one out"
+        )
+    if not 0 < config.dp_delta < 1:
+        raise ValueError(
+            f"--dp_delta={config.dp_delta:g} cannot be accounted for; it must lie between 0 and 1, "
+            "usually below one over the number of clients"
+        )
+    if importlib.util.find_spec("dp_accounting") is None:
+        raise ValueError(
+            "--dp_clip tells epsilon by the package dp-accounting, which is not installed; "
+            "install it, or jfu[privacy]"
+        )
 
 
 def read_faults(given: Sequence[str]) -> dict[str, float]:

@@ -77,7 +77,8 @@ class Config:
     eval_every: int
     attack_every: int
     past: tuple[str, ...] = ()  # what came before: "-client:0" was answered, "+client:0" returned
-    rounds_before: int = 0  # of the federation, before the model that a request meets
+    # Of the federation, before the model that a request meets; None where nobody knows.
+    rounds_before: int | None = 0
     precision: str | None = None
 
 
@@ -192,7 +193,8 @@ def define() -> None:
         ["mean", "clipped", "median", "trimmed", "krum"],
         "What the server makes of updates: FedAvg's weighted mean; the same of updates clipped to "
         "--clip; coordinate median; mean without the --trim largest and smallest of each "
-        "coordinate; Krum, for --byzantine bad clients. The last three see single updates.",
+        "coordinate; Krum, for --byzantine bad clients. The last three see single updates. In "
+        "their own rounds methods combine clients by formulas of their own.",
     )
     real("trim", 0.1, "Share of clients that a trimmed mean leaves out at either end.", 0.0, 0.499)
     real("clip", 1.0, "Length that updates are clipped to.", lower_bound=0.0)
@@ -200,15 +202,17 @@ def define() -> None:
     real(
         "max_update_norm",
         None,
-        "Longer updates are left out of a round; and a method's own rounds, in which the leaving "
-        "client works, move the model by no more. Updates that are not finite never count.",
+        "Longer updates are left out of a round; and each of a method's own rounds, in which the "
+        "leaving client works, moves the model by no more: ten of them by ten times as much. "
+        "Updates that are not finite never count.",
         lower_bound=0.0,
     )
     real(
         "dp_clip",
         None,
         "Differential privacy of whole clients: updates are clipped to this length, count alike, "
-        "and the server adds noise to their sum. results.jsonl then tells epsilon.",
+        "and the server adds noise to their sum. results.jsonl then tells epsilon, null where it "
+        "goes on from a model of --init_params, of which nobody knows.",
         lower_bound=0.0,
     )
     real("dp_noise", 1.0, "Standard deviation of that noise, in units of --dp_clip.", 0.0)
@@ -216,8 +220,9 @@ def define() -> None:
     boolean(
         "sum_only",
         False,
-        "The server sees sums of updates only, as with secure aggregation: methods and aggregators "
-        "that want single ones are refused.",
+        "The server sees sums of updates only, as with secure aggregation: methods, aggregators "
+        "and histories that want single ones are refused. Where one client alone works in a "
+        "method's own round, as for ga, fcu and fedquit where one leaves, the sum is its update.",
     )
     several(
         "faults",
@@ -365,6 +370,11 @@ def resolve(methods: Sequence[str] = ()) -> Config:
     )
     names = [field.name for field in dataclasses.fields(Config)]
     return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in names})
+
+
+def given() -> set[str]:
+    """The flags that were given, on the command line or in a file."""
+    return {name for name in flags.FLAGS if flags.FLAGS[name].present}
 
 
 def _clients_of(forget: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -71,6 +71,7 @@ def join(given: Any, clients: int) -> None:
         raise ValueError(f"the hosts could not be joined: {what}") from None
     finally:
         patience.cancel()
+    alike([device.process_index for device in jax.devices()], jax.default_backend())
     same(flags_of(given))
 
 
@@ -108,6 +109,30 @@ def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bo
             "this one is, from 0 on"
         )
     return True
+
+
+def alike(hosts: Sequence[int], backend: str) -> None:
+    """Refuses hosts of unequal size before they tell one another anything, which would fail.
+
+    Args:
+      hosts: for each device of all of them, whose it is. Every host knows that.
+
+    >>> alike([0, 0, 1], "cpu")
+    Traceback (most recent call last):
+    ...
+    ValueError: the hosts have 2 and 1 devices, and clients are spread evenly over all of them; \
+give all hosts the same --devices
+    """
+    counts = [hosts.count(host) for host in sorted(set(hosts))]
+    if len(set(counts)) > 1:
+        *others, last = map(str, counts)
+        mend = "give all hosts the same --devices"
+        if backend != "cpu":
+            mend = f"start hosts that have equally many {backend} devices, or show each as many"
+        raise ValueError(
+            f"the hosts have {', '.join(others)} and {last} devices, and clients are spread evenly "
+            f"over all of them; {mend}"
+        )
 
 
 def _in_vain(given: Any) -> None:

@@ -85,9 +85,12 @@ def pays() -> None:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {'; '.join(known)}")
     config = shared.resolve()
-    from launch import devices, hosts, pays_figure, workdir
+    from launch import devices, federation, hosts, pays_figure, workdir
 
     hosts.refuse(FLAGS, "pays")
+    federation.check(config, given=shared.given())
+    if config.dp_clip is not None:
+        raise ValueError("launch.pays tells no epsilon; leave --dp_clip out")
     work = workdir.open_workdir(shared.workdir(config, "pays"), config, "pays")
     layout = devices.start(FLAGS.devices, 1, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
     work = workdir.begin(work, config, "pays", layout)

@@ -77,11 +77,12 @@ def train() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import cells, devices, experiment, hosts, records, requests, workdir
+    from launch import cells, devices, experiment, federation, hosts, records, requests, workdir
 
     hosts.join(FLAGS, FLAGS.clients)
     config, seed, rounds = resolve(workdir, requests)
     keep = list(FLAGS.keep_history)
+    hosts.together(lambda: federation.check(config, keep=keep, given=shared.given()))
     if FLAGS.init_from:
         source = pathlib.Path(FLAGS.init_from)
         hosts.agreed(lambda: [records.check(source), records.read(source)])

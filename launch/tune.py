@@ -46,9 +46,10 @@ def tune() -> None:
     config = shared.resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
-    from launch import cells, devices, experiment, report, workdir
+    from launch import cells, devices, experiment, federation, report, workdir
 
     keep = list(experiment.remembered(names))
+    federation.check(config, asked, keep, shared.given())
     where = shared.workdir(config, "tune", keep_history=keep)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
     layout = devices.start(

@@ -94,10 +94,22 @@ def unlearn() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import cells, devices, erasure, experiment, hosts, locks, records, report, workdir
+    from launch import (
+        cells,
+        devices,
+        erasure,
+        experiment,
+        federation,
+        hosts,
+        locks,
+        records,
+        report,
+        workdir,
+    )
 
     hosts.join(FLAGS, FLAGS.clients)
     config, seed = resolve(workdir)
+    hosts.together(lambda: federation.check(config, [FLAGS.method], given=shared.given()))
     if FLAGS.erase and FLAGS.method == "none":
         raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
     if FLAGS.erase and hosts.several():

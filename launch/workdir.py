@@ -21,6 +21,7 @@ from launch.devices import Layout
 from launch.flags import Config
 from launch.locks import LOCK, make_folder, take
 from launch.main import say
+from launch.private import unknown
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS = "config.json", "results.jsonl"
@@ -279,7 +280,7 @@ def read_model(path: str) -> tuple[Config, int]:
         rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
         rounds = max(row["round"] for row in rows)
         config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
-    before = config.rounds_before + rounds
+    before = None if unknown(config) else config.rounds_before + rounds
     return dataclasses.replace(config, rounds_before=before), run.more["seed"]
 
 

@@ -332,7 +332,7 @@ def test_faults_and_aggregators_are_read():
         with pytest.raises(ValueError, match="is not understood; write late:RATE"):
             federation.read_faults([wrong])
     made = lambda name: federation.aggregator(
-        dataclasses.replace(CONFIG, aggregator=name, clip=1.0, trim=0.1, byzantine=1)
+        dataclasses.replace(CONFIG, aggregator=name, clip=1.0, trim=0.1, byzantine=1), 3
     )
     seen = {name: made(name).stacked for name in ("mean", "clipped", "median", "trimmed", "krum")}
     assert seen == dict(mean=False, clipped=False, median=True, trimmed=True, krum=True)

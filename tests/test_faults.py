@@ -115,6 +115,9 @@ def test_a_client_that_diverges_sends_nothing(data, local, fed, variables):
     (found, info), (wanted, _) = run(bright), run(away)
     assert info.metrics["not_finite"] == 1 and info.metrics["clients"] == 2
     assert info.clients.left_out.tolist() == [0, faults.NOT_FINITE, 0]
+    # A limit for updates does not hide it.
+    limited = jax.jit(jfu.fedavg(local, max_update_norm=1e6).round)
+    assert limited(fed.init(variables), bright, jax.random.key(0))[1].metrics["not_finite"] == 1
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
@@ -144,6 +147,15 @@ def test_faults_come_as_often_as_asked_and_the_same_again():
     alone = clients._replace(**{k: getattr(clients, k)[7:8] for k in ("index", "mask", "id")})
     one = run(fed.init({"params": jnp.zeros(2)}), alone, jax.random.key(1))[1]
     assert one.clients.left_out[0] == info.clients.left_out[7]
+
+
+def test_a_late_client_sends_nothing_even_where_nobody_looks(clients):
+    """It is counted as left out; so it must be."""
+    fed, two = jfu.fedavg(faults.faulty(sends(U), late=1.0)), only(clients, 0, 2)
+    state, info = fed.round(fed.init({"params": jnp.zeros(2)}), two, jax.random.key(0))
+    assert state.params.tolist() == [0, 0]
+    assert info.metrics["late"] == 2 and info.metrics["clients"] == 0
+    assert info.metrics["down"] == 2 and info.metrics["examples"] == 0
 
 
 def test_training_goes_on_through_faults(data, local, variables):

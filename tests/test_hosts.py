@@ -16,7 +16,7 @@ from host_worker import HELD, federation
 from test_launch import ROOT, environment, launch, rows_of
 
 import jfu.data
-from launch.hosts import check
+from launch.hosts import alike, check
 
 
 def free_port() -> int:
@@ -74,6 +74,14 @@ def test_flags_that_fit_together(given, several):
 def test_flags_that_do_not(given, words):
     with pytest.raises(ValueError, match=words):
         check(*given)
+
+
+def test_hosts_of_unequal_size_are_refused():
+    alike([0, 0, 1, 1], "cpu")
+    with pytest.raises(ValueError, match="have 1, 2 and 1 devices.*the same --devices"):
+        alike([0, 1, 1, 2], "cpu")
+    with pytest.raises(ValueError, match="equally many gpu devices"):
+        alike([0, 1, 1], "gpu")
 
 
 # ---------------------------------------------------------------- the library
@@ -273,6 +281,20 @@ def test_a_host_that_never_comes_is_one_sentence(tmp_path, host):
     assert said.startswith("error: not all of 2 hosts met at 127.0.0.1:")
     assert "within 5 s" in said and len(said.splitlines()) == 1
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+def test_unequal_hosts_are_one_sentence(tmp_path):
+    folders = tmp_path / "a", tmp_path / "b"
+    ended = on_hosts(*commands("compare", folders, *COMPARE, own=((), ["--devices=2"])))
+    for status, _, said in ended:
+        assert status == 2
+        assert [line for line in said.splitlines() if line.startswith("error: ")] == [
+            "error: the hosts have 1 and 2 devices, and clients are spread evenly over all of "
+            "them; give all hosts the same --devices"
+        ]
+        assert "Traceback" not in said
+    assert not any(map(pathlib.Path.exists, folders))
 
 
 @pytest.mark.slow

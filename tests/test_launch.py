@@ -564,11 +564,17 @@ def test_layout_is_kept_and_changes_little(tmp_path):
 @pytest.mark.slow
 def test_a_federation_with_faults_ends_and_says_who_was_left_out(tmp_path):
     flags = ["--aggregator=median", "--max_update_norm=50", "--faults=late:0.2,nan:0.2,long:0.2"]
-    flags += ["--methods=retrain,not,ga", "--seeds=1", f"--workdir={tmp_path / 'W'}"]
-    launch("compare", *SMALL, *flags)
-    last = {row["method"]: row for row in rows_of(tmp_path / "W")}
-    for name in ("retrain", "not"):
-        assert 0 < last[name]["left_out"] < last[name]["round"] * 3
+    flags += ["--methods=retrain,not,ga,mode", "--seeds=1", f"--workdir={tmp_path / 'W'}"]
+    _, said = launch("compare", *SMALL, *flags)
+    assert "note: --aggregator=median is for ordinary rounds; ga, mode combine" in said
+    rows = rows_of(tmp_path / "W")
+    reasons = ("late", "not_finite", "too_long")
+    assert all(sum(row[name] for name in reasons) == row["left_out"] for row in rows)
+    (original,) = (row for row in rows if row["method"] == "original")
+    assert original["left_out"] > 0 and original["not_applied"] == 0
+    last = {row["method"]: row for row in rows}
+    for name in ("retrain", "not", "mode"):
+        assert 0 < last[name]["left_out"] < last[name]["round"] * 4
         assert last[name]["retain"] > 0 and np.isfinite(last[name]["loss_retain"])
     _, error = launch("compare", *SMALL, *flags[:2], "--methods=pgd", expect=2)
     assert "--aggregator=mean only" in error
@@ -593,3 +599,24 @@ def test_privacy_is_accounted_for_and_its_limits_are_told(tmp_path):
     ):
         _, error = launch("compare", *flags, "--methods=not", *more, expect=2)
         assert words in error.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_epsilon_of_a_chain_of_requests(tmp_path):
+    """More are sampled than there are; then one goes, and another; and a model from elsewhere."""
+    from jfu import privacy
+
+    small = [*SMALL, "--nobackdoor", "--dp_clip=1", "--rounds=2", "--recovery_rounds=1"]
+    a, b, c, d = (tmp_path / name for name in "ABCD")
+    launch("train", *small, "--sample=9", f"--workdir={a}")
+    launch("unlearn", f"--init_from={a}", "--forget=client:0", f"--workdir={b}")
+    launch("unlearn", f"--init_from={b}", "--forget=client:1", f"--workdir={c}")
+    told = lambda w: [row["epsilon"] for row in rows_of(w) if row["method"] in ("train", "not")]
+    true = lambda *phases: pytest.approx(privacy.composed(1.0, phases, 1e-3, drawn=9))
+    assert told(a) == [0, true((1, 4)), true((2, 4))]
+    assert told(b) == [true((2, 4)), true((2, 4), (1, 3))]
+    assert told(c) == [true((3, 3)), true((3, 3), (1, 2))]
+    launch("unlearn", *small, f"--init_params={a / 'model.safetensors'}", f"--workdir={d}")
+    assert told(d) == [None, None]
+    launch("unlearn", f"--init_from={d}", "--forget=client:1", f"--workdir={tmp_path / 'E'}")
+    assert told(tmp_path / "E") == [None, None]

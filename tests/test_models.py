@@ -131,9 +131,8 @@ def test_products_in_full_are_asked_for_in_both_directions():
     for precision, word in dict(float32="HIGHEST", tf32="HIGH").items():
         apply = at_precision(model, precision).apply
         text = str(jax.make_jaxpr(jax.grad(lambda v: apply(v, x)[0].sum()))(variables))
-        assert (
-            text.count(f"precision=(Precision.{word}, Precision.{word})") == 8
-        )  # 3 forward, 5 back
+        # 3 forward, 5 back
+        assert text.count(f"precision=(Precision.{word}, Precision.{word})") == 8
     assert at_precision(model, None) is model
     with pytest.raises(ValueError, match="no precision 'half'; choose one of"):
         at_precision(model, "half")

@@ -89,3 +89,23 @@ def test_senseless_privacy_is_refused():
         privacy.private_mean(1.0, -1, 3)
     with pytest.raises(ValueError, match="delta=1.5"):
         privacy.spent(1.0, 3, 1.5)
+
+
+def test_phases_add_up_and_few_clients_cost_more(monkeypatch):
+    """Of ten clients four go: a round then tells more; a round's cost is worked out once."""
+    pytest.importorskip("dp_accounting")
+    monkeypatch.setattr(privacy, "ORDERS", (2, 4, 8, 16))
+    privacy._one_round.cache_clear()
+    z, delta = 2.0, 1e-3
+    both = privacy.composed(z, [(20, 10), (10, 6)], delta, drawn=5)
+    assert both > privacy.spent(z, 30, delta, sample=(10, 5))
+    assert both < privacy.spent(z, 30, delta, sample=(6, 5))
+    assert privacy.composed(z, [(20, 10), (10, 10)], delta, drawn=5) == pytest.approx(
+        privacy.spent(z, 30, delta, sample=(10, 5))
+    )
+    # More than there are: all of them, as `sampled` has it.
+    assert privacy.spent(z, 30, delta, sample=(4, 9)) == privacy.spent(z, 30, delta, sample=(4, 4))
+    assert privacy._one_round.cache_info().misses == 3  # (10, 5), (6, 5), (4, 4)
+    privacy._one_round.cache_clear()
+    with pytest.raises(ValueError, match="with 0 clients drawn of 4; both must be at least 1"):
+        privacy.spent(z, 3, delta, sample=(4, 0))

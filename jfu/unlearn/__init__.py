@@ -41,9 +41,10 @@ class Setting(NamedTuple):
     selector: Selector  # the layers that perturbing methods change
     follows: tuple[tuple[str, str], ...] = ()  # running means that follow a negated layer
     weights_only: bool = False  # biases of chosen layers are left alone
-    # A client's training: local(loss=..., optimizer=..., epochs=...), the usual ones if not given.
+    # A client's training in rounds that a method makes its own, with the limits and faults of all
+    # rounds: local(loss=..., optimizer=..., epochs=...), the usual ones if not given.
     local: Callable[..., ClientFn] | None = None
-    # The federation round another client's work, with its server and its sampling.
+    # The federation round work that was made of `local`, with its server and its sampling.
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None
     epochs: int = 1  # usual local epochs
     batch_size: int = 32

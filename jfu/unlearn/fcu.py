@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jfu.faults import guarded
 from jfu.local import take
 from jfu.select import by_layer, select
 from jfu.types import (
@@ -79,7 +80,7 @@ def fcu(
         )
     if low not in ("original", "unlearned"):
         raise ValueError(f"low is {low!r}; it must be 'original' or 'unlearned'")
-    work = contrasted(model, lr, iterations, every, batch_size, tau, ratio, low)
+    work = guarded(contrasted(model, lr, iterations, every, batch_size, tau, ratio, low))
     recover = phases(1, on_forgotten(work, chunk), on_retained(fed))
     needs = Needs(target=True, forget_data=True)
     return finetune(fed)._replace(recover=recover, needs=needs, own=1)

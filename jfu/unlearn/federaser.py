@@ -23,6 +23,7 @@ import optax
 
 from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients, weights
+from jfu.faults import guarded
 from jfu.fedavg import summarise
 from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, RoundInfo, Unlearner
 from jfu.unlearn.finetune import on_retained
@@ -49,7 +50,7 @@ def federaser(
     """
     if interval < 1:
         raise ValueError(f"federaser's interval is {interval}; it must be at least 1")
-    mean = weighted_mean()
+    mean, local = weighted_mean(), guarded(local)
 
     def perturb(trained, request, key):
         del key
@@ -71,7 +72,9 @@ def federaser(
         def send(shared, client, key):
             update, info = local(shared, client, key)
             length = jnp.where(ids == client.id, lengths, 0).sum()
-            scale = length / jnp.maximum(optax.tree.norm(update["params"]), 1e-30)
+            norm = optax.tree.norm(update["params"])
+            # Zero, not a number near infinity, for one that sends nothing.
+            scale = jnp.where(norm > 0, length / jnp.maximum(norm, 1e-30), 0)
             long = jax.tree.map(lambda u: scale.astype(u.dtype) * u, update["params"])
             # A client that missed the stored round has no length and does not count.
             weight = jnp.where(length > 0, info.weight, 0)
@@ -79,8 +82,8 @@ def federaser(
 
         sent, info = sum_clients(send, chunk=chunk)(shared, request.retain, key)
         update, _ = mean.decode(sent, (), key)
-        inner = moved(state.inner, update)
-        return state._replace(inner=inner), RoundInfo(info, summarise(info), ids)
+        inner, info = moved(state.inner, update, RoundInfo(info, summarise(info), ids))
+        return state._replace(inner=inner), info
 
     def recover(state, request, key):
         replay = phases(state.own.shape[0], calibrate, inside(on_retained(fed)))

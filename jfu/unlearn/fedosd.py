@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import optax
 
 from jfu.clients import map_clients
-from jfu.fedavg import fedavg
+from jfu.faults import guarded
+from jfu.fedavg import check_shapes, fedavg
 from jfu.types import (
     Broadcast,
     ClientFn,
@@ -68,8 +69,8 @@ def fedosd(
     """
     rounds = rounds if within is None else min(rounds, max(1, within // 2))
     around = around or functools.partial(fedavg, chunk=chunk)
-    descend = local(optimizer=optax.sgd(lr))
-    unlearn = local(loss=bounded(model), optimizer=optax.sgd(lr))
+    descend = guarded(local(optimizer=optax.sgd(lr)))
+    unlearn = guarded(local(loss=bounded(model), optimizer=optax.sgd(lr)))
 
     def perturb(trained, request, key):
         del request, key
@@ -81,6 +82,8 @@ def fedosd(
         work = lambda fn: map_clients(fn, chunk=chunk)
         updates, info = work(descend)(shared, request.retain, stay_key)
         leaving, theirs = work(unlearn)(shared, request.forget, leave_key)
+        for sent in (updates, leaving):
+            check_shapes(jax.tree.map(lambda a: a[0], sent), state.variables)
         share = theirs.weight / jnp.maximum(theirs.weight.sum(), 1)
         g = jnp.tensordot(share, _rows(leaving["params"]), 1)
         d = orthogonal(g, _rows(updates["params"]))
@@ -91,11 +94,13 @@ def fedosd(
         # The server needs the two steps of a client that keeps some and forgets some apart.
         twice = ((info.weight > 0) & (theirs.weight > 0)).sum()
         both = both._replace(metrics={**both.metrics, "up": both.metrics["up"] + twice})
-        return state._replace(inner=moved(state.inner, update)), both
+        inner, both = moved(state.inner, update, both)
+        return state._replace(inner=inner), both
 
     def later(state, request, key):
         away = optax.tree.sub(state.params, state.own)
-        inner, info = around(not_back(local(), away)).round(state.inner, request.retain, key)
+        work = not_back(guarded(local()), away)
+        inner, info = around(work).round(state.inner, request.retain, key)
         return state._replace(inner=inner), info
 
     needs = Needs(target=True, forget_data=True, per_client=True)

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 
 from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients
-from jfu.fedavg import fedavg, sender
+from jfu.faults import guarded
+from jfu.fedavg import fedavg, reasons, sender
 from jfu.local import classification
 from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, LossFn, Model, Needs, Unlearner
 from jfu.unlearn.finetune import on_retained
@@ -65,7 +66,7 @@ def mode(
         most = max(1, within // 2)
         degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)
     loss, mean = classification(model.apply), weighted_mean()
-    train, plain = local(loss), inside(on_retained(fed))
+    train, plain = guarded(local(loss)), inside(on_retained(fed))
     degrading = borrowed(fedavg(train, chunk=chunk))
 
     def perturb(trained, request, key):
@@ -81,17 +82,19 @@ def mode(
             other, info = degrading(inner._replace(variables=old), request.retain, key)
             blend = lambda m, d: (lam * m + (1 - lam) * d).astype(m.dtype)
             blended = jax.tree.map(blend, model, other.variables)
-            return blended, other.variables, [info.metrics[name] for name in COUNTS]
+            counts = [info.metrics[name] for name in COUNTS]
+            return blended, other.variables, counts, info.clients.left_out
 
         def left(model, request, key):
-            del request, key
-            return model, old, [jnp.zeros(()) for name in COUNTS]
+            del key
+            nobody = jnp.zeros(request.retain.id.shape)
+            return model, old, [jnp.zeros(()) for name in COUNTS], nobody
 
-        blended, fresh, before = jax.lax.cond(
+        blended, fresh, before, why = jax.lax.cond(
             inner.round < degrade, degraded, left, inner.variables, request, degrade_key
         )
         shared = Broadcast(blended, inner.round)
-        says = local(pseudo_labelled(model, loss, fresh))
+        says = guarded(local(pseudo_labelled(model, loss, fresh)))
 
         def guided(shared, client, key):
             update, info = says(shared, client, key)
@@ -101,10 +104,10 @@ def mode(
         sent, info = sum_clients(sender(train, mean), chunk=chunk)(shared, stay, stay_key)
         gone, theirs = sum_clients(guided, chunk=chunk)(shared, leave, leave_key)
         update, _ = mean.decode(jax.tree.map(jnp.add, sent, gone), (), key)
-        inner = moved(inner._replace(variables=blended), update)
         info = together(info, theirs, stay.id)
+        inner, info = moved(inner._replace(variables=blended), update, info)
         # Besides: M_de to and from those who train it, and to those who are guided by it.
-        metrics = dict(info.metrics)
+        metrics = info.metrics | reasons(jnp.maximum(info.clients.left_out, why))
         for name, count in zip(COUNTS, before, strict=True):
             metrics[name] += count
         metrics["down"] += (theirs.weight > 0).sum()

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jfu.clients import NOBODY
-from jfu.fedavg import summarise
+from jfu.fedavg import check_shapes, summarise
 from jfu.types import (
     ClientFn,
     FederatedAlgorithm,
@@ -103,10 +104,19 @@ def params_only(work: ClientFn) -> ClientFn:
     return send
 
 
-def moved(state: PyTree, update: Variables) -> PyTree:
-    """The state a round later, its model moved by an update as it is, past the server optimizer."""
-    variables = jax.tree.map(jnp.add, dict(state.variables), dict(update))
-    return state._replace(variables=variables, round=state.round + 1)
+def moved(state: PyTree, update: Variables, info: RoundInfo) -> tuple[PyTree, RoundInfo]:
+    """The state a round later, its model moved by an update as it is, past the server optimizer.
+
+    As in ``fedavg``, an update of other shapes is refused, and one that is not finite leaves the
+    model as it was, which ``metrics["not_applied"]`` says.
+    """
+    check_shapes(update, state.variables)
+    usable = jnp.isfinite(optax.tree.norm(update, squared=True))
+    put = lambda old, change: jnp.where(usable, old + change, old)
+    variables = jax.tree.map(put, dict(state.variables), dict(update))
+    metrics = {**info.metrics, "not_applied": 1.0 - usable.astype(jnp.float32)}
+    state = state._replace(variables=variables, round=state.round + 1)
+    return state, info._replace(metrics=metrics)
 
 
 def together(first: LocalInfo, second: LocalInfo, ids: jax.Array) -> RoundInfo:

@@ -15,6 +15,7 @@ import jax
 
 from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients
+from jfu.faults import guarded
 from jfu.fedavg import sender
 from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, Unlearner
 from jfu.unlearn.finetune import finetune, on_retained
@@ -41,7 +42,7 @@ def puf(
     False
     """
     rate = (2.0 if alone else 20.0) if rate is None else rate
-    mean = weighted_mean()
+    mean, local = weighted_mean(), guarded(local)
 
     def negated(shared, client, key):
         update, info = local(shared, client, key)
@@ -59,7 +60,7 @@ def puf(
         sent, info = sum_clients(sender(local, mean), chunk=chunk)(shared, stay, stay_key)
         gone, theirs = sum_clients(negated, chunk=chunk)(shared, request.forget, leave_key)
         update, _ = mean.decode(jax.tree.map(lambda a, b: a + b, sent, gone), (), key)
-        return moved(state, update), together(info, theirs, stay.id)
+        return moved(state, update, together(info, theirs, stay.id))
 
     needs = Needs(target=True, forget_data=True)
     recover = phases(1, early, on_retained(fed))
