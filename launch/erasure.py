@@ -85,7 +85,7 @@ def holdings(
 def asked(wanted: str, lines: Sequence[dict[str, Any]]) -> bool:
     """Whether the requests of a work directory's ledger name all that ``wanted`` does."""
     kinds = ("answered", "compared", "erased")
-    answers = [f"-{line['request']}" for line in lines if line["event"] in kinds]
+    answers = [f"-{line.get('request')}" for line in lines if line["event"] in kinds]
     return meant(wanted, answers) <= in_force(answers)
 
 

@@ -64,8 +64,8 @@ def ledger() -> None:
         try:
             print(told(line))
         except (KeyError, TypeError, ValueError, AttributeError):
-            number = line["number"]
-            main.complain(f"line {number} of {path / records.LEDGER} is none of jfu's", status=1)
+            where = f"line {line['number']} of {path / records.LEDGER}"
+            main.complain(f"{where} is none that jfu's scripts write", status=1)
     against = ["its files"]
     against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
     against += ["the key"] if secret else []

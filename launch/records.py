@@ -66,7 +66,7 @@ def read(
     Raises:
       ValueError: a line that is not what it should be, or a file that is not what a line says.
     """
-    lines = jfu.ledger.read(path / LEDGER, head=head, key=key())
+    lines = _lines(path, head, key())
     bound = [line for line in lines if "config" in line]
     if bound and bound[-1]["config"] != settings(path):
         raise ValueError(
@@ -77,6 +77,16 @@ def read(
     _check_model(path, mine, source)
     _check_results(path, mine)
     _check_history(path, mine)
+    return lines
+
+
+def _lines(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
+    lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
+    for line in lines:
+        if not (isinstance(line.get("event"), str) and isinstance(line.get("files", {}), dict)):
+            raise ValueError(
+                f"line {line['number']} of {path / LEDGER} is none that jfu's scripts write"
+            )
     return lines
 
 
@@ -99,7 +109,7 @@ def own(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, A
 def erased(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> dict[str, str]:
     """The files of a work directory that were to be removed, with their digests."""
     mine = [line for line in own(path, lines) if line["event"] == "erased"]
-    return {name: digest for line in mine for name, digest in line["files"].items()}
+    return {name: digest for line in mine for name, digest in line.get("files", {}).items()}
 
 
 def _check_model(path: pathlib.Path, mine: list[dict[str, Any]], source: bool) -> None:
@@ -138,7 +148,7 @@ def _check_history(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
 def check(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines, if the chain holds and more can be written: before any work is done."""
     secret = key()
-    lines = jfu.ledger.read(path / LEDGER, key=secret)
+    lines = _lines(path, None, secret)
     if secret is None and lines and "mac" in lines[-1]:
         raise ValueError(f"{path / LEDGER} is kept with a key; give --key_file")
     return lines
@@ -213,7 +223,7 @@ def is_answered(work: WorkDir, config: Config, method: str) -> bool:
         return False
     met = read_run(str(work.path)).files.get(config.init_params)
     mine = (config.forget, method, met)
-    if mine not in [(line["request"], line["method"], line["from"]) for line in lines]:
+    if mine not in [tuple(map(line.get, ("request", "method", "from"))) for line in lines]:
         return False
     read(work.path)
     return True

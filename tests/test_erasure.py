@@ -447,12 +447,16 @@ def test_an_empty_ledger_is_told(tmp_path, monkeypatch, capsys):
     assert "is empty: its lines were removed" in error
 
 
+@pytest.mark.parametrize(
+    "content",
+    [dict(event="compared", request=3), dict(request="client:0"), dict(event="erased", files=[])],
+)
 def test_a_line_whose_chain_holds_and_whose_content_does_not_is_a_sentence(
-    tmp_path, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys, content
 ):
-    rewrite(tmp_path / "ledger.jsonl", dict(event="compared", request=3))
+    rewrite(tmp_path / "ledger.jsonl", content)
     _, error = told(monkeypatch, capsys, tmp_path, status=1)
-    assert "line 1 of" in error and "is none of jfu's" in error
+    assert f"line 1 of {tmp_path / 'ledger.jsonl'} is none " in error
 
 
 def test_a_ledger_that_was_removed_is_told_from_one_that_never_was(
