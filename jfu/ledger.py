@@ -86,7 +86,7 @@ def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> l
             own, named = entry["hash"], (entry["number"], entry["previous"])
             if line != canonical(entry):
                 raise ValueError
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{where} is none that jfu wrote") from None
         if own != _hash(entry):
             raise ValueError(f"{where} was altered: its hash is not that of its content")

@@ -4,11 +4,13 @@ The ledger says which requests were answered, when, by which method, from which 
 with what evidence. Its chain of hashes shows that no line was altered, removed or put in, as far as
 the files alone can show it: who may write them may rewrite the whole chain. With --head, a hash
 written down elsewhere, or --key_file, whose key the lines were written with, that is found too.
-What was checked is said. Exit status 1 where something does not hold.
+What was checked is said. Exit status 1 where something does not hold, 2 where there is nothing
+to check.
 
   python -m launch.ledger --workdir=B
   python -m launch.ledger --workdir=B --head=5c0f...
   python -m launch.ledger --workdir=B --prove_erased=client:0
+  python -m launch.ledger --workdir=B --prove_erased=client:0 --gone=/data/A
 """
 
 import pathlib
@@ -32,6 +34,12 @@ def define() -> None:
         "A request, such as client:0: list every file with what it depends on, and fail where one "
         "still holds it.",
     )
+    flags.DEFINE_list(
+        "gone",
+        [],
+        "Work directories, or models from elsewhere, that the model came from and that you removed "
+        "with all that they came from: taken on your word, which is said.",
+    )
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
@@ -41,26 +49,52 @@ def ledger() -> None:
     path = pathlib.Path(FLAGS.workdir)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no work directory {path}")
+    if FLAGS.gone and not FLAGS.prove_erased:
+        raise ValueError("--gone goes with --prove_erased, which looks for what a model came from")
     if not (path / records.LEDGER).is_file():
-        raise FileNotFoundError(
-            f"{path} holds no ledger; launch.train, unlearn and compare write it"
-        )
+        absent(path)
     secret = records.key()
     try:
         lines = records.read(path, FLAGS.head)
     except ValueError as error:
         main.complain(str(error), status=1)
+    if not lines:
+        main.complain(f"{path / records.LEDGER} is empty: its lines were removed", status=1)
     for line in lines:
-        print(told(line))
+        try:
+            print(told(line))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            where = f"line {line['number']} of {path / records.LEDGER}"
+            main.complain(f"{where} is none that jfu's scripts write", status=1)
     against = ["its files"]
     against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
     against += ["the key"] if secret else []
     print(f"\n{len(lines)} lines hold, checked against {' and '.join(against)}.")
     if len(against) == 1:
         print("Who may write these files could have rewritten them all: see --head and --key_file.")
+    elif not FLAGS.head:
+        print("That no line was cut off the end a key does not show, only a --head does.")
     print(f"head: {lines[-1]['hash']}")
     if FLAGS.prove_erased:
         prove(path, FLAGS.prove_erased, lines)
+
+
+def absent(path: pathlib.Path) -> None:
+    """Says that there is no ledger; exit status 1 where other files tell that there must be one."""
+    from launch import workdir
+
+    try:
+        script = workdir.read_run(str(path)).script
+    except (ValueError, OSError):
+        script = None
+    results = [workdir.RESULTS] if script in ("train", "unlearn", "compare") else []
+    if found := [n for n in (workdir.MODEL, *results) if (path / n).exists()]:
+        main.complain(
+            f"{path} holds {' and '.join(found)} and no ledger: that was removed, or the run has "
+            "not finished; start the same command again to go on with it",
+            status=1,
+        )
+    raise FileNotFoundError(f"{path} holds no ledger; launch.train, unlearn and compare write it")
 
 
 def told(line: dict[str, Any]) -> str:
@@ -94,12 +128,22 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
     """Lists every file with what it depends on; exit status 1 where one may hold the data."""
     from launch import erasure
 
-    if not erasure.asked(path, wanted, lines):
+    if not erasure.asked(wanted, lines):
         main.complain(f"no request in {path} forgets {wanted}", status=1)
-    found = erasure.holdings(path, wanted)
+    try:
+        found, unused = erasure.holdings(path, wanted, FLAGS.gone)
+    except ValueError as error:
+        main.complain(str(error), status=1)
+    if unused:
+        raise ValueError(
+            f"--gone={','.join(unused)} names nothing that is missed; leave it out, or give the "
+            "path that is said to be missing"
+        )
     print()
-    for file, _, what, holds in found:
-        print(f"{'HOLDS IT' if holds else 'free':8}  {file}: {what}")
+    for held in found:
+        print(f"{'HOLDS IT' if held.holds else 'free':8}  {held.path}: {held.what}")
+    if lost := [held for held in found if held.lost]:
+        main.complain(f"{lost[0].path}: {lost[0].what}", status=1)
     if left := [str(held.path) for held in found if held.holds]:
         main.complain(
             f"{len(left)} of {len(found)} files hold or may hold {wanted}: {', '.join(left[:5])}",
@@ -109,6 +153,8 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
         f"\nNone of {len(found)} files holds {wanted}, but what a method has made of it. What file "
         "systems and backups keep beneath is not known here."
     )
+    if FLAGS.gone:
+        print(f"That {', '.join(FLAGS.gone)} was removed was not checked: it is by your word.")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ asked     a request, of a model
 answered  by a method: from one model to another, with the measures before and after
 compared  methods on a request, over seeds
 erased    files that held what was to be forgotten
+
+Each line has the digest of its work directory's config.json (``config``). A later run's ledger
+begins as a copy of its source's, so this says which lines are a work directory's own.
 """
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
@@ -18,7 +21,7 @@ import jfu.ledger
 from jfu.io import write_bytes
 from launch import hosts
 from launch.flags import Config
-from launch.workdir import MODEL, RESULTS, WorkDir
+from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir, read_run
 
 LEDGER = "ledger.jsonl"
 
@@ -51,33 +54,101 @@ def by_first(write: Callable[..., None]) -> Callable[..., None]:
     return alone
 
 
-def read(path: pathlib.Path, head: str | None = None) -> list[dict[str, Any]]:
+def read(
+    path: pathlib.Path, head: str | None = None, *, source: bool = False
+) -> list[dict[str, Any]]:
     """The ledger of a work directory, if its chain holds and its files are those it names.
+
+    Args:
+      head: a line's hash that must be among them.
+      source: only what is there need agree: the model may have been taken away.
 
     Raises:
       ValueError: a line that is not what it should be, or a file that is not what a line says.
     """
-    lines = jfu.ledger.read(path / LEDGER, head=head, key=key())
-    named = [line for line in lines if "model" in line]
-    model, results = path / MODEL, path / RESULTS
+    lines = _lines(path, head, key())
+    bound = [line for line in lines if "config" in line]
+    if bound and bound[-1]["config"] != settings(path):
+        raise ValueError(
+            f"{path / CONFIG} is not what line {bound[-1]['number']} of its ledger says: it was "
+            "changed, lines were removed, or the run in this folder has not finished"
+        )
+    mine = own(path, lines)
+    _check_model(path, mine, source)
+    _check_results(path, mine)
+    _check_history(path, mine)
+    return lines
+
+
+def _lines(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
+    lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
+    for line in lines:
+        if not (isinstance(line.get("event"), str) and isinstance(line.get("files", {}), dict)):
+            raise ValueError(
+                f"line {line['number']} of {path / LEDGER} is none that jfu's scripts write"
+            )
+    return lines
+
+
+def settings(path: pathlib.Path) -> str | None:
+    """The digest of a work directory's config.json."""
+    return jfu.ledger.digest(path / CONFIG) if (path / CONFIG).is_file() else None
+
+
+def own(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of this work directory's run, without those that came with its model.
+
+    A ledger in which no line says whose it is, of before lines did, is its own as a whole.
+    """
+    if not any("config" in line for line in lines):
+        return list(lines)
+    mine = settings(path)
+    return [line for line in lines if line.get("config") == mine]
+
+
+def erased(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The files of a work directory that were to be removed, with their digests."""
+    mine = [line for line in own(path, lines) if line["event"] == "erased"]
+    return {name: digest for line in mine for name, digest in line.get("files", {}).items()}
+
+
+def _check_model(path: pathlib.Path, mine: list[dict[str, Any]], source: bool) -> None:
+    model, named = path / MODEL, [line for line in mine if "model" in line]
     if model.exists():
         if not named or jfu.ledger.digest(model) != named[-1]["model"]:
             raise ValueError(
                 f"{model} is not the model that {path / LEDGER} names last: it was changed, lines "
                 "were removed, or the run that writes it has not finished"
             )
-        wanted = named[-1].get("results")
-        if wanted and (not results.exists() or jfu.ledger.digest(results) != wanted):
-            raise ValueError(f"{results} is not what line {named[-1]['number']} of its ledger says")
-    elif lines and lines[-1] in named:
-        raise ValueError(f"{model}, which line {len(lines)} of its ledger names, is not there")
-    return lines
+    elif named and not source and MODEL not in erased(path, mine):
+        number = named[-1]["number"]
+        raise ValueError(f"{model}, which line {number} of its ledger names, is not there")
+
+
+def _check_results(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
+    results, told = path / RESULTS, [line for line in mine if "results" in line]
+    if told and (not results.exists() or jfu.ledger.digest(results) != told[-1]["results"]):
+        raise ValueError(
+            f"{results} is not what line {told[-1]['number']} of its ledger says: it was changed, "
+            "or a run that adds to it has not finished"
+        )
+
+
+def _check_history(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
+    """One that no line names may be of another federation, and would pass for this one's."""
+    history, named = path / HISTORY, [line for line in mine if "model" in line]
+    if named and history.exists() and jfu.ledger.digest(history) != named[-1].get("history"):
+        raise ValueError(
+            f"{history} is not the history that line {named[-1]['number']} of its ledger names: it "
+            "is another run's or was changed; restore it, or remove it and choose a method that "
+            "needs none"
+        )
 
 
 def check(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines, if the chain holds and more can be written: before any work is done."""
     secret = key()
-    lines = jfu.ledger.read(path / LEDGER, key=secret)
+    lines = _lines(path, None, secret)
     if secret is None and lines and "mac" in lines[-1]:
         raise ValueError(f"{path / LEDGER} is kept with a key; give --key_file")
     return lines
@@ -92,12 +163,16 @@ def follow(work: WorkDir, source: str | None) -> None:
 
 
 def write(work: WorkDir, event: str, **content: Any) -> None:
-    jfu.ledger.append(work.path / LEDGER, dict(event=event, **content), key=key())
+    content = dict(event=event, config=settings(work.path), **content)
+    jfu.ledger.append(work.path / LEDGER, content, key=key())
 
 
 @by_first
-def trained(work: WorkDir, config: Config, seed: int, clients: int, rounds: int) -> None:
+def trained(
+    work: WorkDir, config: Config, seed: int, clients: int, rounds: int, *, history: bool = False
+) -> None:
     more = {"from": jfu.ledger.digest(config.init_params)} if config.init_params else {}
+    more |= {"history": jfu.ledger.digest(work.path / HISTORY)} if history else {}
     write(
         work,
         "trained",
@@ -108,6 +183,7 @@ def trained(work: WorkDir, config: Config, seed: int, clients: int, rounds: int)
         rounds=rounds,
         seed=seed,
         model=jfu.ledger.digest(work.path / MODEL),
+        results=jfu.ledger.digest(work.path / RESULTS),
     )
 
 
@@ -136,10 +212,21 @@ def answered(work: WorkDir, config: Config, method: str, rows: list[dict[str, An
     )
 
 
-def is_answered(path: pathlib.Path) -> bool:
-    """Whether this work directory's request has been answered."""
-    events = [line["event"] for line in check(path) if line["event"] in ("asked", "answered")]
-    return bool(events) and events[-1] == "answered"
+def is_answered(work: WorkDir, config: Config, method: str) -> bool:
+    """Whether the answer to this very request is there, and in the ledger.
+
+    Raises:
+      ValueError: the ledger says so, and the files are not those that it names.
+    """
+    lines = [line for line in own(work.path, check(work.path)) if line["event"] == "answered"]
+    if not lines or not (work.path / MODEL).is_file():
+        return False
+    met = read_run(str(work.path)).files.get(config.init_params)
+    mine = (config.forget, method, met)
+    if mine not in [tuple(map(line.get, ("request", "method", "from"))) for line in lines]:
+        return False
+    read(work.path)
+    return True
 
 
 @by_first

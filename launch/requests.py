@@ -86,6 +86,57 @@ def forgotten(past: Sequence[str]) -> set[str]:
     return left
 
 
+def in_force(past: Sequence[str]) -> set[tuple[str, int | None]]:
+    """What is out of a model after everything in ``past``, as ``meant`` names it.
+
+    A class or a mask that was asked for while a client was away did not take that client's
+    examples out, so it is in force no more once the client is back.
+
+    >>> sorted(in_force(["-client:0,3", "-class:1", "+client:3"]), key=str)
+    [('client:0', None)]
+    """
+    out: set[str] = set()
+    held: dict[tuple[str, int | None], set[str]] = {}  # with the clients who were away
+    for place, text in enumerate(past):
+        kind, _, values = text[1:].partition(":")
+        named = set(values.split(",")) if kind == "client" else set()
+        if text[0] == "+":
+            out -= named
+            held = {request: away for request, away in held.items() if not away & named}
+        elif kind == "client":
+            out |= named
+        else:
+            held[_one(text[1:], place)] = set() if kind == "fraction" else set(out)
+    return {(f"client:{name}", None) for name in out} | set(held)
+
+
+def meant(wanted: str, asked: Sequence[str]) -> frozenset[tuple[str, int | None]]:
+    """Which requests of a sequence a text means: a client's name, or a request and its place.
+
+    A fraction is drawn anew each time that it is asked for, from what is left by then, so that the
+    same text twice names other examples, and means both. One that nobody asked for is never in
+    force.
+
+    >>> half = "-fraction:0.5"
+    >>> sorted(meant("fraction:0.5", [half, "-client:0", half]))
+    [('fraction:0.5', 0), ('fraction:0.5', 2)]
+    >>> meant("fraction:0.5", [half, half]) <= in_force([half])
+    False
+    """
+    kind, _, values = wanted.partition(":")
+    if kind == "client":
+        return frozenset((f"client:{name}", None) for name in values.split(","))
+    places = [place for place, text in enumerate(asked) if text == f"-{wanted}"]
+    return frozenset(_one(wanted, place) for place in places) or NEVER
+
+
+NEVER = frozenset({("", -1)})  # a request that is in force nowhere
+
+
+def _one(text: str, place: int) -> tuple[str, int | None]:
+    return text, place if text.startswith("fraction:") else None
+
+
 def rows(wanted: Sequence[str], names: Sequence) -> list[int]:
     """Users' client ids -> positions; refuses ids that no client has."""
     known = {str(name): k for k, name in enumerate(names)}

@@ -68,7 +68,7 @@ def resolve(workdir, requests) -> tuple:
             f"--returns={back} names clients that were not taken out; "
             f"{', '.join(sorted(gone)) or 'nobody'} was"
         )
-    model = os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL)
+    model = os.path.join(os.path.realpath(FLAGS.init_from), workdir.MODEL)
     config = dataclasses.replace(config, past=(*config.past, f"+{back}"), init_params=model)
     return config, seed, FLAGS.rounds or config.recovery_rounds
 
@@ -91,7 +91,7 @@ def train() -> None:
     more = dict(seed=seed, keep_history=keep, further=rounds if FLAGS.init_from else 0)
     where = shared.workdir(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
-    if any(line["event"] == "erased" for line in hosts.agreed(lambda: records.check(work.path))):
+    if hosts.agreed(lambda: records.erased(work.path, records.check(work.path))):
         raise ValueError(f"what {work.path} held was erased; choose another --workdir")
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
@@ -116,7 +116,7 @@ def train() -> None:
         main.say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")
     workdir.export(work.path / workdir.MODEL, trained.variables)
     present = int((jfu.weights(trial.everything.retain) > 0).sum())
-    records.trained(work, config, seed, present, rounds)
+    records.trained(work, config, seed, present, rounds, history=bool(keep))
     main.say(f"the model is {work.path / workdir.MODEL}")
 
 

@@ -86,7 +86,8 @@ def resolve(workdir):
         raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
     from launch import hosts
 
-    model = hosts.agreed(lambda: os.path.realpath(pathlib.Path(FLAGS.init_from) / workdir.MODEL))
+    # The folder's own place, and the model's in it, though that be a link: so the folder is found.
+    model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), workdir.MODEL))
     return dataclasses.replace(trained, **changes, init_params=model), seed
 
 
@@ -123,8 +124,11 @@ def unlearn() -> None:
     more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
-    if FLAGS.erase and records.is_answered(work.path):
-        return erasure.erase(work._replace(lock=locks.take(work.path)), config)
+    if workdir.MODEL in hosts.agreed(lambda: records.erased(work.path, records.check(work.path))):
+        raise ValueError(f"the model of {work.path} was erased; choose another --workdir")
+    if FLAGS.erase and records.is_answered(work, config, FLAGS.method):
+        work = work._replace(lock=locks.take(work.path))
+        return erasure.erase(work, config, FLAGS.method)
     export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
     if export:
         hosts.agreed(lambda: jfu.io.check_new(export, may_exist=work.layout is not None))
@@ -166,7 +170,7 @@ def unlearn() -> None:
     print(f"\n{text}")
     print(f"the unlearned model is {work.path / workdir.MODEL}")
     if FLAGS.erase:
-        erasure.erase(work, config)
+        erasure.erase(work, config, FLAGS.method)
 
 
 if __name__ == "__main__":

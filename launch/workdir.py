@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
@@ -92,9 +93,9 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
             f"{where} holds a run with {had}, and {now} was asked for; use the same flags to go "
             "on with it, or another --workdir"
         )
-    if changed := [name for name, digest in files(config).items() if files_kept[name] != digest]:
+    if others := changed(files(config), files_kept):
         raise ValueError(
-            f"{', '.join(changed)} has changed since {where} was begun; restore it, or choose "
+            f"{', '.join(others)} has changed since {where} was begun; restore it, or choose "
             "another --workdir"
         )
     if versions_kept != versions():
@@ -137,9 +138,30 @@ def same_history(work: WorkDir, keep: list[str], names: list[str]) -> list[str]:
 def files(config: Config) -> dict[str, str]:
     """Digests of the files that a configuration names, so that a changed one is noticed."""
     named = [config.init_params, config.dataset if config.dataset.endswith(".npz") else None]
-    named += [config.forget.partition("mask:")[2], config.partition.partition("file:")[2]]
+    return digests([*named, *masks(config), config.partition.partition("file:")[2]])
+
+
+def masks(config: Config) -> list[str]:
+    """The files of the requests, this one and those before, that name examples by a mask."""
+    return [text.partition("mask:")[2] for text in (config.forget, *config.past)]
+
+
+def digests(named: Iterable[str | None]) -> dict[str, str]:
     found = [name for name in named if name and os.path.isfile(name)]
     return {name: hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in found}
+
+
+def changed(now: dict[str, str], kept: dict[str, str]) -> list[str]:
+    """The files that are not what they were; older work directories do not name all masks."""
+    return [name for name, digest in now.items() if kept.get(name, digest) != digest]
+
+
+def source(config: Config, path: pathlib.Path) -> dict[str, str] | None:
+    """Where the model that a run begins with lies, also from its work directory if both move."""
+    if not config.init_params:
+        return None
+    model = os.path.abspath(config.init_params)
+    return dict(path=model, beside=os.path.relpath(model, os.path.realpath(path)))
 
 
 def versions() -> dict[str, str]:
@@ -183,6 +205,7 @@ def _write_begin(work: WorkDir, config: Config, script: str, layout: Layout, **m
         layout=layout._asdict(),
         files=files(config),
         versions=versions(),
+        source=source(config, work.path),
     )
     text = json.dumps(content, indent=1) + "\n"
     jfu.io.write_bytes(work.path / CONFIG, text.encode())
@@ -229,6 +252,7 @@ class Run(NamedTuple):
     versions: dict[str, str]
     files: dict[str, str]
     fingerprint: str
+    source: dict[str, str] | None = None  # of the model that it began with
 
 
 def read_run(path: str) -> Run:
@@ -246,8 +270,8 @@ def parse_run(path: str, text: str) -> Run:
         kept = json.loads(text)
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
         config, layout = Config(**values), Layout(**kept["layout"])
-        known = (kept[name] for name in ("versions", "files"))
-        return Run(kept["script"], config, kept["more"], layout, *known, fingerprint(kept))
+        known = kept["versions"], kept["files"], fingerprint(kept), kept.get("source")
+        return Run(kept["script"], config, kept["more"], layout, *known)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None
 
@@ -261,7 +285,12 @@ def read_model(path: str) -> tuple[Config, int]:
     where = pathlib.Path(path)
 
     def text():
-        read_run(path)
+        known = read_run(path)
+        if others := changed(digests(masks(known.config)), known.files):
+            raise ValueError(
+                f"{others[0]} has changed since {path} forgot what it named; restore it, and give "
+                "another mask another name"
+            )
         return (where / CONFIG).read_text()
 
     run = parse_run(path, hosts.agreed(text))

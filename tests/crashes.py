@@ -26,13 +26,13 @@ SERVER = r"""
 import ctypes, json, os, pathlib, resource, signal, sys, tempfile, time, warnings
 
 import matplotlib, numpy, jax, jfu, jfu.io  # whatever all scripts import
-from launch import audit, cells, compare, devices, evidence, exam, experiment, figures, main
-from launch import page, report, shadows, train, unlearn, verdicts, workdir
+from launch import audit, cells, compare, devices, erasure, evidence, exam, experiment, figures
+from launch import ledger, main, page, report, shadows, train, unlearn, verdicts, workdir
 
 matplotlib.use("Agg")
 import matplotlib.pyplot
 
-SCRIPTS = dict(audit=audit, compare=compare, train=train, unlearn=unlearn)
+SCRIPTS = dict(audit=audit, compare=compare, ledger=ledger, train=train, unlearn=unlearn)
 
 
 class Half:
@@ -59,6 +59,7 @@ class Half:
 def arm(point, name, number, log, slow):
     left, mine = [number], {}
     mkstemp, fdopen, fsync, replace = tempfile.mkstemp, os.fdopen, os.fsync, os.replace
+    unlink = os.unlink
 
     def strike(at, what):
         if at == point and name in (what, "*"):
@@ -97,7 +98,13 @@ def arm(point, name, number, log, slow):
                 file.write(f"{target.name} {done}\n".encode())
         strike("replaced", target.name)
 
+    def unlink_(path, *args, **kwargs):
+        strike("unlink", pathlib.Path(path).name)
+        unlink(path, *args, **kwargs)
+        strike("unlinked", pathlib.Path(path).name)
+
     tempfile.mkstemp, os.fdopen, os.fsync, os.replace = mkstemp_, fdopen_, fsync_, replace_
+    os.unlink = unlink_
 
 
 def powerless():
@@ -188,7 +195,7 @@ class Runs:
 
         Args:
           kill: ``(point, name, number)``: at that point of the number-th write of files of a name,
-            ``*`` for all.
+            ``*`` for all; or of the number-th removal, before (unlink) or after it (unlinked).
           slow: seconds that every file takes to reach the disk.
           limit: bytes beyond which no file may grow.
           powerless: permission bits hold, also for root.

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -11,9 +12,10 @@ from collections import Counter
 import pytest
 from crashes import POINTS, kept, results
 from test_launch import SMALL, environment, launch, rows_of
-from test_lost import FEW, TRAIN, runs  # noqa: F401
+from test_lost import FEW, TRAIN, refused, runs  # noqa: F401
 from test_lost import whole as small_training  # noqa: F401
 
+from jfu import ledger
 from jfu.unlearn import COMPARED
 
 pytestmark = pytest.mark.slow
@@ -127,6 +129,104 @@ def finished(name: str, content: bytes) -> bool:
         return False
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return json.loads(header["__metadata__"]["notes"])["finished"]
+
+
+THREE = [*FEW, "--clients=3", "--rounds=1"]
+NEXT = ["--devices=1", "--checkpoint_every=1", "--recovery_rounds=1"]
+
+
+def done(runs, *flags):  # noqa: F811
+    ended = runs.run(*flags)
+    assert ended.status == 0, ended.said
+    return ended.said
+
+
+@pytest.mark.timeout(1800)
+def test_a_second_requests_removal_killed_at_every_write_and_every_unlink(runs, tmp_path):  # noqa: F811
+    """Its ledger begins as a copy of one that ends in an answer, which is not its own."""
+    root = tmp_path / "runs"
+    done(runs, "train", *THREE, f"--workdir={root / 'A'}")
+    done(runs, "unlearn", f"--init_from={root / 'A'}", *NEXT, f"--workdir={root / 'B'}")
+    before = shutil.copytree(root, tmp_path / "before")
+    flags = ["unlearn", f"--init_from={root / 'B'}", "--forget=client:1", *NEXT, "--erase"]
+    flags += [f"--workdir={root / 'C'}"]
+
+    def outcome():
+        found = {name: results(root / name) for name in "ABC"}
+        for name in "ABC":  # checkpoints have seconds in them, so their digests differ
+            lines = ledger.read(root / name / "ledger.jsonl")
+            told = [(line["event"], sorted(line.get("files", ()))) for line in lines]
+            found[name]["ledger.jsonl"] = told
+        return found
+
+    def answered():
+        own = ("answered", "client:1")
+        lines = ledger.read(root / "C" / "ledger.jsonl")
+        told = any((line["event"], line.get("request")) == own for line in lines)
+        return told and (root / "C" / "model.safetensors").exists()
+
+    done(runs, *flags)
+    expected = outcome()
+    shutil.rmtree(root)
+    shutil.copytree(before, root)
+    old = {n: v for n, v in kept(before).items() if n.endswith(".safetensors")}
+    tables = ["results.jsonl", "model.safetensors", "table.md", "table.json"]
+    names = ["config.json", "ledger.jsonl", "ledger.jsonl"]  # a copy, then what is asked
+    names += ["0-original.safetensors", "0-not.safetensors", *tables]
+    names += ["ledger.jsonl"] * 4  # the answer, and what is erased of three
+    for name in names:
+        for point in POINTS:
+            ended = runs.run(*flags, kill=(point, name, 1))
+            assert ended.killed, f"{point} {name}: {ended.said}"
+            now = kept(root)
+            assert all(now.get(n) == v for n, v in old.items())
+    assert answered()
+    while (root / "B" / "model.safetensors").exists():
+        for point in ("unlink", "unlinked"):
+            ended = runs.run(*flags, kill=(point, "*", 1))
+            assert ended.killed, ended.said
+            assert answered()
+    assert outcome() == expected
+    said = done(runs, "ledger", f"--workdir={root / 'C'}", "--prove_erased=client:1")
+    assert "HOLDS IT" not in said
+    runs.written()
+
+
+def test_a_removal_goes_on_where_the_last_one_was_refused_room(runs, tmp_path):  # noqa: F811
+    """EFBIG from the kernel at the line that says what was asked: nothing was answered yet."""
+    root = tmp_path
+    done(runs, "train", *THREE, f"--workdir={root / 'A'}")
+    done(runs, "unlearn", f"--init_from={root / 'A'}", *NEXT, f"--workdir={root / 'B'}")
+    flags = ["unlearn", f"--init_from={root / 'B'}", "--forget=client:1", *NEXT, "--erase"]
+    flags += [f"--workdir={root / 'C'}"]
+    assert runs.run(*flags, kill=("replaced", "ledger.jsonl", 1)).killed  # the copy is there
+    room = (root / "C" / "ledger.jsonl").stat().st_size + 1
+    ended = runs.run(*flags, limit=room)
+    assert refused(ended, "C/ledger.jsonl could not be written (File too large)")
+    assert (root / "B" / "model.safetensors").exists()
+    said = done(runs, *flags)
+    assert "the unlearned model is" in said and (root / "C" / "model.safetensors").exists()
+    runs.written()
+
+
+def test_a_fraction_twice_is_erased_twice_and_a_foreign_history_is_refused(runs, tmp_path):  # noqa: F811
+    a, other, b, c = (tmp_path / name for name in ("A", "other", "B", "C"))
+    keep = "--keep_history=start,norms,first"
+    done(runs, "train", *THREE, keep, f"--workdir={a}")
+    done(runs, "train", *THREE, keep, "--seed=5", f"--workdir={other}")
+    half = "--forget=fraction:0.5@client:0"
+    done(runs, "unlearn", f"--init_from={a}", half, *NEXT, f"--workdir={b}")
+    done(runs, "unlearn", f"--init_from={b}", half, *NEXT, f"--workdir={c}", "--erase")
+    assert not (b / "model.safetensors").exists()
+    prove = f"--prove_erased={half.partition('=')[2]}"
+    done(runs, "ledger", f"--workdir={c}", prove)
+    done(runs, "train", *THREE, keep, f"--workdir={tmp_path / 'A2'}")
+    shutil.copy(other / "history.safetensors", tmp_path / "A2")
+    flags = [f"--init_from={tmp_path / 'A2'}", "--method=federaser", *NEXT, "--recovery_rounds=2"]
+    ended = runs.run("unlearn", *flags, f"--workdir={tmp_path / 'X'}")
+    assert refused(ended, "A2/history.safetensors is not the history that line 1")
+    assert not (tmp_path / "X").exists()
+    runs.written()
 
 
 SOAK = """
