@@ -54,12 +54,13 @@ def stack(
     >>> data.index.shape, data.mask.sum(1).tolist()
     ((2, 3), [2, 3])
     """
-    x, y = x if host and hasattr(x, "dtype") else np.asarray(x), np.asarray(y)
+    by_row = host and hasattr(x, "dtype") and not isinstance(x, np.ndarray)
+    x, y = x if by_row else np.asarray(x), np.asarray(y)
     if len(x) != len(y):
         raise ValueError(f"stack was given {len(x)} examples and {len(y)} labels; pass one each")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
         raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
-    if isinstance(x, np.ndarray) and (bad := _not_finite(x)):
+    if not by_row and (bad := _not_finite(x)):
         raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
     rows = [np.asarray(i) for i in indices]
     if not rows:

@@ -226,7 +226,9 @@ def test_what_a_model_from_elsewhere_tells_is_not_known(data, monkeypatch):
     ],
 )
 def test_a_models_rounds_are_known_or_not(changes, before, tmp_path, monkeypatch):
-    run = SimpleNamespace(script="train", config=changed(PRIVATE, **changes), more=dict(seed=1))
+    run = SimpleNamespace(
+        script="train", config=changed(PRIVATE, **changes), more=dict(seed=1), files={}
+    )
     monkeypatch.setattr(workdir, "read_run", lambda path: run)
     monkeypatch.setattr(workdir, "parse_run", lambda path, text: run)
     (tmp_path / workdir.MODEL).write_bytes(b"")

@@ -31,6 +31,7 @@ CONFIG = Config(
         rounds=4,
         recovery_rounds=2,
         train_size=500,
+        past=(),
     )
 )
 LAYOUT = Layout("cpu", 2, 1)
