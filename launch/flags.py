@@ -142,8 +142,8 @@ def define() -> None:
     string(
         "model",
         None,
-        "small, mlp (mlp1, mlp4: 1 and 4 hidden layers), cnn, resnet18, vit_tiny, vit_small or "
-        "vit_base. Default: small for digits and synthetic, cnn elsewhere.",
+        "small, mlp (mlp1, mlp4: 1 and 4 hidden layers), cnn, resnet18, resnet18_narrow, vit_tiny, "
+        "vit_small or vit_base. Default: small for digits and synthetic, cnn elsewhere.",
     )
     choice("norm", None, ["group", "batch", "none"], "Normalisation, where the model has one.")
     choice(

@@ -200,13 +200,15 @@ def traces():
 
 @pytest.fixture(scope="module")
 def local(model, traces):
-    def usual(variables, batch, key):
-        traces.append(1)
-        return jfu.classification(model.apply)(variables, batch, key)
+    def local(loss=None, optimizer=None, epochs=2):
+        loss = loss or jfu.classification(model.apply)
 
-    def local(loss=usual, optimizer=None, epochs=2):
+        def counted(variables, batch, key):
+            traces.append(1)
+            return loss(variables, batch, key)
+
         optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
-        return jfu.local_sgd(loss, optimizer, epochs=epochs, batch_size=3)
+        return jfu.local_sgd(counted, optimizer, epochs=epochs, batch_size=3)
 
     return local
 
@@ -481,6 +483,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("not", {"stem"}),
         ("not_all", {"stem", "head"}),
         ("not_last", {"head"}),
+        ("anchored", {"stem"}),
         ("noise", {"stem"}),
         ("reinit", {"stem"}),
         ("permute", {"stem"}),

@@ -23,6 +23,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp4": partial(MLP, depth=4),
     "cnn": CNN,
     "resnet18": ResNet18,
+    "resnet18_narrow": partial(ResNet18, widths=(16, 32, 64, 128)),
     "vit_tiny": partial(ViT, width=192, depth=12, heads=3),
     "vit_small": partial(ViT, width=384, depth=12, heads=6),
     "vit_base": partial(ViT, width=768, depth=12, heads=12),
@@ -33,6 +34,7 @@ NORMS: dict[str, tuple[str, ...]] = {
     "small": ("none", "group"),
     "cnn": ("none", "group"),
     "resnet18": ("group", "batch"),
+    "resnet18_narrow": ("group", "batch"),
 }
 
 

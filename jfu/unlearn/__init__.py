@@ -14,6 +14,7 @@ import jax
 
 from jfu.select import by_layer
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Unlearner
+from jfu.unlearn.anchored import anchored
 from jfu.unlearn.fcu import fcu
 from jfu.unlearn.federaser import federaser
 from jfu.unlearn.fedosd import fedosd
@@ -71,6 +72,10 @@ UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
     "not": lambda s: negation(s.fed, s.selector, follows=s.follows),
     "not_all": lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows),
     "not_last": lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
+    # its recovery anchored to the old model's answers
+    "anchored": lambda s: anchored(
+        s.fed, s.model, s.selector, s.local, **s.of("anchored", "follows", "around", "chunk")
+    ),
     # the rivals of its paper
     "federaser": lambda s: federaser(
         s.fed, s.local(epochs=-(-s.epochs // 2)), **s.of("federaser", "within", "chunk")
@@ -115,7 +120,7 @@ COMPARED = ("retrain", "finetune", "federaser", "fukd", "pgd", "mode", "fcu")
 COMPARED += ("fedosd", "puf", "fedquit", "ga", "not")
 
 # Those whose perturbation must change the function, or nothing would be forgotten.
-PERTURBING = ("not", "not_all", "not_last", "noise", "reinit", "permute")
+PERTURBING = ("not", "not_all", "not_last", "anchored", "noise", "reinit", "permute")
 
 __all__ = [
     "COMPARED",
@@ -123,6 +128,7 @@ __all__ = [
     "UNLEARNERS",
     "Setting",
     "add_noise",
+    "anchored",
     "check_changed",
     "check_request",
     "fcu",
