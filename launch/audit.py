@@ -356,6 +356,8 @@ def command(run, seeds: list[int], names: list[str]) -> str:
     """The commands that make the audited work directory anew, a line each."""
     renamed = dict(backdoor_clients="backdoor_client")
     left = ("backdoor_forget", "data_dir", "past", "rounds_before", "further")
+    if run.config.dp_clip is None:  # without which these are refused
+        left += ("dp_noise", "dp_delta")
     words = [f"python -m launch.{run.script}"]
     for name, value in dataclasses.asdict(run.config).items():
         if value is None or value == () or name in left:
