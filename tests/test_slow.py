@@ -29,8 +29,8 @@ real_data = pytest.mark.skipif(
 def test_fashion_mnist_is_learnt_and_negated(tmp_path):
     workdir = tmp_path / "w"
     flags = ["--dataset=fashion_mnist", "--train_size=3000", "--rounds=8", "--seeds=1", "--lr=0.1"]
-    flags += ["--partition=dirichlet:0.5", "--eval_every=2", f"--workdir={workdir}"]
-    launch("compare", *flags)
+    flags += ["--partition=dirichlet:0.5", "--eval_every=4", f"--workdir={workdir}"]
+    launch("compare", *flags, "--test_size=2000", "--methods=retrain,not")
     rows = rows_of(workdir)
     at = {(row["method"], row["round"]): row for row in rows}
     assert at["original", 0]["test"] > 55
@@ -44,12 +44,12 @@ def test_fashion_mnist_is_learnt_and_negated(tmp_path):
 
 
 @real_data
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_resnet18_runs_on_cifar10(tmp_path, norm):
+@pytest.mark.parametrize(("model", "norm"), [("resnet18_narrow", "group"), ("resnet18", "batch")])
+def test_resnet18_runs_on_cifar10(tmp_path, model, norm):
     workdir = tmp_path / "w"
     flags = [
         "--dataset=cifar10",
-        "--model=resnet18",
+        f"--model={model}",
         f"--norm={norm}",
         "--train_size=120",
         "--test_size=100",
