@@ -417,6 +417,8 @@ def test_the_page_says_whether_the_request_named_the_backdoor(planted):
 @dataclasses.dataclass
 class Asked:
     dataset: str = "my set.npz"
+    dp_clip: float | None = None
+    dp_noise: float = 1.0  # refused without --dp_clip, so not among the words
 
 
 def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
