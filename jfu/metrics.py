@@ -71,7 +71,8 @@ def mia(members: np.ndarray, others: np.ndarray) -> float | None:
 
     rng = np.random.default_rng(0)
     sides = [a[np.sort(rng.permutation(len(a))[:size])] for a in map(np.asarray, (members, others))]
-    losses = np.nan_to_num(np.concatenate(sides), nan=1e4, posinf=1e4).reshape(-1, 1)
+    # A model that has diverged may have losses of any size; all are cut alike.
+    losses = np.minimum(np.nan_to_num(np.concatenate(sides), nan=1e4), 1e4).reshape(-1, 1)
     labels = np.repeat([1, 0], size)
     scores = [
         LogisticRegression().fit(losses[train], labels[train]).score(losses[held], labels[held])

@@ -75,14 +75,14 @@ def audit() -> None:
 
 def asked(where: pathlib.Path) -> Any:
     """What the work directory says of itself, if it can be audited with these flags."""
-    from launch import workdir
+    from launch import runs, workdir
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
             f"--shadows={FLAGS.shadows} is too few or odd: every example is held by half of them, "
             "and an attack needs at least 4 on either side; give an even number from 8 on"
         )
-    run = workdir.read_run(str(where))
+    run = runs.read_run(str(where))
     if run.script not in ("compare", "unlearn", "train"):
         raise ValueError(
             f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "

@@ -27,21 +27,16 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
       faults that are planted and the limits that are set, as in every round. ``around(work)`` is
       the federation of such work.
     """
-    makers = {
-        "sgd": lambda rate: optax.chain(
-            optax.add_decayed_weights(config.weight_decay)
-            if config.weight_decay
-            else optax.identity(),
-            optax.sgd(rate, config.momentum or None),
-        ),
-        "adam": lambda rate: optax.chain(
-            optax.add_decayed_weights(config.weight_decay)
-            if config.weight_decay
-            else optax.identity(),
-            optax.adam(rate),
-        ),
-        "adamw": lambda rate: optax.adamw(rate, weight_decay=config.weight_decay),
+    weight_decay = config.weight_decay
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    steps = {
+        "sgd": lambda rate: optax.chain(decay, optax.sgd(rate, config.momentum or None)),
+        "adam": lambda rate: optax.chain(decay, optax.adam(rate)),
+        "adamw": lambda rate: optax.adamw(rate, weight_decay=weight_decay),
     }
+    longest = config.max_grad_norm
+    clip = optax.identity() if longest is None else optax.clip_by_global_norm(longest)
+    make = lambda rate: optax.chain(clip, steps[config.optimizer](rate))
     servers = {
         "sgd": lambda rate: optax.sgd(rate),
         "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
@@ -51,10 +46,10 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
 
     def optimizer(round):
         warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
-        return makers[config.optimizer](lr * warm * config.lr_decay**round)
+        return make(lr * warm * config.lr_decay**round)
 
     constant = config.lr_decay == 1 and not config.warmup_rounds
-    usual = makers[config.optimizer](lr) if constant else optimizer
+    usual = make(lr) if constant else optimizer
     train = partial(
         jfu.local_sgd,
         batch_size=config.batch_size,
@@ -150,12 +145,12 @@ def check(
 
 
 def _check_limits(config: Config, given: Collection[str]) -> None:
-    for name in ("dp_clip", "max_update_norm"):
+    what = dict(dp_clip="an update", max_update_norm="an update", max_grad_norm="a gradient")
+    for name, of in what.items():
         value = getattr(config, name)
         if value is not None and (not value > 0 or (name == "dp_clip" and value == np.inf)):
             raise ValueError(
-                f"--{name}={value:g} is no length of an update; give one above 0, or leave the "
-                "flag out"
+                f"--{name}={value:g} is no length of {of}; give one above 0, or leave the flag out"
             )
     for name in ("dp_noise", "dp_delta"):
         if name in given and config.dp_clip is None:

@@ -80,6 +80,7 @@ class Config:
     # Of the federation, before the model that a request meets; None where nobody knows.
     rounds_before: int | None = 0
     precision: str | None = None
+    max_grad_norm: float | None = None
 
 
 def define() -> None:
@@ -180,6 +181,13 @@ def define() -> None:
     real("momentum", 0.0, "Momentum of local SGD.", 0.0, 1.0)
     real("weight_decay", 0.0, "Weight decay of the local optimizer.", lower_bound=0.0)
     real("proximal", 0.0, "FedProx's mu; 0 is FedAvg.", lower_bound=0.0)
+    real(
+        "max_grad_norm",
+        None,
+        "Gradients that are longer are scaled down to this length in every local step that is "
+        "made as in training; not in those of methods that have a rate of their own.",
+        lower_bound=0.0,
+    )
     choice(
         "server",
         "sgd",

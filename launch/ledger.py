@@ -81,10 +81,10 @@ def ledger() -> None:
 
 def absent(path: pathlib.Path) -> None:
     """Says that there is no ledger; exit status 1 where other files tell that there must be one."""
-    from launch import workdir
+    from launch import runs, workdir
 
     try:
-        script = workdir.read_run(str(path)).script
+        script = runs.read_run(str(path)).script
     except (ValueError, OSError):
         script = None
     results = [workdir.RESULTS] if script in ("train", "unlearn", "compare") else []

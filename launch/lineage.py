@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import jfu.ledger
 from launch import records
 from launch.requests import NEVER, meant
-from launch.workdir import CONFIG, MODEL, Run, read_run
+from launch.runs import Run, read_run
+from launch.workdir import CONFIG, MODEL
 
 
 class Step(NamedTuple):

@@ -22,16 +22,34 @@ class Row(NamedTuple):
     title: str
     # By method: accuracies and the attack, percent; "d_retain" and so on where only differences
     # to retraining are known; "gap".
-    known: Mapping[str, Mapping[str, float]] = {}
-    # The fields of a configuration that make it this row, where numbers are known.
-    config: Mapping[str, Any] = {}
+    known: Mapping[str, Mapping[str, float]]
+    # The fields of a configuration that make it this row.
+    config: Mapping[str, Any]
 
 
-def _federation(dataset: str, model: str, partition: str = "iid") -> dict[str, Any]:
+def _federation(dataset: str, model: str, partition: str = "iid", **changes: Any) -> dict[str, Any]:
     """Ten clients, of which the first is forgotten; NoT negates the first layer and its bias."""
-    common = dict(clients=10, forget="client:0", backdoor=False)
-    common |= dict(layers=("first",), weights_only=False)
-    return dict(dataset=dataset, model=model, partition=partition, **common)
+    common = dict(clients=10, forget="client:0", backdoor=False, follow_means=True)
+    common |= dict(layers=("first",), weights_only=False, norm=None, drop_labels=())
+    # Nobody is missing, noisy or robust.
+    common |= dict(sample=0, absent=0.0, faults=(), dp_clip=None, aggregator="mean")
+    common |= dict(init_params=None, past=(), image_size=None, resplit=None)
+    return dict(dataset=dataset, model=model, partition=partition, **common) | changes
+
+
+def _resnet(dataset: str, partition: str = "iid", **changes: Any) -> dict[str, Any]:
+    """With any normalisation where none is named: the paper's is not known."""
+    any_norm = _federation(dataset, "resnet18", partition)
+    del any_norm["norm"]
+    return any_norm | changes
+
+
+def _vit(partition: str = "iid") -> dict[str, Any]:
+    changes = dict(image_size=224, resplit=0.1, drop_labels=("background_google",))
+    return _federation("caltech101", "vit_base", partition, **changes)
+
+
+SKEW = "dirichlet:0.1"
 
 
 def _values(*numbers: float, kind: str = "") -> dict[str, float]:
@@ -59,7 +77,9 @@ ROWS: dict[str, Row] = {
         },
         _federation("cifar10", "cnn"),
     ),
-    "cifar10_cnn_dirichlet": Row("CIFAR-10, CNN, Dirichlet 0.1"),
+    "cifar10_cnn_dirichlet": Row(
+        "CIFAR-10, CNN, Dirichlet 0.1", {}, _federation("cifar10", "cnn", SKEW)
+    ),
     "cifar100_cnn_iid": Row(
         "CIFAR-100, CNN, IID",
         {
@@ -69,13 +89,17 @@ ROWS: dict[str, Row] = {
         },
         _federation("cifar100", "cnn"),
     ),
-    "cifar100_cnn_dirichlet": Row("CIFAR-100, CNN, Dirichlet 0.1"),
+    "cifar100_cnn_dirichlet": Row(
+        "CIFAR-100, CNN, Dirichlet 0.1", {}, _federation("cifar100", "cnn", SKEW)
+    ),
     "cifar100_resnet18_iid": Row(
         "CIFAR-100, ResNet-18, IID",
         {"fcu": _gap(2.51), "not": _gap(4.73)},
-        _federation("cifar100", "resnet18"),
+        _resnet("cifar100"),
     ),
-    "cifar100_resnet18_dirichlet": Row("CIFAR-100, ResNet-18, Dirichlet 0.1"),
+    "cifar100_resnet18_dirichlet": Row(
+        "CIFAR-100, ResNet-18, Dirichlet 0.1", {}, _resnet("cifar100", SKEW)
+    ),
     "caltech101_vit_iid": Row(
         "Caltech-101, ViT-B/16, IID",
         {
@@ -83,7 +107,7 @@ ROWS: dict[str, Row] = {
             "finetune": _values(99.96, 94.23, 48.75, 73.80, 17.76),
             "not": _values(99.70, 50.81, 47.83, 50.07, 0.79),
         },
-        _federation("caltech101", "vit_base"),
+        _vit(),
     ),
     "caltech101_vit_dirichlet": Row(
         "Caltech-101, ViT-B/16, Dirichlet 0.1",
@@ -92,16 +116,35 @@ ROWS: dict[str, Row] = {
             "pgd": _differences(1.30, 32.14, 1.69, 13.53, 12.16),
             "not": _differences(0.71, 1.40, 0.37, 0.97, 0.86),
         },
-        _federation("caltech101", "vit_base", "dirichlet:0.1"),
+        _vit(SKEW),
     ),
     # other requests; one client of ten is cifar10_cnn_iid
-    "cifar10_cnn_clients2": Row("two clients of ten"),
-    "cifar10_cnn_clients3": Row("three clients of ten"),
-    "cifar10_cnn_clients5": Row("five clients of ten"),
-    "cifar10_cnn_class": Row("a class of one client"),
-    "cifar10_cnn_instance": Row("a tenth of one client's images"),
-    "cifar10_cnn_backdoor": Row("a client with a backdoor"),
-    "cifar10_resnet18_centralised": Row("centralised, a tenth of the images"),
+    **{
+        f"cifar10_cnn_clients{many}": Row(
+            f"{word} clients of ten", {}, _federation("cifar10", "cnn", forget=forget)
+        )
+        for many, word, forget in (
+            (2, "two", "client:0,1"),
+            (3, "three", "client:0,1,2"),
+            (5, "five", "client:0,1,2,3,4"),
+        )
+    },
+    "cifar10_cnn_class": Row(
+        "a class of one client", {}, _federation("cifar10", "cnn", forget="class:0@client:0")
+    ),
+    "cifar10_cnn_instance": Row(
+        "a tenth of one client's images",
+        {},
+        _federation("cifar10", "cnn", forget="fraction:0.1@client:0"),
+    ),
+    "cifar10_cnn_backdoor": Row(
+        "a client with a backdoor", {}, _federation("cifar10", "cnn", backdoor=True)
+    ),
+    "cifar10_resnet18_centralised": Row(
+        "centralised, a tenth of the images",
+        {},
+        _resnet("cifar10", clients=1, forget="fraction:0.1"),
+    ),
     # ablations
     "cifar10_cnn_layers": Row(
         "which layers",
@@ -113,10 +156,18 @@ ROWS: dict[str, Row] = {
         {"not": _gap(0.29), "noise": _gap(1.55), "reinit": _gap(3.23)},
         _federation("cifar10", "cnn"),
     ),
-    "cifar10_cnn_weights_only": Row("biases left alone"),
-    "cifar10_resnet18_group": Row("ResNet-18 with GroupNorm"),
-    "cifar10_resnet18_batch": Row("BatchNorm, running means follow"),
-    "cifar10_resnet18_batch_stale": Row("BatchNorm, running means left alone"),
+    "cifar10_cnn_weights_only": Row(
+        "biases left alone", {}, _federation("cifar10", "cnn", weights_only=True)
+    ),
+    "cifar10_resnet18_group": Row("ResNet-18 with GroupNorm", {}, _resnet("cifar10", norm="group")),
+    "cifar10_resnet18_batch": Row(
+        "BatchNorm, running means follow", {}, _resnet("cifar10", norm="batch")
+    ),
+    "cifar10_resnet18_batch_stale": Row(
+        "BatchNorm, running means left alone",
+        {},
+        _resnet("cifar10", norm="batch", follow_means=False),
+    ),
 }
 
 
@@ -124,22 +175,32 @@ def known(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """What the paper reports of a configuration, by method; empty where no number is known.
 
     Which rows are meant is read off the configuration (``launch.flags.Config`` as a dictionary):
-    data set, model, partition, clients, request and layers. Scale and recipe are not compared.
+    data set, model, partition, clients, request, layers, and that nothing else befalls the
+    federation. Scale and recipe are not compared.
 
     >>> known(dict(_federation("cifar10:3.0.2", "cnn")))["not_last"]
     {'gap': 1.12}
     >>> known(dict(_federation("cifar10", "cnn"), forget="client:0,1"))
     {}
     """
-    plain = lambda v: tuple(v) if isinstance(v, list) else v
-    mine = {name: plain(value) for name, value in config.items()}
-    mine["dataset"] = mine["dataset"].partition(":")[0]  # without its version
     found: dict[str, dict[str, float]] = {}
-    for row in ROWS.values():
-        if row.config and all(mine.get(name) == value for name, value in row.config.items()):
+    for name, row in ROWS.items():
+        if row.known and not differing(name, config):
             for method, numbers in row.known.items():
                 found.setdefault(method, {}).update(numbers)
     return found
+
+
+def differing(name: str, config: Mapping[str, Any]) -> list[str]:
+    """The fields of a configuration that keep it from being a row.
+
+    >>> differing("cifar10_cnn_iid", dict(_federation("cifar10", "cnn"), clients=20))
+    ['clients']
+    """
+    plain = lambda v: tuple(v) if isinstance(v, list) else v
+    mine = {field: plain(value) for field, value in config.items()}
+    mine["dataset"] = mine["dataset"].partition(":")[0]  # without its version
+    return [field for field, value in ROWS[name].config.items() if mine.get(field) != value]
 
 
 def expected(name: str) -> list[str]:

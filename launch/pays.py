@@ -14,7 +14,7 @@ took to come within 0.5 points of where it ended, and the model's measures right
 Settings that pays.jsonl holds already are not run again.
 
   python -m launch.pays
-  python -m launch.pays --settings=base,momentum --seeds=2
+  python -m launch.pays --settings="base,rate x 2" --seeds=2
 """
 
 import dataclasses
@@ -31,21 +31,22 @@ from absl import flags
 
 import jfu
 from jfu import shadows
+from launch import advice, main
 from launch import flags as shared
-from launch import main
 from launch.flags import Config
 
 FLAGS = flags.FLAGS
 
+CLEAN = dict(backdoor=False, backdoor_clients=(), backdoor_forget="")
 # What each setting changes, by factor. ``times`` multiplies: rates and lengths of the base.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "optimizer and rate": {
         "base": {},
         "rate / 3": dict(times=dict(lr=1 / 3)),
         "rate x 2": dict(times=dict(lr=2.0)),
-        "momentum, rate / 10": dict(momentum=0.9, times=dict(lr=0.1)),
-        "momentum, rate / 30": dict(momentum=0.9, times=dict(lr=1 / 30)),
-        "momentum, rate / 3": dict(momentum=0.9, times=dict(lr=1 / 3)),
+        "momentum and rate / 10": dict(momentum=0.9, times=dict(lr=0.1)),
+        "momentum and rate / 30": dict(momentum=0.9, times=dict(lr=1 / 30)),
+        "momentum and rate / 3": dict(momentum=0.9, times=dict(lr=1 / 3)),
         "adam 0.002": dict(optimizer="adam", lr=0.002),
         "adam 0.0005": dict(optimizer="adam", lr=0.0005),
         "adam 0.005": dict(optimizer="adam", lr=0.005),
@@ -57,17 +58,21 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "rounds x 2": dict(times=dict(rounds=2)),
     },
     "depth": {
-        "mlp, 1 hidden layer": dict(model="mlp1"),
-        "mlp, 2 hidden layers": dict(model="mlp"),
-        "mlp, 4 hidden layers": dict(model="mlp4"),
+        "mlp of 1 hidden layer": dict(model="mlp1"),
+        "mlp of 2 hidden layers": dict(model="mlp"),
+        "mlp of 4 hidden layers": dict(model="mlp4"),
     },
     "normalisation": {"group norm": dict(norm="group")},
     "local work": {"2 local epochs": dict(epochs=2), "4 local epochs": dict(epochs=4)},
     "poison": {
         "half as much poison": dict(times=dict(backdoor_fraction=0.5)),
-        "no poison": dict(backdoor=False, backdoor_clients=(), backdoor_forget=""),
+        "no poison": CLEAN,
+        "no poison and few images": CLEAN | dict(train_size=300, epochs=4),
     },
 }
+# As figure and table call those that retraining is compared with.
+LABELS = {"finetune": "fine-tuning", "reinit": "new first layer", "not": "NoT"}
+LABELS |= {"retrain_again": "retraining again"}
 METHODS = ("retrain", "retrain_again", "finetune", "reinit", "not")
 
 
@@ -76,7 +81,7 @@ def define() -> None:
     flags.adopt_module_key_flags(shared)
     flags.DEFINE_integer("seeds", 8, "Federations of each setting.", lower_bound=1)
     flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
-    flags.DEFINE_list("settings", [], "Only these; names with a comma in them need quotes.")
+    flags.DEFINE_list("settings", [], "Only these.")
 
 
 def pays() -> None:
@@ -103,7 +108,7 @@ def pays() -> None:
             if seeds := [seed for seed in wanted if seed not in done]:
                 rows += measure(name, changed(config, known[name]), layout, seeds)
                 write(path, "".join(json.dumps(row) + "\n" for row in rows))
-    text = markdown(rows)
+    text = f"{markdown(rows)}\n{groups(rows)}"
     write(work.path / "pays.md", text)
     pays_figure.draw(rows, str(work.path / "pays.png"))
     print(f"\n{text}\npays.jsonl, pays.md and pays.png are in {work.path}/")
@@ -245,8 +250,12 @@ def ratios(rows: Sequence[dict], name: str) -> list[float]:
 
     A method that does not recover counts with all of its rounds, so its ratio is at least that.
     """
-    needed = lambda row, method: row["methods"][method]["recover"] or row["rounds"]
     return [needed(row, name) / needed(row, "retrain") for row in rows]
+
+
+def needed(row: dict, name: str) -> int:
+    """Rounds that a method needed to recover; all there were where it did not."""
+    return row["methods"][name]["recover"] or row["rounds"]
 
 
 def by_setting(rows: Sequence[dict]) -> dict[str, list[dict]]:
@@ -264,14 +273,13 @@ def markdown(rows: Sequence[dict]) -> str:
     head += [f"{name}: rounds / retrain's" for name in others]
     head += [f"{name}: gap" for name in others] + ["NoT: backdoor %", "finetune: backdoor %"]
     cells = [head]
-    spread = lambda values, digits: (
-        f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}"
-    )
+
+    def spread(values, digits):
+        deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+        return f"{np.mean(values):.{digits}f}{deviation}"
+
     for setting, some in by_setting(rows).items():
-        if len(some) < 2:
-            continue
-        needed = [row["methods"]["retrain"]["recover"] or row["rounds"] for row in some]
-        out = [setting, spread(needed, 1)]
+        out = [setting, spread([needed(row, "retrain") for row in some], 1)]
         out += [spread(ratios(some, name), 2) for name in others]
         out += [spread([row["methods"][name]["gap"] for row in some], 2) for name in others]
         for name in ("not", "finetune"):
@@ -279,6 +287,54 @@ def markdown(rows: Sequence[dict]) -> str:
             out.append("-" if None in asr else spread(asr, 1))
         cells.append(out)
     return report.aligned(cells)
+
+
+def groups(rows: Sequence[dict]) -> str:
+    """All settings together, by what is known beforehand of the model and of its training.
+
+    *Flat*: training came within 0.5 points of its end before its last quarter.
+    """
+    from launch import report
+
+    took = lambda row: row["took"] or row["rounds"]
+    flat = lambda row: took(row) <= 0.75 * row["rounds"]
+    little, much = advice.LITTLE, advice.MUCH
+    kinds = {
+        f"up to {little:g} points more on data to forget": lambda r: excess(r) <= little,
+        f"{little:g} to {much:g} points": lambda r: little < excess(r) < much,
+        f"{much:g} points and more": lambda r: excess(r) >= much,
+        "training was flat": flat,
+        "training was not flat": lambda row: not flat(row),
+        "all": lambda row: True,
+    }
+    titles = ["NoT's rounds / retraining's", "NoT's rounds / training's", "not back at half %"]
+    titles += [f"{label}: gap" for label in LABELS.values()]
+    cells = [["", "runs", *titles]]
+    for title, belongs in kinds.items():
+        if not (some := [row for row in rows if belongs(row)]):
+            continue
+        shares = [needed(row, "not") / took(row) for row in some]
+        late = [needed(row, "not") > row["rounds"] // 2 for row in some]
+        gaps = [np.mean([row["methods"][name]["gap"] for row in some]) for name in LABELS]
+        out = [title, str(len(some)), deciles(ratios(some, "not")), deciles(shares)]
+        cells.append([*out, f"{100 * np.mean(late):.0f}", *(f"{gap:.2f}" for gap in gaps)])
+    return report.aligned(cells)
+
+
+def excess(row: dict) -> float:
+    """``advice.excess`` of the original model."""
+    poison = "client:0" if row["original"]["asr"] is not None else ""
+    return advice.excess(dict(forget="client:0", backdoor_forget=poison), row["original"])
+
+
+def deciles(values: Sequence[float]) -> str:
+    """Median, and first to last decile.
+
+    >>> deciles([1.0, 2.0, 3.0])
+    '2.00 (1.20 to 2.80)'
+    """
+    first, median, last = np.quantile(values, [0.1, 0.5, 0.9])
+    return f"{median:.2f} ({first:.2f} to {last:.2f})"
 
 
 if __name__ == "__main__":

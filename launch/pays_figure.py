@@ -7,10 +7,10 @@ import numpy as np
 from launch import pays
 
 LOOK = {
-    "finetune": ("fine-tuning", "tab:orange", "s"),
-    "reinit": ("new first layer", "tab:green", "^"),
-    "not": ("NoT", "tab:blue", "o"),
-    "retrain_again": ("retraining again", "0.5", "D"),
+    "finetune": ("tab:orange", "s"),
+    "reinit": ("tab:green", "^"),
+    "not": ("tab:blue", "o"),
+    "retrain_again": ("0.5", "D"),
 }
 
 
@@ -28,7 +28,7 @@ def draw(rows: Sequence[dict], path: str) -> None:
     panels = [("rounds to recover, over retraining's", pays.ratios), ("gap, points", gaps)]
     for axis, (title, values) in zip(axes, panels, strict=True):
         for place, some in enumerate(settings.values()):
-            for offset, (name, (label, colour, mark)) in enumerate(LOOK.items()):
+            for offset, (name, (colour, mark)) in enumerate(LOOK.items()):
                 found = np.asarray(values(some, name), float)
                 axis.errorbar(
                     found.mean(),
@@ -38,7 +38,7 @@ def draw(rows: Sequence[dict], path: str) -> None:
                     color=colour,
                     ms=5,
                     lw=1.2,
-                    label=label if place == 0 else None,
+                    label=pays.LABELS[name] if place == 0 else None,
                 )
         axis.set_xlabel(title)
         axis.grid(axis="x", alpha=0.3)
@@ -50,6 +50,8 @@ def draw(rows: Sequence[dict], path: str) -> None:
     axes[0].invert_yaxis()
     axes[1].set_xscale("symlog", linthresh=1)
     axes[1].set_xlim(left=0)
+    axes[1].set_xticks([0, 0.5, 1, 2, 5, 10, 20], ["0", "0.5", "1", "2", "5", "10", "20"])
+    axes[1].set_xticks([], minor=True)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(LOOK), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / height))

@@ -11,18 +11,24 @@ from launch import paper, report
 from launch.flags import Config
 
 
-def write(path: pathlib.Path, config: Config, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes the configuration in a line of its own, then one for each row of a finished cell."""
+def write(
+    path: pathlib.Path, config: Config, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes the configuration and the cells' names in one line, then one for each row."""
     values = dataclasses.asdict(config) | dict(data_dir=None)  # a path of one machine
-    lines = [dict(config=values), *rows]
+    lines = [dict(config=values, cells=names), *rows]
     jfu.io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """The summary of a recorded file, for ``launch.table.markdown``."""
+    """The summary of a recorded file, for ``launch.table.markdown``; what it has is finished."""
     first, *rows = map(json.loads, path.read_text().splitlines())
-    config = first["config"]
-    return report.table(rows, config) | dict(cells={}, paper=paper.known(config))
+    config, done = first["config"], {(row["method"], row["seed"]) for row in rows}
+    summary, whole = report.table(rows, config), dict(round=1, of=1)
+    state = lambda name, seed: whole if (name, seed) in done else None
+    cells = {n: {str(s): state(n, s) for s in summary["seeds"]} for n in first["cells"]}
+    methods = {n: summary["methods"].get(n) for n in cells if n != report.AGAIN}
+    return summary | dict(methods=methods, cells=cells, paper=paper.known(config))
 
 
 def overview(results: pathlib.Path) -> str:
@@ -31,6 +37,9 @@ def overview(results: pathlib.Path) -> str:
     Args:
       results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several; one
         without stays empty.
+
+    Raises:
+      ValueError: a file holds another row's configuration than its name says.
     """
     header = ["row", "preset", "retrain: paper", "NoT's gap: paper", "device", "scale", "seeds"]
     header += ["retrain", "NoT's gap", "floor", "rounds to recover: NoT", "retrain"]
@@ -40,7 +49,11 @@ def overview(results: pathlib.Path) -> str:
         begin = [row.title, f"`{name}`", accuracies(theirs[0]), number(theirs[1], 2)]
         found = sorted(results.glob(f"{name}-*.jsonl"))
         for path in found:
-            lines.append([*begin, path.stem.partition("-")[2], *measured(read(path))])
+            summary = read(path)
+            if differing := paper.differing(name, summary["config"]):
+                has = ", ".join(f"{field}={summary['config'][field]}" for field in differing)
+                raise ValueError(f"{path} holds {has}, which is not the row {name}; rename it")
+            lines.append([*begin, path.stem.partition("-")[2], *measured(summary)])
         if not found:
             lines.append([*begin, *[""] * (len(header) - len(begin))])
     return report.aligned(lines)
@@ -51,11 +64,12 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
     config, methods = summary["config"], summary["methods"]
     mean = lambda name, key: ((methods.get(name) or {}).get(key) or {}).get("mean")
     retrain = {m: mean("retrain", m) for m in paper.MEASURES}
-    rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * (name in methods))
-    scale = reduced(config) or "all images"
+    rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * bool(methods.get(name)))
+    scale, seeds = reduced(config) or "all images", len(summary["seeds"])
+    compared = (methods.get("not") or {}).get("compared", 0)
     return [
         f"{scale}, {config['rounds']} + {config['recovery_rounds']} rounds",
-        str(len(summary["seeds"])),
+        f"{compared} of {seeds}" if compared < seeds else str(seeds),
         accuracies(retrain),
         number((methods.get("not") or {}).get("gap"), 2),
         number((summary["floor"] or {}).get("gap"), 2),
@@ -67,11 +81,14 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
 def reduced(config: Mapping[str, Any]) -> str:
     """What of the data was left out, in words; empty where nothing was.
 
-    >>> reduced(dict(train_size=5000, test_size=None))
-    '5,000 training images'
+    >>> reduced(dict(train_size=5000, test_size=None, proxy=0.1))
+    '5,000 training images and 90 % of the test images'
     """
     sizes = dict(training=config["train_size"], test=config["test_size"])
-    return " and ".join(f"{size:,} {kind} images" for kind, size in sizes.items() if size)
+    words = [f"{size:,} {kind} images" for kind, size in sizes.items() if size]
+    if config["proxy"]:
+        words.append(f"{1 - config['proxy']:.0%} of the test images".replace("%", " %"))
+    return " and ".join(words)
 
 
 def accuracies(values: Mapping[str, float] | None) -> str:

@@ -21,7 +21,8 @@ import jfu.ledger
 from jfu.io import write_bytes
 from launch import hosts
 from launch.flags import Config
-from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir, read_run
+from launch.runs import read_run
+from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
 
 LEDGER = "ledger.jsonl"
 

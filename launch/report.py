@@ -9,6 +9,7 @@ import numpy as np
 
 import jfu
 import jfu.io
+from jfu.metrics import GAP_MEASURES
 
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
 COSTS = ("bytes_down", "bytes_up", "flops", "storage", "seconds")
@@ -23,10 +24,12 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
 
     Returns:
       ``methods.<name>``: each measure and cost after the method's last round as ``{mean,
-      std}``, ``gap`` (of the means, the paper's), ``gap_per_seed``, ``rounds_to_recover`` and
-      the costs up to that round, ``needs``, and ``stopped``, the same measures where each of
-      four rules would have stopped; ``floor``: the same gaps of the second retrained model.
-      Standard deviations are those of a sample (n - 1), 0 for one seed.
+      std}``, ``gap`` (of the means, the paper's), ``differences``, which it is the mean of,
+      ``gap_per_seed``, ``rounds_to_recover`` and the costs up to that round, all these over the
+      ``compared`` seeds that retraining has too, of ``of``; ``left_out``, answers of clients
+      that were not used; ``needs``, and ``stopped``, the same measures where each of four rules
+      would have stopped; ``floor``: the same gaps of the second retrained model. Standard
+      deviations are those of a sample (n - 1), 0 for one seed.
     """
     runs: dict[str, dict[int, list]] = {}
     for row in rows:
@@ -53,9 +56,12 @@ def _summary(runs: dict[int, list], last: dict[int, dict], reference: dict[int, 
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
     out: dict[str, Any] = {m: spread([row[m] for row in last.values()]) for m in names}
     out["rounds"] = spread([row["round"] for row in last.values()])
+    out["left_out"] = spread([row.get("left_out") for row in last.values()])
     seeds = [s for s in last if s in reference]
     mine, theirs = [last[s] for s in seeds], [reference[s] for s in seeds]
+    out["of"], out["compared"] = len(last), len(seeds)
     out["gap"] = jfu.gap(mine, theirs) if seeds else None
+    out["differences"] = {m: difference(mine, theirs, m) for m in GAP_MEASURES}
     out["gap_per_seed"] = spread(jfu.gap_per_seed(mine, theirs) or [None]) if seeds else None
     rounds = {s: jfu.first_round_within(runs[s], reference[s]["retain"]) for s in seeds}
     out["rounds_to_recover"] = spread(list(rounds.values())) if seeds else None
@@ -66,6 +72,12 @@ def _summary(runs: dict[int, list], last: dict[int, dict], reference: dict[int, 
         values = [at[s][cost] if s in at else None for s in seeds]
         out[f"{cost}_to_recover"] = spread(values) if seeds else None
     return out
+
+
+def difference(rows: Sequence[dict], others: Sequence[dict], measure: str) -> float | None:
+    """Absolute difference of the means of a measure; None where a row has none."""
+    means = [spread([row[measure] for row in some]) for some in (rows, others)]
+    return None if None in means else abs(means[0]["mean"] - means[1]["mean"])
 
 
 # In the table's column.
@@ -161,7 +173,10 @@ COLUMNS = (
     ("flops_to_recover", "GFLOP", 1e9, 1),
     ("seconds_to_recover", "seconds", 1, 2),
     ("storage", "storage MB", 1e6, 1),
+    ("left_out", "left out", 1, 1),
 )
+# Those that are told over the seeds that retraining has too.
+COMPARED = ("gap", "gap_per_seed", *(f"{name}_to_recover" for name in ("rounds", "bytes", *COSTS)))
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -174,12 +189,33 @@ def markdown(summary: dict[str, Any]) -> str:
     if "original" in rows:
         for name in ("rounds", "bytes", "flops", "seconds"):
             rows["original"][f"{name}_to_recover"] = None
+    for row in rows.values():
+        row["left_out"] = row.get("left_out") if lost(row) else None
     shown = [c for c in COLUMNS if any(row.get(c[0]) not in (None, []) for row in rows.values())]
     cells = [["method", *(title for _, title, _, _ in shown)]]
     for name, row in rows.items():
-        values = [cell(row.get(key), unit, digits) for key, _, unit, digits in shown]
+        values = [
+            cell(row.get(key), unit, digits) + fewer(row, key) for key, _, unit, digits in shown
+        ]
         cells.append([label(summary, name), *values])
     return aligned(cells)
+
+
+def lost(entry: dict[str, Any]) -> float:
+    """Answers of clients that were not used, mean over seeds."""
+    return (entry.get("left_out") or {}).get("mean", 0.0)
+
+
+def fewer(entry: dict[str, Any], key: str) -> str:
+    """The mark of a value that rests on fewer seeds than its line, retraining having no more.
+
+    >>> fewer(dict(gap=0.3, of=3, compared=1), "gap")
+    ' (1 seed)'
+    """
+    count = entry.get("compared")
+    if key not in COMPARED or entry.get(key) is None or count == entry.get("of"):
+        return ""
+    return f" ({count} seed{'s' * (count != 1)})"
 
 
 def label(summary: dict[str, Any], name: str) -> str:
@@ -272,6 +308,11 @@ def legend(summary: dict[str, Any]) -> str:
         "forget, test and MIA; 'retrain again' is the noise floor, the same for a second "
         "retraining with other randomness.",
     ]
+    if any(lost(entry) for entry in methods.values()):
+        lines.append(
+            "left out: answers of clients that were not used, being late, too long or no finite "
+            "numbers; many of the latter are a model that has diverged."
+        )
     used = {w.partition(":")[0] for m in methods.values() for w in m.get("needs", [])}
     if used:
         lines.append(
@@ -287,6 +328,8 @@ def legend(summary: dict[str, Any]) -> str:
             words.append(f"{what} {asr:.1f} % of test images")
         if rounds is not None and name != "original":
             words.append(f"retained accuracy is back after {rounds:.1f} rounds")
+        if lost(methods[name]) and name != "original":
+            words.append(f"{lost(methods[name]):.1f} answers of clients were left out")
         if words:
             when = "" if name == "original" else f"after {budget:.0f} rounds "
             lines.append(f"  {name + ':':<11} {when}{'; '.join(words)}")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from launch import cells, experiment, main, paper, recorded, report, workdir
+from launch import cells, experiment, main, paper, recorded, report, runs, workdir
 from launch.flags import Config
 
 FLAGS = flags.FLAGS
@@ -53,7 +53,7 @@ def table() -> None:
     held = read(paths)
     summary, text = write(paths[0], held)
     if FLAGS.record:
-        recorded.write(pathlib.Path(FLAGS.record), held.config, rows(held))
+        recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
     print(f"{text}\n{report.legend(summary)}")
     print(f"table.md and table.json are in {paths[0]}/")
 
@@ -68,18 +68,18 @@ def read(paths: Sequence[pathlib.Path]) -> Held:
       FileNotFoundError: one is no work directory.
       ValueError: one is another script's, of another configuration, or unreadable.
     """
-    runs = [workdir.read_run(str(path)) for path in paths]
-    for path, run in zip(paths, runs, strict=True):
-        check(paths[0], runs[0], path, run)
+    held = [runs.read_run(str(path)) for path in paths]
+    for path, run in zip(paths, held, strict=True):
+        check(paths[0], held[0], path, run)
     asked: dict[str, None] = {}
     seeds: set[int] = set()
     notes: dict[tuple[int, str], dict[str, Any]] = {}
     origin: dict[tuple[int, str], pathlib.Path] = {}
-    for path in paths:
+    for path, run in zip(paths, held, strict=True):
         planned, numbers = workdir.read_plan(path)
         asked |= dict.fromkeys(planned)
         seeds |= set(numbers)
-        for key, mine in workdir.read_cells(path).items():
+        for key, mine in workdir.read_cells(path, run.fingerprint).items():
             other = notes.get(key)
             if other is not None and differ(mine["rows"], other["rows"]):
                 main.say(
@@ -93,10 +93,10 @@ def read(paths: Sequence[pathlib.Path]) -> Held:
     known = ["original", *asked, report.AGAIN]
     names = [n for n in dict.fromkeys(known) if n in asked and n != report.AGAIN]
     names += [report.AGAIN] if report.AGAIN in asked else []
-    return Held(runs[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
+    return Held(held[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
 
 
-def check(first: pathlib.Path, known: workdir.Run, path: pathlib.Path, run: workdir.Run) -> None:
+def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Run) -> None:
     """Refuses a work directory that does not belong to the first one's table."""
     if run.script != "compare":
         raise ValueError(
@@ -201,12 +201,16 @@ COLUMNS = {
 }
 
 
+GAPS = ("gap", "d_retain", "d_forget", "d_test", "d_mia")  # over the seeds that retraining has too
+
+
 def beside(summary: Mapping[str, Any]) -> str:
     """The paper's values beside ours, means over seeds, as Markdown; empty where none is known.
 
     Δ is the absolute difference to retraining, where the paper's own values are not known.
     """
     known, methods = summary["paper"], summary["methods"]
+    config = summary["config"]
     if not known:
         return ""
     shown = [c for c in COLUMNS if any(c in numbers for numbers in known.values())]
@@ -216,30 +220,28 @@ def beside(summary: Mapping[str, Any]) -> str:
     order = [n for n in (*methods, *known, *(again or {})) if n != "original"]
     for name in dict.fromkeys(order):
         theirs = known.get(name, {})
-        line = [name.replace("_again", " again")]
+        line = [report.label(summary, name)]
         for column in shown:
-            mine = ours(entries[name], methods.get("retrain"), column)
+            entry = entries[name] or {}
+            mine = ours(entry, column)
             if column == "gap" and name == "retrain":
                 mine = None
-            line += [report.cell(theirs.get(column), 1, 2), report.cell(mine, 1, 2)]
+            mark = "" if mine is None else report.fewer(entry, "gap" if column in GAPS else column)
+            line += [report.cell(theirs.get(column), 1, 2), report.cell(mine, 1, 2) + mark]
         lines.append(line)
-    scale = recorded.reduced(summary["config"])
-    note = f"\nOurs with {scale}, the paper's with all images.\n" if scale else ""
-    return report.aligned(lines) + note
+    scale = recorded.reduced(config)
+    rounds = f"{config['rounds']} rounds of training, {config['recovery_rounds']} of recovery"
+    whole = ", the paper's with all images" * bool(scale)
+    return report.aligned(lines) + f"\nOurs with {scale or 'all images'}, {rounds}{whole}.\n"
 
 
-def ours(entry: Mapping | None, retrain: Mapping | None, column: str) -> float | None:
+def ours(entry: Mapping, column: str) -> float | None:
     """Our value in a column of ``COLUMNS``."""
-    if entry is None:
-        return None
     if column == "gap":
-        return entry["gap"]
-    measure = column.removeprefix("d_")
-    mine = (entry.get(measure) or {}).get("mean")
-    if measure == column or mine is None:
-        return mine
-    theirs = ((retrain or {}).get(measure) or {}).get("mean")
-    return None if theirs is None else abs(mine - theirs)
+        return entry.get("gap")
+    if column in GAPS:
+        return (entry.get("differences") or {}).get(column.removeprefix("d_"))
+    return (entry.get(column) or {}).get("mean")
 
 
 def write(folder: pathlib.Path, held: Held) -> tuple[dict[str, Any], str]:

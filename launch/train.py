@@ -41,7 +41,7 @@ def define() -> None:
     flags.DEFINE_string("returns", None, "Clients that take part again: client:0,3")
 
 
-def resolve(workdir, requests) -> tuple:
+def resolve(runs, requests) -> tuple:
     """``(config, seed, rounds)``: from the flags, or from what --init_from was trained with."""
     if FLAGS.init_params:
         raise ValueError(
@@ -54,7 +54,7 @@ def resolve(workdir, requests) -> tuple:
         if not FLAGS["forget"].present and not config.backdoor:
             config = dataclasses.replace(config, forget="")  # no request is known yet
         return config, FLAGS.seed, config.rounds
-    config, seed = workdir.read_model(FLAGS.init_from)
+    config, seed = runs.read_model(FLAGS.init_from)
     own = ["rounds", "init_from", "returns"]
     for name in (field.name for field in dataclasses.fields(config)):
         if name in FLAGS and FLAGS[name].present and name not in own:
@@ -68,7 +68,7 @@ def resolve(workdir, requests) -> tuple:
             f"--returns={back} names clients that were not taken out; "
             f"{', '.join(sorted(gone)) or 'nobody'} was"
         )
-    model = os.path.join(os.path.realpath(FLAGS.init_from), workdir.MODEL)
+    model = os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL)
     config = dataclasses.replace(config, past=(*config.past, f"+{back}"), init_params=model)
     return config, seed, FLAGS.rounds or config.recovery_rounds
 
@@ -77,10 +77,20 @@ def train() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import cells, devices, experiment, federation, hosts, records, requests, workdir
+    from launch import (
+        cells,
+        devices,
+        experiment,
+        federation,
+        hosts,
+        records,
+        requests,
+        runs,
+        workdir,
+    )
 
     hosts.join(FLAGS, FLAGS.clients)
-    config, seed, rounds = resolve(workdir, requests)
+    config, seed, rounds = resolve(runs, requests)
     keep = list(FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, keep=keep, given=shared.given()))
     if FLAGS.init_from:

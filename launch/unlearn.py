@@ -54,7 +54,7 @@ def define() -> None:
     )
 
 
-def resolve(workdir):
+def resolve(runs):
     """The configuration: the training's, with what the request changes."""
     if bool(FLAGS.init_from) == bool(FLAGS.init_params):
         raise ValueError(
@@ -63,7 +63,7 @@ def resolve(workdir):
         )
     if not FLAGS.init_from:
         return shared.resolve([FLAGS.method]), FLAGS.seed
-    trained, seed = workdir.read_model(FLAGS.init_from)
+    trained, seed = runs.read_model(FLAGS.init_from)
     fields = [field.name for field in dataclasses.fields(trained)]
     given = {n: getattr(FLAGS, n) for n in fields if n in FLAGS and FLAGS[n].present}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
@@ -87,7 +87,7 @@ def resolve(workdir):
     from launch import hosts
 
     # The folder's own place, and the model's in it, though that be a link: so the folder is found.
-    model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), workdir.MODEL))
+    model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL))
     return dataclasses.replace(trained, **changes, init_params=model), seed
 
 
@@ -96,6 +96,7 @@ def unlearn() -> None:
     import jfu
     import jfu.io
     from launch import (
+        advice,
         cells,
         devices,
         erasure,
@@ -105,11 +106,12 @@ def unlearn() -> None:
         locks,
         records,
         report,
+        runs,
         workdir,
     )
 
     hosts.join(FLAGS, FLAGS.clients)
-    config, seed = resolve(workdir)
+    config, seed = resolve(runs)
     hosts.together(lambda: federation.check(config, [FLAGS.method], given=shared.given()))
     if FLAGS.erase and FLAGS.method == "none":
         raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
@@ -154,6 +156,12 @@ def unlearn() -> None:
         trained, row, _ = cells.original(study, trial, cell)
         trained = trained._replace(history=devices.place(history))
         budget = experiment.budget(config, FLAGS.method)
+        if FLAGS.method == "not":
+            seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
+            rows = hosts.agreed(lambda: workdir.read_results(seen))
+            training = [line for line in rows if line["method"] == "train"]
+            for line in advice.outlook(dataclasses.asdict(config), row, training):
+                main.say(line)
         regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
         enough = row["retain"] - 0.5 if regained else None
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)

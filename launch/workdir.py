@@ -22,12 +22,12 @@ from launch.devices import Layout
 from launch.flags import Config
 from launch.locks import LOCK, make_folder, take
 from launch.main import say
-from launch.private import unknown
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS = "config.json", "results.jsonl"
 # What a configuration that is older than these fields was run with.
-LATER = {f.name: f.default for f in dataclasses.fields(Config) if f.name == "precision"}
+FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
+LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm")}
 
 
 class WorkDir(NamedTuple):
@@ -116,10 +116,11 @@ def fingerprint(kept: dict[str, Any]) -> str:
     """Names a run by what config.json says that its bits depend on.
 
     Where data lies is not among it, nor are versions: so cells of one run that was shared out
-    over machines can be gathered in one work directory.
+    over machines can be gathered in one work directory. Nor are later fields that change nothing.
     """
     what = {name: kept[name] for name in ("script", "more", "layout", "files")}
-    what["config"] = {name: v for name, v in kept["config"].items() if name != "data_dir"}
+    matters = lambda name, value: name != "data_dir" and (name, value) not in LATER.items()
+    what["config"] = {n: v for n, v in kept["config"].items() if matters(n, v)}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -233,84 +234,21 @@ def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
         raise ValueError(f"{notes} is unreadable ({error!r}); remove it") from None
 
 
-def read_cells(path: pathlib.Path) -> dict[tuple[int, str], dict[str, Any]]:
-    """The notes of every cell that there is, by seed and name; no arrays are read."""
+def read_cells(path: pathlib.Path, run: str) -> dict[tuple[int, str], dict[str, Any]]:
+    """The notes of every cell that there is, by seed and name; no arrays are read.
+
+    Raises:
+      ValueError: one is no cell, or another run's, seed's or method's than its place says.
+    """
     found = {}
     for file in sorted((path / "cells").glob("*.safetensors")):
         seed, _, name = file.stem.partition("-")
-        found[int(seed), name] = jfu.io.load_notes(file)
-    return found
-
-
-class Run(NamedTuple):
-    """What a work directory says of itself."""
-
-    script: str
-    config: Config
-    more: dict[str, Any]
-    layout: Layout
-    versions: dict[str, str]
-    files: dict[str, str]
-    fingerprint: str
-    source: dict[str, str] | None = None  # of the model that it began with
-
-
-def read_run(path: str) -> Run:
-    """Reads config.json of any script's work directory."""
-    notes = pathlib.Path(path) / CONFIG
-    if not notes.is_file():
-        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no {CONFIG}")
-    return parse_run(path, notes.read_text())
-
-
-def parse_run(path: str, text: str) -> Run:
-    """What the text of a work directory's config.json says."""
-    notes = pathlib.Path(path) / CONFIG
-    try:
-        kept = json.loads(text)
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
-        config, layout = Config(**values), Layout(**kept["layout"])
-        known = kept["versions"], kept["files"], fingerprint(kept), kept.get("source")
-        return Run(kept["script"], config, kept["more"], layout, *known)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{notes} is unreadable ({error!r})") from None
-
-
-def read_model(path: str) -> tuple[Config, int]:
-    """The model of a finished training, or of a request that was answered.
-
-    Returns:
-      ``(config, seed)``: the configuration that trained it, with what was forgotten since.
-    """
-    where = pathlib.Path(path)
-
-    def text():
-        known = read_run(path)
-        if others := changed(digests(masks(known.config)), known.files):
+        if not (seed.isdigit() and re.fullmatch(r"\w+", name)):
             raise ValueError(
-                f"{others[0]} has changed since {path} forgot what it named; restore it, and give "
-                "another mask another name"
+                f"{file} has no cell's name, which is SEED-METHOD.safetensors; move it elsewhere"
             )
-        return (where / CONFIG).read_text()
-
-    run = parse_run(path, hosts.agreed(text))
-    if run.script not in ("train", "unlearn"):
-        raise ValueError(
-            f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's or "
-            "launch.unlearn's"
-        )
-    if not hosts.agreed((where / MODEL).is_file):
-        raise ValueError(
-            f"{path} holds no model: it was erased, or the run has not finished; start launch."
-            f"{run.script} --workdir={path} again with its flags to go on"
-        )
-    config, rounds = run.config, run.more.get("further") or run.config.rounds
-    if run.script == "unlearn":
-        rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
-        rounds = max(row["round"] for row in rows)
-        config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
-    before = None if unknown(config) else config.rounds_before + rounds
-    return dataclasses.replace(config, rounds_before=before), run.more["seed"]
+        found[int(seed), name] = own_notes(file, dict(run=run, method=name, seed=int(seed)))
+    return found
 
 
 def read_results(work: WorkDir) -> list[dict[str, Any]]:
@@ -368,10 +306,15 @@ def _cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
     path = work.cell(seed, method)
     if not os.path.lexists(path):
         return None
+    return own_notes(path, dict(run=work.run, method=method, seed=seed))
+
+
+def own_notes(path: pathlib.Path, mine: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says beside its state, if it is a cell and of this run, method and seed."""
     notes = jfu.io.load_notes(path)
     if not isinstance(notes, dict) or not {"round", "rows", "spent"} <= notes.keys():
         raise ValueError(f"{path} is no cell of jfu; restore it, or remove it to begin anew")
-    check_own(path, notes.get("of"), dict(run=work.run, method=method, seed=seed))
+    check_own(path, notes.get("of"), mine)
     return notes
 
 
@@ -381,9 +324,11 @@ def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, A
         return
     what = ", ".join(f"{name} {value}" for name, value in said.items())
     wanted = ", ".join(f"{name} {value}" for name, value in mine.items())
+    differ = said.get("run") != mine.get("run")
     raise ValueError(
-        f"{path} is the checkpoint of {what}, not of {wanted}; put it back where it "
-        "belongs and restore this one, or remove it to begin anew"
+        f"{path} is the checkpoint of {what}, not of {wanted}"
+        + ", which has other flags, files, history or devices" * differ
+        + "; put it back where it belongs and restore this one, or remove it to begin anew"
     )
 
 

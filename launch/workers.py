@@ -58,18 +58,17 @@ def jfu_rounds(asked: dict) -> Job:
         clients = jax.device_put(jfu.stack(x, y, rows), spread)
         few = jax.device_put((x[:600], y[:600]), spread)
         state = jax.device_put(fed.init(model.init(jax.random.key(0))), spread)
-        keys = jax.device_put(jax.random.split(jax.random.key(1), 1000), spread)
+        key = lambda number: jax.device_put(jax.random.key(number), spread)
         jax.block_until_ready((clients, state))
         del x
         began = time.perf_counter()
         step = jax.jit(fed.round, donate_argnums=0, out_shardings=spread)
-        step = step.lower(state, clients, keys[0]).compile()
+        step = step.lower(state, clients, key(0)).compile()
         seconds = time.perf_counter() - began
     mine = dict(state=state, number=0)
 
     def run():
-        key = keys[mine["number"] % len(keys)]
-        mine["state"], info = step(mine["state"], clients, key)
+        mine["state"], info = step(mine["state"], clients, key(mine["number"]))
         mine["number"] += 1
         jax.block_until_ready((mine["state"], info))
 

@@ -594,9 +594,9 @@ def test_what_was_learnt_by_heart_is_caught_by_every_attack(memorised):
 PLANT = """
 import pathlib, sys
 import jfu
-from launch import cells, devices, experiment, workdir
+from launch import cells, devices, experiment, runs, workdir
 
-run = workdir.read_run(sys.argv[1])
+run = runs.read_run(sys.argv[1])
 work = workdir.WorkDir(pathlib.Path(sys.argv[1]), run.layout, run.more, run.fingerprint)
 layout = devices.start(None, None, run.config.clients, run.layout, None)
 with devices.on_devices(layout):

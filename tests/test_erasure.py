@@ -13,7 +13,7 @@ from test_experiment import CONFIG, LAYOUT
 
 import jfu.io
 from jfu import ledger
-from launch import erasure, lineage, records, requests, workdir
+from launch import erasure, lineage, records, requests, runs, workdir
 from launch import ledger as script
 
 NOTES = dict(round=1, rows=[], spent={}, finished=True)
@@ -54,7 +54,7 @@ def train(folder, value=1.0, history=False):
 
 def unlearn(folder, source, forget, value, until="answered"):
     """Up to a point: ``begun``, ``followed``, ``asked``, ``answered``."""
-    config, _ = workdir.read_model(str(source))
+    config, _ = runs.read_model(str(source))
     place = os.path.join(os.path.realpath(source), "model.safetensors")
     config = dataclasses.replace(config, forget=forget, init_params=place)
     work, rows = begun(folder, config, "unlearn", method="not", stop="budget")
@@ -80,7 +80,7 @@ def root(tmp_path):
 
 def opened(path):
     """A work directory and its configuration, as the same command finds them again."""
-    run = workdir.read_run(str(path))
+    run = runs.read_run(str(path))
     return workdir.open_workdir(str(path), run.config, run.script, **run.more), run.config
 
 
@@ -397,7 +397,7 @@ def test_a_mask_that_was_changed_after_its_request_is_refused(tmp_path, monkeypa
     np.save("m.npy", np.array([False, True]))
     for name in "BC":
         with pytest.raises(ValueError, match="m.npy has changed since .* another mask another nam"):
-            workdir.read_model(str(tmp_path / name))
+            runs.read_model(str(tmp_path / name))
 
 
 # ---------------------------------------------------------------- what the ledger names

@@ -10,7 +10,7 @@ import pytest
 
 import jfu
 from jfu.data import Dataset
-from launch import experiment, federation, report, requests, workdir
+from launch import experiment, federation, report, requests, runs, workdir
 from launch.devices import Layout
 from launch.exam import examine, grade
 from launch.flags import Config
@@ -196,7 +196,7 @@ def test_a_directory_older_than_a_flag_was_run_with_its_default(tmp_path):
     del kept["config"]["precision"]
     notes.write_text(json.dumps(kept))
     assert workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare").layout == LAYOUT
-    assert workdir.read_run(str(tmp_path / "w")).config == CONFIG
+    assert runs.read_run(str(tmp_path / "w")).config == CONFIG
     half = dataclasses.replace(CONFIG, precision="bf16")
     with pytest.raises(ValueError, match="with precision=None, and precision=bf16 was asked"):
         workdir.open_workdir(str(tmp_path / "w"), half, "compare")

@@ -240,7 +240,8 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     workdir = tmp_path / "B"
     flags = [f"--init_from={trained}", f"--workdir={workdir}", f"--method={method}"]
-    launch("unlearn", *flags, "--stop=budget")
+    _, said = launch("unlearn", *flags, "--stop=budget")
+    assert ("outlook: back after about" in said) == (method == "not")
     rows = rows_of(workdir)
     budget = dict(retrain=4, none=0).get(method, 2)
     assert [row["round"] for row in rows] == [0, *range(budget + 1)]

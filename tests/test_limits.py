@@ -14,7 +14,7 @@ from test_launch import launch
 import jfu
 from jfu import faults
 from jfu.data import Dataset
-from launch import cells, experiment, federation, private, workdir
+from launch import cells, experiment, federation, private, runs, workdir
 from launch.devices import Layout
 
 PLAIN = dataclasses.replace(
@@ -41,6 +41,7 @@ def changed(config, **changes):
         (dict(dp_clip=0.0), {}, "--dp_clip=0 is no length of an update; give one above 0"),
         (dict(dp_clip=np.inf), {}, "--dp_clip=inf is no length"),
         (dict(max_update_norm=0.0), {}, "--max_update_norm=0 is no length of an update"),
+        (dict(max_grad_norm=0.0), {}, "--max_grad_norm=0 is no length of a gradient"),
         ({}, dict(given=["dp_noise"]), "--dp_noise does nothing without --dp_clip"),
         ({}, dict(given=["dp_delta"]), "--dp_delta does nothing without --dp_clip"),
         (dict(faults=("late:0.7", "nan:0.7")), {}, "all together at most 1"),
@@ -70,6 +71,35 @@ def test_flags_that_can_be_are_not():
     federation.check(changed(PLAIN, sum_only=True), ["not", "puf", "mode", "ga"], ["start"])
     pytest.importorskip("dp_accounting")
     federation.check(PRIVATE, ["not", "retrain"], ["start"], given=["dp_noise", "dp_delta"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_long_gradients_are_scaled_down_before_the_step(optimizer):
+    """Two examples, one step each: gradients (3, 4) and (0.3, 0.4), to a length of 1 at most."""
+    loss = lambda variables, batch, key: (batch.x @ variables["params"]).sum()
+    clients = jfu.stack(np.array([[3.0, 4.0], [0.3, 0.4]]), np.zeros(2, int), [[0], [1]])
+    limits = dict(batch_size=1, max_grad_norm=1.0, optimizer=optimizer)
+    fed, own, _ = federation.build(changed(PLAIN, **limits), loss, 0.1, 0, 2)
+    start = {"params": jnp.zeros(2)}
+    state, _ = fed.round(fed.init(start), clients, jax.random.key(0))
+    work = jfu.fedavg(own())
+    again, _ = work.round(work.init(start), clients, jax.random.key(0))
+    # sgd: 0.1 * (0.6, 0.8) and 0.1 * (0.3, 0.4); Adam's first step is the rate along each sign.
+    by_hand = [-0.045, -0.06] if optimizer == "sgd" else [-0.1, -0.1]
+    np.testing.assert_allclose(state.params, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(again.params, by_hand, rtol=1e-5)
+
+
+def test_a_gradient_that_is_not_too_long_stays_as_it_is_to_the_bit():
+    loss = lambda variables, batch, key: (batch.x @ variables["params"]).sum()
+    clients = jfu.stack(np.array([[0.3, 0.4], [0.1, 0.7]]), np.zeros(2, int), [[0], [1]])
+    found = []
+    for longest in (None, 1.0, 0.6):
+        limits = dict(batch_size=1, max_grad_norm=longest, momentum=0.9)
+        fed, _, _ = federation.build(changed(PLAIN, **limits), loss, 0.1, 0, 2)
+        state, _ = fed.round(fed.init({"params": jnp.ones(2)}), clients, jax.random.key(0))
+        found.append(bits(state.params))
+    assert found[0] == found[1] != found[2]
 
 
 def test_an_accountant_that_is_not_there_is_missed_at_once(monkeypatch):
@@ -229,11 +259,11 @@ def test_a_models_rounds_are_known_or_not(changes, before, tmp_path, monkeypatch
     run = SimpleNamespace(
         script="train", config=changed(PRIVATE, **changes), more=dict(seed=1), files={}
     )
-    monkeypatch.setattr(workdir, "read_run", lambda path: run)
-    monkeypatch.setattr(workdir, "parse_run", lambda path, text: run)
+    monkeypatch.setattr(runs, "read_run", lambda path: run)
+    monkeypatch.setattr(runs, "parse_run", lambda path, text: run)
     (tmp_path / workdir.MODEL).write_bytes(b"")
     (tmp_path / workdir.CONFIG).write_text("")
-    assert workdir.read_model(str(tmp_path))[0].rounds_before == before
+    assert runs.read_model(str(tmp_path))[0].rounds_before == before
 
 
 def test_the_fewest_clients_that_ever_were(people):

@@ -81,6 +81,14 @@ def test_mia_counts_infinite_and_undefined_losses_as_very_large():
     assert jfu.mia(worst, np.full(20, 1e4)) == jfu.mia(np.full(20, 1e4), np.full(20, 1e4))
 
 
+@pytest.mark.filterwarnings("error")
+def test_mia_of_a_model_that_diverged_is_a_coin_toss_however_far_it_went():
+    """The worst side is the same side, whether its losses are 1e9 or no numbers."""
+    far = np.geomspace(1e5, 1e12, 40)
+    assert jfu.mia(far, far[::-1] * 7) == jfu.mia(far, np.full(40, np.nan)) == 50
+    assert jfu.mia(far, np.zeros(40)) == 100
+
+
 # ---------------------------------------------------------------- matching
 
 

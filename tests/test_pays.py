@@ -1,11 +1,15 @@
 """The map of when negation pays: the same rounds as launch.compare, and what its table says."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from test_launch import SMALL, launch, rows_of
 
-from launch import pays
+from launch import advice, pays
+
+RESULTS = Path(__file__).parents[1] / "launch" / "results"  # of the checkout: not installed
 
 
 @pytest.mark.slow
@@ -58,3 +62,43 @@ def test_a_setting_that_is_not_known_is_named(tmp_path):
     _, error = launch("pays", "--settings=bases", f"--workdir={tmp_path / 'P'}", expect=2)
     assert "there is no setting 'bases'; the settings are base; rate / 3" in error
     assert not (tmp_path / "P").exists()
+
+
+# ---------------------------------------------------------------- what is said beforehand
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return [json.loads(x) for x in (RESULTS / "pays-digits-cpu.jsonl").read_text().splitlines()]
+
+
+def test_the_outlooks_numbers_are_those_of_the_map(recorded):
+    assert {row["setting"] for row in recorded} == {n for g in pays.SETTINGS.values() for n in g}
+    needed = lambda row: row["methods"]["not"]["recover"] or row["rounds"]
+    shares = [needed(row) / (row["took"] or row["rounds"]) for row in recorded]
+    found = np.quantile(shares, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(found, [advice.FEWEST, advice.USUAL, advice.MOST], atol=0.05)
+
+    gaps = lambda rows, name: np.array([row["methods"][name]["gap"] for row in rows])
+    assert 0.7 < np.median(pays.ratios(recorded, "not")) < 0.75
+    little = [row for row in recorded if pays.excess(row) <= advice.LITTLE]
+    much = [row for row in recorded if pays.excess(row) >= advice.MUCH]
+    assert min(len(little), len(much)) >= 10
+    assert gaps(little, "finetune").mean() < gaps(little, "not").mean() + 0.25
+    assert np.median([row["methods"]["finetune"]["recover"] for row in little]) <= 2
+    assert (gaps(much, "finetune") > gaps(much, "not")).all()
+
+
+def test_the_outlook_by_hand():
+    training = [dict(round=r, retain=retain) for r, retain in ((5, 60.0), (10, 89.6), (15, 90.0))]
+    row = dict(retain=90.0, forget=70.0, test=80.0, asr=95.0)
+    config = dict(forget="client:1", backdoor_forget="client:1", recovery_rounds=7)
+    back, much = advice.outlook(config, row, training)
+    assert back == "outlook: back after about 7 rounds (5 to 10): training took 10"
+    assert "95.0 points more" in much and much.endswith("would leave much of it")
+    (back,) = advice.outlook(config | dict(recovery_rounds=6), row | dict(asr=30.0), training)
+    assert ", more than the 6 there are: training took 10" in back
+    # Another's poison is no part of this request: 70 on its data against 80 on test images.
+    (little,) = advice.outlook(config | dict(backdoor_forget="client:2"), row, [])
+    assert "shows no more on data to forget" in little and "--method=finetune" in little
+    assert advice.outlook(config | dict(forget="class:3"), row, []) == []

@@ -66,6 +66,14 @@ def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
     assert shown == bench.markdown([json.loads(line) for line in lines])
 
 
+def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
+    from launch import pays
+
+    lines = (ROOT / "launch" / "results" / "pays-digits-cpu.jsonl").read_text().splitlines()
+    shown = README.split("<!-- pays -->\n")[1].split("<!-- /pays -->")[0]
+    assert shown == pays.groups([json.loads(line) for line in lines])
+
+
 def test_the_table_of_streaming_is_that_of_the_recorded_results():
     from launch import streaming
 
@@ -84,6 +92,17 @@ def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
     assert shown("digits-all") == report.markdown(summary)
     assert shown("stopping") == report.stopping(summary)
     assert shown("rounds") == rounds.markdown([json.loads(line) for line in lines])
+
+
+@pytest.mark.parametrize("split", ["iid", "dirichlet"])
+def test_the_tables_on_fashion_mnist_are_those_of_the_recorded_results(split):
+    from launch import report
+
+    name = f"fashion-{split}"
+    summary = json.loads((ROOT / "launch" / "results" / f"{name}-cpu.json").read_text())
+    shown = README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+    assert shown == report.markdown(summary)
+    assert summary["seeds"] == [0, 1, 2] and None not in summary["methods"].values()
 
 
 def test_the_tables_of_the_audit_are_those_of_the_recorded_report():

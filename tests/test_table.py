@@ -13,7 +13,7 @@ import pytest
 
 import jfu.io
 from jfu.metrics import GAP_MEASURES
-from launch import paper, recorded, report, table, workdir
+from launch import paper, recorded, report, runs, table, workdir
 from launch.devices import Layout
 from launch.flags import Config
 
@@ -33,6 +33,8 @@ CONFIG = Config(
         train_size=500,
         past=(),
     )
+    | dict(sample=0, absent=0.0, faults=(), aggregator="mean", follow_means=True)
+    | dict(drop_labels=(), proxy=0.0)
 )
 LAYOUT = Layout("cpu", 2, 1)
 CELLS = ["original", "retrain", "finetune", "not", "retrain_again"]
@@ -123,7 +125,8 @@ def test_missing_and_unfinished_cells_are_marked(tmp_path):
 def test_a_directory_without_any_row_yet(tmp_path):
     summary, text = table.write(tmp_path / "W", table.read([directory(tmp_path / "W", {})]))
     assert set(summary["methods"].values()) == {None}
-    assert text.count("(missing)") == 5
+    assert report.markdown(summary).count("(missing)") == 5
+    assert table.beside(summary).count("(missing)") == 3 and text.count("(missing)") == 8
 
 
 def test_cells_of_two_machines_are_one_table(tmp_path, capsys):
@@ -184,6 +187,43 @@ def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
         table.read([first])
 
 
+def test_foreign_cells_are_refused(tmp_path):
+    """Copied from a work directory of other settings, or by hand under another name."""
+    one = directory(tmp_path / "one", {(0, "not"): whole("not", 0)})
+    other = directory(tmp_path / "two", {}, config=dataclasses.replace(CONFIG, lr=9.0))
+    own = runs.read_run(str(one)).fingerprint
+    assert own != runs.read_run(str(other)).fingerprint
+    notes = whole("retrain", 1) | dict(of=dict(run=own, method="retrain", seed=1))
+    cell = one / "cells" / "1-retrain.safetensors"
+    jfu.io.save_state(cell, {"w": np.zeros(3)}, notes)
+    assert (1, "retrain") in table.read([one]).notes
+    shutil.copy(cell, other / "cells")
+    with pytest.raises(
+        ValueError, match="1-retrain.safetensors is the checkpoint of .* other flag"
+    ):
+        table.read([other])
+    shutil.copy(cell, one / "cells" / "2-retrain.safetensors")
+    with pytest.raises(ValueError, match="of run .* seed 1, not of run .* seed 2; put it back"):
+        table.read([one])
+    (one / "cells" / "2-retrain.safetensors").unlink()
+    shutil.copy(cell, one / "cells" / "1-retrain (1).safetensors")
+    with pytest.raises(ValueError, match="has no cell's name"):
+        table.read([one])
+
+
+def test_a_field_that_came_later_does_not_part_cells(tmp_path):
+    path = directory(tmp_path / "W", {})
+    now = runs.read_run(str(path)).fingerprint
+    text = json.loads((path / "config.json").read_text())
+    for name in workdir.LATER:
+        del text["config"][name]
+    (path / "config.json").write_text(json.dumps(text))
+    assert runs.read_run(str(path)).fingerprint == now
+    text["config"]["max_grad_norm"] = 1.0
+    (path / "config.json").write_text(json.dumps(text))
+    assert runs.read_run(str(path)).fingerprint != now
+
+
 def test_cells_of_an_older_directory_have_no_plan(tmp_path):
     path = directory(tmp_path / "W", all_cells(names=["not", "original", "retrain_again"]))
     (path / "plan.json").unlink()
@@ -225,24 +265,78 @@ def test_the_papers_values_stand_beside_ours(tmp_path):
     assert of["not_all"] == "- - - - - - - - 0.84 -"
     assert of["retrain again"].endswith(" - 0.38")
     assert "original" not in of
-    assert text.endswith("\nOurs with 500 training images, the paper's with all images.\n")
+    assert text.endswith(
+        "\nOurs with 500 training images, 4 rounds of training, 2 of recovery, "
+        "the paper's with all images.\n"
+    )
     assert text in table.markdown(summary)
 
 
 def test_where_the_paper_has_differences_so_have_we(tmp_path):
     changes = dict(dataset="caltech101", model="vit_base", partition="dirichlet:0.1")
+    changes |= dict(image_size=224, resplit=0.1, drop_labels=("background_google",))
     config = dataclasses.replace(CONFIG, **changes, train_size=None)
     path = directory(tmp_path / "W", all_cells(), config=config)
     text = table.beside(table.summarise(table.read([path])))
-    of = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if line}
+    of = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in text.splitlines() if "|" in x}
     numbers = [float(cell) for cell in of["finetune"]]
     assert numbers == [1.38, 2.0, 36.24, 2.0, 2.19, 2.0, 15.67, 0.0, 13.87, 1.5]
     assert " ".join(cell.strip() for cell in of["pgd"]) == "1.30 - 32.14 - 1.69 - 13.53 - 12.16 -"
-    assert "the paper's with all" not in text
+    assert text.endswith("\nOurs with all images, 4 rounds of training, 2 of recovery.\n")
 
 
-def test_other_configurations_are_not_compared_with_the_paper(tmp_path):
-    config = dataclasses.replace(CONFIG, backdoor=True)
+def test_differences_are_over_the_seeds_that_retraining_has_and_marked(tmp_path):
+    """NoT in two seeds, retraining in the second: what is compared rests on that one."""
+    every = all_cells()
+    for name in ("retrain", "retrain_again"):
+        del every[0, name]
+    changes = dict(dataset="caltech101", model="vit_base", partition="dirichlet:0.1")
+    changes |= dict(image_size=224, resplit=0.1, drop_labels=("background_google",))
+    config = dataclasses.replace(CONFIG, **changes)
+    every[1, "not"]["rows"][-1] |= dict(retain=95.0)  # retraining: 91
+    summary = table.summarise(table.read([directory(tmp_path / "W", every, config=config)]))
+    assert (summary["methods"]["not"]["of"], summary["methods"]["not"]["compared"]) == (2, 1)
+    assert summary["methods"]["not"]["retain"]["mean"] == 93.0  # of both, 91 and 95
+    assert summary["methods"]["not"]["gap"] == (4.0 + 1.0 + 1.0 + 0.0) / 4
+    of = {
+        x.split("|")[1].strip(): x.split("|")[2:-1] for x in table.beside(summary).splitlines()[:-2]
+    }
+    assert [of["not"][i].strip() for i in (1, 3, 5, 7, 9)] == [
+        *["4.00 (1 seed)", "1.00 (1 seed)", "1.00 (1 seed)", "0.00 (1 seed)", "1.50 (1 seed)"]
+    ]
+    assert "retrain (1 of 2 seeds)" in of
+    (line,) = [x for x in report.markdown(summary).splitlines() if x.startswith("| not")]
+    assert "93.0 ± 2.8 |" in line and "| 1.50 (1 seed) |" in line
+
+
+def test_answers_that_were_left_out_stand_in_the_table(tmp_path):
+    """A model that has diverged may have the accuracy of any other that knows nothing."""
+    plain = all_cells()
+    path = directory(tmp_path / "V", plain)
+    assert "left out" not in report.markdown(table.summarise(table.read([path])))
+    for notes in plain.values():
+        for each in notes["rows"]:
+            each["left_out"] = 0
+    for seed, many in ((0, 18), (1, 0)):
+        plain[seed, "not"]["rows"][-1]["left_out"] = many
+    summary = table.summarise(table.read([directory(tmp_path / "W", plain)]))
+    lines = report.markdown(summary).splitlines()
+    column = [line.split("|")[-2].strip() for line in lines]
+    assert column[0] == "left out" and column[2:] == ["-", "-", "-", "9.0 ± 12.7", "-"]
+    assert "not:        after 2 rounds" in report.legend(summary)
+    assert "9.0 answers of clients were left out" in report.legend(summary)
+    assert "a model that has diverged" in report.legend(summary)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *[dict(backdoor=True), dict(norm="group"), dict(dp_clip=1.0), dict(sample=2)],
+        *[dict(faults=("nan:0.5",)), dict(init_params="m.safetensors"), dict(resplit=0.9)],
+    ],
+)
+def test_other_configurations_are_not_compared_with_the_paper(tmp_path, changes):
+    config = dataclasses.replace(CONFIG, **changes)
     summary = table.summarise(table.read([directory(tmp_path / "W", all_cells(), config=config)]))
     assert table.beside(summary) == ""
     assert table.markdown(summary) == report.markdown(summary)
@@ -254,7 +348,7 @@ def test_other_configurations_are_not_compared_with_the_paper(tmp_path):
 def test_recorded_rows_give_the_table_again(tmp_path):
     held = table.read([directory(tmp_path / "W", all_cells())])
     file = tmp_path / "cifar10_cnn_iid-h100.jsonl"
-    recorded.write(file, held.config, table.rows(held))
+    recorded.write(file, held.config, held.names, table.rows(held))
     known, summary = recorded.read(file), table.summarise(held)
     assert report.markdown(known) == report.markdown(summary)
     assert table.beside(known) == table.beside(summary)
@@ -266,6 +360,23 @@ def test_recorded_rows_give_the_table_again(tmp_path):
     ]
     empty = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_class`" in x]
     assert [cell.strip() for cell in empty[0].split("|")[3:-1]] == [""] * 10
+    file.rename(tmp_path / "cifar10_cnn_dirichlet-h100.jsonl")
+    with pytest.raises(ValueError, match="holds partition=iid, which is not the row cifar10_cnn_d"):
+        recorded.overview(tmp_path)
+
+
+def test_recorded_rows_say_what_was_missing(tmp_path):
+    every = all_cells()
+    for name in ("retrain", "retrain_again"):
+        del every[0, name]
+    held = table.read([directory(tmp_path / "W", every)])
+    file = tmp_path / "cifar10_cnn_iid-h100.jsonl"
+    recorded.write(file, held.config, held.names, table.rows(held))
+    known, summary = recorded.read(file), table.summarise(held)
+    assert report.markdown(known) == report.markdown(summary)
+    assert table.progress(known) == table.progress(summary) != ""
+    (line,) = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_iid`" in x]
+    assert "| 1 of 2 |" in line
 
 
 # ---------------------------------------------------------------- presets
@@ -279,7 +390,8 @@ compare.define()
 found = {}
 for name in sys.argv[1:]:
     with flagsaver.flagsaver():
-        flags.FLAGS(["x", f"--flagfile=launch/presets/{name}.flags"])
+        files = [f"--flagfile=launch/presets/{part}.flags" for part in name.split("+")]
+        flags.FLAGS(["x", *files])
         names = compare.asked(flags.FLAGS.methods, flags.FLAGS.forget)
         config = dataclasses.asdict(shared.resolve(names))
         found[name] = dict(config, methods=names, seeds=flags.FLAGS.seeds)
@@ -291,7 +403,12 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def presets():
     """Every preset of the paper's rows as it is resolved."""
-    command = [sys.executable, "-c", CODE, *paper.ROWS]
+    return resolved(*paper.ROWS)
+
+
+def resolved(*names):
+    """Presets, or several one after another as ``a+b``, as they are resolved."""
+    command = [sys.executable, "-c", CODE, *names]
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -299,7 +416,7 @@ def presets():
 
 
 def test_every_row_has_a_preset_and_every_preset_is_listed():
-    own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet"}
+    own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short"}
     assert {path.stem for path in PRESETS.glob("*.flags")} == set(paper.ROWS) | own
 
 
@@ -358,6 +475,21 @@ def test_one_recipe_for_all_rows_of_cifar(presets):
     plain = lambda name: {k: v for k, v in presets[name].items() if k != "methods"}
     assert plain("cifar10_cnn_layers") == plain("cifar10_cnn_perturbations")
     assert plain("cifar10_cnn_layers") == plain("cifar10_cnn_iid")
+
+
+def test_what_comes_after_a_row_changes_its_scale_and_not_the_row(presets):
+    names = [name for name in paper.ROWS if name.startswith("cifar10_cnn")]
+    found = resolved(*[f"{name}+{scale}" for name in names for scale in ("cpu", "short")])
+    for name in names:
+        for scale in ("cpu", "short"):
+            config = found[f"{name}+{scale}"]
+            assert paper.differing(name, config) == []
+            assert paper.known(config) == paper.known(presets[name])
+            assert config["recovery_rounds"] == config["rounds"] // 2 == 20
+        assert found[f"{name}+cpu"]["methods"] == presets[name]["methods"]
+        cut = {"rounds", "recovery_rounds", "seeds", "methods", "proxy"}
+        short, row = found[f"{name}+short"], presets[name]
+        assert {field for field in row if short[field] != row[field]} <= cut
 
 
 def test_the_papers_numbers_are_found_for_the_presets_that_have_some(presets):

@@ -38,7 +38,7 @@ def digits() -> Dataset:
     x = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     y = raw.target.astype(np.int32)
     train, test = np.split(np.random.default_rng(0).permutation(len(y)), [1437])
-    return Dataset(take(x, train), y[train], x[test], y[test], tuple(map(str, range(10))))
+    return Dataset(x[train], y[train], x[test], y[test], tuple(map(str, range(10))))
 
 
 def _synthetic() -> Dataset:

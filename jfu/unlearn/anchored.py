@@ -4,11 +4,11 @@
     (1 - a) CE(y, z(x)) + a T^2 KL( softmax(z*(x) / T) || softmax(z(x) / T) ),   x retained
 
 where z* are the logits of the model before the request. Where a negated layer is followed by many
-others, as in a residual network, NoT has not come back when its rounds are over, and that makes up
-most of its distance to retraining; the old model's answers on data that stays tell more than labels
-(Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015, arXiv 1503.02531). They
-also tell what the old model knew: how much of what was to be forgotten returns with them is what an
-audit is for. Not of the paper; here to be measured against it.
+others, as in a residual network, NoT may not have come back when its rounds are over; the old
+model's answers on data that stays tell more than labels (Hinton, Vinyals, Dean. Distilling the
+Knowledge in a Neural Network. 2015, arXiv 1503.02531). They also tell what the old model knew: how
+much of what was to be forgotten returns with them is what an audit is for. Not of NoT's paper, and
+whether it helps has not been measured.
 """
 
 import functools
@@ -73,7 +73,8 @@ def anchored(
             return update, info._replace(forwards=info.steps)  # the old model's
 
         inner, info = around(work).round(state.inner, request.retain, key)
-        # Before the first round everybody gets the old model too.
+        # Before the first round everybody gets the old model too. Those who first take part in a
+        # later one (jfu.sampled) would get it then, which is not counted.
         once = (info.clients.weight > 0).sum() * (state.round == 0)
         metrics = {**info.metrics, "down": info.metrics["down"] + once}
         return state._replace(inner=inner), info._replace(metrics=metrics)
@@ -82,7 +83,12 @@ def anchored(
 
 
 def anchored_loss(model: Model, old: Variables, temperature: float, anchor: float) -> LossFn:
-    """Mean over live rows of cross-entropy and divergence from the old model, weighted."""
+    """Mean over live rows of cross-entropy and divergence from the old model, weighted.
+
+    Args:
+      old: variables of the model before the request, which get no gradient.
+      temperature, anchor: T and a of the module's formula.
+    """
 
     def loss(variables, batch, key):
         logits, changed = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
