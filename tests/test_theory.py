@@ -297,11 +297,13 @@ def test_the_minimum_over_one_layer_is_least_squares():
 def test_relu_may_lose_what_no_other_layer_brings_back():
     """Positive inputs and weights: a negated first layer passes nothing on."""
     x, trained = np.abs(X), (np.abs(TRAINED[0]), TRAINED[1])
-    loss = squares(jax.nn.relu, x, np.maximum(x @ trained[0], 0) @ trained[1])
+    y = np.maximum(x @ trained[0], 0) @ trained[1]
+    loss = squares(jax.nn.relu, x, y)
     before, after = (minima(loss, w, steps=20) for w in (trained, theory.negated(trained, [0])))
-    assert before.tolist() == [0, 0]
+    nothing = 1e-12 * (y**2).mean()  # products of two libraries differ in rounding
+    assert before.max() < nothing
     np.testing.assert_allclose(after[1], float(loss((0 * trained[0], trained[1]))), rtol=1e-5)
-    assert after[0] == 0  # it can flip back itself
+    assert after[0] < nothing  # it can flip back itself
 
 
 def test_an_even_activation_makes_negation_nothing():
