@@ -416,6 +416,7 @@ def test_scan_over_rounds_equals_a_loop(data, fed, variables):
     assert end.round == 4
 
 
+@pytest.mark.slow
 def test_disabled_jit_gives_the_same():
     """Two clients, one with a short batch; a loss without many operations."""
 

@@ -371,7 +371,7 @@ def test_needs_are_known_beforehand(build, name):
     assert jfu.unlearn.needs_of(name) == build(name).needs
 
 
-SUMMED = ("not", "mode", "puf", "fedquit")  # the others are slow tests
+SUMMED = ("not", "puf")  # the others are slow tests
 
 
 @pytest.mark.parametrize(
