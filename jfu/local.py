@@ -148,6 +148,9 @@ def _shuffles(key: Key, mask: jax.Array, epochs: int, size: int) -> jax.Array:
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Mean softmax cross-entropy over the live examples of a batch, scalar.
 
+    NaN where the label of a live one is not in 0 to C - 1, and so are its gradients: who holds such
+    an example is left out of every round, and counted.
+
     >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([1.0, 0.0]))
     >>> cross_entropy(jnp.zeros((2, 4)), batch)
     Array(1.3862944, dtype=float32)
@@ -155,7 +158,8 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
-    each = jnp.where(label, each, 0).sum(-1)
+    known = label.any(-1) | (batch.mask == 0)
+    each = jnp.where(label, each, 0).sum(-1) * jnp.where(known, 1.0, jnp.nan)
     return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
 
 

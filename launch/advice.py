@@ -7,8 +7,8 @@ to it):
 * NoT took 0.7 times as many rounds (0.5 to 1.0 in eight of ten) to come back as training had
   taken to come within 0.5 points of where it ended.
 * What fine-tuning alone leaves behind depends on what the model shows of the data to forget beyond
-  what data that it never saw would show. Where that is ten points or fewer, fine-tuning came as
-  close to retraining as NoT, in a round or two; where it is sixty or more, it never did.
+  what data that it never saw would show. Where that is ten points or fewer, fine-tuning for
+  as many rounds came as close to retraining as NoT; where it is sixty or more, it never did.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,10 @@ LITTLE, MUCH = 10.0, 60.0
 
 
 def outlook(
-    config: Mapping[str, Any], row: Mapping[str, Any], training: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any],
+    row: Mapping[str, Any],
+    training: Sequence[Mapping[str, Any]],
+    poisoned: bool,
 ) -> list[str]:
     """Sentences for whoever is about to answer a request with NoT.
 
@@ -31,15 +34,16 @@ def outlook(
       config: the request's, as ``launch.flags.Config`` has it.
       row: measures of the model that the request meets.
       training: rows of its training, by round; none where they are not known.
+      poisoned: whether the request names every image with the trigger.
 
     >>> training = [dict(round=number, retain=float(number)) for number in range(1, 101)]
     >>> row = dict(retain=100.0, forget=99.0, test=97.5, asr=None)
-    >>> config = dict(forget="client:0", backdoor_forget="", recovery_rounds=50)
-    >>> for line in outlook(config, row, training):
+    >>> config = dict(forget="client:0", recovery_rounds=50)
+    >>> for line in outlook(config, row, training, poisoned=False):
     ...     print(line)
     outlook: back after about 70 rounds (50 to 100), more than the 50 there are: training took 100
     outlook: the model shows 1.5 points more on data to forget than on unseen data: fine-tuning \
-alone (--method=finetune) may come as close, in fewer rounds
+alone (--method=finetune --stop=budget) may come as close
     """
     lines, budget = [], config["recovery_rounds"]
     if took := jfu.first_round_within(training, row["retain"]):
@@ -48,27 +52,26 @@ alone (--method=finetune) may come as close, in fewer rounds
         lines.append(
             f"back after about {usual} rounds ({fewest} to {most}){words}: training took {took}"
         )
-    points = excess(config, row)
+    points = excess(config["forget"], row, poisoned)
     if points is not None:
         more = f"{points:.1f} points" if points > 0 else "no"
         shown = f"the model shows {more} more on data to forget than on unseen data"
         if points <= LITTLE:
-            lines.append(
-                f"{shown}: fine-tuning alone (--method=finetune) may come as close, in fewer rounds"
-            )
+            how = "--method=finetune --stop=budget"
+            lines.append(f"{shown}: fine-tuning alone ({how}) may come as close")
         elif points >= MUCH:
             lines.append(f"{shown}: fine-tuning alone would leave much of it")
     return [f"outlook: {line}" for line in lines]
 
 
-def excess(config: Mapping[str, Any], row: Mapping[str, Any]) -> float | None:
+def excess(forget: str, row: Mapping[str, Any], poisoned: bool) -> float | None:
     """What the model shows of the data to forget beyond what unseen data would show, points.
 
-    Backdoor success where that data holds the poison, else accuracy on it less that on test
-    images. None for requests of classes, of which the same classes' test images are part.
+    Backdoor success where the request names all the poison, else accuracy on that data less that
+    on test images. None for requests of classes, of which the same classes' test images are part.
     """
-    if config["backdoor_forget"] and config["backdoor_forget"] == config["forget"]:
+    if poisoned:
         return row["asr"]
-    if config["forget"].startswith("class:"):
+    if forget.startswith("class:"):
         return None
     return row["forget"] - row["test"]

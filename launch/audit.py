@@ -120,7 +120,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         for seed in seeds:
             trial = experiment.trial(study, seed)
             first = first or trial
-            asked = asked and names_the_poison(study, trial)
+            asked = asked and experiment.names_the_poison(study, trial)
             models = {}
             for name in names:
                 cell = "train" if (name, run.script) == ("original", "train") else name
@@ -202,14 +202,6 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
             | files,
         ),
     )
-
-
-def names_the_poison(study, trial) -> bool:
-    """Whether the request names every image with the trigger."""
-    from launch import experiment
-
-    poisoned = experiment.clients_of(study.config, study.dataset, trial.seed)[2]
-    return bool(poisoned.any()) and not (poisoned & ~trial.exam.forget).any()
 
 
 def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[str], list]:

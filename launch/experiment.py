@@ -281,6 +281,15 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
     return clients, forget, poisoned
 
 
+def names_the_poison(study: Study, trial: Trial) -> bool:
+    """Whether the request names every image with the trigger, and there are some."""
+    if not study.config.backdoor:
+        return False
+    with hosts.aside():
+        poisoned = clients_of(study.config, study.dataset, trial.seed)[2]
+    return bool(poisoned.any()) and not (poisoned & ~trial.exam.forget).any()
+
+
 def trial(study: Study, seed: int) -> Trial:
     """A seed's data on the devices; on several hosts each holds its own clients' examples."""
     config, dataset = study.config, study.dataset

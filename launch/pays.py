@@ -11,13 +11,14 @@ as many rounds as training had. For each setting and seed a line of pays.jsonl t
 
 and what is known before any of it: the original model's measures, how many rounds its own training
 took to come within 0.5 points of where it ended, and the model's measures right after negation.
-Settings that pays.jsonl holds already are not run again.
+Settings that pays.jsonl holds already are not run again, and --max_minutes stops between two.
 
   python -m launch.pays
   python -m launch.pays --settings="base,rate x 2" --seeds=2
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -85,11 +86,17 @@ def define() -> None:
 
 
 def pays() -> None:
+    until = main.deadline(FLAGS.max_minutes)
     known = {name: changes for group in SETTINGS.values() for name, changes in group.items()}
     names = FLAGS.settings or list(known)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {'; '.join(known)}")
     config = shared.resolve()
+    for name in sorted(shared.given() & {"init_params", "recovery_rounds", "recovery_lr"}):
+        raise ValueError(
+            f"--{name} has no part here: every setting trains from scratch, and its methods have as "
+            "many rounds as that, at the same rate; leave it out"
+        )
     from launch import devices, federation, hosts, pays_figure, workdir
 
     hosts.refuse(FLAGS, "pays")
@@ -102,16 +109,21 @@ def pays() -> None:
     path = work.path / "pays.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     wanted = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+    done = lambda name: {row["seed"] for row in rows if row["setting"] == name}
+    left = {name: seeds for name in names if (seeds := [s for s in wanted if s not in done(name)])}
+    took = 0.0
     with devices.on_devices(layout):
-        for name in names:
-            done = {row["seed"] for row in rows if row["setting"] == name}
-            if seeds := [seed for seed in wanted if seed not in done]:
-                rows += measure(name, changed(config, known[name]), layout, seeds)
-                write(path, "".join(json.dumps(row) + "\n" for row in rows))
+        while left and (not took or time.perf_counter() + took < until):
+            name, began = next(iter(left)), time.perf_counter()
+            rows += measure(name, changed(config, known[name]), layout, left.pop(name))
+            write(path, "".join(json.dumps(row) + "\n" for row in rows))
+            took = time.perf_counter() - began
     text = f"{markdown(rows)}\n{groups(rows)}"
     write(work.path / "pays.md", text)
     pays_figure.draw(rows, str(work.path / "pays.png"))
     print(f"\n{text}\npays.jsonl, pays.md and pays.png are in {work.path}/")
+    if left:
+        raise main.OutOfTime(f"--max_minutes is over; left: {'; '.join(left)}")
 
 
 def write(path: pathlib.Path, text: str) -> None:
@@ -146,11 +158,13 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     trials = [experiment.trial(study, seed) for seed in seeds]
     made = experiment.methods(study, ["retrain", "finetune", "reinit", "not"])
     made["retrain_again"] = made["retrain"]
+    poisoned = [experiment.names_the_poison(study, trial) for trial in trials]
     streams = dict(retrain=experiment.RETRAIN, retrain_again=experiment.RETRAIN_AGAIN)
     masks = [_masks(trial.exam, exam.sides(trial.exam)) for trial in trials]
-    course = jax.jit(shadows.map_federations(_course(study)))
+    # Recovery has no warming up; without it in training, one program is both.
+    course = functools.cache(lambda fed: jax.jit(shadows.map_federations(_course(study, fed))))
 
-    def run(method, stream, starts, splits):
+    def run(method, fed, stream, starts, splits):
         """The method on every seed: its last states, and what was seen on the way."""
         perturb, rows = jax.jit(method.perturb), []
         for trial, mask, trained, split in zip(trials, masks, starts, splits, strict=True):
@@ -158,22 +172,25 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
             state = perturb(trained, split, first)
             key = jax.random.key_data(later)
             rows.append((state, split, key, (trial.exam.x, trial.exam.y, mask)))
-        states, seen = course((), jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+        states, seen = course(fed)((), jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
         return states, jax.tree.map(np.asarray, seen)
 
     nothing = [jfu.Trained(())] * len(trials)
-    states, seen = run(study.fresh, experiment.TRAIN, nothing, [t.everything for t in trials])
+    states, seen = run(
+        study.fresh, study.fed, experiment.TRAIN, nothing, [t.everything for t in trials]
+    )
     at = lambda tree, number: jax.tree.map(lambda a: a[number], tree)
     trained = [jfu.Trained(at(states.variables, number)) for number in range(len(trials))]
     found, requests = dict(original=seen), [trial.request for trial in trials]
     for method in METHODS:
         stream = streams.get(method, experiment.RECOVER)
-        starts = nothing if method in streams else trained
-        found[method] = run(made[method], stream, starts, requests)[1]
+        anew = method in streams
+        fed, starts = (study.fed, nothing) if anew else (study.setting.fed, trained)
+        found[method] = run(made[method], fed, stream, starts, requests)[1]
     took = time.perf_counter() - began
     main.say(f"  {name}: {len(seeds)} seeds in {took:.0f} s")
-    lines = enumerate(trials)
-    return [dict(setting=name) | line(t, config.rounds, at(found, number)) for number, t in lines]
+    lines = enumerate(zip(trials, poisoned, strict=True))
+    return [dict(setting=name) | line(config, *who, at(found, number)) for number, who in lines]
 
 
 def _masks(exam: Any, sides: dict[str, np.ndarray]) -> np.ndarray:
@@ -181,7 +198,7 @@ def _masks(exam: Any, sides: dict[str, np.ndarray]) -> np.ndarray:
     return np.stack([np.isin(np.arange(len(exam.y)), rows) for rows in sides.values()])
 
 
-def _course(study: Any):
+def _course(study: Any, fed: jfu.FederatedAlgorithm):
     """Rounds on retained data as one function of a seed's state, data and key.
 
     Returns:
@@ -198,7 +215,7 @@ def _course(study: Any):
 
         def step(carry, number):
             state, kept = carry
-            state, _ = study.setting.fed.round(state, split.retain, jax.random.fold_in(key, number))
+            state, _ = fed.round(state, split.retain, jax.random.fold_in(key, number))
             seen, now = look(state), number + 1 == half
             kept = jax.tree.map(lambda old, new: jnp.where(now, new, old), kept, seen)
             return (state, kept), 100 * (masks @ seen[1].astype(jnp.float32)) / masks.sum(1)
@@ -210,7 +227,7 @@ def _course(study: Any):
     return course
 
 
-def line(trial: Any, rounds: int, found: dict[str, Any]) -> dict[str, Any]:
+def line(config: Config, trial: Any, poisoned: bool, found: dict[str, Any]) -> dict[str, Any]:
     """One seed's line of pays.jsonl, of what its program returned."""
     from launch.exam import grade
 
@@ -230,8 +247,9 @@ def line(trial: Any, rounds: int, found: dict[str, Any]) -> dict[str, Any]:
         )
     return dict(
         seed=trial.seed,
-        rounds=rounds,
+        rounds=config.rounds,
         original=original,
+        excess=advice.excess(config.forget, original, poisoned),
         took=jfu.first_round_within(curve("original"), original["retain"]),
         negated=marks("not", "begin"),
         last=last,
@@ -275,6 +293,8 @@ def markdown(rows: Sequence[dict]) -> str:
     cells = [head]
 
     def spread(values, digits):
+        if None in values:
+            return "-"
         deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
         return f"{np.mean(values):.{digits}f}{deviation}"
 
@@ -283,8 +303,7 @@ def markdown(rows: Sequence[dict]) -> str:
         out += [spread(ratios(some, name), 2) for name in others]
         out += [spread([row["methods"][name]["gap"] for row in some], 2) for name in others]
         for name in ("not", "finetune"):
-            asr = [row["methods"][name]["half"]["asr"] for row in some]
-            out.append("-" if None in asr else spread(asr, 1))
+            out.append(spread([row["methods"][name]["half"]["asr"] for row in some], 1))
         cells.append(out)
     return report.aligned(cells)
 
@@ -292,22 +311,25 @@ def markdown(rows: Sequence[dict]) -> str:
 def groups(rows: Sequence[dict]) -> str:
     """All settings together, by what is known beforehand of the model and of its training.
 
-    *Flat*: training came within 0.5 points of its end before its last quarter.
+    *Flat*: training came within 0.5 points of its end before its last quarter. A second retraining
+    tells what of a ratio or of a gap is chance.
     """
     from launch import report
 
     took = lambda row: row["took"] or row["rounds"]
     flat = lambda row: took(row) <= 0.75 * row["rounds"]
     little, much = advice.LITTLE, advice.MUCH
+    within = lambda low, high: lambda row: row["excess"] is not None and low < row["excess"] <= high
     kinds = {
-        f"up to {little:g} points more on data to forget": lambda r: excess(r) <= little,
-        f"{little:g} to {much:g} points": lambda r: little < excess(r) < much,
-        f"{much:g} points and more": lambda r: excess(r) >= much,
+        f"up to {little:g} points more on data to forget": within(-np.inf, little),
+        f"{little:g} to {much:g} points": within(little, much),
+        f"more than {much:g} points": within(much, np.inf),
         "training was flat": flat,
         "training was not flat": lambda row: not flat(row),
         "all": lambda row: True,
     }
-    titles = ["NoT's rounds / retraining's", "NoT's rounds / training's", "not back at half %"]
+    titles = ["NoT's rounds / retraining's", "a second retraining's", "NoT's rounds / training's"]
+    titles += ["not back at half %"]
     titles += [f"{label}: gap" for label in LABELS.values()]
     cells = [["", "runs", *titles]]
     for title, belongs in kinds.items():
@@ -315,16 +337,11 @@ def groups(rows: Sequence[dict]) -> str:
             continue
         shares = [needed(row, "not") / took(row) for row in some]
         late = [needed(row, "not") > row["rounds"] // 2 for row in some]
-        gaps = [np.mean([row["methods"][name]["gap"] for row in some]) for name in LABELS]
-        out = [title, str(len(some)), deciles(ratios(some, "not")), deciles(shares)]
-        cells.append([*out, f"{100 * np.mean(late):.0f}", *(f"{gap:.2f}" for gap in gaps)])
+        gaps = [[row["methods"][name]["gap"] for row in some] for name in LABELS]
+        out = [title, str(len(some)), deciles(ratios(some, "not"))]
+        out += [deciles(ratios(some, "retrain_again")), deciles(shares), f"{100 * np.mean(late):.0f}"]
+        cells.append(out + ["-" if None in found else f"{np.mean(found):.2f}" for found in gaps])
     return report.aligned(cells)
-
-
-def excess(row: dict) -> float:
-    """``advice.excess`` of the original model."""
-    poison = "client:0" if row["original"]["asr"] is not None else ""
-    return advice.excess(dict(forget="client:0", backdoor_forget=poison), row["original"])
 
 
 def deciles(values: Sequence[float]) -> str:

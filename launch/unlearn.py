@@ -160,7 +160,8 @@ def unlearn() -> None:
             seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
             rows = hosts.agreed(lambda: workdir.read_results(seen))
             training = [line for line in rows if line["method"] == "train"]
-            for line in advice.outlook(dataclasses.asdict(config), row, training):
+            poisoned = experiment.names_the_poison(study, trial)
+            for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
                 main.say(line)
         regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
         enough = row["retain"] - 0.5 if regained else None

@@ -434,8 +434,8 @@ def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
 def test_the_poison_is_named_where_all_of_it_is(monkeypatch):
     poisoned = lambda *given: (None, None, np.array(given[0].rows, bool))
     monkeypatch.setattr(experiment, "clients_of", lambda config, *_: poisoned(config))
-    named = lambda rows, forget: audit.names_the_poison(
-        SimpleNamespace(config=SimpleNamespace(rows=rows), dataset=None),
+    named = lambda rows, forget: experiment.names_the_poison(
+        SimpleNamespace(config=SimpleNamespace(rows=rows, backdoor=True), dataset=None),
         SimpleNamespace(seed=0, exam=SimpleNamespace(forget=np.array(forget, bool))),
     )
     assert named([1, 0, 1, 0], [1, 1, 1, 0])

@@ -14,8 +14,9 @@ RESULTS = Path(__file__).parents[1] / "launch" / "results"  # of the checkout: n
 
 @pytest.mark.slow
 def test_its_rounds_are_those_of_a_comparison(tmp_path):
-    flags = [*SMALL, "--devices=1", "--recovery_rounds=4", "--attack_every=2"]
-    launch("pays", *flags, "--settings=base", "--seeds=2", f"--workdir={tmp_path / 'P'}")
+    common = [*SMALL, "--devices=1", "--warmup_rounds=2"]
+    flags = [*common, "--recovery_rounds=4", "--attack_every=2"]
+    launch("pays", *common, "--settings=base", "--seeds=2", f"--workdir={tmp_path / 'P'}")
     methods = "--methods=retrain,finetune,reinit,not"
     launch("compare", *flags, methods, "--seeds=2", f"--workdir={tmp_path / 'W'}")
     mine = [json.loads(text) for text in (tmp_path / "P" / "pays.jsonl").read_text().splitlines()]
@@ -38,7 +39,7 @@ def test_its_rounds_are_those_of_a_comparison(tmp_path):
         assert line["methods"]["retrain"]["gap"] == 0
         assert line["methods"]["retrain_again"]["gap"] > 0
     before = (tmp_path / "P" / "pays.jsonl").read_bytes()
-    launch("pays", *flags, "--settings=base", "--seeds=2", f"--workdir={tmp_path / 'P'}")
+    launch("pays", *common, "--settings=base", "--seeds=2", f"--workdir={tmp_path / 'P'}")
     assert (tmp_path / "P" / "pays.jsonl").read_bytes() == before
     assert (tmp_path / "P" / "pays.png").stat().st_size > 10_000
 
@@ -81,24 +82,23 @@ def test_the_outlooks_numbers_are_those_of_the_map(recorded):
 
     gaps = lambda rows, name: np.array([row["methods"][name]["gap"] for row in rows])
     assert 0.7 < np.median(pays.ratios(recorded, "not")) < 0.75
-    little = [row for row in recorded if pays.excess(row) <= advice.LITTLE]
-    much = [row for row in recorded if pays.excess(row) >= advice.MUCH]
+    little = [row for row in recorded if row["excess"] <= advice.LITTLE]
+    much = [row for row in recorded if row["excess"] > advice.MUCH]
     assert min(len(little), len(much)) >= 10
     assert gaps(little, "finetune").mean() < gaps(little, "not").mean() + 0.25
-    assert np.median([row["methods"]["finetune"]["recover"] for row in little]) <= 2
     assert (gaps(much, "finetune") > gaps(much, "not")).all()
 
 
 def test_the_outlook_by_hand():
     training = [dict(round=r, retain=retain) for r, retain in ((5, 60.0), (10, 89.6), (15, 90.0))]
     row = dict(retain=90.0, forget=70.0, test=80.0, asr=95.0)
-    config = dict(forget="client:1", backdoor_forget="client:1", recovery_rounds=7)
-    back, much = advice.outlook(config, row, training)
+    config = dict(forget="client:1", recovery_rounds=7)
+    back, much = advice.outlook(config, row, training, True)
     assert back == "outlook: back after about 7 rounds (5 to 10): training took 10"
     assert "95.0 points more" in much and much.endswith("would leave much of it")
-    (back,) = advice.outlook(config | dict(recovery_rounds=6), row | dict(asr=30.0), training)
+    (back,) = advice.outlook(config | dict(recovery_rounds=6), row | dict(asr=30.0), training, True)
     assert ", more than the 6 there are: training took 10" in back
     # Another's poison is no part of this request: 70 on its data against 80 on test images.
-    (little,) = advice.outlook(config | dict(backdoor_forget="client:2"), row, [])
+    (little,) = advice.outlook(config, row, [], False)
     assert "shows no more on data to forget" in little and "--method=finetune" in little
-    assert advice.outlook(config | dict(forget="class:3"), row, []) == []
+    assert advice.outlook(config | dict(forget="class:3"), row, [], False) == []
