@@ -120,7 +120,7 @@ def faulty(
 def bounded(method: Unlearner, max_norm: float) -> Unlearner:
     """The same method, whose own rounds each move the model by at most ``max_norm``.
 
-    In these rounds the leaving client works; one that means harm can move the model no further,
+    Those are bounded in which the leaving client works; one that means harm can move it no further,
     and where the move is not finite the model stays. Each of these rounds is bounded for itself:
     ``method.own`` of them together may move the model ``method.own`` times as far. Ordinary rounds
     are as they were: their clients are bounded by ``fedavg(..., max_update_norm=...)``.
@@ -130,7 +130,7 @@ def bounded(method: Unlearner, max_norm: float) -> Unlearner:
     """
     if not max_norm > 0:
         raise ValueError(f"a round may move the model by {max_norm}; it must be above 0")
-    if not method.own:
+    if not (method.own and method.needs.target):
         return method
 
     def recover(state, request, key):

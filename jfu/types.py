@@ -189,6 +189,8 @@ class Model(NamedTuple):
     features: Callable[[Variables, jax.Array], jax.Array] | None = None
     # (variables, x) -> {layer: [B, ...]}, what each layer gives, in call order
     outputs: Callable[[Variables, jax.Array], dict[str, jax.Array]] | None = None
+    # () -> sets of layers, by depth, without which no input reaches the logits
+    cuts: Callable[[], tuple[tuple[str, ...], ...]] | None = None
 
 
 LossFn: TypeAlias = Callable[[Variables, Batch, Key], Any]  # -> loss, or (loss, changed)

@@ -352,7 +352,7 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
                 f"{budget(config, name)}: none is left for recovery"
             )
     # FedEraser replays in place of rounds of its own before recovery.
-    apart = [name for name, method in made.items() if method.own or name == "federaser"]
+    apart = [n for n, m in made.items() if (m.own and m.needs.target) or n == "federaser"]
     if apart and config.aggregator != "mean":
         say(
             f"note: --aggregator={config.aggregator} is for ordinary rounds; {', '.join(apart)} "

@@ -94,8 +94,8 @@ def pays() -> None:
     config = shared.resolve()
     for name in sorted(shared.given() & {"init_params", "recovery_rounds", "recovery_lr"}):
         raise ValueError(
-            f"--{name} has no part here: every setting trains from scratch, and its methods have as "
-            "many rounds as that, at the same rate; leave it out"
+            f"--{name} has no part here: every setting trains from scratch, and its methods have "
+            "as many rounds as that, at the same rate; leave it out"
         )
     from launch import devices, federation, hosts, pays_figure, workdir
 
@@ -339,7 +339,11 @@ def groups(rows: Sequence[dict]) -> str:
         late = [needed(row, "not") > row["rounds"] // 2 for row in some]
         gaps = [[row["methods"][name]["gap"] for row in some] for name in LABELS]
         out = [title, str(len(some)), deciles(ratios(some, "not"))]
-        out += [deciles(ratios(some, "retrain_again")), deciles(shares), f"{100 * np.mean(late):.0f}"]
+        out += [
+            deciles(ratios(some, "retrain_again")),
+            deciles(shares),
+            f"{100 * np.mean(late):.0f}",
+        ]
         cells.append(out + ["-" if None in found else f"{np.mean(found):.2f}" for found in gaps])
     return report.aligned(cells)
 

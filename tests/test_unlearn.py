@@ -490,6 +490,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("retrain", {"stem", "head"}),
         # At the server, before any round; the others begin with the model as it is.
         *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
+        ("not_deepest", set()),
         *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga")),
     ],
 )

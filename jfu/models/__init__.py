@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 from jfu.models.cnn import CNN, SmallNet
 from jfu.models.mlp import MLP
@@ -164,6 +165,11 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             call(module.apply, variables, x, train=False)
         return {name: seen[name] for name in layers}
 
+    def cuts():
+        run = lambda variables, x: call(module.apply, variables, x, train=False)
+        x = jax.ShapeDtypeStruct(shape, dtype)
+        return _cuts(run, layers, jax.eval_shape(init, jax.random.key(0)), x)
+
     layers, follows, collections = _trace(init)
     if "batch_stats" in collections and "mask" not in named:
         raise ValueError(
@@ -171,7 +177,7 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             "padding would enter them; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
             "nn.BatchNorm, or use nn.GroupNorm"
         )
-    extra = (features, outputs) if layers else ()
+    extra = (features, outputs, cuts) if layers else ()
     return Model(init, apply, layers, follows, *extra)
 
 
@@ -203,3 +209,29 @@ def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]
         variables = jax.eval_shape(init.__wrapped__, jax.random.key(0))
     layers = dict.fromkeys(name for _, name in outputs)
     return tuple(layers), tuple(follows), set(variables)
+
+
+def _cuts(run: Callable, layers: Sequence[str], variables, x) -> tuple[tuple[str, ...], ...]:
+    """Layers that read the same array, by depth, if without them no input reaches the output."""
+    readers = []  # (array, layers)
+
+    def watch(call, args, kwargs, context):
+        result, path = call(*args, **kwargs), "/".join(context.module.path)
+        if context.method_name != "__call__" or path not in layers:
+            return result
+        known = [names for array, names in readers if array is args[0]]
+        known[0].append(path) if known else readers.append((args[0], [path]))
+        return checkpoint_name(result, path)
+
+    with nn.intercept_methods(watch):
+        jaxpr = jax.make_jaxpr(run)(variables, x).jaxpr
+
+    def passes(without: Sequence[str]) -> bool:
+        reached = {id(jaxpr.invars[-1])}
+        for eqn in jaxpr.eqns:
+            stopped = eqn.primitive.name == "name" and eqn.params["name"] in without
+            if not stopped and any(id(v) in reached for v in eqn.invars):
+                reached.update(map(id, eqn.outvars))
+        return any(id(v) in reached for v in jaxpr.outvars)
+
+    return tuple(tuple(names) for _, names in readers if not passes(names))

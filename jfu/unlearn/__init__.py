@@ -15,6 +15,7 @@ import jax
 from jfu.select import by_layer
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Unlearner
 from jfu.unlearn.anchored import anchored
+from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
 from jfu.unlearn.federaser import federaser
 from jfu.unlearn.fedosd import fedosd
@@ -72,6 +73,10 @@ UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
     "not": lambda s: negation(s.fed, s.selector, follows=s.follows),
     "not_all": lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows),
     "not_last": lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
+    # at the deepest cut that leaves nothing to read
+    "not_deepest": lambda s: deepest(
+        s.fed, s.model, **s.of("not_deepest", "follows", "batch_size", "chunk")
+    ),
     # its recovery anchored to the old model's answers
     "anchored": lambda s: anchored(
         s.fed, s.model, s.selector, s.local, **s.of("anchored", "follows", "around", "chunk")
@@ -106,7 +111,7 @@ def needs_of(name: str) -> Needs:
     """
     hollow = Setting(
         FederatedAlgorithm(None, None),
-        Model(None, None, ("",), features=lambda variables, x: x),
+        Model(None, None, ("",), features=lambda variables, x: x, cuts=lambda: (("",),)),
         selector=None,
         local=lambda *args, **changes: None,
         batch_size=1,
@@ -131,6 +136,7 @@ __all__ = [
     "anchored",
     "check_changed",
     "check_request",
+    "deepest",
     "fcu",
     "federaser",
     "fedosd",

@@ -66,14 +66,26 @@ def negation(
 
     def perturb(trained, request, key):
         del request, key
-        mask = select(trained.variables["params"], selector)
-        changed = {"params": negate(trained.variables["params"], mask)}
-        if "batch_stats" in trained.variables:
-            chosen = _means(trained.variables["batch_stats"], mask, follows)
-            changed["batch_stats"] = negate(trained.variables["batch_stats"], chosen)
-        return fed.init({**trained.variables, **changed})
+        return fed.init(negated(trained.variables, selector, follows))
 
     return Unlearner(perturb, on_retained(fed))
+
+
+def negated(
+    variables: Variables, selector: Selector, follows: Sequence[tuple[str, str]] = ()
+) -> Variables:
+    """A model's variables with the parameters that ``selector`` picks, and what follows, negated.
+
+    >>> from jfu.select import by_path
+    >>> negated({"params": {"stem": 2.0, "head": 3.0}}, by_path("stem"))
+    {'params': {'head': 3.0, 'stem': -2.0}}
+    """
+    mask = select(variables["params"], selector)
+    changed = {"params": negate(variables["params"], mask)}
+    if "batch_stats" in variables:
+        chosen = _means(variables["batch_stats"], mask, follows)
+        changed["batch_stats"] = negate(variables["batch_stats"], chosen)
+    return {**variables, **changed}
 
 
 def _means(statistics: Params, mask: PyTree, follows: Sequence[tuple[str, str]]) -> PyTree:

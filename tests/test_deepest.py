@@ -1,0 +1,201 @@
+"""The deepest cut that leaves nothing to read: cuts, what predictions tell, and the choice."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import bits, quick_jit
+
+import jfu
+from jfu import models
+from jfu.unlearn import deepest
+from jfu.unlearn.deepest import information
+
+# ---------------------------------------------------------------- cuts
+
+
+def test_cuts_of_the_models():
+    cuts = lambda name, shape=(8, 8, 1), **more: models.build(
+        name, classes=10, image_shape=shape, **more
+    ).cuts()
+    assert cuts("small") == (("stem",), ("conv2",), ("hidden",), ("head",))
+    assert cuts("mlp1") == (("stem",), ("head",))
+    # Of a block only what leads into another stage, and only with its shortcut.
+    stages = tuple((f"stage{s}_block1/conv1", f"stage{s}_block1/shortcut") for s in (2, 3, 4))
+    for norm in models.NORMS["resnet18"]:
+        assert cuts("resnet18_narrow", (8, 8, 3), norm=norm) == (("stem",), *stages, ("head",))
+    assert cuts("vit_tiny", (32, 32, 3)) == (("stem",), ("head",))
+
+
+class Skips(nn.Module):
+    """``around``: the input reaches the head past the hidden layer."""
+
+    around: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, name="stem")(x)
+        y = nn.relu(nn.Dense(4, name="hidden")(x))
+        return nn.Dense(2, name="head")(x + y if self.around else y)
+
+
+def test_a_layer_that_is_gone_round_is_no_cut():
+    cuts = lambda around: models.from_linen(Skips(around), jnp.zeros((1, 3))).cuts()
+    assert cuts(False) == (("stem",), ("hidden",), ("head",))
+    assert cuts(True) == (("stem",), ("head",))
+
+
+# ---------------------------------------------------------------- what predictions tell
+
+
+def test_information_is_that_of_float64():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 30, (5, 5)).astype(float) + 40 * np.eye(5)
+    n, p = counts.sum(), counts / counts.sum()
+    rows, columns = p.sum(1), p.sum(0)
+    shared = sum(
+        p[i, j] * np.log(p[i, j] / rows[i] / columns[j])
+        for i in range(5)
+        for j in range(5)
+        if p[i, j]
+    )
+    expected = (shared - 16 / (2 * n)) / -(rows * np.log(rows)).sum()
+    np.testing.assert_allclose(information(jnp.asarray(counts)), expected, rtol=1e-4)
+
+
+def test_what_chance_tells_is_nothing():
+    """Labels and predictions drawn apart: near zero on average, where the plain share is not."""
+    rng = np.random.default_rng(1)
+    drawn = [rng.multinomial(200, np.full(25, 1 / 25)).reshape(5, 5) for _ in range(200)]
+    told = np.array([information(jnp.asarray(c, jnp.float32)) for c in drawn])
+    assert abs(told.mean()) < 0.003  # without the correction 16 / 400 / ln 5 = 0.025
+    always_wrong = jnp.array([[0.0, 50.0], [50.0, 0.0]])
+    assert information(always_wrong) == information(always_wrong[:, ::-1]) > 0.98
+    assert information(jnp.zeros((3, 3))) == 0
+    assert information(jnp.array([[0.0, 0.0], [7.0, 5.0]])) == 0  # a single label
+
+
+# ---------------------------------------------------------------- the choice
+
+# relu(mid * relu(stem * x)) - 2 for the second class of two: a negated stem or mid passes nothing
+# on, so all are of the first class; a negated head turns every answer round.
+TRAINED = dict(params={name: dict(kernel=jnp.ones(())) for name in ("stem", "mid", "head")})
+CUTS = [["stem"], ["mid"], ["head"]]
+
+
+def apply(variables, x, *, train=False, mask=None, key=None):
+    w = {name: layer["kernel"] for name, layer in variables["params"].items()}
+    hidden = jax.nn.relu(w["mid"] * jax.nn.relu(w["stem"] * x[:, 0]))
+    return jnp.stack([jnp.zeros(len(x)), w["head"] * (hidden - 2)], 1), {}
+
+
+NET = jfu.Model(lambda key: TRAINED, apply, ("stem", "mid", "head"))
+# Three clients of 40, 8 and 24; the last one leaves. Its labels are the other way round.
+Y = np.arange(72) % 2
+X = np.where(Y == 1, 3.0, 1.0)[:, None].astype(np.float32)
+Y[48:] = 1 - Y[48:]
+DATA = jfu.stack(X, Y, [np.arange(40), np.arange(40, 48), np.arange(48, 72)])
+REQUEST = jfu.split(DATA, jnp.asarray(np.arange(3)[:, None] == 2) & DATA.mask)
+FED = jfu.fedavg(jfu.local_sgd(jfu.classification(apply), optax.sgd(0.01), batch_size=16))
+
+
+def answered(rounds=1, model=NET, variables=TRAINED, fed=FED, **how):
+    method = deepest(fed, model, batch_size=16, **({"cuts": CUTS} | how))
+    state, facts = method.perturb(jfu.Trained(variables), REQUEST, jax.random.key(0)), []
+    step = quick_jit(method.recover)
+    for number in range(rounds):
+        state, info = step(state, REQUEST, jax.random.key(number))
+        facts.append(info)
+    return state, facts
+
+
+def signs(state):
+    return {name: float(layer["kernel"]) for name, layer in state.params.items()}
+
+
+@pytest.mark.parametrize(
+    ("how", "negative"),
+    [
+        ({}, "mid"),  # the last of the two that tell nothing
+        (dict(tells=1.0), "head"),
+        (dict(cuts=CUTS[::-1]), "stem"),
+        (dict(cuts=[["head"], ["mid"], ["stem"]][:2]), "mid"),
+        (dict(cuts=[["stem"], ["head"]]), "stem"),
+        (dict(cuts=[["head"]]), "head"),  # there is no other
+    ],
+)
+def test_which_cut_is_chosen(how, negative):
+    state, _ = answered(**how)
+    assert signs(state) == {name: -1.0 if name == negative else 1.0 for name in TRAINED["params"]}
+    assert int(state.round) == 1
+
+
+def test_a_cut_of_two_layers_is_negated_whole():
+    state, _ = answered(cuts=[["stem", "head"]])
+    assert signs(state) == dict(stem=-1.0, mid=1.0, head=-1.0)
+
+
+def test_then_the_others_train_on():
+    """After the choice it is NoT with that cut, bit for bit, on the keys of the later rounds."""
+    state, _ = answered(3)
+    same = jfu.negation(FED, jfu.by_path("mid/.*"))
+    other, step = same.perturb(jfu.Trained(TRAINED), REQUEST, None), quick_jit(same.recover)
+    for number in (1, 2):
+        other, _ = step(other, REQUEST, jax.random.key(number))
+    assert bits(state.params) == bits(other.params)
+    assert int(state.round) == 3
+
+
+def test_the_choice_costs_forward_passes_and_counts():
+    _, (chosen, later) = answered(2)
+    metrics = {name: float(value) for name, value in chosen.metrics.items()}
+    assert (metrics["clients"], metrics["down"], metrics["steps"]) == (2, 2, 0)
+    assert metrics["forwards"] == 3 * (3 + 1)  # three cuts; 40 and 8 examples in batches of 16
+    assert metrics["up"] == 2 * (3 * 2 * 2) / 3  # twelve counts against a model of three numbers
+    assert float(later.metrics["steps"]) == 4 and float(later.metrics["up"]) == 2
+
+
+def test_forgotten_examples_have_no_say():
+    """With the leaving client's labels, which are the other way round, a negated head tells less.
+
+    1 - H(1/3) / ln 2 = 0.08 of everything, so it would be chosen below 0.1.
+    """
+    state, (info,) = answered(tells=0.1)
+    assert signs(state)["mid"] == -1 and float(info.metrics["examples"]) == 48
+    step = quick_jit(deepest(FED, NET, cuts=CUTS, batch_size=16, tells=0.1).recover)
+    state, _ = step(FED.init(TRAINED), REQUEST._replace(retain=DATA), jax.random.key(0))
+    assert signs(state)["head"] == -1
+
+
+def test_running_means_follow():
+    variables = TRAINED | dict(batch_stats=dict(norm=dict(mean=jnp.ones(()), var=jnp.ones(()))))
+    run = lambda variables, x, **how: (apply(variables, x)[0], {})
+    model = NET._replace(apply=run, init=lambda key: variables)
+    fed = jfu.fedavg(jfu.local_sgd(jfu.classification(run), optax.sgd(0.01), batch_size=16))
+    state, _ = answered(model=model, variables=variables, fed=fed, follows=[("norm/mean", "mid")])
+    assert signs(state)["mid"] == -1.0
+    norm = state.variables["batch_stats"]["norm"]
+    assert (float(norm["mean"]), float(norm["var"])) == (-1.0, 1.0)
+
+
+def test_one_client_at_a_time_and_in_half_precision():
+    state, _ = answered(chunk=1)
+    halved = jax.tree.map(lambda a: a.astype(jnp.bfloat16), TRAINED)
+    half, _ = answered(variables=halved)
+    assert half.params["mid"]["kernel"].dtype == jnp.bfloat16
+    assert signs(half) == signs(state)
+
+
+def test_it_is_not_bounded_as_a_leaving_clients_round():
+    method = deepest(FED, NET, cuts=CUTS)
+    assert method.own == 1 and not method.needs.target
+    assert jfu.faults.bounded(method, 0.5) is method
+
+
+def test_errors_say_what_is_possible():
+    with pytest.raises(ValueError, match=r"tells is 2; it is a share .* in \[0, 1\]"):
+        deepest(FED, NET, tells=2, cuts=CUTS)
+    with pytest.raises(ValueError, match="this model names none: give cuts="):
+        deepest(FED, NET)
