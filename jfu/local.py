@@ -158,8 +158,8 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
-    known = label.any(-1) | (batch.mask == 0)
-    each = jnp.where(label, each, 0).sum(-1) * jnp.where(known, 1.0, jnp.nan)
+    unknown = (batch.mask > 0) & ~label.any(-1)
+    each = jnp.where(label | unknown[:, None], each, 0).sum(-1) * jnp.where(unknown, jnp.nan, 1.0)
     return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
 
 

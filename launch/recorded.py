@@ -21,12 +21,22 @@ def write(
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """The summary of a recorded file, for ``launch.table.markdown``; what it has is finished."""
-    first, *rows = map(json.loads, path.read_text().splitlines())
-    config, done = first["config"], {(row["method"], row["seed"]) for row in rows}
+    """The summary of a recorded file, for ``launch.table.markdown``; what it has is finished.
+
+    Raises:
+      ValueError: it is no such file.
+    """
+    try:
+        first, *rows = map(json.loads, path.read_text().splitlines())
+        config, done = first["config"], {(row["method"], row["seed"]) for row in rows}
+        names = list(first["cells"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no recorded table ({error!r}); launch.table --record writes them"
+        ) from None
     summary, whole = report.table(rows, config), dict(round=1, of=1)
     state = lambda name, seed: whole if (name, seed) in done else None
-    cells = {n: {str(s): state(n, s) for s in summary["seeds"]} for n in first["cells"]}
+    cells = {n: {str(s): state(n, s) for s in summary["seeds"]} for n in names}
     methods = {n: summary["methods"].get(n) for n in cells if n != report.AGAIN}
     return summary | dict(methods=methods, cells=cells, paper=paper.known(config))
 
@@ -83,11 +93,15 @@ def reduced(config: Mapping[str, Any]) -> str:
 
     >>> reduced(dict(train_size=5000, test_size=None, proxy=0.1))
     '5,000 training images and 90 % of the test images'
+    >>> reduced(dict(train_size=5000, test_size=2000, proxy=0.1))
+    '5,000 training images and 1,800 test images'
     """
-    sizes = dict(training=config["train_size"], test=config["test_size"])
-    words = [f"{size:,} {kind} images" for kind, size in sizes.items() if size]
-    if config["proxy"]:
-        words.append(f"{1 - config['proxy']:.0%} of the test images".replace("%", " %"))
+    train, test, proxy = (config[name] for name in ("train_size", "test_size", "proxy"))
+    words = [f"{train:,} training images"] if train else []
+    if test:
+        words.append(f"{test - int(test * proxy):,} test images")
+    elif proxy:
+        words.append(f"{1 - proxy:.0%} of the test images".replace("%", " %"))
     return " and ".join(words)
 
 

@@ -308,6 +308,11 @@ def legend(summary: dict[str, Any]) -> str:
         "forget, test and MIA; 'retrain again' is the noise floor, the same for a second "
         "retraining with other randomness.",
     ]
+    if (every := (summary.get("config") or {}).get("eval_every") or 1) > 1:
+        lines.append(
+            f"Models were evaluated every {every} rounds, so what is counted up to a round is too "
+            f"large by up to {every - 1}."
+        )
     if any(lost(entry) for entry in methods.values()):
         lines.append(
             "left out: answers of clients that were not used, being late, too long or no finite "

@@ -155,6 +155,26 @@ def test_cross_entropy_is_the_mean_over_live_rows():
     assert jfu.cross_entropy(jnp.ones((6, 4)), batch._replace(mask=jnp.zeros(6))) == 0
 
 
+@pytest.mark.parametrize("label", [-1, 4, 9])
+def test_a_label_beyond_the_classes_is_no_loss_of_zero(label):
+    """The example that has it makes its client's update no number; padding may hold anything."""
+    y = jnp.array([0, label, 3])
+    batch = jfu.Batch(jnp.ones((3, 1)), y, jnp.ones(3))
+    loss = lambda w, batch: jfu.cross_entropy(batch.x @ w, batch)
+    value, slope = jax.value_and_grad(loss)(jnp.ones((1, 4)), batch)
+    assert jnp.isnan(value) and jnp.isnan(slope).all()
+    padded = batch._replace(mask=jnp.array([1.0, 0.0, 1.0]))
+    value, slope = jax.value_and_grad(loss)(jnp.ones((1, 4)), padded)
+    assert jnp.isfinite(value) and jnp.isfinite(slope).all()
+    of = lambda variables, batch, key: loss(variables["params"], batch)
+    fed = jfu.fedavg(jfu.local_sgd(of, optax.sgd(0.1), batch_size=2))
+    clients = jfu.stack(np.ones((4, 1), np.float32), [0, label, 1, 3], [[0, 1], [2, 3]])
+    start = {"params": jnp.ones((1, 4))}
+    state, info = quick_jit(fed.round)(fed.init(start), clients, jax.random.key(0))
+    assert float(info.metrics["not_finite"]) == 1 and float(info.metrics["clients"]) == 1
+    assert jnp.isfinite(state.params).all() and (state.params != 1).any()
+
+
 def test_classification_trains_with_the_mask_and_key_and_passes_statistics_on():
     def apply(variables, x, *, train=False, mask=None, key=None):
         assert train

@@ -65,6 +65,22 @@ def test_a_setting_that_is_not_known_is_named(tmp_path):
     assert not (tmp_path / "P").exists()
 
 
+def test_what_has_no_part_is_refused(tmp_path):
+    where = f"--workdir={tmp_path / 'P'}"
+    _, error = launch("pays", "--recovery_rounds=5", where, expect=2)
+    assert "--recovery_rounds has no part here: every setting trains from scratch" in error
+
+
+def test_a_gap_that_no_attack_could_measure_is_a_dash():
+    needs = dict(retrain=20, retrain_again=20, finetune=1, reinit=20) | {"not": 10}
+    before = dict(took=20, excess=None)
+    rows = [row("base", s, needs, gap) | before for s, gap in ((0, None), (1, 2.0))]
+    assert [c.strip() for c in pays.markdown(rows).splitlines()[-1].split("|")][7:11] == ["-"] * 4
+    known, *kinds = [line.split("|") for line in pays.groups(rows).splitlines()[2:]]
+    assert known[1].strip() == "training was flat" and kinds[0][1].strip() == "all"
+    assert [cell.strip() for cell in known[-5:-1]] == ["-"] * 4
+
+
 # ---------------------------------------------------------------- what is said beforehand
 
 

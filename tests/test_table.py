@@ -363,6 +363,10 @@ def test_recorded_rows_give_the_table_again(tmp_path):
     file.rename(tmp_path / "cifar10_cnn_dirichlet-h100.jsonl")
     with pytest.raises(ValueError, match="holds partition=iid, which is not the row cifar10_cnn_d"):
         recorded.overview(tmp_path)
+    for text in ("", "{}\n", "[1]\n", "table\n"):
+        (tmp_path / "cifar10_cnn_iid-other.jsonl").write_text(text)
+        with pytest.raises(ValueError, match="iid-other.jsonl is no recorded table .*--record"):
+            recorded.overview(tmp_path)
 
 
 def test_recorded_rows_say_what_was_missing(tmp_path):
@@ -416,7 +420,7 @@ def resolved(*names):
 
 
 def test_every_row_has_a_preset_and_every_preset_is_listed():
-    own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short"}
+    own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short", "resnet_cpu"}
     assert {path.stem for path in PRESETS.glob("*.flags")} == set(paper.ROWS) | own
 
 
