@@ -57,7 +57,9 @@ def network(features=2, width=5, classes=3, activation=jnp.tanh):
     def hidden(variables, x):
         return activation(dense(variables["params"]["stem"], x))
 
-    return jfu.Model(init, apply, ("stem", "head"), features=hidden)
+    return jfu.Model(
+        init, apply, ("stem", "head"), features=hidden, cuts=lambda: (("stem",), ("head",))
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
