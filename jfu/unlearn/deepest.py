@@ -16,16 +16,18 @@ of information estimates. Information Theory in Psychology, 1955). Each client s
 C x C counts for each cut, which are summed; that is the first round. Not of NoT's paper.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jfu.clients import sum_clients
 from jfu.fedavg import summarise
 from jfu.local import take
 from jfu.types import (
     Broadcast,
+    ClientData,
     ClientFn,
     FederatedAlgorithm,
     LocalInfo,
@@ -74,27 +76,51 @@ def deepest(
             "cuts=[[layer, ...], ...], by depth"
         )
 
-    def signs_of(variables, layers):
-        """-1 where a cut's negation changes a leaf, 1 elsewhere."""
-        ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), variables)
-        return negated(ones, lambda path, leaf: path.rpartition("/")[0] in layers, follows)
+    count = confusions(model, cuts, follows=follows, batch_size=batch_size, chunk=chunk)
 
     def choose(state, request, key):
-        old = dict(state.variables)
-        signs = jax.tree.map(lambda *signs: jnp.stack(signs), *(signs_of(old, cut) for cut in cuts))
-        work = _counting(model, signs, len(cuts), batch_size)
-        shared = Broadcast(old, state.round)
-        counts, info = sum_clients(work, chunk=chunk)(shared, request.retain, key)
+        del key
+        counts, info = count(state.variables, request.retain)
         told = jax.vmap(information)(counts)
         silent = jnp.arange(len(cuts)) * (told <= tells)
         best = jnp.where((told <= tells).any(), silent.argmax(), told.argmin())
         metrics = summarise(info)
         # Counts, not a model, are what is sent.
-        metrics["up"] *= counts.size / sum(leaf.size for leaf in jax.tree.leaves(old))
-        state = state._replace(variables=_signed(old, signs, best), round=state.round + 1)
+        metrics["up"] *= counts.size / optax.tree.size(state.variables)
+        variables = _signed(dict(state.variables), _signs(state.variables, cuts, follows), best)
+        state = state._replace(variables=variables, round=state.round + 1)
         return state, RoundInfo(info, metrics, request.retain.id)
 
     return finetune(fed)._replace(recover=phases(1, choose, on_retained(fed)), own=1)
+
+
+def confusions(
+    model: Model,
+    cuts: Sequence[Sequence[str]],
+    *,
+    follows: Sequence[tuple[str, str]] = (),
+    batch_size: int = 32,
+    chunk: int | None = None,
+) -> Callable[[Variables, ClientData], tuple[jax.Array, LocalInfo]]:
+    """How often which label met which prediction once a cut is negated, summed over clients.
+
+    Returns:
+      ``(variables, clients) -> (counts [cuts, C, C], info)``, labels by row.
+
+    >>> from jfu.clients import stack
+    >>> clients = stack(jnp.zeros((3, 4, 4, 1), jnp.uint8), [0, 1, 2], [[0, 1], [2]])
+    >>> count = confusions(model, [["stem"], ["head"]])
+    >>> counts, _ = count(model.init(jax.random.key(0)), clients)
+    >>> jax.vmap(information)(counts).shape  # what each cut's predictions still tell
+    (2,)
+    """
+
+    def count(variables, clients):
+        work = _counting(model, _signs(variables, cuts, follows), len(cuts), batch_size)
+        shared = Broadcast(dict(variables), jnp.zeros((), jnp.int32))
+        return sum_clients(work, chunk=chunk)(shared, clients, jax.random.key(0))
+
+    return count
 
 
 def information(counts: jax.Array) -> jax.Array:
@@ -114,6 +140,13 @@ def information(counts: jax.Array) -> jax.Array:
     degrees = jnp.maximum((rows > 0).sum() - 1, 0) * jnp.maximum((columns > 0).sum() - 1, 0)
     shared = entropy(rows) + entropy(columns) - entropy(counts) - degrees / (2 * total)
     return shared / jnp.maximum(entropy(rows), 1e-6)
+
+
+def _signs(variables: Variables, cuts: Sequence[Sequence[str]], follows) -> PyTree:
+    """-1 where a cut's negation changes a leaf, 1 elsewhere; ``[cuts]`` for each leaf."""
+    ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), dict(variables))
+    of = lambda cut: negated(ones, lambda path, leaf: path.rpartition("/")[0] in cut, follows)
+    return jax.tree.map(lambda *signs: jnp.stack(signs), *map(of, cuts))
 
 
 def _signed(variables: Variables, signs: PyTree, cut: jax.Array) -> Variables:
