@@ -114,17 +114,16 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     build = lambda config, rate, clients: made(
         config, rate, 0 if config.dp_clip is None else clients
     )
-    # A model that is trained already needs no warming up.
-    calm = dataclasses.replace(config, warmup_rounds=0)
+    calm = recovering(config)
     fed, local, _ = build(config, config.lr, everybody)
-    again, recovering, around = build(calm, config.recovery_lr, staying)
+    again, own, around = build(calm, config.recovery_lr, staying)
     setting = Setting(
         again,
         model,
         federation.selector(config.layers, model, config.weights_only),
         model.follows if config.follow_means else (),
         config.weights_only,
-        local=recovering,
+        local=own,
         around=around,
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -156,7 +155,9 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         fed=fed,
         fresh=fresh,
         train=train,
-        further=build(calm, config.recovery_lr, everybody)[0],
+        further=build(dataclasses.replace(config, warmup_rounds=0), config.recovery_lr, everybody)[
+            0
+        ],
         given=jfu.io.adopt(given, variables) if given else None,
         logits=compiled(lambda variables, x: model.apply(variables, x)[0]),
         judge=compiled(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
@@ -279,6 +280,11 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
         clients = clients._replace(index=grow(clients.index), mask=grow(clients.mask))
         forget = None if forget is None else grow(forget)
     return clients, forget, poisoned
+
+
+def recovering(config: Config) -> Config:
+    """A model that is trained already needs no warming up; one that was negated may need it."""
+    return dataclasses.replace(config, warmup_rounds=config.recovery_warmup_rounds)
 
 
 def names_the_poison(study: Study, trial: Trial) -> bool:

@@ -81,6 +81,7 @@ class Config:
     rounds_before: int | None = 0
     precision: str | None = None
     max_grad_norm: float | None = None
+    recovery_warmup_rounds: int = 0
 
 
 def define() -> None:
@@ -268,9 +269,15 @@ def define() -> None:
     real(
         "recovery_lr",
         None,
-        "Learning rate of recovery, which begins at its round 0 again for --lr_decay and is not "
-        "warmed up. Default: --lr.",
+        "Learning rate of recovery, which begins at its round 0 again for --lr_decay. Default: "
+        "--lr.",
         lower_bound=0.0,
+    )
+    integer(
+        "recovery_warmup_rounds",
+        0,
+        "Rounds of recovery in which its rate rises linearly, where negation left a large loss.",
+        lower_bound=0,
     )
     several(
         "options",

@@ -24,6 +24,7 @@ FLAGS = flags.FLAGS
 
 # What a request may set; everything else belongs to the training that it meets.
 REQUEST = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
+REQUEST += ("recovery_warmup_rounds", "max_grad_norm")
 REQUEST += ("eval_every", "attack_every", "options", "proxy")
 
 

@@ -27,7 +27,7 @@ MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS = "config.json", "results.jsonl"
 # What a configuration that is older than these fields was run with.
 FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
-LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm")}
+LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm", "recovery_warmup_rounds")}
 
 
 class WorkDir(NamedTuple):

@@ -109,6 +109,24 @@ def test_an_accountant_that_is_not_there_is_missed_at_once(monkeypatch):
     federation.check(PLAIN)
 
 
+def test_recovery_warms_up_where_it_is_asked_to():
+    """A step of a linear loss is as long as the rate: 1/4, 2/4, 3/4 and then the whole."""
+    loss = lambda variables, batch, key: (batch.x @ variables["params"]).sum()
+    data = jfu.stack(np.ones((1, 1)), np.zeros(1, int), [[0]])
+    moved = {}
+    for rounds in (0, 4):
+        config = changed(PLAIN, warmup_rounds=9, recovery_warmup_rounds=rounds, batch_size=1)
+        calm = experiment.recovering(config)
+        fed, _, _ = federation.build(calm, loss, 0.4, 0, 1)
+        state, places = fed.init({"params": jnp.zeros(1)}), [0.0]
+        for number in range(5):
+            state, _ = fed.round(state, data, jax.random.key(number))
+            places.append(float(state.params[0]))
+        moved[rounds] = -np.diff(places)
+    np.testing.assert_allclose(moved[0], [0.4] * 5, rtol=1e-5)
+    np.testing.assert_allclose(moved[4], [0.1, 0.2, 0.3, 0.4, 0.4], rtol=1e-5)
+
+
 REFUSED = (
     ("train", ["--dp_clip=1", "--aggregator=krum"], "--dp_clip is an aggregator of its own"),
     ("train", ["--sum_only", "--keep_history=updates"], "--keep_history=updates holds what"),

@@ -45,9 +45,9 @@ from jfu.unlearn.phases import phases
 def deepest(
     fed: FederatedAlgorithm,
     model: Model,
+    cuts: Sequence[Sequence[str]] | None = None,
     *,
     tells: float = 0.05,
-    cuts: Sequence[Sequence[str]] | None = None,
     follows: Sequence[tuple[str, str]] = (),
     batch_size: int = 32,
     chunk: int | None = None,
@@ -55,8 +55,8 @@ def deepest(
     """A round that chooses a cut and negates it, then rounds of ``fed``.
 
     Args:
-      tells: the largest share of the labels' entropy that predictions may still tell.
       cuts: paths of each cut's layers, by depth; ``model.cuts()`` if not given.
+      tells: the largest share of the labels' entropy that predictions may still tell.
       follows: running means that change their sign too; see ``negation``.
       batch_size: of the passes forward, which are counted in batches.
 
