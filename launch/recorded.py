@@ -117,3 +117,28 @@ def accuracies(values: Mapping[str, float] | None) -> str:
 
 def number(value: float | None, digits: int, none: str = "") -> str:
     return none if value is None else f"{value:.{digits}f}"
+
+
+def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
+    """A recorded file's gaps to retraining's end, after so many rounds of each method; Markdown.
+
+    Means over seeds of each seed's gap; a dash where a seed has no row of that round, or no attack
+    was run in it. Of a second retraining only the end is known.
+    """
+    runs: dict[str, dict[int, dict[int, Mapping]]] = {}
+    for row in map(json.loads, path.read_text().splitlines()[1:]):
+        runs.setdefault(row["method"], {}).setdefault(row["seed"], {})[row["round"]] = row
+    ends = [run[max(run)] for run in runs["retrain"].values()]
+
+    def cell(rows: Sequence[Mapping | None]) -> str:
+        found = None if None in rows else report.spread(jfu.gap_per_seed(rows, ends) or [None])
+        return "-" if found is None else f"{found['mean']:.2f} ± {found['std']:.2f}"
+
+    lines = [["method", *(f"{number} rounds" for number in rounds), "its last"]]
+    for name, seeds in runs.items():
+        if name in ("original", "retrain"):
+            continue
+        after = [cell([run.get(number) for run in seeds.values()]) for number in rounds]
+        end = cell([run[max(run)] for run in seeds.values()])
+        lines.append(["retrain again" if name == report.AGAIN else name, *after, end])
+    return report.aligned(lines)

@@ -369,6 +369,27 @@ def test_recorded_rows_give_the_table_again(tmp_path):
             recorded.overview(tmp_path)
 
 
+def test_gaps_by_round_of_a_recorded_file(tmp_path):
+    """Two seeds; retraining ends at 90, so 80 and 84 are gaps of 10/4 and 6/4."""
+    of = lambda method, seed, round, retain, mia=50.0: dict(
+        method=method, seed=seed, round=round, retain=retain, forget=50.0, test=50.0, mia=mia
+    )
+    rows = [of("retrain", seed, number, 90.0 * number / 8) for seed in (0, 1) for number in (4, 8)]
+    rows += [of("not", 0, 2, 80.0), of("not", 0, 4, 90.0), of("not", 1, 2, 84.0)]
+    rows += [of("not", 1, 3, 70.0, mia=None), of("not", 1, 4, 86.0)]
+    rows += [of("retrain_again", seed, 8, 90.0, mia=52.0 + 2 * seed) for seed in (0, 1)]
+    path = tmp_path / "W.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in [dict(config={}, cells=[]), *rows]))
+    found = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in recorded.gaps(path, (2, 3, 4)).splitlines()
+    ]
+    assert found[0] == ["method", "2 rounds", "3 rounds", "4 rounds", "its last"]
+    assert found[2] == ["not", "2.00 ± 0.71", "-", "0.50 ± 0.71", "0.50 ± 0.71"]
+    assert found[3] == ["retrain again", "-", "-", "-", "0.75 ± 0.35"]
+    assert len(found) == 4
+
+
 def test_recorded_rows_say_what_was_missing(tmp_path):
     every = all_cells()
     for name in ("retrain", "retrain_again"):
