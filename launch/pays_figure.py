@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launch import pays
+from launch import pays_report
 
 LOOK = {
     "finetune": ("tab:orange", "s"),
@@ -21,11 +21,11 @@ def draw(rows: Sequence[dict], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    settings = pays.by_setting(rows)
+    settings = pays_report.by_setting(rows)
     height = 1.8 + 0.36 * len(settings)
     figure, axes = plt.subplots(1, 2, figsize=(13, height), sharey=True)
     gaps = lambda some, name: [row["methods"][name]["gap"] for row in some]
-    panels = [("rounds to recover, over retraining's", pays.ratios), ("gap, points", gaps)]
+    panels = [("rounds to recover, over retraining's", pays_report.ratios), ("gap, points", gaps)]
     for axis, (title, values) in zip(axes, panels, strict=True):
         for place, some in enumerate(settings.values()):
             for offset, (name, (colour, mark)) in enumerate(LOOK.items()):
@@ -38,7 +38,7 @@ def draw(rows: Sequence[dict], path: str) -> None:
                     color=colour,
                     ms=5,
                     lw=1.2,
-                    label=pays.LABELS[name] if place == 0 else None,
+                    label=pays_report.LABELS[name] if place == 0 else None,
                 )
         axis.set_xlabel(title)
         axis.grid(axis="x", alpha=0.3)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_launch import SMALL, launch, rows_of
 
-from launch import advice, pays
+from launch import advice, pays, pays_report
 
 RESULTS = Path(__file__).parents[1] / "launch" / "results"  # of the checkout: not installed
 
@@ -52,9 +52,9 @@ def row(setting, seed, recover, gap=1.0):
 def test_what_never_recovers_counts_with_all_its_rounds():
     needs = dict(retrain=20, retrain_again=10, finetune=1, reinit=None)
     rows = [row("base", 0, needs | {"not": 15}), row("base", 1, needs | {"not": None})]
-    assert pays.ratios(rows, "not") == [0.75, 2.0]
-    assert pays.ratios(rows, "reinit") == [2.0, 2.0]
-    text = pays.markdown(rows).splitlines()[-1]
+    assert pays_report.ratios(rows, "not") == [0.75, 2.0]
+    assert pays_report.ratios(rows, "reinit") == [2.0, 2.0]
+    text = pays_report.markdown(rows).splitlines()[-1]
     assert text.startswith("| base")
     assert "1.38 ± 0.88" in text  # of 0.75 and 2
 
@@ -75,8 +75,10 @@ def test_a_gap_that_no_attack_could_measure_is_a_dash():
     needs = dict(retrain=20, retrain_again=20, finetune=1, reinit=20) | {"not": 10}
     before = dict(took=20, excess=None)
     rows = [row("base", s, needs, gap) | before for s, gap in ((0, None), (1, 2.0))]
-    assert [c.strip() for c in pays.markdown(rows).splitlines()[-1].split("|")][7:11] == ["-"] * 4
-    known, *kinds = [line.split("|") for line in pays.groups(rows).splitlines()[2:]]
+    assert [c.strip() for c in pays_report.markdown(rows).splitlines()[-1].split("|")][7:11] == [
+        "-"
+    ] * 4
+    known, *kinds = [line.split("|") for line in pays_report.groups(rows).splitlines()[2:]]
     assert known[1].strip() == "training was flat" and kinds[0][1].strip() == "all"
     assert [cell.strip() for cell in known[-5:-1]] == ["-"] * 4
 
@@ -97,7 +99,7 @@ def test_the_outlooks_numbers_are_those_of_the_map(recorded):
     np.testing.assert_allclose(found, [advice.FEWEST, advice.USUAL, advice.MOST], atol=0.05)
 
     gaps = lambda rows, name: np.array([row["methods"][name]["gap"] for row in rows])
-    assert 0.7 < np.median(pays.ratios(recorded, "not")) < 0.75
+    assert 0.7 < np.median(pays_report.ratios(recorded, "not")) < 0.75
     little = [row for row in recorded if row["excess"] <= advice.LITTLE]
     much = [row for row in recorded if row["excess"] > advice.MUCH]
     assert min(len(little), len(much)) >= 10

@@ -67,11 +67,11 @@ def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
 
 
 def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
-    from launch import pays
+    from launch import pays_report
 
     lines = (ROOT / "launch" / "results" / "pays-digits-cpu.jsonl").read_text().splitlines()
     shown = README.split("<!-- pays -->\n")[1].split("<!-- /pays -->")[0]
-    assert shown == pays.groups([json.loads(line) for line in lines])
+    assert shown == pays_report.groups([json.loads(line) for line in lines])
 
 
 def test_the_table_of_streaming_is_that_of_the_recorded_results():
