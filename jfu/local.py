@@ -149,7 +149,7 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Mean softmax cross-entropy over the live examples of a batch, scalar.
 
     NaN where the label of a live one is not in 0 to C - 1, and so are its gradients: who holds such
-    an example is left out of every round, and counted.
+    an example is left out of every round of training, and counted.
 
     >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([1.0, 0.0]))
     >>> cross_entropy(jnp.zeros((2, 4)), batch)

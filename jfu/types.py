@@ -149,6 +149,7 @@ class Needs(NamedTuple):
     forget_data: bool = False  # the forgotten examples are read
     per_client: bool = False  # the server sees single updates, now or while training
     proxy_data: bool = False  # unlabelled data at the server
+    counts: bool = False  # those who stay tell the server counts, which no noise covers
     whole_clients: bool = False  # it can forget clients, not classes or single examples
 
 

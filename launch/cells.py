@@ -134,6 +134,12 @@ def run_cell(
         step, state, request, rounds_key, start=done, stop=budget
     ):
         spent = add_costs(study, spent, info, seconds)
+        if number == 1 and "cut" in info.metrics:
+            cut, told = study.model.cuts()[int(info.metrics["cut"])], float(info.metrics["told"])
+            say(
+                f"  seed {trial.seed}  {name:<10} negates {', '.join(cut)}: what it then predicts "
+                f"tells {max(0, told):.1%} of the labels".replace("%", " %")
+            )
         final = number == budget
         if final or (not quiet and number % study.config.eval_every == 0):
             every = study.config.attack_every
@@ -174,8 +180,8 @@ def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) ->
     down, up = study.per_client
     flops = count("steps") * study.per_step + count("forwards") * study.per_forward
     return dict(
-        bytes_down=spent["bytes_down"] + count("down") * down,
-        bytes_up=spent["bytes_up"] + count("up") * up,
+        bytes_down=spent["bytes_down"] + round(float(info.metrics["down"]) * down),
+        bytes_up=spent["bytes_up"] + round(float(info.metrics["up"]) * up),
         flops=spent["flops"] + flops,
         seconds=spent["seconds"] + seconds,
         left_out=spent["left_out"] + sum(map(count, REASONS)),

@@ -288,12 +288,13 @@ def recovering(config: Config) -> Config:
 
 
 def names_the_poison(study: Study, trial: Trial) -> bool:
-    """Whether the request names every image with the trigger, and there are some."""
+    """Whether images with the trigger are named by the request, and none stays without it."""
     if not study.config.backdoor:
         return False
     with hosts.aside():
         poisoned = clients_of(study.config, study.dataset, trial.seed)[2]
-    return bool(poisoned.any()) and not (poisoned & ~trial.exam.forget).any()
+    exam = trial.exam
+    return bool((poisoned & exam.forget).any()) and not (poisoned & exam.retain).any()
 
 
 def trial(study: Study, seed: int) -> Trial:

@@ -127,10 +127,11 @@ def check(
         single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
         if config.sum_only and single:
             raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
-        if config.dp_clip is not None and (needs.history or needs.per_client or needs.target):
+        bare = needs.history or needs.per_client or needs.target or needs.counts
+        if config.dp_clip is not None and bare:
             raise ValueError(
-                f"{name} has rounds of its own or a history, in which updates carry no noise; with "
-                "--dp_clip compare methods without, such as not, finetune and retrain"
+                f"{name} has rounds of its own or a history, in which what is sent carries no "
+                "noise; with --dp_clip compare methods without, such as not, finetune and retrain"
             )
     if single := [kind for kind in keep if config.sum_only and kind in jfu.history.SINGLE]:
         raise ValueError(

@@ -276,7 +276,8 @@ def define() -> None:
     integer(
         "recovery_warmup_rounds",
         0,
-        "Rounds of recovery in which its rate rises linearly, where negation left a large loss.",
+        "Rounds after the request in which the rate of recovery rises linearly, where negation "
+        "left a large loss; a method's own rounds are counted.",
         lower_bound=0,
     )
     several(

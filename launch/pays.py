@@ -158,7 +158,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     poisoned = [experiment.names_the_poison(study, trial) for trial in trials]
     streams = dict(retrain=experiment.RETRAIN, retrain_again=experiment.RETRAIN_AGAIN)
     masks = [_masks(trial.exam, exam.sides(trial.exam)) for trial in trials]
-    # Recovery has no warming up; without it in training, one program is both.
+    # Where training and recovery warm up alike, one program is both.
     course = functools.cache(lambda fed: jax.jit(shadows.map_federations(_course(study, fed))))
 
     def run(method, fed, stream, starts, splits):
@@ -200,7 +200,7 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
 
     Returns:
       ``(last state, seen)``: every example's loss and correctness at the start, half-way and at
-      the end, and the accuracies by round ``[R, A]``.
+      the end, and how many of each mask's images are right, by round ``[R, A]``.
     """
     judge = jfu.per_example(lambda variables, x: study.model.apply(variables, x)[0])
     rounds, half = study.config.rounds, study.config.rounds // 2
@@ -215,7 +215,7 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
             state, _ = fed.round(state, split.retain, jax.random.fold_in(key, number))
             seen, now = look(state), number + 1 == half
             kept = jax.tree.map(lambda old, new: jnp.where(now, new, old), kept, seen)
-            return (state, kept), 100 * (masks @ seen[1].astype(jnp.float32)) / masks.sum(1)
+            return (state, kept), masks @ seen[1].astype(jnp.float32)  # counts: exact
 
         begin = look(start)
         (state, kept), curve = jax.lax.scan(step, (start, begin), jnp.arange(rounds))
@@ -226,11 +226,12 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
 
 def line(config: Config, trial: Any, poisoned: bool, found: dict[str, Any]) -> dict[str, Any]:
     """One seed's line of pays.jsonl, of what its program returned."""
-    from launch.exam import grade
+    from launch import exam
 
-    marks = lambda name, when: grade(trial.exam, found[name][when], attack=True)
+    sides = exam.sides(trial.exam)
+    marks = lambda name, when: exam.grade(trial.exam, found[name][when], attack=True)
     curve = lambda name: [
-        dict(round=number, retain=float(row[0]))
+        dict(round=number, retain=round(100 * float(row[0]) / len(sides["retain"]), 10))
         for number, row in enumerate(found[name]["curve"], 1)
     ]
     original, last = marks("original", "end"), marks("retrain", "end")

@@ -14,7 +14,7 @@ from launch.flags import Config
 
 # What a request may choose, which training knows nothing of; and what changes no round.
 ASKED = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
-ASKED += ("recovery_warmup_rounds", "max_grad_norm", "options")
+ASKED += ("recovery_warmup_rounds", "options")
 APART = ("data_dir", "init_params", "rounds_before", "eval_every", "attack_every", "proxy")
 
 

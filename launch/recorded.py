@@ -122,23 +122,26 @@ def number(value: float | None, digits: int, none: str = "") -> str:
 def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
     """A recorded file's gaps to retraining's end, after so many rounds of each method; Markdown.
 
-    Means over seeds of each seed's gap; a dash where a seed has no row of that round, or no attack
-    was run in it. Of a second retraining only the end is known.
+    Means over the seeds that retraining has too of each seed's gap; a dash where one has no row of
+    that round, or no attack was run in it. Of a second retraining only the end is known.
     """
     runs: dict[str, dict[int, dict[int, Mapping]]] = {}
     for row in map(json.loads, path.read_text().splitlines()[1:]):
         runs.setdefault(row["method"], {}).setdefault(row["seed"], {})[row["round"]] = row
-    ends = [run[max(run)] for run in runs["retrain"].values()]
+    ends = {seed: run[max(run)] for seed, run in runs.get("retrain", {}).items()}
 
-    def cell(rows: Sequence[Mapping | None]) -> str:
-        found = None if None in rows else report.spread(jfu.gap_per_seed(rows, ends) or [None])
+    def cell(rows: Mapping[int, Mapping | None]) -> str:
+        pairs = [(row, ends[seed]) for seed, row in rows.items() if seed in ends]
+        if not pairs or any(row is None for row, _ in pairs):
+            return "-"
+        found = report.spread(jfu.gap_per_seed(*zip(*pairs, strict=True)) or [None])
         return "-" if found is None else f"{found['mean']:.2f} ± {found['std']:.2f}"
 
     lines = [["method", *(f"{number} rounds" for number in rounds), "its last"]]
     for name, seeds in runs.items():
         if name in ("original", "retrain"):
             continue
-        after = [cell([run.get(number) for run in seeds.values()]) for number in rounds]
-        end = cell([run[max(run)] for run in seeds.values()])
+        after = [cell({s: run.get(number) for s, run in seeds.items()}) for number in rounds]
+        end = cell({s: run[max(run)] for s, run in seeds.items()})
         lines.append(["retrain again" if name == report.AGAIN else name, *after, end])
     return report.aligned(lines)

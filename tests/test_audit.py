@@ -436,12 +436,17 @@ def test_the_poison_is_named_where_all_of_it_is(monkeypatch):
     monkeypatch.setattr(experiment, "clients_of", lambda config, *_: poisoned(config))
     named = lambda rows, forget: experiment.names_the_poison(
         SimpleNamespace(config=SimpleNamespace(rows=rows, backdoor=True), dataset=None),
-        SimpleNamespace(seed=0, exam=SimpleNamespace(forget=np.array(forget, bool))),
+        SimpleNamespace(seed=0, exam=exam(np.array(forget, bool))),
     )
+    exam = lambda forget: SimpleNamespace(forget=forget, retain=~forget & ~gone)
+    gone = np.zeros(4, bool)
     assert named([1, 0, 1, 0], [1, 1, 1, 0])
     assert not named([1, 0, 1, 0], [1, 1, 0, 0])  # one image stays
     assert not named([1, 0, 1, 0], [0, 1, 0, 1])  # another client's
     assert not named([0, 0, 0, 0], [1, 1, 0, 0])  # none was planted
+    gone = np.array([1, 0, 0, 0], bool)
+    assert named([1, 0, 1, 0], [0, 0, 1, 1])  # the rest of it had left before
+    assert not named([1, 0, 0, 0], [0, 0, 1, 1])  # all of it had
 
 
 def test_what_shadows_do_otherwise_is_said():

@@ -7,11 +7,13 @@ import numpy as np
 import optax
 import pytest
 from conftest import bits, quick_jit
+from sklearn.metrics import mutual_info_score
+from sklearn.metrics.cluster import expected_mutual_information
 
 import jfu
 from jfu import models
 from jfu.unlearn import deepest
-from jfu.unlearn.deepest import information
+from jfu.unlearn.deepest import confusions, information
 
 # ---------------------------------------------------------------- cuts
 
@@ -47,34 +49,48 @@ def test_a_layer_that_is_gone_round_is_no_cut():
     assert cuts(True) == (("stem",), ("head",))
 
 
+class Odd(nn.Module):
+    """Inside ``remat``, called twice, given by keyword."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(4, name="stem")(inputs=x)
+        x = nn.remat(nn.Dense)(4, name="inside")(nn.relu(x))
+        again = nn.Dense(4, name="again")
+        return nn.Dense(2, name="head")(again(nn.relu(again(x))))
+
+
+def test_cuts_of_odder_modules():
+    cuts = models.from_linen(Odd(), jnp.zeros((1, 3))).cuts()
+    assert cuts == (("stem",), ("inside",), ("again",), ("head",))
+
+
 # ---------------------------------------------------------------- what predictions tell
 
 
-def test_information_is_that_of_float64():
+@pytest.mark.parametrize(("classes", "many"), [(2, 80), (10, 200), (10, 3000), (60, 900)])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
+def test_information_is_adjusted_for_chance_as_it_is_known_exactly(classes, many, kept):
+    """Against scikit-learn's, whose chance is a sum over hypergeometric counts of cells."""
     rng = np.random.default_rng(0)
-    counts = rng.integers(0, 30, (5, 5)).astype(float) + 40 * np.eye(5)
-    n, p = counts.sum(), counts / counts.sum()
-    rows, columns = p.sum(1), p.sum(0)
-    shared = sum(
-        p[i, j] * np.log(p[i, j] / rows[i] / columns[j])
-        for i in range(5)
-        for j in range(5)
-        if p[i, j]
-    )
-    expected = (shared - 16 / (2 * n)) / -(rows * np.log(rows)).sum()
-    np.testing.assert_allclose(information(jnp.asarray(counts)), expected, rtol=1e-4)
+    label = rng.integers(0, classes, many)
+    said = np.where(rng.random(many) < kept, label, rng.integers(0, classes, many))
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (label, said), 1)
+    chance = expected_mutual_information(counts, many)
+    share = counts.sum(1) / many
+    entropy = -(share[share > 0] * np.log(share[share > 0])).sum()
+    expected = (mutual_info_score(label, said) - chance) / (entropy - chance)
+    near = 0.02 if many < classes**2 else 0.01  # a quarter of an example a cell, or two and more
+    assert abs(float(information(jnp.asarray(counts, jnp.float32))) - expected) < near
 
 
-def test_what_chance_tells_is_nothing():
-    """Labels and predictions drawn apart: near zero on average, where the plain share is not."""
-    rng = np.random.default_rng(1)
-    drawn = [rng.multinomial(200, np.full(25, 1 / 25)).reshape(5, 5) for _ in range(200)]
-    told = np.array([information(jnp.asarray(c, jnp.float32)) for c in drawn])
-    assert abs(told.mean()) < 0.003  # without the correction 16 / 400 / ln 5 = 0.025
-    always_wrong = jnp.array([[0.0, 50.0], [50.0, 0.0]])
-    assert information(always_wrong) == information(always_wrong[:, ::-1]) > 0.98
-    assert information(jnp.zeros((3, 3))) == 0
-    assert information(jnp.array([[0.0, 0.0], [7.0, 5.0]])) == 0  # a single label
+def test_information_of_answers_that_are_always_wrong_or_always_the_same():
+    wrong = jnp.array([[0.0, 50.0], [50.0, 0.0]])
+    assert information(wrong) == information(wrong[:, ::-1]) == pytest.approx(1, abs=1e-5)
+    for nothing in ([[7, 5], [0, 0]], [[3, 4], [0, 0]], [[0, 0], [0, 9]], [[0, 0], [0, 0]]):
+        assert information(jnp.asarray(nothing, jnp.float32)) == 0  # one label, or none
+    assert information(jnp.array([[9.0, 0.0], [8.0, 0.0]])) == pytest.approx(0, abs=1e-6)
 
 
 # ---------------------------------------------------------------- the choice
@@ -164,9 +180,77 @@ def test_forgotten_examples_have_no_say():
     """
     state, (info,) = answered(tells=0.1)
     assert signs(state)["mid"] == -1 and float(info.metrics["examples"]) == 48
-    step = quick_jit(deepest(FED, NET, cuts=CUTS, batch_size=16, tells=0.1).recover)
+    step = quick_jit(deepest(FED, NET, CUTS, batch_size=16, tells=0.1).recover)
     state, _ = step(FED.init(TRAINED), REQUEST._replace(retain=DATA), jax.random.key(0))
     assert signs(state)["head"] == -1
+
+
+def test_a_cut_that_gives_no_numbers_is_not_silent():
+    """Roots of negative numbers, from a negated stem or mid; a negated head tells everything."""
+
+    def rooted(variables, x, **how):
+        w = {name: layer["kernel"] for name, layer in variables["params"].items()}
+        hidden = jnp.sqrt(w["mid"] * w["stem"] * x[:, 0])
+        return jnp.stack([jnp.zeros(len(x)), w["head"] * (hidden - 1.5)], 1), {}
+
+    state, (info,) = answered(model=NET._replace(apply=rooted))
+    assert signs(state)["head"] == -1 and float(info.metrics["told"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_was_chosen_is_told():
+    _, (chosen, later) = answered(2)
+    assert (float(chosen.metrics["cut"]), float(later.metrics["cut"])) == (1, -1)
+    assert float(chosen.metrics["told"]) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_counts_are_those_of_numpy(devices, chunk):
+    """Clients of other sizes, examples that left in between, a label that is no class."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 4, 40)
+    y[5] = 7
+    model = models.build("mlp1", classes=4, image_shape=(3, 1, 1))
+    variables = jax.tree.map(lambda a: a + 0.1, model.init(jax.random.key(1)))
+    clients = jfu.stack(
+        x[:, :, None, None], y, [np.arange(17), np.arange(17, 20), np.arange(20, 40)]
+    )
+    mask = np.asarray(clients.mask) & (rng.random(clients.mask.shape) < 0.6)
+    mask[0, 5] = True
+    clients = clients._replace(mask=jnp.asarray(mask))
+    count = confusions(model, [["stem"], ["head"]], batch_size=4, chunk=chunk)
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
+        counts, info = quick_jit(count)(variables, clients)
+    expected = np.zeros((2, 4, 4))
+    rows = np.concatenate([np.asarray(clients.index)[k][mask[k]] for k in range(3)])
+    for cut, name in enumerate(("stem", "head")):
+        negated = {
+            "params": jfu.negate(
+                variables["params"], jfu.select(variables["params"], jfu.by_path(f"{name}/.*"))
+            )
+        }
+        said = np.asarray(model.apply(negated, x[rows][:, :, None, None])[0]).argmax(-1)
+        for label, answer in zip(y[rows], said, strict=True):
+            if label < 4:
+                expected[cut, label, answer] += 1
+    np.testing.assert_array_equal(counts, expected)
+    assert float(info.weight.sum()) == expected[0].sum() == mask.sum() - 1
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_biases_are_left_alone_where_that_is_asked(weights_only):
+    model = models.build("mlp1", classes=2, image_shape=(1, 1, 1))
+    variables = jax.tree.map(lambda a: a + 0.1, model.init(jax.random.key(0)))
+    fed = jfu.fedavg(jfu.local_sgd(jfu.classification(model.apply), optax.sgd(0.1)))
+    method = deepest(fed, model, [["stem"]], weights_only=weights_only)
+    request = jax.tree.map(lambda a: a, REQUEST)
+    square = lambda side: side._replace(x=side.x.reshape(-1, 1, 1, 1))
+    state, _ = method.recover(
+        fed.init(variables), jfu.Split(*map(square, request)), jax.random.key(0)
+    )
+    old, new = variables["params"]["stem"], state.params["stem"]
+    assert bits(new["kernel"]) == bits(-old["kernel"])
+    assert bits(new["bias"]) == bits(old["bias"] if weights_only else -old["bias"])
 
 
 def test_running_means_follow():
@@ -189,13 +273,16 @@ def test_one_client_at_a_time_and_in_half_precision():
 
 
 def test_it_is_not_bounded_as_a_leaving_clients_round():
-    method = deepest(FED, NET, cuts=CUTS)
+    method = deepest(FED, NET, CUTS)
     assert method.own == 1 and not method.needs.target
     assert jfu.faults.bounded(method, 0.5) is method
 
 
 def test_errors_say_what_is_possible():
     with pytest.raises(ValueError, match=r"tells is 2; it is a share .* in \[0, 1\]"):
-        deepest(FED, NET, tells=2, cuts=CUTS)
+        deepest(FED, NET, CUTS, tells=2)
+    for wrong in (["stem", "head"], [["stem", "haed"]]):
+        with pytest.raises(ValueError, match="is no cut of this network: .*, of stem, mid, head"):
+            deepest(FED, NET, wrong)
     with pytest.raises(ValueError, match="this model names none: give cuts="):
         deepest(FED, NET)

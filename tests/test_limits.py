@@ -50,6 +50,7 @@ def changed(config, **changes):
         (dict(dp_clip=1.0, aggregator="krum"), {}, "--dp_clip is an aggregator of its own"),
         (dict(dp_clip=1.0, sample=2, absent=0.5), {}, "for --sample or for --absent, not for both"),
         (dict(dp_clip=1.0), dict(names=["puf"]), "puf has rounds of its own or a history"),
+        (dict(dp_clip=1.0), dict(names=["not_deepest"]), "not_deepest has rounds of its own"),
         (dict(dp_clip=1.0), dict(keep=["last"]), "sent before any noise"),
         (dict(sum_only=True, aggregator="krum"), {}, "krum sees single updates"),
         (dict(sum_only=True), dict(names=["federaser"]), "federaser needs single updates"),

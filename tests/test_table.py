@@ -32,6 +32,7 @@ CONFIG = Config(
         recovery_rounds=2,
         train_size=500,
         past=(),
+        recovery_warmup_rounds=0,
     )
     | dict(sample=0, absent=0.0, faults=(), aggregator="mean", follow_means=True)
     | dict(drop_labels=(), proxy=0.0)
@@ -370,14 +371,16 @@ def test_recorded_rows_give_the_table_again(tmp_path):
 
 
 def test_gaps_by_round_of_a_recorded_file(tmp_path):
-    """Two seeds; retraining ends at 90, so 80 and 84 are gaps of 10/4 and 6/4."""
+    """Two seeds; retraining ends at 90 and 94, so 80 and 88 are gaps of 10/4 and 6/4."""
     of = lambda method, seed, round, retain, mia=50.0: dict(
         method=method, seed=seed, round=round, retain=retain, forget=50.0, test=50.0, mia=mia
     )
-    rows = [of("retrain", seed, number, 90.0 * number / 8) for seed in (0, 1) for number in (4, 8)]
-    rows += [of("not", 0, 2, 80.0), of("not", 0, 4, 90.0), of("not", 1, 2, 84.0)]
-    rows += [of("not", 1, 3, 70.0, mia=None), of("not", 1, 4, 86.0)]
-    rows += [of("retrain_again", seed, 8, 90.0, mia=52.0 + 2 * seed) for seed in (0, 1)]
+    rows = [
+        of("retrain", s, number, (90 + 4 * s) * number / 8) for s in (1, 0) for number in (4, 8)
+    ]
+    rows += [of("not", 0, 2, 80.0), of("not", 0, 4, 90.0), of("not", 1, 2, 88.0)]
+    rows += [of("not", 1, 3, 70.0, mia=None), of("not", 1, 4, 90.0), of("not", 7, 2, 10.0)]
+    rows += [of("retrain_again", s, 8, 90.0 + 4 * s, mia=52.0 + 2 * s) for s in (0, 1)]
     path = tmp_path / "W.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in [dict(config={}, cells=[]), *rows]))
     found = [

@@ -291,6 +291,7 @@ def test_shapes_without_running_and_the_state_keeps_its_kind(build, variables, r
     assert all(a.shape == (3,) for a in jax.tree.leaves(info.clients))
     counted = {"loss", "clients", "examples", "steps", "forwards", "down", "up"}
     counted |= {"late", "not_finite", "too_long", "not_applied"}
+    counted |= {"cut", "told"} if name == "not_deepest" else set()
     assert info.metrics.keys() == counted
     assert isinstance(method.needs, jfu.Needs)
 

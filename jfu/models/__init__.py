@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
+from jax.extend import core
 
 from jfu.models.cnn import CNN, SmallNet
 from jfu.models.mlp import MLP
@@ -212,26 +213,43 @@ def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]
 
 
 def _cuts(run: Callable, layers: Sequence[str], variables, x) -> tuple[tuple[str, ...], ...]:
-    """Layers that read the same array, by depth, if without them no input reaches the output."""
+    """Layers that read the same array, by depth, if without them no input reaches the output.
+
+    Not found are layers inside ``nn.scan``, a shortcut that reads what a norm before its
+    convolution reads, and layers of a network that looks at its input again, as for a mask.
+    """
     readers = []  # (array, layers)
 
     def watch(call, args, kwargs, context):
         result, path = call(*args, **kwargs), "/".join(context.module.path)
         if context.method_name != "__call__" or path not in layers:
             return result
-        known = [names for array, names in readers if array is args[0]]
-        known[0].append(path) if known else readers.append((args[0], [path]))
+        for array in (*args, *kwargs.values())[:1]:
+            known = [names for other, names in readers if other is array]
+            known[0].append(path) if known else readers.append((array, [path]))
         return checkpoint_name(result, path)
 
     with nn.intercept_methods(watch):
         jaxpr = jax.make_jaxpr(run)(variables, x).jaxpr
+    given = [v is jaxpr.invars[-1] for v in jaxpr.invars]
+    found = dict.fromkeys(tuple(dict.fromkeys(names)) for _, names in readers)
+    return tuple(names for names in found if not any(_reached(jaxpr, given, names)))
 
-    def passes(without: Sequence[str]) -> bool:
-        reached = {id(jaxpr.invars[-1])}
-        for eqn in jaxpr.eqns:
-            stopped = eqn.primitive.name == "name" and eqn.params["name"] in without
-            if not stopped and any(id(v) in reached for v in eqn.invars):
-                reached.update(map(id, eqn.outvars))
-        return any(id(v) in reached for v in jaxpr.outvars)
 
-    return tuple(tuple(names) for _, names in readers if not passes(names))
+# Equations that run the one jaxpr which they hold, on what they are given.
+CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call")
+
+
+def _reached(jaxpr: core.Jaxpr, given: Sequence[bool], without: Sequence[str]) -> list[bool]:
+    """Which outputs depend on the inputs that are ``given``, once some layers pass nothing on."""
+    reached = {id(v) for v, is_given in zip(jaxpr.invars, given, strict=True) if is_given}
+    for eqn in jaxpr.eqns:
+        into = [id(v) in reached for v in eqn.invars]
+        out = [any(into)] * len(eqn.outvars)
+        inner = list(core.jaxprs_in_params(eqn.params))
+        if eqn.primitive.name == "name" and eqn.params["name"] in without:
+            out = [False]
+        elif eqn.primitive.name in CALLS and len(inner) == 1:
+            out = _reached(inner[0], into, without)
+        reached.update(id(v) for v, yes in zip(eqn.outvars, out, strict=True) if yes)
+    return [id(v) in reached for v in jaxpr.outvars]

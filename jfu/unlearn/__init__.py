@@ -75,7 +75,9 @@ UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
     "not_last": lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
     # at the deepest cut that leaves nothing to read
     "not_deepest": lambda s: deepest(
-        s.fed, s.model, **s.of("not_deepest", "follows", "batch_size", "chunk")
+        s.fed,
+        s.model,
+        **s.of("not_deepest", "weights_only", "follows", "batch_size", "chunk"),
     ),
     # its recovery anchored to the old model's answers
     "anchored": lambda s: anchored(

@@ -1,7 +1,7 @@
 """NoT at the deepest cut of the network that leaves nothing to read in its predictions.
 
     theta(c) = theta* with every layer of cut c negated
-    t(c)     = I(label; argmax z_theta(c)(x)) / H(label),   x retained
+    t(c)     = (I - E) / (H - E) of labels and predictions argmax z_theta(c)(x), x retained
     c*       = the last c in call order with t(c) <= tells, or that of the least t;
     theta'   = theta(c*);   then rounds on what is retained
 
@@ -11,9 +11,13 @@ first of many layers all others have to learn anew, and what the early ones know
 taught them, is lost too. A late cut leaves more of it; but the sign of the last layers turns right
 answers into reliably wrong ones, which recovery need only turn back. That is told beforehand, from
 retained data alone: what a prediction still says of the label, right or wrong, is their mutual
-information I, less what chance makes of it in n examples, (C - 1)^2 / 2n (Miller. Note on the bias
-of information estimates. Information Theory in Psychology, 1955). Each client sends the server
-C x C counts for each cut, which are summed; that is the first round. Not of NoT's paper.
+information I, less what chance makes of it, E, as a share of what there is to say, the labels'
+entropy H. Each client sends the server C x C counts for each cut, which are summed; that is the
+first round. Not of NoT's paper.
+
+Adjusting for chance: Vinh, Epps, Bailey. Information Theoretic Measures for Clusterings Comparison.
+JMLR 11, 2010; their E sums a hypergeometric law for each cell, here it is a Poisson law with that
+law's variance, which needs no loop over counts of cells.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +29,7 @@ import optax
 from jfu.clients import sum_clients
 from jfu.fedavg import summarise
 from jfu.local import take
+from jfu.select import by_layer
 from jfu.types import (
     Broadcast,
     ClientData,
@@ -32,6 +37,7 @@ from jfu.types import (
     FederatedAlgorithm,
     LocalInfo,
     Model,
+    Needs,
     PyTree,
     RoundInfo,
     Unlearner,
@@ -48,64 +54,80 @@ def deepest(
     cuts: Sequence[Sequence[str]] | None = None,
     *,
     tells: float = 0.05,
+    weights_only: bool = False,
     follows: Sequence[tuple[str, str]] = (),
     batch_size: int = 32,
     chunk: int | None = None,
 ) -> Unlearner:
     """A round that chooses a cut and negates it, then rounds of ``fed``.
 
+    That round's metrics say more: ``cut``, the place of the chosen one, and ``told``, what its
+    predictions tell; in later rounds they are -1 and 0.
+
     Args:
       cuts: paths of each cut's layers, by depth; ``model.cuts()`` if not given.
-      tells: the largest share of the labels' entropy that predictions may still tell.
+      tells: the largest share of what labels say that predictions may still tell.
+      weights_only: leaves biases out.
       follows: running means that change their sign too; see ``negation``.
       batch_size: of the passes forward, which are counted in batches.
 
     Raises:
-      ValueError: a model that knows no cuts and none given, or a share outside [0, 1].
+      ValueError: a model that knows no cuts and none given, a cut of layers that it does not have,
+        or a share outside [0, 1].
 
-    >>> deepest(fed, model, cuts=[["stem"], ["head"]]).needs.forget_data
+    >>> deepest(fed, model, [["stem"], ["head"]]).needs.forget_data
     False
     """
     if not 0 <= tells <= 1:
-        raise ValueError(f"tells is {tells}; it is a share of the labels' entropy, in [0, 1]")
+        raise ValueError(f"tells is {tells}; it is a share of what labels say, in [0, 1]")
     if cuts is None:
         cuts = model.cuts() if model.cuts else ()
-    if not cuts:
-        raise ValueError(
-            "deepest chooses among cuts of the network, and this model names none: give "
-            "cuts=[[layer, ...], ...], by depth"
-        )
-
-    count = confusions(model, cuts, follows=follows, batch_size=batch_size, chunk=chunk)
+    how = dict(weights_only=weights_only, follows=follows, batch_size=batch_size, chunk=chunk)
+    count = confusions(model, cuts, **how)
 
     def choose(state, request, key):
         del key
         counts, info = count(state.variables, request.retain)
-        told = jax.vmap(information)(counts)
+        # Where some rows were no numbers, and so are not counted, nothing is known.
+        whole = counts.sum((1, 2)) >= info.weight.sum()
+        told = jnp.where(whole, jax.vmap(information)(counts), jnp.inf)
         silent = jnp.arange(len(cuts)) * (told <= tells)
         best = jnp.where((told <= tells).any(), silent.argmax(), told.argmin())
-        metrics = summarise(info)
+        metrics = summarise(info) | dict(cut=best.astype(jnp.float32), told=told[best])
         # Counts, not a model, are what is sent.
         metrics["up"] *= counts.size / optax.tree.size(state.variables)
-        variables = _signed(dict(state.variables), _signs(state.variables, cuts, follows), best)
+        signs = _signs(state.variables, cuts, weights_only, follows)
+        variables = _signed(dict(state.variables), signs, best)
         state = state._replace(variables=variables, round=state.round + 1)
         return state, RoundInfo(info, metrics, request.retain.id)
 
-    return finetune(fed)._replace(recover=phases(1, choose, on_retained(fed)), own=1)
+    def later(state, request, key):
+        state, info = on_retained(fed)(state, request, key)
+        none = dict(cut=jnp.full((), -1.0), told=jnp.zeros(()))
+        return state, info._replace(metrics=info.metrics | none)
+
+    recover = phases(1, choose, later)
+    return finetune(fed)._replace(recover=recover, needs=Needs(counts=True), own=1)
 
 
 def confusions(
     model: Model,
     cuts: Sequence[Sequence[str]],
     *,
+    weights_only: bool = False,
     follows: Sequence[tuple[str, str]] = (),
     batch_size: int = 32,
     chunk: int | None = None,
 ) -> Callable[[Variables, ClientData], tuple[jax.Array, LocalInfo]]:
     """How often which label met which prediction once a cut is negated, summed over clients.
 
+    Not counted are examples whose logits are not finite, nor those whose label is no class.
+
     Returns:
       ``(variables, clients) -> (counts [cuts, C, C], info)``, labels by row.
+
+    Raises:
+      ValueError: no cuts, or a cut of layers that the model does not have.
 
     >>> from jfu.clients import stack
     >>> clients = stack(jnp.zeros((3, 4, 4, 1), jnp.uint8), [0, 1, 2], [[0, 1], [2]])
@@ -114,9 +136,21 @@ def confusions(
     >>> jax.vmap(information)(counts).shape  # what each cut's predictions still tell
     (2,)
     """
+    if not cuts:
+        raise ValueError(
+            "deepest chooses among cuts of the network, and this model names none: give "
+            "cuts=[[layer, ...], ...], by depth"
+        )
+    for cut in cuts:
+        if isinstance(cut, str) or not set(cut) <= set(model.layers):
+            raise ValueError(
+                f"{cut!r} is no cut of this network: give a list of layers for each, of "
+                f"{', '.join(model.layers)}"
+            )
 
     def count(variables, clients):
-        work = _counting(model, _signs(variables, cuts, follows), len(cuts), batch_size)
+        signs = _signs(variables, cuts, weights_only, follows)
+        work = _counting(model, signs, len(cuts), batch_size)
         shared = Broadcast(dict(variables), jnp.zeros((), jnp.int32))
         return sum_clients(work, chunk=chunk)(shared, clients, jax.random.key(0))
 
@@ -124,29 +158,56 @@ def confusions(
 
 
 def information(counts: jax.Array) -> jax.Array:
-    """Share of the rows' entropy that the columns tell, less the part that is chance; scalar.
+    """Share of what rows say that columns tell, adjusted for chance; scalar, 1 at most.
 
     Args:
       counts: how often row and column met, ``[R, C]``.
 
     >>> print(f"{information(jnp.array([[40.0, 0.0], [0.0, 40.0]])):.3f}")
-    0.991
+    1.000
     >>> print(f"{information(jnp.array([[20.0, 20.0], [20.0, 20.0]])):.3f}")
     -0.009
     """
     total = jnp.maximum(counts.sum(), 1)
     entropy = lambda counts: -jax.scipy.special.xlogy(counts / total, counts / total).sum()
     rows, columns = counts.sum(1), counts.sum(0)
-    degrees = jnp.maximum((rows > 0).sum() - 1, 0) * jnp.maximum((columns > 0).sum() - 1, 0)
-    shared = entropy(rows) + entropy(columns) - entropy(counts) - degrees / (2 * total)
-    return shared / jnp.maximum(entropy(rows), 1e-6)
+    of_rows, chance = entropy(rows), _chance(rows, columns)
+    shared = of_rows + entropy(columns) - entropy(counts)
+    # With one label, or with as many as there are examples, there is nothing to tell.
+    some = of_rows - chance > 1e-3
+    return jnp.where(some, (shared - chance) / jnp.where(some, of_rows - chance, 1), 0)
 
 
-def _signs(variables: Variables, cuts: Sequence[Sequence[str]], follows) -> PyTree:
+def _chance(rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Expected mutual information of tables with these margins.
+
+    A cell of which m are expected adds E[N log(N / m)] / n, with N of a Poisson law: 1/2n where m
+    is large, nearly nothing where it is small. Margins that are fixed leave the cell less variance
+    than that law's, (1 - row / n)(1 - column / n) of it.
+    """
+    total = jnp.maximum(rows.sum(), 1)
+    mean = jnp.outer(rows, columns) / total
+    spread = jnp.outer(1 - rows / total, 1 - columns / total)
+    # m (E[log(1 + N)] - log m) is E[N log(N / m)]; from 30 on its series will do.
+    near = jnp.clip(mean, 1e-6, 30.0)
+
+    def add(k, found):
+        probability = jnp.exp(k * jnp.log(near) - near - jax.scipy.special.gammaln(k + 1.0))
+        return found + probability * jnp.log1p(k)
+
+    logs = jax.lax.fori_loop(0, 90, add, jnp.zeros_like(near))
+    exact = near * (logs - jnp.log(near))
+    far = jnp.maximum(mean, 30.0)
+    cells = jnp.where(mean < 30, exact, 1 / 2 + 1 / (12 * far))
+    return (jnp.where(mean > 0, cells, 0) * spread).sum() / total
+
+
+def _signs(variables: Variables, cuts: Sequence[Sequence[str]], weights_only, follows) -> PyTree:
     """-1 where a cut's negation changes a leaf, 1 elsewhere; ``[cuts]`` for each leaf."""
     ones = jax.tree.map(lambda leaf: jnp.ones((), leaf.dtype), dict(variables))
-    of = lambda cut: negated(ones, lambda path, leaf: path.rpartition("/")[0] in cut, follows)
-    return jax.tree.map(lambda *signs: jnp.stack(signs), *map(of, cuts))
+    whole = lambda cut: by_layer(cut, slice(None), weights_only=weights_only)
+    signs = [negated(ones, whole(cut), follows) for cut in cuts]
+    return jax.tree.map(lambda *signs: jnp.stack(signs), *signs)
 
 
 def _signed(variables: Variables, signs: PyTree, cut: jax.Array) -> Variables:
@@ -166,20 +227,21 @@ def _counting(model: Model, signs: PyTree, many: int, batch_size: int) -> Client
         order = jnp.argsort(~client.mask, stable=True).astype(jnp.int32)
         order = jnp.pad(order, (0, -len(order) % size), constant_values=len(order))
 
-        def step(number, counts):
+        def step(number, carry):
+            counts, known = carry
             batch, _ = take(client, jax.lax.dynamic_slice(order, (number * size,), (size,)))
             label = jax.nn.one_hot(batch.y, classes) * batch.mask[:, None]
 
             def met(cut):
-                other = _signed(dict(shared.variables), signs, cut)
-                said = model.apply(other, batch.x)[0].argmax(-1)
-                return label.T @ jax.nn.one_hot(said, classes)
+                logits, _ = model.apply(_signed(dict(shared.variables), signs, cut), batch.x)
+                said = jax.nn.one_hot(logits.argmax(-1), classes)
+                return label.T @ jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), said, 0)
 
-            return counts + jax.lax.map(met, jnp.arange(many))
+            return counts + jax.lax.map(met, jnp.arange(many)), known + label.sum()
 
-        counts = jax.lax.fori_loop(0, batches, step, jnp.zeros((many, classes, classes)))
-        live = client.mask.sum().astype(jnp.float32)
         none = jnp.zeros(())
-        return counts, LocalInfo(live, none, none, (many * batches).astype(jnp.float32))
+        start = jnp.zeros((many, classes, classes)), none
+        counts, known = jax.lax.fori_loop(0, batches, step, start)
+        return counts, LocalInfo(known, none, none, (many * batches).astype(jnp.float32))
 
     return work
