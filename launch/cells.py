@@ -135,10 +135,11 @@ def run_cell(
     ):
         spent = add_costs(study, spent, info, seconds)
         if number == 1 and "cut" in info.metrics:
-            cut, told = study.model.cuts()[int(info.metrics["cut"])], float(info.metrics["told"])
+            cut = ", ".join(study.model.cuts()[int(info.metrics["cut"])])
+            share = max(0, 100 * float(info.metrics["told"]))
             say(
-                f"  seed {trial.seed}  {name:<10} negates {', '.join(cut)}: what it then predicts "
-                f"tells {max(0, told):.1%} of the labels".replace("%", " %")
+                f"  seed {trial.seed}  {name:<10} negates {cut}: what it then predicts tells "
+                f"{share:.1f} % of the labels"
             )
         final = number == budget
         if final or (not quiet and number % study.config.eval_every == 0):

@@ -235,13 +235,16 @@ def test_training_leaves_rows_and_a_model(trained):
     assert history["last/stem/kernel"].shape == (4, 3, 3, 1, 16)
 
 
-@pytest.mark.parametrize("method", ["not", *rare("federaser", "retrain", "none", "noise")])
+@pytest.mark.parametrize(
+    "method", ["not", "not_deepest", *rare("federaser", "retrain", "none", "noise")]
+)
 def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     workdir = tmp_path / "B"
     flags = [f"--init_from={trained}", f"--workdir={workdir}", f"--method={method}"]
     _, said = launch("unlearn", *flags, "--stop=budget")
     assert ("outlook: back after about" in said) == (method == "not")
+    assert ("what it then predicts tells" in said) == (method == "not_deepest")
     rows = rows_of(workdir)
     budget = dict(retrain=4, none=0).get(method, 2)
     assert [row["round"] for row in rows] == [0, *range(budget + 1)]
