@@ -57,6 +57,15 @@ def test_the_list_of_the_papers_rows_is_that_of_the_recorded_results():
             assert shown(path.stem) == table.markdown(recorded.read(path))
 
 
+def test_the_tables_of_where_to_negate_are_those_of_the_recorded_results():
+    from launch import recorded, table
+
+    path = ROOT / "launch" / "results" / "resnet-narrow-cpu.jsonl"
+    shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+    assert shown(path.stem) == table.markdown(recorded.read(path))
+    assert shown(f"{path.stem}-gaps") == recorded.gaps(path, (20, 30))
+
+
 @pytest.mark.parametrize("job", ["mlp", "cnn"])
 def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
     from launch import bench
@@ -94,15 +103,18 @@ def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
     assert shown("rounds") == rounds.markdown([json.loads(line) for line in lines])
 
 
-@pytest.mark.parametrize("split", ["iid", "dirichlet"])
-def test_the_tables_on_fashion_mnist_are_those_of_the_recorded_results(split):
+TABLES = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_those_of_the_recorded_summaries(name):
     from launch import report
 
-    name = f"fashion-{split}"
     summary = json.loads((ROOT / "launch" / "results" / f"{name}-cpu.json").read_text())
     shown = README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
     assert shown == report.markdown(summary)
-    assert summary["seeds"] == [0, 1, 2] and None not in summary["methods"].values()
+    assert summary["seeds"] == list(range(TABLES[name]))
+    assert None not in summary["methods"].values()
 
 
 def test_the_tables_of_the_audit_are_those_of_the_recorded_report():
