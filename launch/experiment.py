@@ -117,6 +117,8 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     calm = recovering(config)
     fed, local, _ = build(config, config.lr, everybody)
     again, own, around = build(calm, config.recovery_lr, staying)
+    trained = dataclasses.replace(config, warmup_rounds=0)
+    further = build(trained, config.recovery_lr, everybody)[0]
     setting = Setting(
         again,
         model,
@@ -155,9 +157,7 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         fed=fed,
         fresh=fresh,
         train=train,
-        further=build(dataclasses.replace(config, warmup_rounds=0), config.recovery_lr, everybody)[
-            0
-        ],
+        further=further,
         given=jfu.io.adopt(given, variables) if given else None,
         logits=compiled(lambda variables, x: model.apply(variables, x)[0]),
         judge=compiled(jfu.per_example(lambda variables, x: model.apply(variables, x)[0])),
