@@ -85,7 +85,7 @@ def test_killed_at_random_moments_and_started_again(
 ):
     """Killed and started again in one work directory until it is done, then in the next.
 
-    The moments are random times of a run and, by turns, random points of its first few writes.
+    The moments are random times of a run and, by turns, each point of one of its first few writes.
     """
     flags = dict(
         train=[*TRAIN[1:], "--rounds=12"],
@@ -104,7 +104,8 @@ def test_killed_at_random_moments_and_started_again(
         while ended is None or ended.killed:
             how = dict(after=moments.uniform(0, lasts))
             if done % 2:
-                how = dict(kill=(moments.choice(POINTS), "*", moments.randint(1, 6)))
+                point = POINTS[done // 2 % len(POINTS)]
+                how = dict(kill=(point, "*", moments.randint(1, 6)))
             ended = start(folder.name, **(how if done < kills else {}))
             done += ended.killed
             now = kept(folder) if folder.exists() else {}
