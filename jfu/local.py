@@ -72,7 +72,7 @@ def local_sgd(
 
         def step(i, carry):
             params, rest, memory, total = carry
-            epoch, number = i // per_epoch, i % per_epoch
+            epoch, number = (0, i) if epochs == 1 else _divmod(i, per_epoch)
             slots = jax.lax.dynamic_slice(order, (epoch, number * size), (1, size))[0]
             batch, names = take(client, slots)
             if augment is not None:
@@ -118,15 +118,23 @@ def _repeated(step: Callable, steps: jax.Array, most: int, start: Callable) -> t
     return carry if most < 2 else jax.lax.cond(steps > 1, partial(step, 1), lambda c: c, carry)
 
 
+def _divmod(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of numbers that are not negative: ``divmod`` looks at the signs."""
+    return jax.lax.div(a, b), jax.lax.rem(a, b)
+
+
 def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
     """One client's examples at ``slots`` [B], zeros where they are not live; and their names.
 
     An example's name is its row of the whole pool, however the pool is laid out.
     """
-    mask = client.mask.at[slots].get(mode="fill", fill_value=False)
-    rows = client.index.at[slots].get(mode="fill", fill_value=0)
-    x, y = client.x[rows], client.y[rows]
-    names = rows if client.row is None else client.row[rows]
+    # Slots and rows count from 0: without being told, JAX would look for negative ones each time.
+    beyond = dict(mode="fill", wrap_negative_indices=False)
+    mask = client.mask.at[slots].get(**beyond, fill_value=False)
+    rows = client.index.at[slots].get(**beyond, fill_value=0)
+    at = lambda pool: pool.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    x, y = at(client.x), at(client.y)
+    names = rows if client.row is None else at(client.row)
     return Batch(_shown(x, mask), jnp.where(mask, y, 0), mask.astype(jnp.float32)), names
 
 
