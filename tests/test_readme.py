@@ -105,7 +105,7 @@ def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
     assert shown("rounds") == rounds.markdown([json.loads(line) for line in lines])
 
 
-TABLES = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5}
+TABLES = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5, "digits-bf16": 5}
 
 
 @pytest.mark.parametrize("name", TABLES)
