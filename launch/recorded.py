@@ -76,6 +76,8 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
     retrain = {m: mean("retrain", m) for m in paper.MEASURES}
     rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * bool(methods.get(name)))
     scale, seeds = reduced(config) or "all images", len(summary["seeds"])
+    if config.get("precision") not in (None, "float32"):
+        scale += f", {config['precision']}"
     compared = (methods.get("not") or {}).get("compared", 0)
     return [
         f"{scale}, {config['rounds']} + {config['recovery_rounds']} rounds",
