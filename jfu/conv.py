@@ -36,6 +36,8 @@ def conv(
     batch_group_count=1,
     precision=None,
     preferred_element_type=None,
+    *,
+    as_product=False,
 ):
     """``lax.conv_general_dilated`` with a backward pass that is fast inside loops on CPU.
 
@@ -48,6 +50,10 @@ def conv(
       lhs: images ``[B, H, W, I]``.
       rhs: kernel ``[h, w, I, O]``, of the dtype of ``lhs``.
       window_strides, padding, ...: as in ``lax.conv_general_dilated``.
+      as_product: one matrix product of what the kernel sees at each place, on every backend and
+        in both directions. Under ``vmap`` over kernels it is a batch of products, where a
+        convolution would get groups; it holds each pixel as often as the kernel meets it.
+        For a model: ``conv_general_dilated=functools.partial(jfu.conv, as_product=True)``.
 
     >>> x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
     >>> conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC)[0, 1, 1]
@@ -67,7 +73,7 @@ def conv(
     )
     ones = lambda dilation: dilation is None or all(d == 1 for d in dilation)
     if (
-        jax.default_backend() != "cpu"
+        (jax.default_backend() != "cpu" and not as_product)
         or lhs.ndim != 4
         or not ones(lhs_dilation)
         or not ones(rhs_dilation)
@@ -81,10 +87,16 @@ def conv(
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
-    return _conv(lhs, rhs, strides, tuple(map(tuple, padding)), precision)
+    return _conv(lhs, rhs, strides, tuple(map(tuple, padding)), precision, as_product)
 
 
-def _stock(x, w, strides, padding, precision, lhs_dilation=(1, 1)):
+def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1)):
+    if as_product:
+        between = [(0, 0, 0), *((0, 0, d - 1) for d in lhs_dilation), (0, 0, 0)]
+        x = lax.pad(x, jnp.zeros((), x.dtype), between)
+        size = _sizes(x, w, strides, padding)
+        product = jnp.dot(_columns(x, size), w.reshape(-1, w.shape[3]), precision=precision)
+        return product.reshape(x.shape[0], size[0].out, size[1].out, w.shape[3])
     return lax.conv_general_dilated(
         x,
         w,
@@ -96,33 +108,29 @@ def _stock(x, w, strides, padding, precision, lhs_dilation=(1, 1)):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _conv(x, w, strides, padding, precision):
-    return _value(x, w, strides, padding, precision)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _conv(x, w, strides, padding, precision, as_product):
+    return _value(x, w, strides, padding, precision, as_product)
 
 
-def _value(x, w, strides, padding, precision):
+def _value(x, w, strides, padding, precision, as_product):
     """Forward as XLA does it, except for kernels of few values, which are one matrix product."""
-    if w.shape[0] * w.shape[1] * w.shape[2] > 16:
-        return _stock(x, w, strides, padding, precision)
-    size = _sizes(x, w, strides, padding)
-    columns = _columns(x, size)
-    product = jnp.dot(columns, w.reshape(-1, w.shape[3]), precision=precision)
-    return product.reshape(x.shape[0], size[0].out, size[1].out, w.shape[3])
+    few = w.shape[0] * w.shape[1] * w.shape[2] <= 16
+    return _run(x, w, strides, padding, precision, as_product or few)
 
 
-def _forward(x, w, strides, padding, precision):
-    return _value(x, w, strides, padding, precision), (x, w)
+def _forward(x, w, strides, padding, precision, as_product):
+    return _value(x, w, strides, padding, precision, as_product), (x, w)
 
 
-def _backward(strides, padding, precision, saved, dy):
+def _backward(strides, padding, precision, as_product, saved, dy):
     x, w = saved
     size = _sizes(x, w, strides, padding)
     # What the dilated dy lacks on either side to give back an image of x's size.
     pads = [(d.kernel - 1 - d.pad, d.image + d.pad - 1 - (d.out - 1) * d.stride) for d in size]
     flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
-    dx = _stock(dy, flipped, (1, 1), pads, precision, lhs_dilation=strides)
-    return dx, _kernel_gradient(x, w, dy, size, precision)
+    dx = _run(dy, flipped, (1, 1), pads, precision, as_product, lhs_dilation=strides)
+    return dx, _kernel_gradient(x, w, dy, size, precision, as_product)
 
 
 class _Size(NamedTuple):
@@ -178,14 +186,14 @@ def _rows(x, size):
     return [row.reshape(-1, right.kernel * x.shape[3]) for row in rows]
 
 
-def _kernel_gradient(x, w, dy, size, precision):
+def _kernel_gradient(x, w, dy, size, precision, as_product):
     """A product for each row of the kernel; one for all where images have few channels.
 
     The convolutions that give the same, with channels as the batch or dy as the kernel, take
     longer on CPU, by an order of magnitude for 3x3 kernels of 64 channels.
     """
     flat = dy.reshape(-1, w.shape[3])
-    seen = [_columns(x, size)] if w.shape[2] <= 4 else _rows(x, size)
+    seen = [_columns(x, size)] if as_product or w.shape[2] <= 4 else _rows(x, size)
     products = [jnp.dot(row.T, flat, precision=precision) for row in seen]
     return jnp.concatenate(products).reshape(w.shape)
 
@@ -239,7 +247,8 @@ def _say(eqn: core.JaxprEqn, looped: bool) -> str:
     if groups > 1:
         return (
             f"{what} has {groups} groups, which XLA:CPU runs slowly; if they are clients with "
-            "kernels of their own under vmap, run one client at a time: chunk=1"
+            "kernels of their own under vmap, run one client at a time: chunk=1; a layer's own "
+            "groups stay slow"
         )
     # Batch first and channels last; kernels with both channel axes last.
     spatial = range(1, lhs.ndim - 1)
@@ -247,8 +256,14 @@ def _say(eqn: core.JaxprEqn, looped: bool) -> str:
     kernels = (rhs.ndim - 1, rhs.ndim - 2, *(i - 1 for i in spatial))
     numbers = eqn.params["dimension_numbers"]
     if looped and tuple(map(tuple, numbers)) != (images, kernels, images):
+        remedy = (
+            "make the layer with nn.Conv(..., conv_general_dilated=jfu.conv), which speeds up "
+            "those without groups and dilation"
+            if lhs.ndim == 4
+            else "jfu.conv speeds up 2-D convolutions only; run this one outside of loops"
+        )
         return (
             f"{what} runs in a loop and is not in NHWC/HWIO order, which XLA:CPU runs slowly; "
-            "make the layer with nn.Conv(..., conv_general_dilated=jfu.conv)"
+            f"{remedy}"
         )
     return ""

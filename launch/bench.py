@@ -9,8 +9,9 @@ runs alone from a fresh start to 20 finished rounds, which gives memory and cold
   python -m launch.bench --workload=resnet18 --precision=bf16 --strategies=1x0,1x5,1x1 --nocold
 
 A strategy is DxC: D devices, C clients at once on each, 0 being all of them; the default is what
-jfu chooses by rule. PyTorch and FedJAX are measured where they are installed, for the jobs mlp
-and cnn; --python=torch=PATH,fedjax=PATH names the interpreters that have them.
+jfu chooses by rule. DxC:product has convolutions as matrix products, DxC:stock as XLA has them.
+PyTorch and FedJAX are measured where they are installed, for the jobs mlp and cnn;
+--python=torch=PATH,fedjax=PATH names the interpreters that have them.
 """
 
 import importlib.metadata
@@ -110,6 +111,8 @@ def bench() -> None:
     common = dict(workload=FLAGS.workload, precision=FLAGS.precision, job=job._asdict())
     facts = told_by("launch.bench.describe", common)
     strategies = FLAGS.strategies or [facts["strategy"]]
+    for strategy in strategies:
+        workloads.strategy(strategy)
     asked = [common | dict(name="jfu", strategy=strategy) for strategy in strategies]
     if facts["devices"] == 1 or FLAGS.central:
         asked.append(common | dict(name="central", strategy="1x1"))
@@ -175,7 +178,7 @@ def describe(common: dict) -> None:
     job = workloads.Workload(**common["job"])
     jfu.cpu_devices(max(1, min(cores(), job.clients)))
     devices = jax.device_count()
-    model = workloads.model(common["workload"], job, stock_conv=True)
+    model = workloads.model(common["workload"], job, "stock")
     variables = jax.eval_shape(model.init, jax.random.key(0))
     share = -(-job.clients // devices)
     at_once = jfu.clients_at_once(jax.default_backend(), share, optax.tree.size(variables))
@@ -198,6 +201,8 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
         worker = Worker(one, python(one))
         told = worker.wait("ready")
         warm = [worker.go() for _ in range(2)] if told else [None]
+        if None in warm and one is asked[0]:  # which all are compared with
+            raise ValueError(f"{one['name']} {one['strategy']} failed: {worker.why()}")
         if None in warm:
             say(f"{one['name']} {one['strategy']} is not measured: {worker.why()}")
             continue
@@ -276,7 +281,9 @@ def define() -> None:
     flags.DEFINE_enum("workload", "mlp", list(workloads.WORKLOADS), "The job.")
     flags.DEFINE_integer("rounds", 10, "Timed rounds of each candidate.", lower_bound=1)
     flags.DEFINE_string("json", None, "Where to write the results, one JSON object a line.")
-    flags.DEFINE_list("strategies", [], "DxC, ...: devices x clients at once. Default: by rule.")
+    flags.DEFINE_list(
+        "strategies", [], "DxC[:stock|:product], ...: devices x clients at once. Default: by rule."
+    )
     flags.DEFINE_enum(
         "precision", "tf32", ["float32", "tf32", "bf16"], "Of products; on CPU tf32 is float32."
     )

@@ -93,7 +93,7 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     shape = dataset.x_train.shape[1:]
     sizes = dict(classes=len(dataset.labels), image_shape=shape, norm=config.norm)
     model = models.build(config.model, **sizes, precision=config.precision)
-    stock = models.build(config.model, **sizes, stock_conv=True)
+    stock = models.build(config.model, **sizes, convolution=jax.lax.conv_general_dilated)
     loss = jfu.classification(model.apply)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     one, forget, _ = clients_of(config, dataset, seeds[0])

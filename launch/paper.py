@@ -4,9 +4,9 @@ Y. H. Khalil, L. Brunswic, S. Lamghari, X. Li, M. Beitollahi, X. Chen. NoT: Fede
 Weight Negation. CVPR 2025, arXiv 2503.05657.
 
 The numbers come from a published summary of the paper, for its text could not be read; in which of
-its tables each stands is therefore not known here. Of the rows without a number that summary names
-some (other requests, other splits, the centralised case); the variations of biases, of normalisation
-and of running means are this project's own questions.
+its tables each stands is therefore not known here. Some rows without a number it names too (other
+requests, other splits, the centralised case); biases left alone, and the kinds of normalisation,
+are this project's own questions.
 Rows with accuracies prove themselves: the gap is the mean of the four differences to retraining, to
 the last digit. The gaps of the ablations (``cifar10_cnn_layers``, ``cifar10_cnn_perturbations``)
 and of ``cifar100_resnet18_iid`` stand alone and cannot be checked so.

@@ -5,6 +5,9 @@ whoever trains them with the same numbers reaches the same loss up to the order 
 The others are for accelerators.
 """
 
+import functools
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,8 +35,28 @@ WORKLOADS = {
     "vit_base": Workload(10, 64, (224, 224, 3)),
 }
 
+STRATEGY = re.compile(r"(\d+)x(\d+)(?::(stock|product))?")
+
 # Those whose first weights are written here, so that other frameworks can start from them.
 PORTABLE = ("mlp", "cnn")
+
+
+def strategy(text: str) -> tuple[int, int, str]:
+    """Devices, clients at once on each, 0 being all, and which convolution, empty for jfu's own.
+
+    Raises:
+      ValueError: another form.
+
+    >>> strategy("2x1"), strategy("1x0:product")
+    ((2, 1, ''), (1, 0, 'product'))
+    """
+    found = STRATEGY.fullmatch(text)
+    if not found or found[1] == "0":
+        raise ValueError(
+            f"{text!r} is no strategy; write DEVICESxCLIENTS, as 2x1, or 1x0 for all clients at "
+            "once, and :stock or :product behind it for another convolution"
+        )
+    return int(found[1]), int(found[2]), found[3] or ""
 
 
 def data(name: str, workload: Workload) -> tuple[np.ndarray, np.ndarray]:
@@ -72,32 +95,38 @@ def weights(name: str) -> dict[str, dict[str, np.ndarray]]:
     return made
 
 
-def model(name: str, workload: Workload, *, stock_conv: bool = False) -> Any:
-    """The network as a ``jfu.Model``; a portable one starts from ``weights``, whatever the key."""
+def model(name: str, workload: Workload, convolution: str = "") -> Any:
+    """The network as a ``jfu.Model``; a portable one starts from ``weights``, whatever the key.
+
+    Args:
+      convolution: ``jfu.conv`` if empty; "stock", ``lax.conv_general_dilated``; "product",
+        ``jfu.conv`` as one matrix product.
+    """
+    import jax
+
+    import jfu
     from jfu import models
+
+    product = functools.partial(jfu.conv, as_product=True)
+    used = {"": jfu.conv, "stock": jax.lax.conv_general_dilated, "product": product}[convolution]
 
     if name != "cnn":
         known = {"cifar_cnn": "cnn"}.get(name, name)
-        made = models.build(
-            known, classes=CLASSES, image_shape=workload.shape, stock_conv=stock_conv
-        )
+        made = models.build(known, classes=CLASSES, image_shape=workload.shape, convolution=used)
     else:
-        made = _cnn(workload, stock_conv)
+        made = _cnn(workload, used)
     if name in PORTABLE:
         made = made._replace(init=lambda key: {"params": weights(name)})
     return made
 
 
-def _cnn(workload: Workload, stock_conv: bool) -> Any:
+def _cnn(workload: Workload, convolution: Callable) -> Any:
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
 
-    import jfu
     from jfu import models
     from jfu.models.layers import max_pool
-
-    convolution = jax.lax.conv_general_dilated if stock_conv else jfu.conv
 
     class Net(nn.Module):
         """Two 5x5 convolutions that keep the image's size, each pooled, and a hidden layer."""

@@ -18,6 +18,9 @@ PADDINGS = "SAME", "VALID", ((1, 1), (1, 1)), ((2, 0), (0, 3)), ((6, 5), (0, 7))
 CHANNELS = (3, 5), (5, 7), (7, 5), (5, 5), (1, 1), (4, 2)
 
 
+product = functools.partial(conv, as_product=True)
+
+
 def _draw(shape, seed):
     """Normal numbers, float64 inside ``jax.enable_x64`` and float32 outside."""
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
@@ -67,9 +70,23 @@ def test_every_way_to_the_kernel_gradient(channels, strides):
     with jax.enable_x64(True):
         x, w = _draw((3, 7, 8, channels[0]), 0), _draw((3, 5, *channels), 1)
         both = lambda fn: _jit(
-            lambda x, w: [_value_and_slopes(fn, x, w, strides, p) for p in ("SAME", "VALID")]
+            lambda x, w: [
+                _value_and_slopes(fn, x, w, strides, p) for p in ("SAME", "VALID", ((6, 5), (0, 7)))
+            ]
         )
-        _assert_close(both(conv)(x, w), both(lax.conv_general_dilated)(x, w))
+        stock = both(lax.conv_general_dilated)(x, w)
+        _assert_close(both(conv)(x, w), stock)
+        _assert_close(both(product)(x, w), stock)
+
+
+def test_as_products_clients_kernels_are_a_batch_and_no_groups():
+    with jax.enable_x64(True):
+        x, w = _draw((4, 2, 6, 7, 5), 0), _draw((4, 3, 3, 5, 6), 1)
+        each = lambda fn: jax.vmap(lambda x, w: _value_and_slopes(fn, x, w, (2, 2), "SAME"))
+        _assert_close(_jit(each(product))(x, w), _jit(each(lax.conv_general_dilated))(x, w))
+        found = str(jax.make_jaxpr(each(product))(x, w))
+        assert "conv_general_dilated" not in found and "dot_general" in found
+        assert check_convs(each(product), x, w) == [] != check_convs(each(conv), x, w)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", ((6, 5), (0, 7))], ids=str)
@@ -202,6 +219,14 @@ def test_stock_gradients_in_loops_are_named(loop):
 
 def test_outside_loops_nothing_is_slow():
     assert check_convs(*_epoch(lax.conv_general_dilated, "no loop")) == []
+
+
+def test_no_remedy_is_promised_where_there_is_none():
+    x, w = jnp.ones((2, 8, 4)), jnp.ones((3, 4, 4))
+    numbers = dict(dimension_numbers=("NWC", "WIO", "NWC"))
+    loss = lambda w: conv(x, w, (1,), "SAME", **numbers).sum()
+    found = check_convs(lambda w: lax.fori_loop(0, 3, lambda _, w: w - jax.grad(loss)(w), w), w)
+    assert found and all("2-D convolutions only" in text for text in found)
 
 
 def test_kernels_under_vmap_are_named():

@@ -9,6 +9,7 @@ from conftest import quick_jit
 
 import jfu
 from jfu.augment import AUGMENTS, crop_and_flip
+from jfu.local import _repeated
 
 ALIVE = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)  # slots; a request may leave holes anywhere
 INDEX = np.array([3, 0, 5, 9, 1, 8, 2, 6], np.int32)
@@ -138,6 +139,17 @@ def test_no_epochs_or_no_batch_is_refused(epochs, batch_size):
         jfu.local_sgd(_total, optax.sgd(1.0), epochs=epochs, batch_size=batch_size)
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_steps_written_out_are_those_of_a_loop(most):
+    """Their numbers too: each step multiplies by its own."""
+    start = lambda: (jnp.ones(()), jnp.zeros((), jnp.int32))
+    step = lambda i, carry: (carry[0] * (i + 2), carry[1] + 1)
+    for steps in range(most + 1):
+        got = jax.jit(lambda n: _repeated(step, n, most, start))(jnp.int32(steps))
+        looped = _repeated(step, jnp.int32(steps), 3, start)
+        assert tuple(map(float, got)) == tuple(map(float, looped)) == ((1, 2, 6)[steps], steps)
+
+
 def test_cross_entropy_is_the_mean_over_live_rows():
     """Against float64; logits of a thousand do not overflow, bfloat16 is computed in float32."""
     rng = np.random.default_rng(0)
@@ -150,6 +162,10 @@ def test_cross_entropy_is_the_mean_over_live_rows():
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     shifted = jnp.asarray(logits + 1000, jnp.float32)
     np.testing.assert_allclose(jfu.cross_entropy(shifted, batch), expected, rtol=1e-3)
+    slope = jax.grad(jfu.cross_entropy)(jnp.asarray(logits, jnp.float32), batch)
+    chance = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    wanted = (chance - np.eye(4)[y]) * mask[:, None] / mask.sum()
+    np.testing.assert_allclose(slope, wanted, rtol=1e-5, atol=1e-7)
     half = jfu.cross_entropy(jnp.asarray(logits, jnp.bfloat16), batch)
     assert half.dtype == jnp.float32
     assert jfu.cross_entropy(jnp.ones((6, 4)), batch._replace(mask=jnp.zeros(6))) == 0

@@ -68,7 +68,8 @@ def test_parameter_counts(name, classes, shape, norm, count):
     model = build(name, classes=classes, image_shape=shape, norm=norm)
     params = jax.eval_shape(model.init, jax.random.key(0))["params"]
     assert sum(math.prod(a.shape) for a in jax.tree.leaves(params)) == count
-    stock = build(name, classes=classes, image_shape=shape, norm=norm, stock_conv=True)
+    plain = dict(convolution=jax.lax.conv_general_dilated)
+    stock = build(name, classes=classes, image_shape=shape, norm=norm, **plain)
     assert jax.eval_shape(stock.init, jax.random.key(0))["params"] == params
 
 
@@ -88,7 +89,8 @@ def test_every_model_starts_at_its_stem_and_ends_at_its_head(name):
 def test_stock_convolution_gives_the_same_logits():
     x = _images(0, 3, 8, 8, 1)
     ours = build("small", classes=10, image_shape=(8, 8, 1))
-    stock = build("small", classes=10, image_shape=(8, 8, 1), stock_conv=True)
+    plain = dict(convolution=jax.lax.conv_general_dilated)
+    stock = build("small", classes=10, image_shape=(8, 8, 1), **plain)
     variables = _start(ours)
     _same(variables, _start(stock))
     np.testing.assert_allclose(ours.apply(variables, x)[0], stock.apply(variables, x)[0], rtol=1e-5)

@@ -7,7 +7,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
@@ -46,7 +45,7 @@ def build(
     classes: int,
     image_shape: Sequence[int],
     norm: str | None = None,
-    stock_conv: bool = False,
+    convolution: Callable | None = None,
     precision: str | None = None,
 ) -> Model:
     """A model of the table ``MODELS``.
@@ -56,8 +55,9 @@ def build(
       classes: how many logits.
       image_shape: ``(H, W, channels)``; images may be uint8, or float in [0, 1].
       norm: one of ``NORMS[name]``; the first of them if not given.
-      stock_conv: use ``lax.conv_general_dilated`` in place of ``jfu.conv``: the same network,
-        slower to train on CPU, whose operations XLA's cost analysis counts as usual.
+      convolution: in place of ``jfu.conv`` in networks that have any; with
+        ``lax.conv_general_dilated`` the same network is slower to train on CPU, and XLA's cost
+        analysis counts its operations as usual.
       precision: of products, as ``at_precision`` has it; the device's own if not given.
 
     Raises:
@@ -81,8 +81,8 @@ def build(
             possible = f"choose one of {list(NORMS[name])}" if name in NORMS else "leave it out"
             raise ValueError(f"the model {name!r} has no norm {norm!r}; {possible}")
         options["norm"] = norm
-    if stock_conv and not flat:
-        options["convolution"] = lax.conv_general_dilated
+    if convolution is not None and not flat:
+        options["convolution"] = convolution
     module = MODELS[name](classes=classes, **options)
     model = from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
     return at_precision(model, precision)
