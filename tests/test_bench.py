@@ -98,9 +98,10 @@ def test_bench_says_what_it_cannot():
 
 
 def test_scaling_by_hand():
-    rows = [dict(clients=10, seconds=0.1), dict(clients=100, seconds=1.0)]
-    rows.append(dict(clients=1000, seconds=20.0))
-    assert scaling.slope(rows, "clients", "seconds") == pytest.approx(np.log10(20))
+    assert scaling.slope([10, 100, 1000], [0.1, 1.0, 20.0]) == pytest.approx(np.log10(20))
+    row = dict(clients=7, width=50, parameters=42_310)
+    assert scaling.grown(dict(sweep="clients") | row) == 7
+    assert scaling.grown(dict(sweep="width") | row) == 42_310
 
 
 @pytest.mark.slow
