@@ -629,9 +629,16 @@ SMALLER += ["--batch_size=8", "--warmup_rounds=0"]
 
 @pytest.mark.slow
 @pytest.mark.timeout(1000)
-@pytest.mark.parametrize("name", ["cifar10_cnn_instance"])
-def test_presets_run(tmp_path, name):
-    flags = [f"--flagfile=launch/presets/{name}.flags", *SMALLER, f"--workdir={tmp_path / 'w'}"]
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("cifar10_cnn_instance", []),
+        ("cifar100_resnet18_iid", ["--methods=retrain,not"]),
+    ],
+)
+def test_presets_run(tmp_path, name, more):
+    flags = [f"--flagfile=launch/presets/{name}.flags", *SMALLER, *more]
+    flags.append(f"--workdir={tmp_path / 'w'}")
     script(RUN, *sorted(flags, key=lambda flag: not flag.startswith("--flagfile")))
     summary = json.loads((tmp_path / "w" / "table.json").read_text())
     assert None not in summary["methods"].values() and {"retrain", "not"} <= set(summary["methods"])
