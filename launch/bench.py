@@ -10,8 +10,8 @@ runs alone from a fresh start to 20 finished rounds, which gives memory and cold
 
 A strategy is DxC: D devices, C clients at once on each, 0 being all of them; the default is what
 jfu chooses by rule. DxC:product has convolutions as matrix products, DxC:stock as XLA has them.
-PyTorch and FedJAX are measured where they are installed, for the jobs mlp and cnn;
---python=torch=PATH,fedjax=PATH names the interpreters that have them.
+PyTorch, FedJAX and DrJAX are measured where they are installed, for the jobs mlp and cnn (DrJAX for
+mlp alone); --python=torch=PATH,fedjax=PATH names the interpreters that have them.
 """
 
 import importlib.metadata
@@ -32,7 +32,7 @@ from launch import main, workloads
 from launch.main import say
 
 FLAGS = flags.FLAGS
-PEERS = ("torch", "fedjax")
+PEERS = ("torch", "fedjax", "drjax")
 ROUNDS_COLD = 20
 
 
@@ -119,7 +119,9 @@ def bench() -> None:
     pythons = dict(pair.split("=", 1) for pair in FLAGS.python)
     if FLAGS.workload in workloads.PORTABLE:
         for peer in FLAGS.peers:
-            if peer in pythons or importlib.util.find_spec(peer):
+            if peer == "drjax" and FLAGS.workload == "cnn":
+                say("drjax is not measured: its vmap of convolutions takes minutes a round on CPU")
+            elif peer in pythons or importlib.util.find_spec(peer):
                 asked.append(common | dict(name=peer, strategy=""))
             else:
                 say(f"{peer} is not installed and not measured")

@@ -26,6 +26,13 @@ class Workload(NamedTuple):
     momentum: float = 0.9  # starts anew every round
 
 
+class Job:
+    """What a worker hands over: a round, the loss, and facts that are known before a round."""
+
+    def __init__(self, run: Callable, loss: Callable | None = None, **facts: Any):
+        self.run, self.loss, self.facts = run, loss, facts
+
+
 WORKLOADS = {
     "mlp": Workload(100, 60, (28, 28, 1)),
     "cnn": Workload(10, 600, (28, 28, 1)),
