@@ -77,6 +77,27 @@ def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
     assert shown == bench.markdown([json.loads(line) for line in lines])
 
 
+def test_what_is_reached_of_the_aims_is_what_was_measured():
+    read = lambda job: (ROOT / "launch" / "results" / f"bench-{job}-cpu.jsonl").read_text()
+    rows = {job: list(map(json.loads, read(job).splitlines())) for job in ("mlp", "cnn")}
+    of = {job: {row["name"]: row for row in reversed(rows[job])} for job in rows}
+    mlp, cnn = of["mlp"], of["cnn"]
+    reached = lambda aim: next(x for x in README.splitlines() if x.startswith(f"| {aim}"))
+    faster = ", ".join(f"{mlp[peer]['ratio']:.2f}" for peer in ("torch", "fedjax", "drjax"))
+    cold = mlp["jfu"]["cold_seconds"] / mlp["torch"]["cold_seconds"]
+    share = [
+        f"{x['jfu']['gflop_per_second'] / x['matmul']['gflop_per_second']:.2f}" for x in of.values()
+    ]
+    for aim, value in {
+        "`mlp`: faster": faster,
+        "`mlp`: cold": f"{cold:.2f}",
+        "`mlp`, `cnn`: MB": f"{mlp['jfu']['peak_mb']:.0f}, {cnn['jfu']['peak_mb']:.0f}",
+        "`cnn`: faster": f"{min(cnn['torch']['ratio'], cnn['fedjax']['ratio']):.2f}",
+        "`mlp`, `cnn`: share": ", ".join(share),
+    }.items():
+        assert reached(aim).endswith(f"| {value} |")
+
+
 def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
     from launch import pays_report
 
