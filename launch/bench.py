@@ -10,8 +10,8 @@ runs alone from a fresh start to 20 finished rounds, which gives memory and cold
 
 A strategy is DxC: D devices, C clients at once on each, 0 being all of them; the default is what
 jfu chooses by rule. DxC:product has convolutions as matrix products, DxC:stock as XLA has them.
-PyTorch, FedJAX and DrJAX are measured where they are installed, for the jobs mlp and cnn (DrJAX for
-mlp alone); --python=torch=PATH,fedjax=PATH names the interpreters that have them.
+PyTorch, FedJAX, DrJAX and Flower are measured where they are installed, for the jobs mlp and cnn
+(DrJAX for mlp alone); --python=torch=PATH,flower=PATH names the interpreters that have them.
 """
 
 import importlib.metadata
@@ -32,7 +32,8 @@ from launch import main, workloads
 from launch.main import say
 
 FLAGS = flags.FLAGS
-PEERS = ("torch", "fedjax", "drjax")
+# The module that a peer is found by.
+PEERS = dict(torch="torch", fedjax="fedjax", drjax="drjax", flower="flwr")
 ROUNDS_COLD = 20
 
 
@@ -95,16 +96,25 @@ class Worker:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of a process's own and its share of common memory; 0 where that is not told."""
+    """Bytes of a process and all that it started, of common memory its share; 0 if not told."""
+    own, started = 0, []
     try:
         with open(f"/proc/{pid}/smaps_rollup") as lines:
-            return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    except OSError:
-        return 0
+            own = sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as text:
+                started += map(int, text.read().split())
+    except OSError:  # it ended meanwhile, or the system does not tell
+        pass
+    return own + sum(map(_resident, started))
 
 
 def bench() -> None:
     free(FLAGS.json)
+    pythons = dict(pair.split("=", 1) for pair in FLAGS.python)
+    for peer in [*FLAGS.peers, *pythons]:
+        if peer not in PEERS:
+            raise ValueError(f"{peer!r} is no peer; these are measured: {', '.join(PEERS)}")
     job = workloads.WORKLOADS[FLAGS.workload]
     given = dict(clients=FLAGS.clients, examples=FLAGS.examples, batch_size=FLAGS.batch_size)
     job = job._replace(**{name: value for name, value in given.items() if value})
@@ -116,12 +126,11 @@ def bench() -> None:
     asked = [common | dict(name="jfu", strategy=strategy) for strategy in strategies]
     if facts["devices"] == 1 or FLAGS.central:
         asked.append(common | dict(name="central", strategy="1x1"))
-    pythons = dict(pair.split("=", 1) for pair in FLAGS.python)
     if FLAGS.workload in workloads.PORTABLE:
         for peer in FLAGS.peers:
             if peer == "drjax" and FLAGS.workload == "cnn":
                 say("drjax is not measured: its vmap of convolutions takes minutes a round on CPU")
-            elif peer in pythons or importlib.util.find_spec(peer):
+            elif peer in pythons or importlib.util.find_spec(PEERS[peer]):
                 asked.append(common | dict(name=peer, strategy=""))
             else:
                 say(f"{peer} is not installed and not measured")

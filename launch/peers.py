@@ -3,7 +3,9 @@
 Each is measured where it is installed, in an interpreter of its own if one is named.
 """
 
+import functools
 import importlib.metadata
+import json
 from typing import Any
 
 from launch import workloads
@@ -13,11 +15,37 @@ from launch.workloads import Job
 def torch_rounds(asked: dict) -> Job:
     """Plain PyTorch: clients one after another, one model, a running sum; no DataLoader."""
     import torch
+
+    workload = workloads.Workload(**asked["job"])
+    on = "cuda" if torch.cuda.is_available() else "cpu"
+    net, x, y = torch_start(asked, on)
+    params = list(net.parameters())
+    torch.manual_seed(0)
+
+    def run():
+        received = [p.detach().clone() for p in params]
+        total = [torch.zeros_like(p) for p in received]
+        for images, labels in zip(x, y, strict=True):
+            with torch.no_grad():
+                torch._foreach_copy_(params, received)
+            torch_epoch(net, images, labels, workload)
+            torch._foreach_add_(total, [p.detach() for p in params])
+        with torch.no_grad():
+            torch._foreach_copy_(params, torch._foreach_div(total, float(len(x))))
+        if on == "cuda":
+            torch.cuda.synchronize()
+
+    device = torch.cuda.get_device_name() if on == "cuda" else f"{torch.get_num_threads()} threads"
+    return Job(run, lambda: torch_loss(net, x, y), device=device, version=torch.__version__)
+
+
+def torch_start(asked: dict, on: str) -> tuple[Any, Any, Any]:
+    """A portable job's network with its first weights, images ``[K, N, 1, H, W]`` and labels."""
+    import torch
     from torch import nn
 
     workload = workloads.Workload(**asked["job"])
     x, y = workloads.data(asked["workload"], workload)
-    on = "cuda" if torch.cuda.is_available() else "cpu"
     # One channel: the images' rows and columns keep their places when it comes first.
     x = torch.from_numpy(x).reshape(*x.shape[:2], 1, *workload.shape[:2]).to(on)
     y = torch.from_numpy(y).long().to(on)
@@ -51,35 +79,111 @@ def torch_rounds(asked: dict) -> Job:
                 kernel = kernel.reshape(7, 7, 64, 512).permute(2, 0, 1, 3).reshape(3136, 512)
             named[layer].weight.copy_(kernel.permute(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T)
             named[layer].bias.copy_(torch.from_numpy(made["bias"]))
-    net = net.to(on)
-    params = list(net.parameters())
-    cross_entropy = nn.functional.cross_entropy
-    torch.manual_seed(0)
+    return net.to(on), x, y
+
+
+def torch_epoch(net: Any, images: Any, labels: Any, workload: workloads.Workload) -> None:
+    """A client's work in a round: one epoch of SGD with a fresh momentum."""
+    import torch
+
+    cross_entropy = torch.nn.functional.cross_entropy
+    optimizer = torch.optim.SGD(net.parameters(), lr=workload.lr, momentum=workload.momentum)
+    for rows in torch.randperm(len(labels)).split(workload.batch_size):
+        optimizer.zero_grad()
+        cross_entropy(net(images[rows]), labels[rows]).backward()
+        optimizer.step()
+
+
+def torch_loss(net: Any, x: Any, y: Any) -> float:
+    """Cross-entropy on the first 600 images."""
+    import torch
+
+    with torch.no_grad():
+        flat = x.reshape(-1, *x.shape[2:])[:600]
+        return float(torch.nn.functional.cross_entropy(net(flat), y.reshape(-1)[:600]))
+
+
+def flower_rounds(asked: dict) -> Job:
+    """Flower's simulation: its FedAvg and Ray engine, PyTorch clients, one core a client.
+
+    Its evaluation, statistics and usage reports are off; every actor makes the data once.
+    """
+    import os
+    import queue
+    import threading
+
+    os.environ |= dict(FLWR_TELEMETRY_ENABLED="0", RAY_USAGE_STATS_ENABLED="0")
+    from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+    from flwr.serverapp.strategy import FedAvg
+    from flwr.simulation import run_simulation
+
+    workload = workloads.Workload(**asked["job"])
+    text = json.dumps(asked)
+    client, server = ClientApp(), ServerApp()
+
+    @client.train()
+    def train(message, context):
+        net, x, y = flower_actor(text)
+        net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        which = int(context.node_config["partition-id"])
+        torch_epoch(net, x[which], y[which], workload)
+        trained = dict(
+            arrays=ArrayRecord(net.state_dict()),
+            metrics=MetricRecord({"num-examples": len(y[which])}),
+        )
+        return Message(content=RecordDict(trained), reply_to=message)
+
+    # Flower holds the thread of its run; the rounds are asked for and answered through these.
+    wanted, finished = queue.Queue(), queue.Queue()
+    net, x, y = torch_start(asked, "cpu")
+
+    @server.main()
+    def serve(grid, context):
+        strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=workload.clients)
+        arrays = ArrayRecord(net.state_dict())
+        while wanted.get():
+            arrays = strategy.start(grid=grid, initial_arrays=arrays, num_rounds=1).arrays
+            finished.put(arrays)
+
+    def simulate():
+        try:
+            run_simulation(
+                server_app=server,
+                client_app=client,
+                num_supernodes=workload.clients,
+                backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},
+            )
+        finally:
+            finished.put(None)
+
+    thread = threading.Thread(target=simulate)
+    thread.start()
 
     def run():
-        received = [p.detach().clone() for p in params]
-        total = [torch.zeros_like(p) for p in received]
-        for images, labels in zip(x, y, strict=True):
-            with torch.no_grad():
-                torch._foreach_copy_(params, received)
-            optimizer = torch.optim.SGD(params, lr=workload.lr, momentum=workload.momentum)
-            for rows in torch.randperm(len(labels)).split(workload.batch_size):
-                optimizer.zero_grad()
-                cross_entropy(net(images[rows]), labels[rows]).backward()
-                optimizer.step()
-            torch._foreach_add_(total, [p.detach() for p in params])
-        with torch.no_grad():
-            torch._foreach_copy_(params, torch._foreach_div(total, float(len(x))))
-        if on == "cuda":
-            torch.cuda.synchronize()
+        wanted.put(True)
+        arrays = finished.get()
+        if not arrays:  # a client that fails leaves Flower without a model and without an error
+            raise RuntimeError("Flower's round ended without a model; see what it logged")
+        net.load_state_dict(arrays.to_torch_state_dict())
 
-    def loss():
-        with torch.no_grad():
-            flat = x.reshape(-1, *x.shape[2:])[:600]
-            return float(cross_entropy(net(flat), y.reshape(-1)[:600]))
+    def close():
+        wanted.put(False)
+        thread.join()
 
-    device = torch.cuda.get_device_name() if on == "cuda" else f"{torch.get_num_threads()} threads"
-    return Job(run, loss, device=device, version=torch.__version__)
+    version = importlib.metadata.version("flwr")
+    facts = dict(device="1 core a client", version=version)
+    return Job(run, lambda: torch_loss(net, x, y), close, **facts)
+
+
+@functools.lru_cache(1)
+def flower_actor(text: str) -> tuple[Any, Any, Any]:
+    """What an actor keeps from one client to the next: the network and everyone's images."""
+    import torch
+
+    torch.set_num_threads(1)
+    return torch_start(json.loads(text), "cpu")
 
 
 def logits(workload: str, params: dict, x: Any) -> Any:

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 
 from launch import peers, workloads
 from launch.workloads import Job
@@ -164,20 +165,24 @@ WORKERS = {
     "torch": peers.torch_rounds,
     "fedjax": peers.fedjax_rounds,
     "drjax": peers.drjax_rounds,
+    "flower": peers.flower_rounds,
     "matmul": matmul_rounds,
     "streaming": streaming_rounds,
 }
 
 
-def work(asked: dict) -> None:
+def work(asked: dict, say: Callable) -> None:
     """Serves one job until it is told to quit, or through ``rounds`` rounds."""
-    out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is not for the listener
-    say = lambda event, **facts: out.write(json.dumps(dict(event=event, **facts)) + "\n")
     job = WORKERS[asked["name"]](asked)
+    try:
+        serve(job, asked.get("rounds"), say)
+    finally:
+        job.close()
+
+
+def serve(job: Job, rounds: int | None, say: Callable) -> None:
     late = {name: fact for name, fact in job.facts.items() if callable(fact)}
     say("ready", **{name: fact for name, fact in job.facts.items() if name not in late})
-    rounds = asked.get("rounds")
     if rounds:
         for _ in range(rounds):
             job.run()
@@ -197,4 +202,7 @@ def work(asked: dict) -> None:
 
 
 if __name__ == "__main__":
-    work(json.loads(sys.argv[1]))
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print is not for the listener
+    tell = lambda event, **facts: out.write(json.dumps(dict(event=event, **facts)) + "\n")
+    work(json.loads(sys.argv[1]), tell)

@@ -27,10 +27,16 @@ class Workload(NamedTuple):
 
 
 class Job:
-    """What a worker hands over: a round, the loss, and facts that are known before a round."""
+    """What a worker hands over: a round, the loss, what ends it, facts known before a round."""
 
-    def __init__(self, run: Callable, loss: Callable | None = None, **facts: Any):
-        self.run, self.loss, self.facts = run, loss, facts
+    def __init__(
+        self,
+        run: Callable,
+        loss: Callable | None = None,
+        close: Callable = lambda: None,
+        **facts: Any,
+    ):
+        self.run, self.loss, self.close, self.facts = run, loss, close, facts
 
 
 WORKLOADS = {

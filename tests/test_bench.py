@@ -1,9 +1,12 @@
 """The jobs that are timed, and that the scripts that time them run."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from test_launch import launch
 
-from launch import scaling, streaming, workloads
+from launch import bench, scaling, streaming, workers, workloads
 
 
 def test_the_jobs_are_as_they_are_written_down():
@@ -95,6 +98,33 @@ def test_bench_measures_in_turns(tmp_path):
 def test_bench_says_what_it_cannot():
     _, error = launch("bench", "--workload=gpt", expect=1)
     assert "mlp" in error
+    for wrong in "--peers=torch,tff", "--python=tff=/bin/python":
+        _, error = launch("bench", wrong, expect=2)
+        assert "'tff' is no peer" in error and "flower" in error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_candidates_memory_is_that_of_all_its_processes():
+    """Flower's clients are processes of their own; 64 MB that a grandchild holds are counted."""
+    hold = "held = bytearray(b'1') * 2**26; print(flush=True); input()"
+    between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
+    before = bench._resident(os.getpid())
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", between], **pipes) as child:
+        child.stdout.readline()
+        during = bench._resident(os.getpid())
+        child.communicate(b"\n")
+    assert during - before > 2**26
+    assert bench._resident(child.pid) == 0  # it has ended
+
+
+def test_a_failing_round_still_closes_what_the_job_holds():
+    events, closed = [], []
+    job = workloads.Job(lambda: 1 / 0, close=lambda: closed.append(True))
+    known = mock.patch.dict(workers.WORKERS, {"jfu": lambda asked: job})
+    with known, pytest.raises(ZeroDivisionError):
+        workers.work(dict(name="jfu", rounds=1), lambda event, **facts: events.append(event))
+    assert events == ["ready"] and closed == [True]
 
 
 def test_scaling_by_hand():
