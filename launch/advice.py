@@ -8,7 +8,7 @@ to it):
   taken to come within 0.5 points of where it ended.
 * What fine-tuning alone leaves behind depends on what the model shows of the data to forget beyond
   what data that it never saw would show. Where that is ten points or fewer, fine-tuning for
-  as many rounds came as close to retraining as NoT; where it is sixty or more, it never did.
+  as many rounds came as close to retraining as NoT; where it is more than sixty, it never did.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ import jfu
 
 # Rounds that NoT needed over those that training took: median, first and last decile.
 USUAL, FEWEST, MOST = 0.7, 0.5, 1.0
-# Points of excess up to which fine-tuning did as well, and from which on it never did.
+# Points of excess up to which fine-tuning did as well, and beyond which it never did.
 LITTLE, MUCH = 10.0, 60.0
 
 
@@ -59,9 +59,34 @@ alone (--method=finetune --stop=budget) may come as close
         if points <= LITTLE:
             how = "--method=finetune --stop=budget"
             lines.append(f"{shown}: fine-tuning alone ({how}) may come as close")
-        elif points >= MUCH:
+        elif points > MUCH:
             lines.append(f"{shown}: fine-tuning alone would leave much of it")
     return [f"outlook: {line}" for line in lines]
+
+
+def behind(config: Mapping[str, Any], row: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """A sentence where retained accuracy has not come back, with what may bring it back.
+
+    Args:
+      row: measures of the model that the request met.
+      last: those after the last round of recovery.
+
+    >>> config = dict(recovery_rounds=40, recovery_warmup_rounds=0)
+    >>> behind(config, dict(retain=100.0), dict(retain=99.5, round=31))
+    []
+    >>> print(*behind(config, dict(retain=100.0), dict(retain=33.3, round=40)))
+    not back: retained accuracy is 33.3 % after 40 rounds, and was 100.0 %; try \
+--recovery_warmup_rounds=3 (recovery begins at the full rate, which can be too much for what \
+negation leaves) or more than --recovery_rounds=40
+    """
+    if last["retain"] >= row["retain"] - 0.5:
+        return []
+    now, was = f"{last['retain']:.1f} % after {last['round']} rounds", f"{row['retain']:.1f} %"
+    line = f"not back: retained accuracy is {now}, and was {was}; try "
+    if not config["recovery_warmup_rounds"]:
+        line += "--recovery_warmup_rounds=3 (recovery begins at the full rate, which can be too "
+        line += "much for what negation leaves) or "
+    return [f"{line}more than --recovery_rounds={config['recovery_rounds']}"]
 
 
 def excess(forget: str, row: Mapping[str, Any], poisoned: bool) -> float | None:

@@ -178,6 +178,9 @@ def unlearn() -> None:
     report.write(work.path, summary, text)
     records.answered(work, config, FLAGS.method, [row, *rows])
     print(f"\n{text}")
+    if FLAGS.method not in ("retrain", "none"):
+        for line in advice.behind(dataclasses.asdict(config), row, rows[-1]):
+            main.say(line)
     print(f"the unlearned model is {work.path / workdir.MODEL}")
     if FLAGS.erase:
         erasure.erase(work, config, FLAGS.method)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_launch import launch
 
-from launch import bench, scaling, streaming, workers, workloads
+from launch import bench, scaling, startup, streaming, workers, workloads
 
 
 def test_the_jobs_are_as_they_are_written_down():
@@ -197,10 +197,26 @@ def test_streaming_measures_in_turns(tmp_path, monkeypatch):
     assert second["ratio"] > 0 and second["peak_mb"] > 50
 
 
+@pytest.mark.slow
+def test_startup_times_the_quickstarts_first_round(tmp_path):
+    path = tmp_path / "s.jsonl"
+    out, error = launch("startup", "--runs=1", f"--json={path}")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["cache"] for row in rows] == ["none", "warm"]
+    none, warm = (row["seconds_median"] for row in rows)
+    assert 1 < warm < none  # a filled cache saves compiling, and Python and JAX still start
+    assert out.count("launch.train --rounds=1") == 2 and error.count("run 1/1") == 2
+
+
+def test_a_start_that_fails_is_no_time():
+    with pytest.raises(ValueError, match="failed: error: .*nothing"):
+        startup.once(["-m", "launch.train", "--dataset=nothing"])
+
+
 def test_nothing_measured_is_written_over(tmp_path):
     path = tmp_path / "kept.jsonl"
     path.write_text("mine\n")
-    for script in "bench", "scaling", "streaming":
+    for script in "bench", "scaling", "streaming", "startup":
         out, error = launch(script, f"--json={path}", expect=2)
         assert "exists already" in error and error.count("\n") == 1 and out == ""
     assert path.read_text() == "mine\n"

@@ -249,6 +249,8 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     budget = dict(retrain=4, none=0).get(method, 2)
     assert [row["round"] for row in rows] == [0, *range(budget + 1)]
     assert rows[0]["method"] == "original"
+    behind = rows[-1]["retain"] < rows[0]["retain"] - 0.5 and method not in ("retrain", "none")
+    assert ("not back: retained accuracy" in said) == behind
     import jfu.io
 
     old, new = (jfu.io.load_params(w / "model.safetensors") for w in (trained, workdir))

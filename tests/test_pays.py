@@ -120,3 +120,17 @@ def test_the_outlook_by_hand():
     (little,) = advice.outlook(config, row, [], False)
     assert "shows no more on data to forget" in little and "--method=finetune" in little
     assert advice.outlook(config | dict(forget="class:3"), row, [], False) == []
+    much = row | dict(forget=140.0)  # sixty points are not more than sixty
+    assert advice.outlook(config, much, [], False) == []
+    assert len(advice.outlook(config, much | dict(forget=140.1), [], False)) == 1
+
+
+def test_what_may_bring_accuracy_back_by_hand():
+    config, before = dict(recovery_rounds=9, recovery_warmup_rounds=0), dict(retain=90.0)
+    assert advice.behind(config, before, dict(retain=89.5, round=9)) == []
+    (line,) = advice.behind(config, before, dict(retain=89.4, round=9))
+    assert "89.4 % after 9 rounds, and was 90.0 %" in line
+    assert "--recovery_warmup_rounds=3" in line and line.endswith("more than --recovery_rounds=9")
+    warm = config | dict(recovery_warmup_rounds=2)
+    (line,) = advice.behind(warm, before, dict(retain=10.0, round=9))
+    assert "warmup" not in line and line.endswith("try more than --recovery_rounds=9")
