@@ -165,9 +165,13 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
       (summable, info, row)`` gets and returns the client's: a memory, replaced in place.
     """
 
+    layout = {}  # of ``info``, known once a client's work is traced
+
     def work(shared, client, key, row):
         sent, info, *row = fn(shared, client, key, *row)
-        return sent, info, tuple(row)
+        # One array for each dtype through the loop and the all-reduce, not one for each scalar.
+        packed, layout["unpack"] = _pack(info)
+        return sent, packed, tuple(row)
 
     def here(shared, clients, key, memory, size, padded):
         share = clients.id.shape[0]
@@ -204,7 +208,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         numbers = jnp.arange(rows[2].shape[0])
         (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
         cut = lambda tree: jax.tree.map(lambda a: a[:share], tree)
-        return total, cut(jax.tree.map(lambda a: a.reshape(-1), info)), cut(memory)
+        return total, cut(jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), info)), cut(memory)
 
     def shard(shared, clients, key, memory, size, padded):
         total, info, memory = here(shared, clients, key, memory, size, padded)
@@ -213,7 +217,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         # one a tensor: devices on one host share a thread pool that several could exhaust.
         start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
         every = clients.id.shape[0] * jax.lax.axis_size(AXIS)
-        place = lambda a: jax.lax.dynamic_update_slice(jnp.zeros(every, a.dtype), a, (start,))
+        room = lambda a: jnp.zeros((every, a.shape[1]), a.dtype)
+        place = lambda a: jax.lax.dynamic_update_slice(room(a), a, (start, 0))
         return *all_reduce((total, jax.tree.map(place, info))), memory
 
     def everywhere(shared, clients, key, *memory):
@@ -232,7 +237,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         result = run(shared, clients, key, memory)
         cut = lambda tree: jax.tree.map(lambda a: a[:count], tree)
         total, info, memory = result[0], cut(result[1]), cut(result[2])
-        return (total, info, *memory)
+        return (total, layout["unpack"](info), *memory)
 
     return everywhere
 
@@ -303,6 +308,21 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
 def _own_keys(key: Key, clients: ClientData) -> Key:
     """Every client's key, drawn at once: inside the loop each draw would be a loop of its own."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, clients.id)
+
+
+def _pack(scalars: PyTree) -> tuple[list[jax.Array], Callable]:
+    """A vector for each dtype, and what makes the tree of ``[K]`` of such vectors ``[K, n]``."""
+    leaves, treedef = jax.tree.flatten(scalars)
+    leaves = [jnp.asarray(a) for a in leaves]
+    dtypes = [a.dtype for a in leaves]
+    kinds = sorted(set(dtypes), key=str)
+
+    def unpack(packed: list[jax.Array]) -> PyTree:
+        columns = [iter(jnp.unstack(a, axis=1)) for a in packed]
+        return treedef.unflatten([next(columns[kinds.index(kind)]) for kind in dtypes])
+
+    vectors = [jnp.stack([a for a in leaves if a.dtype == kind]) for kind in kinds]
+    return vectors, unpack
 
 
 def _chunk(one: Callable, size: int) -> Callable:

@@ -201,20 +201,23 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     ``late``, ``not_finite`` and ``too_long``, the clients that were left out, by reason;
     ``not_applied``, whether the round's mean was not finite and the model stayed as it was.
     """
-    examples = info.weight.sum()
-    clients = (info.weight > 0).sum().astype(jnp.float32)
-    why = jnp.broadcast_to(info.left_out, info.weight.shape)
-    return {
-        "clients": clients,
-        "examples": examples,
-        "down": ((info.weight > 0) | (why > 0)).sum().astype(jnp.float32),
-        "up": clients,
-        "steps": info.steps.sum(),
-        "forwards": info.forwards.sum(),
-        "loss": (info.loss * info.weight).sum() / jnp.maximum(examples, 1),
-        **reasons(why),
-        "not_applied": jnp.zeros(()),
+    took, why = info.weight > 0, jnp.broadcast_to(info.left_out, info.weight.shape)
+    columns = {
+        "clients": took,
+        "examples": info.weight,
+        "down": took | (why > 0),
+        "steps": info.steps,
+        "forwards": info.forwards,
+        "loss": info.loss * info.weight,
+        **{name: why == code for name, code in REASONS.items()},
     }
+    # One pass over the clients: a sum for each would be as many programs to compile and to start.
+    columns = {n: jnp.broadcast_to(a, why.shape).astype(jnp.float32) for n, a in columns.items()}
+    zeros = dict.fromkeys(columns, jnp.float32(0))
+    add = lambda a, b: jax.tree.map(jnp.add, a, b)
+    sums = jax.lax.reduce(columns, zeros, add, dimensions=(0,))
+    loss = sums["loss"] / jnp.maximum(sums["examples"], 1)
+    return sums | dict(up=sums["clients"], loss=loss, not_applied=jnp.zeros(()))
 
 
 def reasons(why: jax.Array) -> dict[str, jax.Array]:

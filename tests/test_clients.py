@@ -172,6 +172,27 @@ def test_map_and_sum_run_every_client_with_its_own_key(pool, data, chunk):
     np.testing.assert_allclose(total["draw"], draw.sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_scalars_of_any_dtype_come_back_as_they_were_said(data, devices):
+    """They travel together; the tree, the dtypes and every client's place are kept."""
+
+    def said(shared, client, key):
+        told = dict(
+            b=client.id,
+            a=(client.id * 0.5, jnp.uint32(7) + client.id.astype(jnp.uint32)),
+            c=-client.id,
+        )
+        return client.id * 1.0, told
+
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
+        total, info = jax.jit(jfu.sum_clients(said))(None, data, jax.random.key(0))
+    assert total == 16
+    assert list(info) == ["a", "b", "c"] and isinstance(info["a"], tuple)
+    assert info["b"].tolist() == [5, 2, 9] and info["c"].tolist() == [-5, -2, -9]
+    assert info["a"][0].tolist() == [2.5, 1.0, 4.5] and info["a"][1].tolist() == [12, 9, 16]
+    assert [a.dtype.name for a in jax.tree.leaves(info)] == ["float32", "uint32", "int32", "int32"]
+
+
 @pytest.mark.parametrize("chunk", [-1])
 @pytest.mark.parametrize("run", [jfu.map_clients, jfu.sum_clients])
 def test_chunks_smaller_than_nothing_are_refused(data, run, chunk):
