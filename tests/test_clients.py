@@ -1,5 +1,7 @@
 """Clients: stacking, requests, partial participation, and running every client once."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,22 @@ def test_stack_pads_short_clients_with_dead_slots(pool, data):
 )
 def test_stack_keeps_small_dtypes(given, kept):
     assert jfu.stack(X.astype(given), Y, [[0]]).x.dtype == kept
+
+
+@pytest.mark.parametrize("devices", [None, 1, 2])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_stack_keeps_its_own_examples(devices, shift):
+    """Written into afterwards, the caller's arrays change nothing, wherever they lie in memory."""
+    room = np.ones(64 + 1024 * 16, np.float32)
+    begin = (-room.ctypes.data % 64) // 4 + shift
+    x, y = room[begin : begin + 1024 * 8].reshape(1024, 8), np.ones(1024, np.int32)
+    mesh = devices and jfu.clients_mesh(jax.devices()[:devices])
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        data = jfu.stack(x, y, [np.arange(1024)])
+    x[:], y[:] = 7, 7
+    for a in data.x, data.y:
+        assert len(a.addressable_shards) == (devices or 1)
+        assert all((np.asarray(shard.data) == 1).all() for shard in a.addressable_shards)
 
 
 def test_stack_numbers_clients_from_zero():
