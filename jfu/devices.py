@@ -1,6 +1,7 @@
 """Devices: what must be said before JAX starts, the mesh of clients, and how many run at once."""
 
 import os
+import warnings
 from collections.abc import Sequence
 
 import jax
@@ -44,8 +45,7 @@ def cpu_devices(count: int | None = None) -> int:
             "jfu.cpu_devices at the start of the program"
         ) from error
     if count > 1:
-        threads = os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores()
-        if int(threads) <= count:
+        if threads() <= count:
             os.environ["PJRT_NPROC"] = str(count + 1)
         flag = "xla_cpu_collective_call_terminate_timeout_seconds"
         given = os.environ.get("XLA_FLAGS", "")
@@ -59,13 +59,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """Threads that all CPU devices of this process share, as XLA:CPU counts them."""
+    return int(os.environ.get("PJRT_NPROC") or os.environ.get("NPROC") or cores())
+
+
 def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """A mesh that spreads clients over devices; enter it with ``jax.set_mesh``.
+
+    Warns of CPU devices that were not made by ``cpu_devices`` and may wait for ever.
 
     >>> with jax.set_mesh(clients_mesh()):
     ...     pass  # rounds traced here run on all devices
     """
     devices = jax.devices() if devices is None else list(devices)
+    here = sum(d.platform == "cpu" and d.process_index == jax.process_index() for d in devices)
+    if here > 1 and threads() <= here:
+        warnings.warn(
+            f"{here} CPU devices share {threads()} threads and may hang in an all-reduce; call "
+            "jfu.cpu_devices at the start of the program in place of jax_num_cpu_devices or "
+            "--xla_force_host_platform_device_count",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=auto, devices=devices)
 

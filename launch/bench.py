@@ -14,7 +14,6 @@ PyTorch, FedJAX, DrJAX and Flower are measured where they are installed, for the
 (DrJAX for mlp alone); --python=torch=PATH,flower=PATH names the interpreters that have them.
 """
 
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -128,7 +127,7 @@ def bench() -> None:
         asked.append(common | dict(name="central", strategy="1x1"))
     if FLAGS.workload in workloads.PORTABLE:
         for peer in FLAGS.peers:
-            if peer == "drjax" and FLAGS.workload == "cnn":
+            if peer == "drjax" and (FLAGS.workload, facts["backend"]) == ("cnn", "cpu"):
                 say("drjax is not measured: its vmap of convolutions takes minutes a round on CPU")
             elif peer in pythons or importlib.util.find_spec(PEERS[peer]):
                 asked.append(common | dict(name=peer, strategy=""))
@@ -202,7 +201,8 @@ def describe(common: dict) -> None:
     )
     flops = jfu.step_flops(jfu.classification(model.apply), variables, batch) / job.batch_size
     gflop = flops * job.clients * job.examples / 1e9
-    print(json.dumps(dict(strategy=f"{devices}x{at_once}", devices=devices, gflop=gflop)))
+    facts = dict(strategy=f"{devices}x{at_once}", devices=devices, gflop=gflop)
+    print(json.dumps(facts | dict(backend=jax.default_backend())))
 
 
 def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
@@ -242,11 +242,12 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
         done.append(
             dict(name=one["name"], workload=one["workload"], strategy=one["strategy"])
             | dict(clients=one["job"]["clients"], examples=one["job"]["examples"])
-            | dict(batch_size=one["job"]["batch_size"], precision=one["precision"])
+            | dict(batch_size=one["job"]["batch_size"])
+            | dict(precision=None if one["name"] in PEERS else one["precision"])
             | dict(seconds_min=min(seconds), seconds_median=statistics.median(seconds))
             | dict(seconds_max=max(seconds), ratio=statistics.median(ratios), rounds=rounds)
             | dict(cold_seconds=None, peak_mb=None, loss=None, asked=one)
-            | dict(jax=importlib.metadata.version("jax"))
+            | dict(jax=None)
             | row
             | end
         )

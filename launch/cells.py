@@ -47,12 +47,16 @@ class Programs:
             if quick:
                 options["compiler_options"] = {"xla_backend_optimization_level": 0}
             jitted = jax.jit(fn, donate_argnums=donate, **options)
-            traced = jitted.trace(*args)
-            if jax.default_backend() == "cpu":
-                for text in dict.fromkeys(slow_convs(traced.jaxpr)):
-                    say(f"note: {text}")
-            self._compiled[signature] = traced.lower().compile()
+            self._compiled[signature] = looked_at(jitted.trace(*args)).lower().compile()
         return self._compiled[signature]
+
+
+def looked_at(traced: jax.stages.Traced) -> jax.stages.Traced:
+    """The same; convolutions in it that a CPU would run slowly are told."""
+    if jax.default_backend() == "cpu":
+        for text in dict.fromkeys(slow_convs(traced.jaxpr)):
+            say(f"note: {text}")
+    return traced
 
 
 def run_cell(
@@ -177,12 +181,13 @@ def run_cell(
 
 def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) -> dict:
     """The costs so far and those of one more round."""
-    count = lambda name: int(info.metrics[name])
+    metrics = jax.device_get(info.metrics)  # in one go
+    count = lambda name: int(metrics[name])
     down, up = study.per_client
     flops = count("steps") * study.per_step + count("forwards") * study.per_forward
     return dict(
-        bytes_down=spent["bytes_down"] + round(float(info.metrics["down"]) * down),
-        bytes_up=spent["bytes_up"] + round(float(info.metrics["up"]) * up),
+        bytes_down=spent["bytes_down"] + round(float(metrics["down"]) * down),
+        bytes_up=spent["bytes_up"] + round(float(metrics["up"]) * up),
         flops=spent["flops"] + flops,
         seconds=spent["seconds"] + seconds,
         left_out=spent["left_out"] + sum(map(count, REASONS)),

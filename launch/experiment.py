@@ -219,14 +219,13 @@ def options_of(method: str) -> dict[str, Any]:
 
 
 def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
-    """A seed's clients, what is to be forgotten of them, and which rows are poisoned.
+    """A seed's clients in host memory, what is to be forgotten of them, which rows are poisoned.
 
     Returns:
       ``(clients, forget [K, N] bool or None, poisoned [M] bool)``. Requests mean true labels:
       they are read before any image is poisoned.
     """
     from jfu.data import partition, poison
-    from jfu.data.rows import Rows
 
     x, y = dataset.x_train, dataset.y_train
     if dataset.client is not None:
@@ -243,8 +242,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
             config.partition, y, config.clients, seed, minimum=config.min_examples
         )
         names = list(range(len(lists)))
-    unread = isinstance(x, Rows)
-    clients, poisoned = jfu.stack(x, y, lists, host=unread), np.zeros(len(y), bool)
+    clients, poisoned = jfu.stack(x, y, lists, host=True), np.zeros(len(y), bool)
     named = lambda text, held: requests.parse(text, held, names, request_key(seed)).forget.mask
     left = requests.standing(config.past, clients, names, request_key(seed))
     forget = named(config.forget, left) if config.forget else None
@@ -272,7 +270,7 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
                 seed=int(draw),
             )
             poisoned[stamped] = True
-        clients = clients._replace(x=x if unread else jnp.asarray(x), y=jnp.asarray(y))
+        clients = clients._replace(x=x, y=y.astype(np.int32))
     clients = clients._replace(mask=left.mask)
     missing = slots - clients.index.shape[1]
     if missing > 0:  # the same shape for every seed, so that they share compiled programs
@@ -302,16 +300,14 @@ def trial(study: Study, seed: int) -> Trial:
     config, dataset = study.config, study.dataset
     with hosts.aside():
         clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
-        everything = jfu.split(clients, jnp.zeros(clients.mask.shape, bool))
+        everything = jfu.split(clients, np.zeros(clients.mask.shape, bool))
         request = everything if forget is None else jfu.split(clients, forget)
         fewest = fewest_before(config, dataset, seed) if config.dp_clip is not None else 0
     exam = examine(config, dataset, clients, request, poisoned, seed)
-    if hosts.several():
-        pools = jfu.spread(clients)
-        mine = lambda side: pools._replace(mask=place(side.mask))
-        everything, request = (jfu.Split(*map(mine, split)) for split in (everything, request))
-        return Trial(seed, jax.random.key(seed), everything, request, exam, fewest)
-    return Trial(seed, jax.random.key(seed), *place((everything, request)), exam, fewest)
+    pool = jfu.spread(clients) if hosts.several() else place(clients)  # once for all four sides
+    mine = lambda side: pool._replace(mask=place(side.mask))
+    everything, request = (jfu.Split(*map(mine, split)) for split in (everything, request))
+    return Trial(seed, jax.random.key(seed), everything, request, exam, fewest)
 
 
 def fewest_before(config: Config, dataset: Any, seed: int) -> int:

@@ -148,7 +148,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     Training and every method are the same rounds from other states on other data, so one compiled
     program, mapped over the seeds, serves them all. Keys are those of launch.compare's cells.
     """
-    from launch import exam, experiment
+    from launch import cells, exam, experiment
 
     began = time.perf_counter()
     study = experiment.study(config, layout, list(seeds))
@@ -169,7 +169,9 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
             state = perturb(trained, split, first)
             key = jax.random.key_data(later)
             rows.append((state, split, key, (trial.exam.x, trial.exam.y, mask)))
-        states, seen = course(fed)((), jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows))
+        rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+        cells.looked_at(course(fed).trace((), rows))
+        states, seen = course(fed)((), rows)
         return states, jax.tree.map(np.asarray, seen)
 
     nothing = [jfu.Trained(())] * len(trials)

@@ -245,7 +245,8 @@ def fedjax_rounds(asked: dict) -> Job:
         return float(objective(mine["state"].params, flat, None))
 
     version = importlib.metadata.version("fedjax")
-    return Job(run, loss, device=f"1 {jax.devices()[0].device_kind}", version=version)
+    facts = dict(device=f"1 {jax.devices()[0].device_kind}", version=version, jax=jax.__version__)
+    return Job(run, loss, **facts)
 
 
 def drjax_rounds(asked: dict) -> Job:
@@ -301,4 +302,5 @@ def drjax_rounds(asked: dict) -> Job:
         return float(loss(mine["params"], flat, y.reshape(-1)[:600], jnp.ones(600)))
 
     version = importlib.metadata.version("drjax")
-    return Job(run, mean_loss, device=f"1 {jax.devices()[0].device_kind}", version=version)
+    facts = dict(device=f"1 {jax.devices()[0].device_kind}", version=version, jax=jax.__version__)
+    return Job(run, mean_loss, **facts)

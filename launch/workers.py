@@ -31,6 +31,8 @@ def jfu_rounds(asked: dict) -> Job:
 
     from jfu import models
 
+    if len(jax.devices()) < devices:
+        raise ValueError(f"{asked['strategy']} wants {devices} devices; {jax.device_count()} here")
     workload = workloads.Workload(**asked["job"])
     model = workloads.model(asked["workload"], workload, convolution)
     model = models.at_precision(model, asked["precision"])
@@ -79,7 +81,7 @@ def jfu_rounds(asked: dict) -> Job:
         loss,
         compile_seconds=seconds,
         device=f"{devices} {jax.devices()[0].device_kind}",
-        version=jax.__version__,
+        jax=jax.__version__,
         device_mb=device_mb,
     )
 
@@ -102,7 +104,7 @@ def matmul_rounds(asked: dict) -> Job:
         lambda: jax.block_until_ready(products(a)),
         gflop=2 * side**3 * times / 1e9,
         device=f"1 {jax.devices()[0].device_kind}",
-        version=jax.__version__,
+        jax=jax.__version__,
     )
 
 

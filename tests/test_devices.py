@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -145,3 +146,15 @@ def test_mesh_has_one_axis_and_the_devices_given():
     assert dict(mesh.shape) == {"clients": 3}
     assert list(mesh.devices) == jax.devices()[2:5]
     assert jfu.clients_mesh().size == len(jax.devices()) == 8
+
+
+def test_devices_that_could_starve_are_told_of(monkeypatch):
+    """Eight devices wait on eight threads: nobody is left to do what they wait for."""
+    monkeypatch.setenv("PJRT_NPROC", "8")
+    with pytest.warns(RuntimeWarning, match="8 CPU devices share 8 threads.*jfu.cpu_devices"):
+        jfu.clients_mesh()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jfu.clients_mesh(jax.devices()[:7])
+        monkeypatch.setenv("PJRT_NPROC", "9")
+        jfu.clients_mesh()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,20 @@ def poisoned(config, dataset, seed=0):
     config = dataclasses.replace(config, **changes)
     clients, forget, rows = experiment.clients_of(config, dataset, seed)
     return config, clients, jfu.split(clients, forget), rows
+
+
+@pytest.mark.parametrize("backdoor", [False, True])
+def test_a_trials_images_are_brought_to_the_devices_once(dataset, backdoor):
+    """Reading a request places nothing, and all four sides of a trial share one pool."""
+    changes = dict(backdoor=backdoor, backdoor_clients=("1",), backdoor_forget="client:1")
+    config = dataclasses.replace(CONFIG, forget="client:1", **changes)
+    clients, _, _ = experiment.clients_of(config, dataset, 0)
+    assert isinstance(clients.x, np.ndarray) and isinstance(clients.y, np.ndarray)
+    assert clients.y.dtype == np.int32
+    trial = experiment.trial(SimpleNamespace(config=config, dataset=dataset, slots=0), 0)
+    sides = [*trial.everything, *trial.request]
+    assert len({id(side.x) for side in sides}) == len({id(side.y) for side in sides}) == 1
+    assert isinstance(sides[0].x, jax.Array)
 
 
 @pytest.mark.parametrize("forget", ["client:1", "fraction:0.3@client:1", "class:2@client:1"])
