@@ -41,8 +41,12 @@ def jfu_rounds(asked: dict) -> Job:
     x, y = x.reshape(count, *workload.shape), y.reshape(count)
     rows = np.arange(count).reshape(workload.clients, -1)
     size = workload.batch_size
-    if asked["name"] == "central":  # one client holds everything and walks the total batch
-        rows, size = rows.reshape(1, -1), size * workload.clients
+    if asked["name"] == "central":  # one client holds everything and walks everybody's batches
+        variables = jax.eval_shape(model.init, jax.random.key(0))
+        backend, many = jax.default_backend(), workload.clients
+        if backend != "cpu":  # of as many as fit its memory together
+            many = jfu.clients_at_once(backend, many, optax.tree.size(variables))
+        rows, size = rows.reshape(1, -1), size * many
     optimizer = optax.sgd(workload.lr, workload.momentum)
     local = jfu.local_sgd(jfu.classification(model.apply), optimizer, batch_size=size)
     fed = jfu.fedavg(local, chunk=chunk)
