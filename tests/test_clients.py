@@ -190,6 +190,35 @@ def test_map_and_sum_run_every_client_with_its_own_key(pool, data, chunk):
     np.testing.assert_allclose(total["draw"], draw.sum(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("devices", "longest"), [(1, [9, 2, 9, 2, 7, 7]), (2, [9, 1, 9, 2, 7, 7])])
+def test_clients_of_like_sizes_run_side_by_side(devices, longest):
+    """Two at once of 9, 1, 8, 2, 7, 3 images: 1 and 2, 3 and 7, 8 and 9. On two devices 9, 1, 8
+    and 2, 7, 3, each with nobody besides: nobody and 1, 8 and 9; nobody and 2, 3 and 7."""
+    sizes = [9, 1, 8, 2, 7, 3]
+    data = jfu.stack(X, Y, [np.zeros(n, int) for n in sizes])
+
+    @jax.custom_batching.custom_vmap
+    def most(live):
+        return live
+
+    @most.def_vmap
+    def _(axis_size, in_batched, live):
+        return jnp.full(axis_size, live.max()), True
+
+    def work(shared, client, key):
+        live = client.mask.sum()
+        return jax.random.uniform(key), (most(live), live, client.id)
+
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
+        run = lambda chunk: jax.jit(jfu.sum_clients(work, chunk=chunk))(
+            None, data, jax.random.key(0)
+        )
+        (total, (with_most, live, ids)), (alone, _) = run(2), run(1)
+    assert live.tolist() == sizes and ids.tolist() == list(range(6))
+    assert with_most.tolist() == longest
+    np.testing.assert_allclose(total, alone, rtol=1e-6)
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_scalars_of_any_dtype_come_back_as_they_were_said(data, devices):
     """They travel together; the tree, the dtypes and every client's place are kept."""

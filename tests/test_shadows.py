@@ -175,6 +175,7 @@ def test_blocks_are_of_one_seed_and_keep_what_they_took(tmp_path, monkeypatch, d
                 name: took for name in dict.fromkeys(["original", *names])
             }
 
+        run.look = lambda shared, rows: None
         return run
 
     monkeypatch.setattr(audited, "Programs", programs)
