@@ -29,9 +29,10 @@ def local_sgd(
 
     A client shuffles its live examples anew each epoch and walks them in batches; the last
     batch of an epoch is the short one. Batches without live examples are never run, so a
-    small client costs what a small client costs, where clients run one after another; of those
-    that run side by side, all take as long as the largest, so ``fedavg`` puts those of like size together. A client whose model is no longer finite
-    sends nothing, with weight 0, and says so in ``left_out`` (``jfu.faults``).
+    small client costs what a small client costs, where clients run one after another; those
+    that run side by side all take as long as the largest, and ``fedavg`` puts like sizes
+    together. A client whose model is no longer finite sends nothing, with weight 0, and says so
+    in ``left_out`` (``jfu.faults``).
 
     Args:
       loss: ``(variables, batch, key) -> loss`` or ``-> (loss, changed)``: the mean over live
