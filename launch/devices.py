@@ -31,8 +31,8 @@ def start(
 ) -> Layout:
     """Chooses how clients run; must be called before JAX touches a device.
 
-    On CPU one device a core, at most one a client; elsewhere every device. Hosts that were
-    joined have been given theirs, and count all of them.
+    On CPU one device a core, at most one a client; elsewhere every device, or the first of them.
+    Hosts that were joined have been given theirs, and count all of them.
     """
     if hosts.several():
         wanted = len(jax.devices())
@@ -49,7 +49,11 @@ def start(
             f"the work directory was begun on {kept.backend} and this is {backend}; go on there, "
             "or use another --workdir"
         )
-    count = len(jax.devices()) if backend != "cpu" else wanted
+    there = len(jax.devices())
+    if backend != "cpu" and devices and devices > there:
+        raise ValueError(f"--devices={devices}, and there are {there}; leave it out for all")
+    chosen = devices or (kept.devices if kept else there)
+    count = wanted if backend == "cpu" or hosts.several() else chosen
     if chunk is None and kept:
         chunk = kept.chunk
     layout = Layout(backend, count, chunk)

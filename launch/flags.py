@@ -319,7 +319,8 @@ def define() -> None:
     integer(
         "devices",
         None,
-        "CPU devices to spread clients over, on each host. Default: one a core.",
+        "Devices to spread clients over: the CPU is split into as many on each host, of "
+        "accelerators the first ones are taken. Default: one a core; all accelerators.",
         lower_bound=1,
     )
     string(

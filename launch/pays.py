@@ -101,7 +101,12 @@ def pays() -> None:
     if config.dp_clip is not None:
         raise ValueError("launch.pays tells no epsilon; leave --dp_clip out")
     work = workdir.open_workdir(shared.workdir(config, "pays"), config, "pays")
-    layout = devices.start(FLAGS.devices, 1, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
+    chunk = 1 if FLAGS.chunk is None else FLAGS.chunk
+    layout = devices.start(FLAGS.devices, chunk, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
+    main.say(
+        f"federations over {layout.devices} {layout.backend} devices, in each {chunk or 'all'} "
+        f"clients at a time; work directory {work.path}"
+    )
     work = workdir.begin(work, config, "pays", layout)
     path = work.path / "pays.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

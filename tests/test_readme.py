@@ -57,7 +57,9 @@ def test_the_list_of_the_papers_rows_is_that_of_the_recorded_results():
             assert shown(path.stem) == table.markdown(recorded.read(path))
 
 
-@pytest.mark.parametrize("name", ["resnet-narrow-cpu", "fashion-iid-warm-cpu"])
+@pytest.mark.parametrize(
+    "name", ["resnet-narrow-cpu", "fashion-iid-warm-cpu", "cifar10_cnn_iid-cpu"]
+)
 def test_tables_are_those_of_the_recorded_rows(name):
     from launch import recorded, table
 
@@ -90,12 +92,29 @@ def test_what_is_reached_of_the_aims_is_what_was_measured():
     ]
     for aim, value in {
         "`mlp`: faster": faster,
+        "`mlp`: than Flower": f"{mlp['flower']['ratio']:.1f}",
         "`mlp`: cold": f"{cold:.2f}",
         "`mlp`, `cnn`: MB": f"{mlp['jfu']['peak_mb']:.0f}, {cnn['jfu']['peak_mb']:.0f}",
         "`cnn`: faster": f"{min(cnn['torch']['ratio'], cnn['fedjax']['ratio']):.2f}",
         "`mlp`, `cnn`: share": ", ".join(share),
     }.items():
         assert reached(aim).endswith(f"| {value} |")
+
+
+def test_the_time_of_a_start_is_that_of_the_recorded_results():
+    lines = (ROOT / "launch" / "results" / "startup-cpu.jsonl").read_text().splitlines()
+    none, warm = (f"{json.loads(line)['seconds_median']:.1f}" for line in lines)
+    (shown,) = re.findall(r"takes (\S+) s from the command to its\s+end, and (\S+) s with", README)
+    assert shown == (none, warm)
+
+
+def test_what_is_said_of_recovery_without_warming_up_was_recorded():
+    from launch import recorded
+
+    kept = recorded.read(ROOT / "launch" / "results" / "cnn-iid-nowarm-cpu.jsonl")
+    ends = {name: kept["methods"][name]["retain"]["mean"] for name in ("not", "not_deepest")}
+    (shown,) = re.findall(r"NoT is at (\S+) % after 40 rounds, `not_deepest` at (\S+) %", README)
+    assert shown == (f"{ends['not']:.1f}", f"{ends['not_deepest']:.1f}")
 
 
 def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
