@@ -125,6 +125,16 @@ def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
     assert shown == pays_report.groups([json.loads(line) for line in lines])
 
 
+def test_the_points_on_fashion_mnist_are_those_of_the_recorded_results():
+    from launch import pays_report
+
+    read = lambda name: (ROOT / "launch" / "results" / f"pays-{name}-cpu.jsonl").read_text()
+    rows = lambda name: [json.loads(line) for line in read(name).splitlines()]
+    shown = README.split("<!-- pays-fashion -->\n")[1].split("<!-- /pays-fashion -->")[0]
+    tables = [pays_report.markdown(rows(name)) for name in ("fashion", "fashion-clean")]
+    assert shown == "\n".join(tables)
+
+
 def test_the_table_of_streaming_is_that_of_the_recorded_results():
     from launch import streaming
 
