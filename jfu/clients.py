@@ -182,13 +182,9 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
       (summable, info, row)`` gets and returns the client's: a memory, replaced in place.
     """
 
-    layout = {}  # of ``info``, known once a client's work is traced
-
     def work(shared, client, key, row):
         sent, info, *row = fn(shared, client, key, *row)
-        # One array for each dtype through the loop and the all-reduce, not one for each scalar.
-        packed, layout["unpack"] = _pack(info)
-        return sent, packed, tuple(row)
+        return sent, info, tuple(row)
 
     def here(shared, clients, key, memory, size, padded):
         share = clients.id.shape[0]
@@ -215,7 +211,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
         first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
-        shapes = jax.eval_shape(one, *first)[0]
+        shapes, like, _ = jax.eval_shape(one, *first)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
         def add(carry, row):
@@ -226,7 +222,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
             sent, info, mine = _chunk(one, size)(row, mine)
             put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new, begin, 0)
             memory = jax.tree.map(put, memory, mine)
-            return (jax.tree.map(lambda t, a: t + a.sum(0), total, sent), memory), info
+            # One array for each dtype through the loop and the all-reduce, not one a scalar.
+            return (jax.tree.map(lambda t, a: t + a.sum(0), total, sent), memory), _pack(info)
 
         numbers = jnp.arange(rows[2].shape[0])
         (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
@@ -234,10 +231,14 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         info = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), info)
         if sorts:
             info = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), info)
-        return total, cut(info), cut(memory)
+        return total, cut(info), cut(memory), like
+
+    def alone(*args, **kwargs):
+        total, info, memory, like = here(*args, **kwargs)
+        return total, _unpack(info, like), memory
 
     def shard(shared, clients, key, memory, size, padded):
-        total, info, memory = here(shared, clients, key, memory, size, padded)
+        total, info, memory, like = here(shared, clients, key, memory, size, padded)
         # Every device writes its clients' scalars into their places among all clients', so
         # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
         # one a tensor: devices on one host share a thread pool that several could exhaust.
@@ -245,7 +246,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         every = clients.id.shape[0] * jax.lax.axis_size(AXIS)
         room = lambda a: jnp.zeros((every, a.shape[1]), a.dtype)
         place = lambda a: jax.lax.dynamic_update_slice(room(a), a, (start, 0))
-        return *all_reduce((total, jax.tree.map(place, info))), memory
+        total, info = all_reduce((total, jax.tree.map(place, info)))
+        return total, _unpack(info, like), memory
 
     def everywhere(shared, clients, key, *memory):
         _check_pool(clients)
@@ -255,7 +257,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         missing = clients.id.shape[0] - count
         # Of clients that lie by device a sample fills up devices too.
         padded = missing > 0 or clients.y.ndim == 2
-        run = partial(shard if _devices() > 1 else here, size=size, padded=padded)
+        run = partial(shard if _devices() > 1 else alone, size=size, padded=padded)
         if _devices() > 1:
             whole, rows = PartitionSpec(), PartitionSpec(AXIS)
             run = _shard(run, clients, (whole, whole, rows), more=(rows,))
@@ -263,7 +265,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         result = run(shared, clients, key, memory)
         cut = lambda tree: jax.tree.map(lambda a: a[:count], tree)
         total, info, memory = result[0], cut(result[1]), cut(result[2])
-        return (total, layout["unpack"](info), *memory)
+        return (total, info, *memory)
 
     return everywhere
 
@@ -336,19 +338,17 @@ def _own_keys(key: Key, clients: ClientData) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, clients.id)
 
 
-def _pack(scalars: PyTree) -> tuple[list[jax.Array], Callable]:
-    """A vector for each dtype, and what makes the tree of ``[K]`` of such vectors ``[K, n]``."""
-    leaves, treedef = jax.tree.flatten(scalars)
-    leaves = [jnp.asarray(a) for a in leaves]
-    dtypes = [a.dtype for a in leaves]
-    kinds = sorted(set(dtypes), key=str)
+def _pack(info: PyTree) -> dict[str, jax.Array]:
+    """Scalars of clients ``[K]`` as one array ``[K, n]`` for each dtype."""
+    leaves = jax.tree.leaves(info)
+    kinds = sorted({str(a.dtype) for a in leaves})
+    return {kind: jnp.stack([a for a in leaves if a.dtype == kind], -1) for kind in kinds}
 
-    def unpack(packed: list[jax.Array]) -> PyTree:
-        columns = [iter(jnp.unstack(a, axis=1)) for a in packed]
-        return treedef.unflatten([next(columns[kinds.index(kind)]) for kind in dtypes])
 
-    vectors = [jnp.stack([a for a in leaves if a.dtype == kind]) for kind in kinds]
-    return vectors, unpack
+def _unpack(packed: dict[str, jax.Array], like: PyTree) -> PyTree:
+    """What was packed, as a tree like one client's."""
+    columns = {kind: iter(jnp.unstack(a, axis=-1)) for kind, a in packed.items()}
+    return jax.tree.map(lambda a: next(columns[str(a.dtype)]), like)
 
 
 def _chunk(one: Callable, size: int) -> Callable:
