@@ -21,6 +21,7 @@ from jfu.clients import map_clients, stack, sum_clients, weights
 from jfu.conv import check_convs, conv
 from jfu.costs import nbytes, step_flops, wire
 from jfu.devices import clients_at_once, clients_mesh, cpu_devices
+from jfu.dot import dot_general
 from jfu.fedavg import FedAvgState, fedavg, sender
 from jfu.history import Recorded, recorded
 from jfu.local import classification, cross_entropy, local_sgd
@@ -87,6 +88,7 @@ __all__ = [
     "cross_entropy",
     "describe",
     "distance",
+    "dot_general",
     "faults",
     "fedavg",
     "first_round_within",

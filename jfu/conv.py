@@ -3,16 +3,16 @@
 XLA:CPU hands a convolution to its fast kernel only in NHWC/HWIO order, and reorders others
 only outside loops. The two convolutions of the stock derivative are in other orders, so a
 local epoch written as a loop falls to a naive kernel, 30 to 130 times slower. Here the
-backward pass is written out: with stride ``s`` and kernel ``w``,
+backward pass is written in that order: with stride ``s`` and kernel ``w``,
 
-    dx = conv(dilate(dy, s), flip(w)^T)          dw[i] = seen[i]^T dy   for each row i of w
+    dx = conv(dilate(dy, s), flip(w)^T)          dw = conv(x^T, dilate(dy, s)^T)^T
 
-where the first ``^T`` exchanges the channel axes, and ``seen[i]`` holds what row ``i`` of the
-kernel sees at each place. Use it in any Flax model: ``nn.Conv(..., conv_general_dilated=
-jfu.conv)``.
+where ``^T`` exchanges the two channel axes (dx) or lets channels play the batch (dw). Use
+it in any Flax model: ``nn.Conv(..., conv_general_dilated=jfu.conv)``.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -84,13 +84,15 @@ def conv(
         != lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     ):
         return plain(lhs, rhs)
+    if precision is None:  # the backward pass may be traced where it is set no more
+        precision = jax.config.jax_default_matmul_precision
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     return _conv(lhs, rhs, strides, tuple(map(tuple, padding)), precision, as_product)
 
 
-def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1)):
+def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
     if as_product:
         between = [(0, 0, 0), *((0, 0, d - 1) for d in lhs_dilation), (0, 0, 0)]
         x = lax.pad(x, jnp.zeros((), x.dtype), between)
@@ -103,6 +105,7 @@ def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1)):
         strides,
         padding,
         lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
         dimension_numbers=NHWC,
         precision=precision,
     )
@@ -114,9 +117,9 @@ def _conv(x, w, strides, padding, precision, as_product):
 
 
 def _value(x, w, strides, padding, precision, as_product):
-    """Forward as XLA does it, except for kernels of few values, which are one matrix product."""
-    few = w.shape[0] * w.shape[1] * w.shape[2] <= 16
-    return _run(x, w, strides, padding, precision, as_product or few)
+    """Forward as XLA does it, except for pixels one by one and for kernels of few values."""
+    product = as_product or w.shape[:2] == (1, 1) or math.prod(w.shape[:3]) <= 16
+    return _run(x, w, strides, padding, precision, product)
 
 
 def _forward(x, w, strides, padding, precision, as_product):
@@ -170,32 +173,15 @@ def _columns(x, size):
     return jnp.concatenate(shifted, -1).reshape(-1, down.kernel * right.kernel * x.shape[3])
 
 
-def _rows(x, size):
-    """What each row of the kernel sees at each place, ``h`` times ``[B * H' * W', w * I]``.
-
-    Pixels side by side are copied once a place; what is above and below is only looked at.
-    """
-    zero = jnp.zeros((), x.dtype)
-    image = lax.pad(x, zero, [(0, 0, 0), *((*d.pads, 0) for d in size), (0, 0, 0)])
-    down, right = size
-    reach = (right.out - 1) * right.stride + 1
-    wide = [image[:, :, j : j + reach : right.stride] for j in range(right.kernel)]
-    wide = jnp.concatenate(wide, -1)
-    reach = (down.out - 1) * down.stride + 1
-    rows = (wide[:, i : i + reach : down.stride] for i in range(down.kernel))
-    return [row.reshape(-1, right.kernel * x.shape[3]) for row in rows]
-
-
 def _kernel_gradient(x, w, dy, size, precision, as_product):
-    """A product for each row of the kernel; one for all where images have few channels.
-
-    The convolutions that give the same, with channels as the batch or dy as the kernel, take
-    longer on CPU, by an order of magnitude for 3x3 kernels of 64 channels.
-    """
-    flat = dy.reshape(-1, w.shape[3])
-    seen = [_columns(x, size)] if as_product or w.shape[2] <= 4 else _rows(x, size)
-    products = [jnp.dot(row.T, flat, precision=precision) for row in seen]
-    return jnp.concatenate(products).reshape(w.shape)
+    """A convolution of the images with dy as the kernel; pixels one by one are a product."""
+    if as_product or w.shape[:2] == (1, 1):
+        columns = _columns(x, size)
+        return jnp.dot(columns.T, dy.reshape(-1, w.shape[3]), precision=precision).reshape(w.shape)
+    image, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    pads, strides = [d.pads for d in size], [d.stride for d in size]
+    dw = _run(image, kernel, (1, 1), pads, precision, False, rhs_dilation=strides)
+    return dw.transpose(1, 2, 0, 3)
 
 
 _conv.defvjp(_forward, _backward)

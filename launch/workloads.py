@@ -138,6 +138,7 @@ def _cnn(workload: Workload, convolution: Callable) -> Any:
     import jax
     import jax.numpy as jnp
 
+    import jfu
     from jfu import models
     from jfu.models.layers import max_pool
 
@@ -149,7 +150,8 @@ def _cnn(workload: Workload, convolution: Callable) -> Any:
             for name, width in ("stem", 32), ("conv2", 64):
                 x = nn.Conv(width, (5, 5), conv_general_dilated=convolution, name=name)(x)
                 x = max_pool(nn.relu(x))
-            x = nn.relu(nn.Dense(512, name="hidden")(x.reshape(len(x), -1)))
-            return nn.Dense(CLASSES, name="head")(x)
+            dense = functools.partial(nn.Dense, dot_general=jfu.dot_general)
+            x = nn.relu(dense(512, name="hidden")(x.reshape(len(x), -1)))
+            return dense(CLASSES, name="head")(x)
 
     return models.from_linen(Net(), jax.ShapeDtypeStruct((1, *workload.shape), jnp.float32))

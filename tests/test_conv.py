@@ -14,7 +14,7 @@ from jfu.conv import NHWC, check_convs, conv
 STRIDES = (1, 1), (2, 2), (3, 3), (2, 1)
 IMAGES = (8, 8), (7, 10), (9, 5)
 PADDINGS = "SAME", "VALID", ((1, 1), (1, 1)), ((2, 0), (0, 3)), ((6, 5), (0, 7))
-# (in, out): few inputs, whose kernel gradient is one product, and more, with a product a row
+# (in, out) channels
 CHANNELS = (3, 5), (5, 7), (7, 5), (5, 5), (1, 1), (4, 2)
 
 
@@ -133,6 +133,20 @@ def test_second_derivatives(channels, strides):
             )
 
         _assert_close(both(conv)(x, w), both(lax.conv_general_dilated)(x, w), 1e-8)
+
+
+@pytest.mark.parametrize("fn", [conv, product])
+def test_precision_set_around_the_forward_pass_holds_in_the_backward_pass(fn):
+    x, w = _draw((2, 6, 7, 5), 0), _draw((3, 3, 5, 6), 1)
+
+    def loss(x, w):
+        with jax.default_matmul_precision("highest"):
+            return fn(x, w, (2, 2), "SAME", dimension_numbers=NHWC).sum()
+
+    text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, w))
+    kind = "dot_general" if fn is product else "conv_general_dilated"
+    highest = "precision=(Precision.HIGHEST, Precision.HIGHEST)"
+    assert text.count(highest) == text.count(f"= {kind}[") == 3
 
 
 def test_what_it_does_not_speed_up_is_the_stock_convolution():

@@ -140,8 +140,9 @@ def test_products_in_full_are_asked_for_in_both_directions():
     for precision, word in dict(float32="HIGHEST", tf32="HIGH").items():
         apply = at_precision(model, precision).apply
         text = str(jax.make_jaxpr(jax.grad(lambda v: apply(v, x)[0].sum()))(variables))
-        # 3 forward, 5 back
-        assert text.count(f"precision=(Precision.{word}, Precision.{word})") == 8
+        asked = text.count(f"precision=(Precision.{word}, Precision.{word})")
+        # 3 forward, 5 back, and the images' slope, which is dropped when this is compiled
+        assert asked == text.count("= dot_general[") == 9
     assert at_precision(model, None) is model
     with pytest.raises(ValueError, match="no precision 'half'; choose one of"):
         at_precision(model, "half")
@@ -186,6 +187,18 @@ def test_max_pool_is_that_of_flax(shape):
     ours, stock = (jax.value_and_grad(lambda x, p=p: (p(x) ** 3).sum())(x) for p in pools)
     np.testing.assert_allclose(ours[0], stock[0], rtol=1e-6)
     _same(ours[1], stock[1])
+    along = jnp.cos(x)  # slopes run forwards as well as backwards
+    ours, stock = (jax.jvp(pool, (x,), (along,))[1] for pool in pools)
+    _same(ours, stock)
+
+
+def test_max_pool_shares_a_gradient_among_equal_pixels():
+    x = jnp.array([[7, 7, 1, 2, 9], [0, 7, 2, 2, 9], [9, 9, 9, 9, 9]], jnp.float32)
+    slope = jax.grad(
+        lambda x: (max_pool(x[None, ..., None])[0, ..., 0] @ jnp.array([3.0, 6])).sum()
+    )
+    np.testing.assert_array_equal(slope(x)[:2, :4], [[1, 1, 0, 2], [0, 1, 2, 2]])
+    assert not slope(x)[2].any() and not slope(x)[:, 4].any()  # no square holds them
 
 
 # ---------------------------------------------------------------- any Linen module

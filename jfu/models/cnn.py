@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from jfu.conv import conv
+from jfu.dot import dot_general
 from jfu.models.layers import max_pool, pixels
 
 
@@ -33,8 +34,9 @@ class SmallNet(nn.Module):
                 x = nn.GroupNorm(num_groups=1, name=f"{name}_norm")(x)
             x = max_pool(nn.relu(x))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(64, kernel_init=he, name="hidden")(x))
-        return nn.Dense(self.classes, kernel_init=he, name="head")(x)
+        dense = partial(nn.Dense, kernel_init=he, dot_general=dot_general)
+        x = nn.relu(dense(64, name="hidden")(x))
+        return dense(self.classes, name="head")(x)
 
 
 class CNN(nn.Module):
@@ -70,6 +72,7 @@ class CNN(nn.Module):
                 x = nn.GroupNorm(num_groups=1, name=f"{name}_norm")(x)
             x = max_pool(nn.relu(x))
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(384, name="hidden")(x))
-        x = nn.relu(nn.Dense(192, name="hidden2")(x))
-        return nn.Dense(self.classes, name="head")(x)
+        dense = partial(nn.Dense, dot_general=dot_general)
+        x = nn.relu(dense(384, name="hidden")(x))
+        x = nn.relu(dense(192, name="hidden2")(x))
+        return dense(self.classes, name="head")(x)

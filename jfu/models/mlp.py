@@ -1,8 +1,11 @@
 """A multilayer perceptron."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 
+from jfu.dot import dot_general
 from jfu.models.layers import pixels
 
 
@@ -20,8 +23,9 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         x = pixels(x)
         x = x.reshape(x.shape[0], -1)
-        x = nn.relu(nn.Dense(self.width, name="stem")(x))
+        dense = partial(nn.Dense, dot_general=dot_general)
+        x = nn.relu(dense(self.width, name="stem")(x))
         for number in range(1, self.depth):
             name = f"hidden{number if number > 1 else ''}"
-            x = nn.relu(nn.Dense(self.width, name=name)(x))
-        return nn.Dense(self.classes, name="head")(x)
+            x = nn.relu(dense(self.width, name=name)(x))
+        return dense(self.classes, name="head")(x)
