@@ -20,9 +20,10 @@ def cpu_devices(count: int | None = None) -> int:
 
     Sets ``jax_num_cpu_devices``, and two things without which devices that wait for one
     another in an all-reduce can end the process. XLA:CPU runs all devices on one pool of
-    threads, as many as cores, and one that waits holds its thread; with fewer threads than
-    devices and one more, nobody may be left to do the work that is waited for. So the pool
-    gets at least that many (``PJRT_NPROC``), and the longest wait is an hour in place of 40 s
+    threads, as many as cores. A device that waits holds its thread, and where many rounds are
+    dispatched ahead, the launch of the next on each device holds another; with fewer than two
+    threads a device nobody may be left to do the work that is waited for. So the pool gets at
+    least that many (``PJRT_NPROC``), and the longest wait is an hour in place of 40 s
     (``XLA_FLAGS``, where it does not say otherwise). Other backends are not touched.
 
     Args:
@@ -45,8 +46,8 @@ def cpu_devices(count: int | None = None) -> int:
             "jfu.cpu_devices at the start of the program"
         ) from error
     if count > 1:
-        if threads() <= count:
-            os.environ["PJRT_NPROC"] = str(count + 1)
+        if threads() < 2 * count:
+            os.environ["PJRT_NPROC"] = str(2 * count)
         flag = "xla_cpu_collective_call_terminate_timeout_seconds"
         given = os.environ.get("XLA_FLAGS", "")
         if flag not in given:
@@ -74,9 +75,10 @@ def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Me
     """
     devices = jax.devices() if devices is None else list(devices)
     here = sum(d.platform == "cpu" and d.process_index == jax.process_index() for d in devices)
-    if here > 1 and threads() <= here:
+    if here > 1 and threads() < 2 * here:
         warnings.warn(
-            f"{here} CPU devices share {threads()} threads and may hang in an all-reduce; call "
+            f"{here} CPU devices share {threads()} threads and may hang in an all-reduce, which "
+            f"{2 * here} threads cannot; call "
             "jfu.cpu_devices at the start of the program in place of jax_num_cpu_devices or "
             "--xla_force_host_platform_device_count",
             RuntimeWarning,
