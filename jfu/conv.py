@@ -92,7 +92,7 @@ def conv(
     return _conv(lhs, rhs, strides, tuple(map(tuple, padding)), precision, as_product)
 
 
-def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1), rhs_dilation=(1, 1)):
+def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1)):
     if as_product:
         between = [(0, 0, 0), *((0, 0, d - 1) for d in lhs_dilation), (0, 0, 0)]
         x = lax.pad(x, jnp.zeros((), x.dtype), between)
@@ -105,7 +105,6 @@ def _run(x, w, strides, padding, precision, as_product, lhs_dilation=(1, 1), rhs
         strides,
         padding,
         lhs_dilation=lhs_dilation,
-        rhs_dilation=rhs_dilation,
         dimension_numbers=NHWC,
         precision=precision,
     )
@@ -179,8 +178,15 @@ def _kernel_gradient(x, w, dy, size, precision, as_product):
         columns = _columns(x, size)
         return jnp.dot(columns.T, dy.reshape(-1, w.shape[3]), precision=precision).reshape(w.shape)
     image, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
-    pads, strides = [d.pads for d in size], [d.stride for d in size]
-    dw = _run(image, kernel, (1, 1), pads, precision, False, rhs_dilation=strides)
+    dw = lax.conv_general_dilated(
+        image,
+        kernel,
+        (1, 1),
+        [d.pads for d in size],
+        rhs_dilation=[d.stride for d in size],
+        dimension_numbers=NHWC,
+        precision=precision,
+    )
     return dw.transpose(1, 2, 0, 3)
 
 

@@ -24,12 +24,12 @@ def dot_general(
 
     Values and gradients are those of the stock function up to rounding; being a custom
     derivative, it has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works). All but
-    rows times a matrix of many more values than the rows have, and all on other backends, are
-    passed to it unchanged.
+    rows times a matrix of their dtype, with more than twice the values of rows and results
+    together, and all on other backends, are passed to it unchanged.
 
     Args:
       lhs: rows ``[..., I]``.
-      rhs: kernel ``[I, O]``, of the dtype of ``lhs``.
+      rhs: kernel ``[I, O]``.
       dimension_numbers, precision, ...: as in ``lax.dot_general``.
 
     >>> dot_general(jnp.ones((4, 300)), jnp.ones((300, 200)), (((1,), (0,)), ((), ())))[0, :2]
@@ -46,6 +46,7 @@ def dot_general(
     if (
         jax.default_backend() != "cpu"
         or rhs.ndim != 2
+        or lhs.dtype != rhs.dtype
         or asked != (((lhs.ndim - 1,), (0,)), ((), ()))
         or preferred_element_type is not None
         or any(option is not None for option in options.values())

@@ -88,6 +88,7 @@ def test_what_it_does_not_speed_up_is_the_stock_product():
         (x[None], w[None], (((2,), (1,)), ((0,), (0,))), {}),
         (x.reshape(4, 8, 5), w.reshape(8, 5, 30), (((1, 2), (0, 1)), ((), ())), {}),
         (x, w, PLAIN, {"preferred_element_type": jnp.float32}),
+        (x, w.astype(jnp.bfloat16), PLAIN, {}),
     ]
     for x, w, dimensions, rest in cases:
         both = [
