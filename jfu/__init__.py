@@ -17,7 +17,7 @@ from jfu.aggregate import (
     weighted_mean,
 )
 from jfu.augment import crop_and_flip
-from jfu.clients import map_clients, stack, sum_clients, weights
+from jfu.clients import map_clients, sum_clients
 from jfu.conv import check_convs, conv
 from jfu.costs import nbytes, step_flops, wire
 from jfu.devices import clients_at_once, clients_mesh, cpu_devices
@@ -37,6 +37,7 @@ from jfu.requests import (
 )
 from jfu.sampling import absent, sampled
 from jfu.select import by_layer, by_path, describe, select
+from jfu.stacking import stack, weights
 from jfu.streaming import streamed
 from jfu.types import (
     Batch,

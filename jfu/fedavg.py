@@ -71,7 +71,7 @@ def fedavg(
 
     >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
     >>> from jfu.local import local_sgd
-    >>> from jfu.clients import stack
+    >>> from jfu.stacking import stack
     >>> fed = fedavg(local_sgd(loss, optax.sgd(0.25), batch_size=2))
     >>> data = stack([[0.0], [0.0], [8.0], [8.0]], [0, 0, 0, 0], [[0, 1], [2, 3]])
     >>> state, info = fed.round(fed.init({"params": jnp.zeros(())}), data, jax.random.key(0))
@@ -122,7 +122,7 @@ def fedavg(
                 "Linen's init returns it"
             )
         # Copied, so that a caller who donates the state keeps the model that was passed in.
-        variables = jax.tree.map(jnp.array, dict(variables))
+        variables = _copied(dict(variables))
         return FedAvgState(
             variables,
             server.init(variables["params"]),
@@ -164,6 +164,12 @@ def fedavg(
     summed = not (aggregator.stacked or keep_updates)
     parts = Parts(begin, send, finish, chunk) if summed else None
     return FederatedAlgorithm(init, round, watched, parts)
+
+
+@jax.jit
+def _copied(tree: PyTree) -> PyTree:
+    """As one program: eagerly each shape would be compiled for itself."""
+    return jax.tree.map(jnp.array, tree)
 
 
 def check_shapes(update: PyTree, variables: Variables) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfu.clients import weights
+from jfu.stacking import weights
 from jfu.types import ClientData, Key, Split
 
 
@@ -17,7 +17,7 @@ def split(clients: ClientData, forget: jax.Array) -> Split:
       forget: bool ``[K, N]``, as the ``forget_*`` functions make it. Slots that were not
         live stay dead on both sides.
 
-    >>> from jfu.clients import stack
+    >>> from jfu.stacking import stack
     >>> data = stack(np.zeros((4, 2)), np.arange(4), [[0, 1], [2, 3]])
     >>> request = split(data, forget_client(data, [1]))
     >>> weights(request.retain).tolist(), weights(request.forget).tolist()

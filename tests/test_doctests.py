@@ -52,8 +52,8 @@ def test_examples(name):
 def test_the_examples_are_found():
     """At least the ones of the modules that every user starts from."""
     finder = doctest.DocTestFinder(exclude_empty=True)
-    for name in ("jfu.clients", "jfu.local", "jfu.fedavg", "jfu.select", "jfu.metrics"):
-        found = finder.find(importlib.import_module(name))
+    for name in ("stacking", "clients", "local", "fedavg", "select", "metrics"):
+        found = finder.find(importlib.import_module(f"jfu.{name}"))
         assert any(test.examples for test in found), name
 
 

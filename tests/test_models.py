@@ -10,13 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from jfu.clients import stack
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.models import MODELS, NORMS, at_precision, build, from_linen
 from jfu.models.layers import max_pool, pixels
 from jfu.models.resnet import ResNet18
 from jfu.models.vit import ViT
+from jfu.stacking import stack
 from jfu.types import Batch
 
 COUNTS = [

@@ -1,4 +1,4 @@
-"""Which client holds which example: lists of rows, one a client, for ``jfu.clients.stack``.
+"""Which client holds which example: lists of rows, one a client, for ``jfu.stack``.
 
 ``iid``, ``dirichlet`` and ``shards`` use every example exactly once; ``partition`` reads
 them from a string. ``from_file`` and ``from_ids`` are for divisions of one's own. Rows are

@@ -129,7 +129,7 @@ def confusions(
     Raises:
       ValueError: no cuts, or a cut of layers that the model does not have.
 
-    >>> from jfu.clients import stack
+    >>> from jfu.stacking import stack
     >>> clients = stack(jnp.zeros((3, 4, 4, 1), jnp.uint8), [0, 1, 2], [[0, 1], [2]])
     >>> count = confusions(model, [["stem"], ["head"]])
     >>> counts, _ = count(model.init(jax.random.key(0)), clients)

@@ -22,9 +22,10 @@ import jax.numpy as jnp
 import optax
 
 from jfu.aggregate import weighted_mean
-from jfu.clients import sum_clients, weights
+from jfu.clients import sum_clients
 from jfu.faults import guarded
 from jfu.fedavg import summarise
+from jfu.stacking import weights
 from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, RoundInfo, Unlearner
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import Beside, inside, moved, phases

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jfu.clients import weights
+from jfu.stacking import weights
 from jfu.types import (
     FederatedAlgorithm,
     Key,

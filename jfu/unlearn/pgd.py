@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jfu.clients import weights
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
+from jfu.stacking import weights
 from jfu.types import FederatedAlgorithm, Key, Model, Needs, Params, Split, Trained, Unlearner
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
