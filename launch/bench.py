@@ -188,7 +188,7 @@ def describe(common: dict) -> None:
     from jfu.devices import cores
 
     job = workloads.Workload(**common["job"])
-    jfu.cpu_devices(max(1, min(cores(), job.clients)))
+    jfu.cpu_devices(max(1, min(cores(), job.clients)), ahead=False)
     devices = jax.device_count()
     model = workloads.model(common["workload"], job, "stock")
     variables = jax.eval_shape(model.init, jax.random.key(0))

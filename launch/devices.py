@@ -68,7 +68,8 @@ def start(
 
 def split_cpu(devices: int | None, clients: int) -> int:
     """CPU devices of this host: as many as given, or one a core and at most one a client."""
-    return jfu.cpu_devices(devices or max(1, min(cores(), clients)))
+    # Scripts wait for every round.
+    return jfu.cpu_devices(devices or max(1, min(cores(), clients)), ahead=False)
 
 
 def on_devices(layout: Layout) -> contextlib.AbstractContextManager:

@@ -69,7 +69,7 @@ def point(asked: dict[str, int]) -> None:
 
     import jfu
 
-    jfu.cpu_devices(asked["devices"])
+    jfu.cpu_devices(asked["devices"], ahead=False)
     from jfu.models import from_linen
     from jfu.models.mlp import MLP
 

@@ -24,7 +24,7 @@ def jfu_rounds(asked: dict) -> Job:
     import jfu
 
     devices, chunk, convolution = workloads.strategy(asked["strategy"])
-    jfu.cpu_devices(devices)
+    jfu.cpu_devices(devices, ahead=False)
     import jax.numpy as jnp
     import numpy as np
     import optax
@@ -118,7 +118,7 @@ def streaming_rounds(asked: dict) -> Job:
 
     import jfu
 
-    jfu.cpu_devices(asked["devices"])
+    jfu.cpu_devices(asked["devices"], ahead=False)
     import numpy as np
     import optax
 

@@ -150,11 +150,14 @@ def test_mesh_has_one_axis_and_the_devices_given():
 
 def test_devices_that_could_starve_are_told_of(monkeypatch):
     """A thread for each to run on and one for each to launch on, or nobody may be left to work."""
-    monkeypatch.setenv("PJRT_NPROC", "15")
+    monkeypatch.delenv("PJRT_NPROC")
+    monkeypatch.setenv("NPROC", "15")
     with pytest.warns(RuntimeWarning, match="8 CPU devices share 15 threads.*jfu.cpu_devices"):
         jfu.clients_mesh()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jfu.clients_mesh(jax.devices()[:7])
-        monkeypatch.setenv("PJRT_NPROC", "16")
+        monkeypatch.setenv("NPROC", "16")
+        jfu.clients_mesh()
+        monkeypatch.setenv("PJRT_NPROC", "8")  # cpu_devices was called, and told
         jfu.clients_mesh()

@@ -23,16 +23,20 @@ def fresh(code, **env):
 
 STARTED = """
 import json, os, jax, jfu
-count = jfu.cpu_devices({count})
+count = jfu.cpu_devices({count}, ahead={ahead})
 flags, threads = os.environ.get("XLA_FLAGS", ""), int(os.environ.get("PJRT_NPROC", 0))
 print(json.dumps([count, jax.device_count("cpu"), threads, flags]))
 """
 WAIT = "--xla_cpu_collective_call_terminate_timeout_seconds"
 
 
+def started(count, ahead=True):
+    return STARTED.format(count=count, ahead=ahead)
+
+
 def test_devices_that_wait_leave_threads_to_work():
     cores = len(os.sched_getaffinity(0))
-    count, devices, threads, flags = fresh(STARTED.format(count=cores + 3))
+    count, devices, threads, flags = fresh(started(cores + 3))
     assert count == devices == cores + 3
     assert threads == 2 * count
     assert flags == f"{WAIT}=3600"
@@ -40,14 +44,22 @@ def test_devices_that_wait_leave_threads_to_work():
 
 def test_what_the_user_set_is_kept_where_it_is_enough():
     flags = f"{WAIT}=7 --xla_cpu_enable_fast_math=false"
-    found = fresh(STARTED.format(count=2), PJRT_NPROC="9", XLA_FLAGS=flags)
+    found = fresh(started(2), PJRT_NPROC="9", XLA_FLAGS=flags)
     assert found == [2, 2, 9, flags]
-    assert fresh(STARTED.format(count=2), PJRT_NPROC="3")[2] == 4
-    assert fresh(STARTED.format(count=2), NPROC="1")[2] == 4
+    assert fresh(started(2), PJRT_NPROC="3")[2] == 4
+    assert fresh(started(2), NPROC="1")[2] == 4
+
+
+def test_rounds_that_are_waited_for_need_a_thread_a_device():
+    cores = len(os.sched_getaffinity(0))
+    assert fresh(started(cores, ahead=False))[:3] == [cores, cores, cores if cores > 1 else 0]
+    assert fresh(started(cores + 3, ahead=False))[2] == cores + 3
+    assert fresh(started(2, ahead=False), PJRT_NPROC="9")[2] == 9
+    assert fresh(started(2, ahead=False), NPROC="1")[2] == 2
 
 
 def test_one_device_changes_nothing():
-    assert fresh(STARTED.format(count=1)) == [1, 1, 0, ""]
+    assert fresh(started(1)) == [1, 1, 0, ""]
 
 
 def test_too_late_or_too_few_is_said():

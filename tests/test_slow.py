@@ -240,8 +240,9 @@ def spin():
         pass
 
 if __name__ == "__main__":
-    name, rounds = sys.argv[1], int(sys.argv[2])
-    jfu.cpu_devices(2)
+    name, rounds, ahead = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
+    jfu.cpu_devices(2, ahead=ahead)
+    assert jfu.devices.threads() == max(4 if ahead else 2, jfu.devices.cores())
     busy = multiprocessing.get_context("spawn").Process(target=spin, daemon=True)
     busy.start()
     from jfu import models
@@ -257,9 +258,11 @@ if __name__ == "__main__":
         clients = jax.device_put(jfu.stack(x, rng.integers(0, 10, 200), rows), spread)
         state = jax.device_put(fed.init(model.init(jax.random.key(0))), spread)
         step = jax.jit(fed.round, donate_argnums=0, out_shardings=spread)
-        for number in range(rounds):  # none is waited for before the next is dispatched
+        for number in range(rounds):
             key = jax.device_put(jax.random.key(number), spread)  # short programs in between
             state, info = step(state, clients, key)
+            if not ahead:
+                jax.block_until_ready((state, info))
         jax.block_until_ready(state)
     assert all(bool(jax.numpy.isfinite(a).all()) for a in jax.tree.leaves(state.params))
     busy.kill()
@@ -269,11 +272,12 @@ if __name__ == "__main__":
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name, rounds", [("cnn", 500), ("mlp", 5000)])
-def test_devices_do_not_starve_beside_a_busy_core(tmp_path, name, rounds):
-    """With three threads for two devices rounds like these hang until they end the process."""
+@pytest.mark.parametrize("ahead", [True, False])
+def test_devices_do_not_starve_beside_a_busy_core(tmp_path, name, rounds, ahead):
+    """Rounds that are dispatched ahead hang where two devices have three threads."""
     script = tmp_path / "soak.py"
     script.write_text(SOAK)
-    command = [sys.executable, str(script), name, str(rounds)]
+    command = [sys.executable, str(script), name, str(rounds), str(ahead)]
     done = subprocess.run(
         command, env=environment(), capture_output=True, text=True, timeout=850, check=False
     )
