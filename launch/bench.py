@@ -34,6 +34,8 @@ FLAGS = flags.FLAGS
 # The module that a peer is found by.
 PEERS = dict(torch="torch", fedjax="fedjax", drjax="drjax", flower="flwr")
 ROUNDS_COLD = 20
+# Not candidates: what the machine can do.
+YARDSTICKS = ("matmul", "update")
 
 
 class Worker:
@@ -41,7 +43,9 @@ class Worker:
 
     def __init__(self, asked: dict, python: str):
         self.asked, self.began, self.peak = asked, time.perf_counter(), 0
-        env = os.environ | dict(XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        # Unfiltered, an error's last line is the error.
+        settings = dict(XLA_PYTHON_CLIENT_PREALLOCATE="false", JAX_TRACEBACK_FILTERING="off")
+        env = os.environ | settings
         command = [python, "-W", "ignore", "-m", "launch.workers", json.dumps(asked)]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
@@ -136,26 +140,43 @@ def bench() -> None:
             else:
                 say(f"{peer} is not installed and not measured")
     asked.append(common | dict(name="matmul", strategy=""))
+    asked.append(common | dict(name="update", strategy=strategies[0]))
     python = lambda one: pythons.get(one["name"], sys.executable)
     rows = steady(asked, python, FLAGS.rounds)
     for row in rows if FLAGS.cold else ():
-        if row["name"] != "matmul":
+        if row["name"] not in YARDSTICKS:
             say(f"fresh start: {row['name']} {row['strategy']}")
             row |= cold(row.pop("asked"), python)
     for row in rows:
         row.pop("asked", None)
-        if row["name"] != "matmul":
+        if row["name"] not in YARDSTICKS:
             row["gflop"] = facts["gflop"]
-        row["gflop_per_second"] = row["gflop"] / row["seconds_median"]
-    central = [row for row in rows if row["name"] == "central"]
-    for row in rows:
-        one_device = row["name"] == "jfu" and row["strategy"].startswith("1x")
-        if central and one_device:
-            row["efficiency"] = central[0]["seconds_median"] / row["seconds_median"]
+        row["gflop_per_second"] = row["gflop"] and row["gflop"] / row["seconds_median"]
+    judge(rows, facts["backend"] == "cpu" or facts["devices"] == 1)
     if FLAGS.json:
         with open(FLAGS.json, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
     print(markdown(rows))
+
+
+def judge(rows: list[dict], whole: bool) -> None:
+    """Adds how near rounds come to centralised training, and to what the machine can do.
+
+    ``efficiency`` is central's time over that of a candidate on one device too; ``bound`` the time
+    of the round's products at the rate of ``matmul`` and of ``update``, over a candidate's.
+
+    Args:
+      whole: whether products are measured on all that a round may use.
+    """
+    last = {row["name"]: row for row in rows}
+    for row in rows:
+        if row["name"] in YARDSTICKS or row["name"] == "central":
+            continue
+        if "central" in last and row["name"] == "jfu" and row["strategy"].startswith("1x"):
+            row["efficiency"] = last["central"]["seconds_median"] / row["seconds_median"]
+        if whole and all(name in last for name in YARDSTICKS):
+            products = row["gflop"] / last["matmul"]["gflop_per_second"]
+            row["bound"] = (products + last["update"]["seconds_median"]) / row["seconds_median"]
 
 
 def free(path: str | None) -> None:
@@ -277,7 +298,7 @@ def markdown(rows: list[dict]) -> str:
     from launch import report
 
     columns = ["", "strategy", "s/round min", "median", "max", "x", "compile s", "20 rounds cold s"]
-    columns += ["MB", "device MB", "GFLOP/s", "efficiency", "loss"]
+    columns += ["MB", "device MB", "GFLOP/s", "efficiency", "bound", "loss"]
     put = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
     lines = [columns]
     for row in rows:
@@ -286,7 +307,7 @@ def markdown(rows: list[dict]) -> str:
             [row["name"], row["strategy"] or "-", *times, put(row["ratio"], 2)]
             + [put(row["compile_seconds"], 1), put(row["cold_seconds"], 2), put(row["peak_mb"], 0)]
             + [put(row.get("device_mb"), 0), put(row["gflop_per_second"], 0)]
-            + [put(row.get("efficiency"), 2), put(row["loss"], 4)]
+            + [put(row.get("efficiency"), 2), put(row.get("bound"), 2), put(row["loss"], 4)]
         )
     return report.aligned(lines)
 

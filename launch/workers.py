@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from launch import peers, workloads
 from launch.workloads import Job
@@ -112,6 +113,64 @@ def matmul_rounds(asked: dict) -> Job:
     )
 
 
+def updates(optimizer: Any, steps: int) -> Callable:
+    """Steps of an optimizer from a slope that stays as it is."""
+    import jax
+    import optax
+
+    def run(params, memory, slope):
+        def step(_, carry):
+            params, memory = carry
+            change, memory = optimizer.update(slope, memory, params)
+            return optax.apply_updates(params, change), memory
+
+        return jax.lax.fori_loop(0, steps, step, (params, memory))
+
+    return run
+
+
+def update_rounds(asked: dict) -> Job:
+    """What the optimizer alone takes of a round."""
+    import jax
+
+    import jfu
+
+    devices, chunk, _ = workloads.strategy(asked["strategy"])
+    jfu.cpu_devices(devices, ahead=False)
+    import jax.numpy as jnp
+    import optax
+
+    job = workloads.Workload(**asked["job"])
+    model = workloads.model(asked["workload"], job)
+    share = -(-job.clients // devices)
+    chunk = min(chunk or share, share)
+    steps = -(-share // chunk) * -(-job.examples // job.batch_size)  # one after another
+    optimizer = optax.sgd(job.lr, job.momentum)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    full = lambda value: lambda a: jnp.full((devices * chunk, *a.shape), value, a.dtype)
+    mesh = jfu.clients_mesh(jax.devices()[:devices])
+    rows = jax.sharding.PartitionSpec(jfu.devices.AXIS)
+    spread = jax.sharding.NamedSharding(mesh, rows)
+    slope = jax.device_put(jax.tree.map(full(1e-3), shapes), spread)
+    params = jax.device_put(jax.tree.map(full(1.0), shapes), spread)
+    mine = dict(params=params, memory=jax.device_put(optimizer.init(params), spread))
+    del params
+    specs = dict(in_specs=rows, out_specs=rows)
+    run = jax.shard_map(updates(optimizer, steps), mesh=mesh, **specs, check_vma=False)
+    run = jax.jit(run, donate_argnums=(0, 1))
+
+    def one():
+        updated = jax.block_until_ready(run(mine["params"], mine["memory"], slope))
+        mine["params"], mine["memory"] = updated
+
+    return Job(
+        one,
+        gflop=None,
+        device=f"{devices} {jax.devices()[0].device_kind}",
+        jax=jax.__version__,
+    )
+
+
 def streaming_rounds(asked: dict) -> Job:
     """Rounds of ``launch.streaming``: the images in a file, streamed or brought to the devices."""
     import jax
@@ -173,6 +232,7 @@ WORKERS = {
     "drjax": peers.drjax_rounds,
     "flower": peers.flower_rounds,
     "matmul": matmul_rounds,
+    "update": update_rounds,
     "streaming": streaming_rounds,
 }
 

@@ -11,6 +11,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_launch import launch
 
@@ -76,12 +77,14 @@ def test_bench_measures_in_turns(tmp_path):
         ("jfu", "1x0"),
         ("central", "1x1"),
         ("matmul", ""),
+        ("update", "2x1"),
     ]
     for row in rows:
         assert 0 < row["seconds_min"] <= row["seconds_median"] <= row["seconds_max"]
-        assert row["gflop_per_second"] > 0 and row["jax"] == jax.__version__
+        assert row["name"] == "update" or row["gflop_per_second"] > 0
+        assert row["jax"] == jax.__version__
         assert row["workload"] == "mlp" and row["device"]
-    two, one, central, _ = rows
+    two, one, central, _, _ = rows
     assert two["ratio"] == 1
     for row in two, one, central:
         assert row["compile_seconds"] > 0 and row["peak_mb"] > 50
@@ -89,10 +92,44 @@ def test_bench_measures_in_turns(tmp_path):
     # Twenty rounds of the same job; how clients are laid out changes rounding only.
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-4) and two["loss"] < 2.31
     assert one["efficiency"] == central["seconds_median"] / one["seconds_median"]
+    assert two["bound"] > 0 and "bound" not in central
     # 2 flops for each weight forward, 4 back, but none to the images: a lower bound.
     least = 6 * (784 * 200 + 200 * 200 + 2000) - 2 * 784 * 200
     assert least * 160 / 1e9 < two["gflop"] < 1.3 * least * 160 / 1e9
     assert out.count("| jfu") == 2 and "round 2/2" in error
+
+
+def test_what_rounds_are_judged_by():
+    """3 GFLOP at 100 GFLOP/s are 30 ms, and updates 10: half of a round of 80."""
+    row = lambda name, seconds, **more: dict(name=name, seconds_median=seconds, **more)
+    rows = [
+        row("jfu", 0.08, strategy="2x1", gflop=3.0),
+        row("jfu", 0.16, strategy="1x1", gflop=3.0),
+        row("central", 0.04, strategy="1x1", gflop=3.0),
+        row("torch", 0.4, strategy="", gflop=3.0),
+        row("matmul", 1.0, strategy="", gflop_per_second=100.0),
+        row("update", 0.01, strategy="2x1"),
+    ]
+    bench.judge(rows, True)
+    assert [row.get("bound") for row in rows] == pytest.approx([0.5, 0.25, None, 0.1, None, None])
+    assert [row.get("efficiency") for row in rows] == [None, 0.25, None, None, None, None]
+    few = [row("jfu", 0.08, strategy="1x1", gflop=3.0), row("update", 0.01, strategy="1x1")]
+    bench.judge(few, True)
+    assert "bound" not in few[0] and "efficiency" not in few[0]
+
+
+def test_updates_by_hand():
+    """9 steps of SGD with momentum from a slope of 0.001."""
+    optimizer = optax.sgd(0.5, 0.9)
+    params = {"w": jnp.ones((2, 3))}
+    run = jax.jit(workers.updates(optimizer, 9))
+    found, memory = run(params, optimizer.init(params), {"w": jnp.full((2, 3), 1e-3)})
+    p, m = 1.0, 0.0
+    for _ in range(9):
+        m = 0.9 * m + 1e-3
+        p -= 0.5 * m
+    np.testing.assert_allclose(found["w"], p, rtol=1e-6)
+    np.testing.assert_allclose(jax.tree.leaves(memory)[0], m, rtol=1e-6)
 
 
 def test_bench_says_what_it_cannot():
