@@ -96,7 +96,17 @@ def asked(where: pathlib.Path) -> Any:
 def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
     import jfu
-    from launch import devices, estimates, evidence, experiment, page, shadows, verdicts, workdir
+    from launch import (
+        cells,
+        devices,
+        estimates,
+        evidence,
+        experiment,
+        page,
+        shadows,
+        verdicts,
+        workdir,
+    )
 
     work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint)
     rows = workdir.read_results(work)
@@ -114,6 +124,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
     asked = True
     with devices.on_devices(layout):
         study = experiment.study(config, layout, seeds)
+        main.say(f"auditing {where}; {cells.in_words(study.layout)}")
         undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
         tools = evidence.tools(study, undo)
         first = None

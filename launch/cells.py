@@ -296,17 +296,22 @@ def runner(
     return cell
 
 
-def announce(study, trial, doing: str, work) -> None:
-    """What is about to be done, in a few lines."""
-    config, layout, clients = study.config, study.layout, trial.everything.retain
-    sizes = jfu.weights(clients)
+def in_words(layout) -> str:
+    """How clients run."""
     how = f"{layout.devices} {layout.backend} device{'s' * (layout.devices > 1)}"
     how += f" on {jax.process_count()} hosts" if hosts.several() else ""
     many = f"{layout.chunk} client{'s' * (layout.chunk > 1)}" if layout.chunk else "all clients"
+    return f"{how}, {many} at a time on each"
+
+
+def announce(study, trial, doing: str, work) -> None:
+    """What is about to be done, in a few lines."""
+    config, clients = study.config, trial.everything.retain
+    sizes = jfu.weights(clients)
     say(
         f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "
         f"({int(sizes.min())} to {int(sizes.max())} each), model {config.model}, "
-        f"{config.rounds} rounds; {how}, {many} at a time on each"
+        f"{config.rounds} rounds; {in_words(study.layout)}"
     )
     if config.backdoor:
         say(

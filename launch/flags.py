@@ -348,6 +348,10 @@ def define() -> None:
     boolean("debug", False, "Show the traceback of an error.")
 
 
+# What is said of a backdoor.
+BACKDOOR = ("backdoor_client", "backdoor_fraction", "backdoor_label", "backdoor_size")
+
+
 def resolve(methods: Sequence[str] = ()) -> Config:
     """The configuration that the flags ask for, defaults filled in."""
     given = flags.FLAGS
@@ -365,6 +369,11 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         raise ValueError(
             f"--backdoor poisons the clients that --forget names, and --forget={given.forget} "
             "names none; say which with --backdoor_client"
+        )
+    idle = [name for name in BACKDOOR if flags.FLAGS[name].present]
+    if idle and given.backdoor is None and not backdoor:  # --nobackdoor takes a preset's out
+        raise ValueError(
+            f"--{idle[0]} does nothing where no image is poisoned; add --backdoor or leave it out"
         )
     recovery = given.recovery_rounds
     derived = dict(

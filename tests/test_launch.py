@@ -420,6 +420,7 @@ BAD = [
     (["--backdoor_label=10"], "labels count from 0"),
     (["--backdoor_size=9"], "a square of 9 pixels does not fit images of 8 x 8"),
     (["--forget=class:1", "--backdoor"], "--backdoor_client"),
+    (["--forget=class:1", "--backdoor_fraction=0.5"], "--backdoor_fraction does nothing"),
     (["not"], "is no flag"),
     (["--options=pgd.rate=3"], "pgd has no option rate; it has lr"),
     (["--methods=pgd", "--forget=class:1", "--nobackdoor"], "pgd takes whole clients out"),

@@ -97,6 +97,7 @@ def test_what_is_reached_of_the_aims_is_what_was_measured():
         "`mlp`, `cnn`: MB": f"{mlp['jfu']['peak_mb']:.0f}, {cnn['jfu']['peak_mb']:.0f}",
         "`cnn`: faster": f"{min(cnn[peer]['ratio'] for peer in ('torch', 'fedjax', 'flower')):.2f}",
         "`mlp`, `cnn`: share": ", ".join(share),
+        "`mlp`, `cnn`: the same": ", ".join(f"{x['jfu']['bound']:.2f}" for x in of.values()),
     }.items():
         assert reached(aim).endswith(f"| {value} |")
 
