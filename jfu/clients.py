@@ -123,6 +123,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
         first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
+        one = jax.jit(one, inline=True)  # traced here, and not again in the loop
         shapes, like, _ = jax.eval_shape(one, *first)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
