@@ -103,6 +103,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         evidence,
         experiment,
         page,
+        reproduce,
         shadows,
         verdicts,
         workdir,
@@ -200,7 +201,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         },
         curves=curves(rows),
         reproduce=dict(
-            command=command(run, seeds, names),
+            command=reproduce.command(run, seeds, names),
             audit=audit_command(where),
             config=dataclasses.asdict(run.config),
             layout=run.layout._asdict(),
@@ -353,43 +354,6 @@ def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
                 series = out.setdefault(key, {}).setdefault(method, [])
                 series.append([number, float(np.mean(values))])
     return out
-
-
-def command(run, seeds: list[int], names: list[str]) -> str:
-    """The commands that make the audited work directory anew, a line each."""
-    renamed = dict(backdoor_clients="backdoor_client")
-    left = ("backdoor_forget", "data_dir", "past", "rounds_before", "further")
-    if run.config.dp_clip is None:  # without which these are refused
-        left += ("dp_noise", "dp_delta")
-    words = [f"python -m launch.{run.script}"]
-    for name, value in dataclasses.asdict(run.config).items():
-        if value is None or value == () or name in left:
-            continue
-        flag = renamed.get(name, name)
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no{flag}")
-        else:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            words.append(f"--{flag}={text}")
-    if run.script == "compare":
-        methods = [n for n in names if n not in ("original", "retrain_again")]
-        words.append(f"--methods={','.join(methods)}")
-        if run.more.get("keep_history"):
-            words.append(f"--keep_history={','.join(run.more['keep_history'])}")
-        begins = [s for s in seeds if s - 1 not in seeds]
-        ends = [s for s in seeds if s + 1 not in seeds]
-        spans = [
-            [f"--first_seed={a}", f"--seeds={b - a + 1}"] for a, b in zip(begins, ends, strict=True)
-        ]
-    else:
-        spans = [[]]
-        words += [
-            f"--{name}={','.join(v) if isinstance(v, list) else v}"
-            for name, v in run.more.items()
-            if v not in ([], None) and name not in left
-        ]
-    line = " ".join([words[0], *map(shlex.quote, words[1:])])
-    return "\n".join(" ".join([line, *span]) for span in spans)
 
 
 def digest(path: pathlib.Path) -> str:

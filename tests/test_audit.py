@@ -15,7 +15,7 @@ from browser import chromium, look
 from test_launch import ROOT, environment, launch
 
 from jfu import attacks
-from launch import audit, estimates, evidence, experiment, page, verdicts
+from launch import audit, estimates, evidence, experiment, page, reproduce, verdicts
 
 # ---------------------------------------------------------------- the rules
 
@@ -423,7 +423,7 @@ class Asked:
 
 def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
     run = SimpleNamespace(script="compare", config=Asked(), more={})
-    lines = audit.command(run, [0, 1, 4, 6, 7], ["original", "retrain", "retrain_again", "not"])
+    lines = reproduce.command(run, [0, 1, 4, 6, 7], ["original", "retrain", "retrain_again", "not"])
     begins = "python -m launch.compare '--dataset=my set.npz' --methods=retrain,not "
     assert all(line.startswith(begins) for line in lines.splitlines())
     spans = [line.partition("--methods=retrain,not ")[2] for line in lines.splitlines()]

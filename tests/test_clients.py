@@ -352,3 +352,20 @@ def test_clients_that_only_fill_up_send_nothing(data):
     with jax.set_mesh(jfu.clients_mesh(jax.devices()[:4])):
         sums.append(float(jfu.sum_clients(noisy)(None, data, jax.random.key(0))[0]))
     np.testing.assert_allclose(sums, sums[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_clients_work_is_traced_once(chunk, devices):
+    """Tracing a large model takes as long as some rounds."""
+    traced = []
+
+    def work(shared, client, key):
+        traced.append(None)
+        return client.mask.sum(), {"id": client.id}
+
+    data = jfu.stack(X, Y, [[0], [1, 2], [3]])
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
+        total, info = jax.jit(jfu.sum_clients(work, chunk=chunk))((), data, jax.random.key(0))
+    assert len(traced) == 1
+    assert int(total) == 4 and info["id"].tolist() == [0, 1, 2]
