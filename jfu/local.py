@@ -69,14 +69,15 @@ def local_sgd(
         size = min(batch_size, client.index.shape[0])
         live = client.mask.sum()
         per_epoch = -(-live // size)
-        order = _shuffles(key, client.mask, epochs, size)
+        # Looked up once: at every step each would be a program of its own to compile and to start.
+        entries = _entries(client, _shuffles(key, client.mask, epochs, size))
         loss_key, augment_key = (jax.random.fold_in(key, place) for place in BEYOND)
 
         def step(i, carry):
             params, rest, memory, total = carry
             epoch, number = (0, i) if epochs == 1 else _divmod(i, per_epoch)
-            slots = jax.lax.dynamic_slice(order, (epoch, number * size), (1, size))[0]
-            batch, names = take(client, slots)
+            here = lambda a: jax.lax.dynamic_slice(a, (epoch, number * size), (1, size))[0]
+            batch, names = _batch(client, *map(here, entries))
             if augment is not None:
                 keys = jax.random.fold_in(augment_key, i)
                 keys = jax.vmap(jax.random.fold_in, (None, 0))(keys, names)
@@ -130,14 +131,25 @@ def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
 
     An example's name is its row of the whole pool, however the pool is laid out.
     """
+    return _batch(client, *_entries(client, slots))
+
+
+def _entries(client: ClientData, slots: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Which of the slots are live, their rows of the device's pool, and their labels."""
     # Slots and rows count from 0: without being told, JAX would look for negative ones each time.
     beyond = dict(mode="fill", wrap_negative_indices=False)
     mask = client.mask.at[slots].get(**beyond, fill_value=False)
     rows = client.index.at[slots].get(**beyond, fill_value=0)
-    at = lambda pool: pool.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
-    x, y = at(client.x), at(client.y)
-    names = rows if client.row is None else at(client.row)
-    return Batch(_shown(x, mask), jnp.where(mask, y, 0), mask.astype(jnp.float32)), names
+    return mask, rows, jnp.where(mask, _at(client.y, rows), 0)
+
+
+def _batch(client: ClientData, mask: jax.Array, rows: jax.Array, y: jax.Array):
+    names = rows if client.row is None else _at(client.row, rows)
+    return Batch(_shown(_at(client.x, rows), mask), y, mask.astype(jnp.float32)), names
+
+
+def _at(pool: jax.Array, rows: jax.Array) -> jax.Array:
+    return pool.at[rows].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:
@@ -168,7 +180,7 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
-    unknown = (batch.mask > 0) & ~label.any(-1)
+    unknown = (batch.mask > 0) & ((batch.y < 0) | (batch.y >= logits.shape[-1]))
     each = jnp.where(label | unknown[:, None], each, 0).sum(-1) * jnp.where(unknown, jnp.nan, 1.0)
     return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
 

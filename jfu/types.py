@@ -8,12 +8,14 @@ examples in the pool, ``B`` batch, ``C`` classes, ``D`` features, ``R`` rounds.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
-import chex
 import jax
 
-Params: TypeAlias = chex.ArrayTree  # nested dict of arrays, what gradients train
+if TYPE_CHECKING:  # for its types alone: importing it takes as long as all of this library
+    import chex
+
+Params: TypeAlias = "chex.ArrayTree"  # nested dict of arrays, what gradients train
 Variables: TypeAlias = Mapping[str, Any]  # {"params": Params, ...}: what Linen's init returns
 Key: TypeAlias = jax.Array  # one typed PRNG key, shape ()
 PyTree: TypeAlias = Any
