@@ -70,8 +70,10 @@ def resolve(runs):
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     if "seed" in FLAGS and FLAGS["seed"].present and FLAGS.seed != seed:
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={seed}, not {FLAGS.seed}")
+    # Retraining is the training that was, without the forgotten: it clips as that did.
+    own = [name for name in REQUEST if FLAGS.method != "retrain" or name != "max_grad_norm"]
     for name, value in given.items():
-        if name not in REQUEST and name != "init_params" and value != getattr(trained, name):
+        if name not in own and name != "init_params" and value != getattr(trained, name):
             raise ValueError(
                 f"{FLAGS.init_from} was trained with {name}={getattr(trained, name)}, not "
                 f"{value}; leave the flag out, or train anew"

@@ -453,6 +453,9 @@ def test_a_work_directory_of_another_configuration_is_left_alone(trained, tmp_pa
     assert "holds a run of launch.train" in error
     _, error = launch("unlearn", f"--init_from={trained}", "--lr=0.7", expect=2, cwd=tmp_path)
     assert "was trained with lr=0.1, not 0.7" in error
+    again = [f"--init_from={trained}", "--method=retrain", "--max_grad_norm=1"]
+    _, error = launch("unlearn", *again, expect=2, cwd=tmp_path)
+    assert "was trained with max_grad_norm=None, not 1.0" in error
     assert before == {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     mine = tmp_path / "mine"
     mine.mkdir()
