@@ -505,6 +505,28 @@ def test_one_recipe_for_all_rows_of_cifar(presets):
     assert plain("cifar10_cnn_layers") == plain("cifar10_cnn_iid")
 
 
+TAKES = """
+import importlib, sys
+from absl import flags
+script, *names = sys.argv[1:]
+importlib.import_module(f"launch.{script}").define()
+for name in names:
+    flags.FLAGS(["x", f"--flagfile=launch/presets/{name}.flags"])
+    print(flags.FLAGS.dataset, flags.FLAGS.rounds)
+    flags.FLAGS.unparse_flags()
+"""
+
+
+@pytest.mark.parametrize("script", ["train", "unlearn", "compare", "rounds", "pays"])
+def test_scripts_take_every_preset(script):
+    names = sorted(path.stem for path in PRESETS.glob("*.flags"))
+    command = [sys.executable, "-c", TAKES, script, *names]
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(names)
+
+
 def test_what_comes_after_a_row_changes_its_scale_and_not_the_row(presets):
     names = [name for name in paper.ROWS if name.startswith("cifar10_cnn")]
     found = resolved(*[f"{name}+{scale}" for name in names for scale in ("cpu", "short")])
