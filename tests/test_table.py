@@ -517,7 +517,7 @@ for name in names:
 """
 
 
-@pytest.mark.parametrize("script", ["train", "unlearn", "compare", "rounds", "pays"])
+@pytest.mark.parametrize("script", ["train", "unlearn", "compare", "rounds"])
 def test_scripts_take_every_preset(script):
     names = sorted(path.stem for path in PRESETS.glob("*.flags"))
     command = [sys.executable, "-c", TAKES, script, *names]
