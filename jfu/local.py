@@ -144,6 +144,7 @@ def _entries(client: ClientData, slots: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def _batch(client: ClientData, mask: jax.Array, rows: jax.Array, y: jax.Array):
+    """The batch of such entries [B], and the examples' names."""
     names = rows if client.row is None else _at(client.row, rows)
     return Batch(_shown(_at(client.x, rows), mask), y, mask.astype(jnp.float32)), names
 

@@ -16,6 +16,8 @@ def run(main: Callable[[], None]) -> None:
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
         if len(argv) > 1:
             complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
+        if name := passed_over(sys.argv[1:]):
+            complain(f"--{name} is no flag of this script, see --help")
         try:
             main()
         except OutOfTime as stop:
@@ -43,6 +45,20 @@ def run(main: Callable[[], None]) -> None:
             hosts.failed(error)
 
     app.run(among_others)
+
+
+def passed_over(words: list[str]) -> str:
+    """The first flag typed that this script lacks and that a preset's --undefok has let pass.
+
+    A preset names flags that only some scripts have; one that is typed is meant.
+
+    >>> passed_over(["--flagfile=a.flags", "--methodz=not"])
+    'methodz'
+    """
+    names = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+    known = {"", "flagfile", "undefok", *flags.FLAGS}
+    lacking = [n for n in names if n not in known and n.removeprefix("no") not in known]
+    return lacking[0] if lacking and "undefok" not in names else ""
 
 
 def joined() -> bool:

@@ -445,6 +445,15 @@ def test_an_unknown_flag_is_refused():
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("flag", ["--methods=pgd", "--seeds=2"])
+def test_what_a_preset_may_name_is_refused_where_it_is_typed(tmp_path, flag):
+    preset = ROOT / "launch" / "presets" / "digits.flags"
+    where = [f"--init_from={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}"]
+    _, error = launch("unlearn", f"--flagfile={preset}", *where, flag, expect=2)
+    assert f"{flag.partition('=')[0]} is no flag of this script" in error
+    assert not (tmp_path / "b").exists()
+
+
 def test_a_work_directory_of_another_configuration_is_left_alone(trained, tmp_path):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     _, error = launch("train", *SMALL, "--lr=0.7", f"--workdir={trained}", expect=2)

@@ -102,6 +102,22 @@ def test_what_is_reached_of_the_aims_is_what_was_measured():
         assert reached(aim).endswith(f"| {value} |")
 
 
+def test_what_clipping_does_is_what_was_measured():
+    lines = (ROOT / "launch" / "results" / "cnn-iid-clip-cpu.jsonl").read_text().splitlines()
+    rows = list(map(json.loads, lines))
+    of = lambda clip, warm: [
+        r for r in rows if (r["max_grad_norm"], r["recovery_warmup_rounds"]) == (clip, warm)
+    ]
+    runs = [of(None, 0), of(1.0, 0), of(None, 3), of(1.0, 3)]
+    retain, test = ([f"{run[-1][name]:.1f}" for run in runs] for name in ("retain", "test"))
+    back = next(r["round"] for r in runs[2] if r["round"] and r["retain"] >= 99.5)
+    (said,) = re.findall(r"\* \*\*Clipping gradients.*?jsonl\)", README, re.DOTALL)
+    shown = r"ends at (\S+) % .*?at (\S+) %, .*?at (\S+) % and back after (\d+) .*?at (\S+) %;"
+    ((plain, clipped, warm, rounds, both),) = re.findall(shown, said, re.DOTALL)
+    assert [plain, clipped, warm, both] == retain and int(rounds) == back
+    assert "at {}, {}, {} and {} %".format(*test) in " ".join(said.split())
+
+
 def test_the_time_of_a_start_is_that_of_the_recorded_results():
     lines = (ROOT / "launch" / "results" / "startup-cpu.jsonl").read_text().splitlines()
     none, warm = (f"{json.loads(line)['seconds_median']:.1f}" for line in lines)
