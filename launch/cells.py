@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ from launch.workdir import WorkDir, cell_notes, read_cell, write_cell
 
 # Methods that begin anew get keys of their own; all others share the recovery's.
 STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
+PAST = 8  # below a stream: not 0 and 1, which are its two halves where nothing is past
 
 # Why clients were left out, and rounds whose mean was not finite: in rows where there are any.
 FAILURES = (*REASONS, "not_applied")
@@ -97,9 +98,7 @@ def run_cell(
         held = {kind: trained.history[kind] for kind in method.needs.history}
         trained = jfu.Trained(trained.variables, held)
     storage = jfu.nbytes(trained.history)
-    stream = jax.random.fold_in(trial.key, STREAMS.get(name, RECOVER))
-    if study.config.past:  # no draw, and no noise, comes a second time
-        stream = jax.random.fold_in(stream, len(study.config.past))
+    stream = stream_of(trial.key, name, study.config.past)
     stream = private.apart(stream, study.config, name)
     told = private.account(study.config, trial, name, request)
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
@@ -177,6 +176,16 @@ def run_cell(
         notes = dict(round=0, rows=rows, spent=spent, finished=True)
         write_cell(work, trial.seed, name, state, notes)
     return state, rows
+
+
+def stream_of(key: jax.Array, name: str, past: Sequence[str]) -> jax.Array:
+    """The key of a cell of a seed; no draw comes a second time after what is past.
+
+    ``split(key)[i]`` is ``fold_in(key, i)``, so the number of past requests alone would lead to
+    the keys that rounds without a past have.
+    """
+    stream = jax.random.fold_in(key, STREAMS.get(name, RECOVER))
+    return jax.random.fold_in(jax.random.fold_in(stream, PAST), len(past)) if past else stream
 
 
 def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) -> dict:
