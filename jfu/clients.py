@@ -14,9 +14,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import PartitionSpec
 
+from jfu.costs import entries
 from jfu.devices import AXIS, clients_at_once
 from jfu.types import ClientData, Key, PyTree
 
@@ -282,7 +282,7 @@ def _at_once(chunk: int | None, clients: int, shared: PyTree) -> int:
         )
     share = -(-clients // _devices())
     if chunk is None:
-        return clients_at_once(jax.default_backend(), share, optax.tree.size(shared))
+        return clients_at_once(jax.default_backend(), share, entries(shared))
     return min(chunk or share, share)
 
 

@@ -18,6 +18,15 @@ def nbytes(tree: PyTree) -> int:
     return sum(math.prod(a.shape) * jnp.dtype(a.dtype).itemsize for a in leaves)
 
 
+def entries(tree: PyTree) -> int:
+    """How many numbers all arrays, or shapes, of a pytree hold together.
+
+    >>> entries({"w": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": jnp.zeros(4)})
+    16
+    """
+    return sum(math.prod(a.shape) for a in jax.tree.leaves(tree))
+
+
 def wire(send: ClientFn, variables: Variables, clients: ClientData) -> tuple[int, int]:
     """Bytes that cross the network for one client in one round, ``(down, up)``.
 

@@ -22,6 +22,7 @@ from typing import Any
 from absl import flags
 
 from launch import main
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 
@@ -67,8 +68,8 @@ def audit() -> None:
     text = json.dumps(report, indent=1, allow_nan=False)
     jfu.io.write_bytes(where / "audit.json", (text + "\n").encode())
     jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
-    print(page.text(report))
-    print(f"audit.html and audit.json are in {where}/")
+    show(page.text(report))
+    show(f"audit.html and audit.json are in {where}/")
     if lock:
         lock.close()
 

@@ -29,6 +29,7 @@ from absl import flags
 
 from launch import main, workloads
 from launch.main import say
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 # The module that a peer is found by.
@@ -153,10 +154,7 @@ def bench() -> None:
             row["gflop"] = facts["gflop"]
         row["gflop_per_second"] = row["gflop"] and row["gflop"] / row["seconds_median"]
     judge(rows, facts["backend"] == "cpu" or facts["devices"] == 1)
-    if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    print(markdown(rows))
+    publish(FLAGS.json, rows, markdown(rows))
 
 
 def judge(rows: list[dict], whole: bool) -> None:
@@ -181,10 +179,26 @@ def judge(rows: list[dict], whole: bool) -> None:
 
 def free(path: str | None) -> None:
     """Refuses a file that holds something already, before anything is measured."""
-    if path and os.path.exists(path) and os.path.getsize(path):
+    if not path:
+        return
+    if os.path.lexists(path) and (not os.path.isfile(path) or os.path.getsize(path)):
         raise FileExistsError(f"{path} exists already; choose another name or remove it first")
-    if path and not os.path.isdir(os.path.dirname(path) or "."):
+    if not os.path.isdir(os.path.dirname(path) or "."):
         raise FileNotFoundError(f"there is no folder to write {path} into")
+    from jfu.io import check_writable
+
+    check_writable(os.path.dirname(path) or ".")
+
+
+def publish(path: str | None, rows: list[dict], text: str) -> None:
+    """Writes what was measured, if a file was named, and prints its table in any case."""
+    from jfu.io import write_bytes
+
+    try:
+        if path:
+            write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    finally:
+        show(text)
 
 
 def told_by(function: str, given: dict) -> dict:
@@ -203,9 +217,9 @@ def describe(common: dict) -> None:
     """Prints the default strategy, the devices, and the operations of a round, as JSON."""
     import jax
     import jax.numpy as jnp
-    import optax
 
     import jfu
+    from jfu.costs import entries
     from jfu.devices import cores
 
     job = workloads.Workload(**common["job"])
@@ -214,7 +228,7 @@ def describe(common: dict) -> None:
     model = workloads.model(common["workload"], job, "stock")
     variables = jax.eval_shape(model.init, jax.random.key(0))
     share = -(-job.clients // devices)
-    at_once = jfu.clients_at_once(jax.default_backend(), share, optax.tree.size(variables))
+    at_once = jfu.clients_at_once(jax.default_backend(), share, entries(variables))
     kind = jnp.float32 if common["workload"] in workloads.PORTABLE else jnp.uint8
     shaped = jax.ShapeDtypeStruct
     batch = jfu.Batch(

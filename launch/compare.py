@@ -22,6 +22,7 @@ from absl import flags
 import jfu
 from launch import flags as shared
 from launch import main
+from launch.printing import listed, show
 
 FLAGS = flags.FLAGS
 
@@ -55,15 +56,11 @@ def compare() -> None:
     summary, text = table.write(work.path, table.read([work.path]))
     many = len(summary["seeds"])
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
-    figures.curves(rows, str(work.path / "curves.png"), title)
-    plots = ["curves.png"]
-    if figures.costs(summary, str(work.path / "costs.png"), title):
-        plots.append("costs.png")
-    print(f"\n{text}\n{report.legend(summary)}")
-    print(
-        f"{time.perf_counter() - began:.0f} s; results, table and {' and '.join(plots)} are in "
-        f"{work.path}/"
-    )
+    plots = [(figures.curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
+    named = [n for draw, of, n in plots if figures.drawn(draw, of, str(work.path / n), title)]
+    show(f"\n{text}\n{report.legend(summary)}")
+    took = f"{time.perf_counter() - began:.0f} s"
+    show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
 
 
 def run() -> tuple:
@@ -132,7 +129,7 @@ def so_far(work, names: list[str], seeds: list[int]) -> str:
     many, rounds = table.left(held, names, seeds)
     if not many:
         return ""
-    print(f"\n{table.write(work.path, held)[1]}")
+    show(f"\n{table.write(work.path, held)[1]}")
     return f"of {len(names) * len(seeds)} cells {many} are not finished, {rounds} rounds"
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jfu
 import jfu.history
 import jfu.io
+from jfu.costs import entries
 from jfu.unlearn import UNLEARNERS, Setting
 from launch import federation, hosts, private, requests
 from launch.devices import Layout, compiled, place
@@ -100,7 +100,7 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     if layout.chunk is None:
         cohort = min(config.sample or len(one.id), len(one.id))
         share = -(-cohort // layout.devices)
-        size = optax.tree.size(variables)
+        size = entries(variables)
         layout = layout._replace(chunk=jfu.clients_at_once(layout.backend, share, size))
     chunk = layout.chunk
     # Who is there to divide noisy sums by: before the request everybody, then those who stay.

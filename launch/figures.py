@@ -1,13 +1,21 @@
-"""From rows and tables to figures."""
+"""From rows and tables to figures.
 
+They are drawn after the work, and nothing of the user's display, backend or settings has a part in
+it; a figure that cannot be drawn or written is a note (``drawn``).
+"""
+
+import contextlib
 import io
-from collections.abc import Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 import jfu.io
 from launch import report
+from launch.main import say
 
 COLOURS = {
     "retrain": "black",
@@ -17,16 +25,58 @@ COLOURS = {
 }
 
 
+def drawn(draw: Callable, what: Any, path: str, *more: Any) -> bool:
+    """Whether ``draw(what, path, *more)`` drew a figure; where it fails, that is a note.
+
+    To be called once everything else is written: no run is lost for the sake of its picture.
+    """
+    try:
+        return draw(what, path, *more) is not False
+    except Exception as error:  # of a font, of memory, of the disk, of matplotlib's own
+        why = " ".join(str(error).split()) or type(error).__name__
+        say(f"note: {path} was not drawn ({why}); all else is written, the same command draws it")
+        return False
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Matplotlib as it comes: without the user's backend, style and warnings. A decorator too."""
+    chosen = os.environ.pop("MPLBACKEND", None)  # a notebook's cannot be imported elsewhere
+    try:
+        import matplotlib
+    finally:
+        if chosen is not None:
+            os.environ["MPLBACKEND"] = chosen
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        warnings.simplefilter("ignore")
+        matplotlib.rcdefaults()
+        yield
+
+
+def sheet(rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options: Any):
+    """``(figure, axes)`` on a canvas in memory, which needs no display and is freed by itself."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, **options)
+
+
+def spare_colours() -> Iterator[Any]:
+    """Colours of methods that have none of their own."""
+    from matplotlib import colormaps
+
+    order = (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)
+    return iter([colormaps["tab20"](i) for i in order] * 9)
+
+
+@plain()
 def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
     """Gap to retraining against the bytes to recover, one point a method; whether it was drawn.
 
     Methods that did not recover in every seed stand where their last round left them, hollow.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     points = []
     for name, entry in summary["methods"].items():
         gap = entry.get("gap_per_seed")
@@ -39,8 +89,8 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
         points.append((name, traffic, gap, recovered))
     if len(points) < 2:
         return False
-    figure, axis = plt.subplots(figsize=(7.5, 5))
-    spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
+    figure, axis = sheet(size=(7.5, 5))
+    spare = spare_colours()
     floor, places = (summary["floor"] or {}).get("gap_per_seed"), {}
     for name, traffic, gap, recovered in points:
         colour = COLOURS[name] if name in COLOURS else next(spare)
@@ -74,15 +124,14 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
         yscale="log",
         xlabel="MB, down and up, until retained accuracy is back (hollow: it never was; all sent)",
         ylabel="gap to retraining per seed, points (less is better)",
-        title=title,
     )
+    axis.set_title(title, parse_math=False)  # ids and paths are no formulas
     axis.margins(x=0.15, y=0.15)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     label_points(axis, places)
     save(figure, path)
-    plt.close(figure)
     return True
 
 
@@ -121,17 +170,13 @@ def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
         taken.append(box)
 
 
+@plain()
 def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     """Retained, forgotten, test accuracy and backdoor success by round, one line a method."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     panels = [("retain", "retained accuracy"), ("forget", "accuracy on forgotten data")]
     panels += [("test", "test accuracy"), ("asr", "backdoor success")]
     panels = [(k, t) for k, t in panels if any(row.get(k) is not None for row in rows)]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), squeeze=False)
+    figure, axes = sheet(1, len(panels), size=(4.2 * len(panels), 3.8), squeeze=False)
     known = dict.fromkeys(row["method"] for row in rows)
     names = [name for name in known if name not in ("original", report.AGAIN)]
     colours = dict(COLOURS)
@@ -143,7 +188,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
         ends = [summary["methods"][n][key]["mean"] for n in names if summary["methods"][n][key]]
         return 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
 
-    spare = iter([plt.cm.tab20(i) for i in (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)] * 9)
+    spare = spare_colours()
     colours |= {name: next(spare) for name in names if name not in colours}
     for axis, (key, label) in zip(axes[0], panels, strict=True):
         start = [row[key] for row in rows if row["method"] == "original"]
@@ -188,12 +233,12 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     axes[0][0].set_ylabel("percent")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     save(figure, path)
-    plt.close(figure)
 
 
+@plain()
 def lines(
     series: dict[str, list],
     title: str,
@@ -208,13 +253,10 @@ def lines(
     """
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     # Letters stay letters, so that they are found and read aloud; ids do not change by the run.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jfu"}):
-        figure, axis = plt.subplots(figsize=(3.9, 3.1))
-        spare = iter(plt.cm.tab20.colors[4:] * 9)
+        figure, axis = sheet(size=(3.9, 3.1))
+        spare = iter(matplotlib.colormaps["tab20"].colors[4:] * 9)
         known = {"NoT": COLOURS["not"], "none (the old model)": COLOURS["none"]} | COLOURS
         if level is not None:
             axis.axhline(level, color="0.6", linestyle=":", label="original")
@@ -239,5 +281,4 @@ def lines(
         figure.tight_layout(rect=(0, 0.06 * rows, 1, 1))
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    return out.getvalue()
+        return out.getvalue()

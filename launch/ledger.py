@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from launch import main
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 SHORT = 12  # letters of a digest that tell models apart
@@ -62,19 +63,19 @@ def ledger() -> None:
         main.complain(f"{path / records.LEDGER} is empty: its lines were removed", status=1)
     for line in lines:
         try:
-            print(told(line))
+            show(told(line))
         except (KeyError, TypeError, ValueError, AttributeError):
             where = f"line {line['number']} of {path / records.LEDGER}"
             main.complain(f"{where} is none that jfu's scripts write", status=1)
     against = ["its files"]
     against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
     against += ["the key"] if secret else []
-    print(f"\n{len(lines)} lines hold, checked against {' and '.join(against)}.")
+    show(f"\n{len(lines)} lines hold, checked against {' and '.join(against)}.")
     if len(against) == 1:
-        print("Who may write these files could have rewritten them all: see --head and --key_file.")
+        show("Who may write these files could have rewritten them all: see --head and --key_file.")
     elif not FLAGS.head:
-        print("That no line was cut off the end a key does not show, only a --head does.")
-    print(f"head: {lines[-1]['hash']}")
+        show("That no line was cut off the end a key does not show, only a --head does.")
+    show(f"head: {lines[-1]['hash']}")
     if FLAGS.prove_erased:
         prove(path, FLAGS.prove_erased, lines)
 
@@ -139,9 +140,9 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
             f"--gone={','.join(unused)} names nothing that is missed; leave it out, or give the "
             "path that is said to be missing"
         )
-    print()
+    show("")
     for held in found:
-        print(f"{'HOLDS IT' if held.holds else 'free':8}  {held.path}: {held.what}")
+        show(f"{'HOLDS IT' if held.holds else 'free':8}  {held.path}: {held.what}")
     if lost := [held for held in found if held.lost]:
         main.complain(f"{lost[0].path}: {lost[0].what}", status=1)
     if left := [str(held.path) for held in found if held.holds]:
@@ -149,12 +150,12 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
             f"{len(left)} of {len(found)} files hold or may hold {wanted}: {', '.join(left[:5])}",
             status=1,
         )
-    print(
+    show(
         f"\nNone of {len(found)} files holds {wanted}, but what a method has made of it. What file "
         "systems and backups keep beneath is not known here."
     )
     if FLAGS.gone:
-        print(f"That {', '.join(FLAGS.gone)} was removed was not checked: it is by your word.")
+        show(f"That {', '.join(FLAGS.gone)} was removed was not checked: it is by your word.")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import errno
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
 
 from absl import app, flags, logging
+
+from launch.printing import prepare, show, tell
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,11 +24,15 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except OutOfTime as stop:
-            print(f"stopped: {stop}; the same command goes on")
+            show(f"stopped: {stop}; the same command goes on")
         except (ValueError, OSError) as error:
             if flags.FLAGS.debug:
                 raise
             complain(sentence(error))
+        except (RuntimeError, AssertionError):  # which JAX raises where it finds no device
+            if flags.FLAGS.debug or not (why := no_device()):
+                raise
+            complain(why)
         except KeyboardInterrupt:
             complain("stopped; the same command goes on from the last checkpoint", status=130)
 
@@ -44,7 +51,11 @@ def run(main: Callable[[], None]) -> None:
 
             hosts.failed(error)
 
-    app.run(among_others)
+    prepare()
+    try:
+        app.run(among_others)
+    except BrokenPipeError:  # of --help, which nobody reads to its end
+        raise SystemExit(1) from None
 
 
 def passed_over(words: list[str]) -> str:
@@ -59,6 +70,21 @@ def passed_over(words: list[str]) -> str:
     known = {"", "flagfile", "undefok", *flags.FLAGS}
     lacking = [n for n in names if n not in known and n.removeprefix("no") not in known]
     return lacking[0] if lacking and "undefok" not in names else ""
+
+
+def no_device() -> str:
+    """Why JAX cannot start, in a sentence; empty where it can."""
+    jax = sys.modules.get("jax")
+    try:
+        _ = jax and jax.default_backend()
+        return ""
+    except (RuntimeError, AssertionError) as error:
+        asked = os.environ.get("JAX_PLATFORMS") or "the default"
+        told = " ".join(str(error).split()) or "no such device was found"
+        return (
+            f"JAX cannot start on {asked} ({told}); unset JAX_PLATFORMS to take what there is, or "
+            "install JAX for that device, as its documentation says"
+        )
 
 
 def joined() -> bool:
@@ -96,7 +122,7 @@ def deadline(minutes: float | None) -> float:
 
 
 def complain(sentence: str, status: int = 2) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    tell(f"error: {sentence}")
     raise SystemExit(status)
 
 
@@ -107,4 +133,4 @@ def say(text: str) -> None:
 
         if not hosts.first():
             return
-    print(text, file=sys.stderr, flush=True)
+    tell(text)

@@ -35,6 +35,7 @@ from jfu import shadows
 from launch import advice, main
 from launch import flags as shared
 from launch.flags import Config
+from launch.printing import listed, show
 
 FLAGS = flags.FLAGS
 
@@ -94,7 +95,7 @@ def pays() -> None:
             f"--{name} has no part here: every setting trains from scratch, and its methods have "
             "as many rounds as that, at the same rate; leave it out"
         )
-    from launch import devices, federation, hosts, pays_figure, pays_report, workdir
+    from launch import devices, federation, figures, hosts, pays_figure, pays_report, workdir
 
     hosts.refuse(FLAGS, "pays")
     federation.check(config, given=shared.given())
@@ -122,8 +123,9 @@ def pays() -> None:
             took = time.perf_counter() - began
     text = f"{pays_report.markdown(rows)}\n{pays_report.groups(rows)}"
     write(work.path / "pays.md", text)
-    pays_figure.draw(rows, str(work.path / "pays.png"))
-    print(f"\n{text}\npays.jsonl, pays.md and pays.png are in {work.path}/")
+    plotted = figures.drawn(pays_figure.draw, rows, str(work.path / "pays.png"))
+    names = ["pays.jsonl", "pays.md", *["pays.png"] * plotted]
+    show(f"\n{text}\n{listed(names)} are in {work.path}/")
     if left:
         raise main.OutOfTime(f"--max_minutes is over; left: {'; '.join(left)}")
 

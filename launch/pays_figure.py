@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launch import pays_report
+from launch import figures, pays_report
 
 LOOK = {
     "finetune": ("tab:orange", "s"),
@@ -14,16 +14,12 @@ LOOK = {
 }
 
 
+@figures.plain()
 def draw(rows: Sequence[dict], path: str) -> None:
     """Two panels: each mark is a mean over seeds, its line the standard deviation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     settings = pays_report.by_setting(rows)
     height = 1.8 + 0.36 * len(settings)
-    figure, axes = plt.subplots(1, 2, figsize=(13, height), sharey=True)
+    figure, axes = figures.sheet(1, 2, size=(13, height), sharey=True)
     gaps = lambda some, name: [row["methods"][name]["gap"] for row in some]
     panels = [("rounds to recover, over retraining's", pays_report.ratios), ("gap, points", gaps)]
     for axis, (title, values) in zip(axes, panels, strict=True):
@@ -55,5 +51,4 @@ def draw(rows: Sequence[dict], path: str) -> None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper center", ncols=len(LOOK), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 1 - 0.5 / height))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)

@@ -5,10 +5,11 @@
 The one script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU.
 """
 
-from absl import app, flags
+from absl import flags
 
 from jfu.data import tfds as reader
-from launch.main import complain
+from launch import main
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 _DATASET = flags.DEFINE_string(
@@ -60,13 +61,7 @@ def prepare(name: str, data_dir: str | None = None) -> str:
     return f"{name} is prepared in {builder.data_dir}."
 
 
-def main(_: list[str]) -> None:
-    try:
-        print(prepare(_DATASET.value, _DATA_DIR.value))
-    except (ValueError, OSError) as error:
-        complain(str(error))
-
-
 if __name__ == "__main__":
+    flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
     flags.mark_flag_as_required("dataset")
-    app.run(main)
+    main.run(lambda: show(prepare(_DATASET.value, _DATA_DIR.value)))

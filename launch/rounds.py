@@ -22,7 +22,8 @@ from typing import Any
 from absl import flags
 
 import jfu.io
-from launch import compare, main
+from launch import compare, figures, main
+from launch.printing import listed, show
 
 FLAGS = flags.FLAGS
 
@@ -55,8 +56,10 @@ def rounds() -> None:
     )
     text = markdown(lines)
     jfu.io.write_bytes(work.path / "rounds.md", text.encode())
-    plot(lines, str(work.path / "rounds.png"), f"{config.dataset}: forget {config.forget}")
-    print(f"\n{text}\nrounds.jsonl, rounds.md and rounds.png are in {work.path}/")
+    title = f"{config.dataset}: forget {config.forget}"
+    plotted = figures.drawn(plot, lines, str(work.path / "rounds.png"), title)
+    names = ["rounds.jsonl", "rounds.md", *["rounds.png"] * plotted]
+    show(f"\n{text}\n{listed(names)} are in {work.path}/")
 
 
 def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str, Any]]:
@@ -163,19 +166,13 @@ def goals(lines: Sequence[dict]) -> dict[str, str]:
     }
 
 
+@figures.plain()
 def plot(lines: Sequence[dict], path: str, title: str) -> None:
     """Rounds to each target, a bar for each method; seeds as dots, a cross where one is missing."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    from launch.figures import save
-
     targets = goals(lines)
     names = list(dict.fromkeys(line["method"] for line in lines))
     size = (4.2 * len(targets) + 1, 0.34 * len(names) + 1.6)
-    figure, axes = plt.subplots(1, len(targets), figsize=size, sharey=True, squeeze=False)
+    figure, axes = figures.sheet(1, len(targets), size=size, sharey=True, squeeze=False)
     longest = max((line["round"] or 0 for line in lines), default=0) or 1
     for axis, (measure, target) in zip(axes[0], targets.items(), strict=True):
         for y, name in enumerate(names):
@@ -202,10 +199,9 @@ def plot(lines: Sequence[dict], path: str, title: str) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_yticks(range(len(names)), ["NoT" if n == "not" else n for n in names])
     axes[0][0].invert_yaxis()
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     figure.tight_layout()
-    save(figure, path)
-    plt.close(figure)
+    figures.save(figure, path)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 
 from absl import flags
 
-from launch import main
-from launch.bench import free, told_by
+from launch import figures, main
+from launch.bench import free, publish, told_by
 from launch.main import say
 
 FLAGS = flags.FLAGS
@@ -49,12 +49,9 @@ def scaling() -> None:
             asked = BASE | fixed | {what: value}
             say(f"{name}: {value}")
             rows.append(dict(sweep=what) | asked | measured(asked))
-    if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+    publish(FLAGS.json, rows, markdown(rows))
     if FLAGS.plot:
-        draw(rows, FLAGS.plot)
-    print(markdown(rows))
+        figures.drawn(draw, rows, FLAGS.plot)
 
 
 def measured(asked: dict[str, int]) -> dict[str, Any]:
@@ -147,15 +144,11 @@ def short(value: int) -> str:
     return f"{value:,}"
 
 
+@figures.plain()
 def draw(rows: list[dict], path: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     names = [what for what in SWEEPS if any(row["sweep"] == what for row in rows)]
-    figure, axes = plt.subplots(
-        2, len(names), figsize=(3.1 * len(names), 5.4), squeeze=False, sharex="col"
+    figure, axes = figures.sheet(
+        2, len(names), size=(3.1 * len(names), 5.4), squeeze=False, sharex="col"
     )
     for (above, below), what in zip(axes.T, names, strict=True):
         mine = [row for row in rows if row["sweep"] == what]
@@ -179,8 +172,7 @@ def draw(rows: list[dict], path: str) -> None:
         *axes[1, 0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False
     )
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figures.save(figure, path)
 
 
 def define() -> None:

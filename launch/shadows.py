@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jfu
 import jfu.io
 from jfu import attacks, shadows
+from jfu.costs import entries
 from launch import report
 from launch.cells import looked_at
 from launch.devices import place
@@ -59,7 +59,7 @@ def run(
     held = shadows.halves(request, jax.random.fold_in(key, 0), many)
     if chunk is None:
         share = -(-many // study.layout.devices)
-        held_at_once = optax.tree.size(jax.eval_shape(study.model.init, trial.key))
+        held_at_once = entries(jax.eval_shape(study.model.init, trial.key))
         held_at_once *= study.layout.chunk or len(request.retain.id)
         chunk = jfu.clients_at_once(study.layout.backend, share, held_at_once)
     size = 2 * study.layout.devices * chunk

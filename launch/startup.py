@@ -7,7 +7,6 @@ is empty (``none``: without one) and with one that an earlier run has filled (``
 """
 
 import importlib.metadata
-import json
 import os
 import statistics
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 from absl import flags
 
 from launch import main
-from launch.bench import free
+from launch.bench import free, publish
 from launch.main import say
 
 FLAGS = flags.FLAGS
@@ -32,10 +31,7 @@ def startup() -> None:
         cached = [*COMMAND, f"--compilation_cache={os.path.join(place, 'cache')}"]
         once(cached)
         rows = [row("none", taken("none", COMMAND)), row("warm", taken("warm", cached))]
-    if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    print(markdown(rows))
+    publish(FLAGS.json, rows, markdown(rows))
 
 
 def taken(cache: str, command: list[str]) -> list[float]:

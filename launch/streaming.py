@@ -11,7 +11,6 @@ Memory is the peak of the process's anonymous pages while it runs rounds (RssAno
 pieces. Pages of the mapped file are not in it; the system takes them back whenever it likes.
 """
 
-import json
 import os
 import statistics
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from absl import flags
 
 from launch import main
-from launch.bench import Worker, free
+from launch.bench import Worker, free, publish
 from launch.main import say
 
 FLAGS = flags.FLAGS
@@ -50,10 +49,7 @@ def streaming() -> None:
         path = os.path.join(folder, "images.npy")
         write(path, max(count for _, _, count in rows) * IMAGES)
         found = taking_turns(rows, path)
-    if FLAGS.json:
-        with open(FLAGS.json, "w") as file:
-            file.writelines(json.dumps(row) + "\n" for row in found)
-    print(markdown(found))
+    publish(FLAGS.json, found, markdown(found))
 
 
 def write(path: str, count: int) -> None:

@@ -20,6 +20,7 @@ from absl import flags
 
 from launch import cells, experiment, main, paper, recorded, report, runs, workdir
 from launch.flags import Config
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 
@@ -54,8 +55,8 @@ def table() -> None:
     summary, text = write(paths[0], held)
     if FLAGS.record:
         recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
-    print(f"{text}\n{report.legend(summary)}")
-    print(f"table.md and table.json are in {paths[0]}/")
+    show(f"{text}\n{report.legend(summary)}")
+    show(f"table.md and table.json are in {paths[0]}/")
 
 
 def read(paths: Sequence[pathlib.Path]) -> Held:

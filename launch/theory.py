@@ -32,8 +32,9 @@ from absl import flags
 
 import jfu.io
 from jfu import theory
-from launch import main, theorems, theory_figure
+from launch import figures, main, theorems, theory_figure
 from launch.locks import make_folder, take
+from launch.printing import listed, show
 from launch.workdir import untouched
 
 FLAGS = flags.FLAGS
@@ -41,12 +42,12 @@ NOT_SHOWN = "not shown"
 
 
 def try_theorems() -> None:
-    text = run(FLAGS.workdir, FLAGS.seeds, FLAGS.processes)
-    print(f"\n{text}\ntheory.jsonl, theory.md and theory.png are in {FLAGS.workdir}/")
+    text, names = run(FLAGS.workdir, FLAGS.seeds, FLAGS.processes)
+    show(f"\n{text}\n{listed(names)} are in {FLAGS.workdir}/")
 
 
-def run(path: str, seeds: int, processes: int = 1) -> str:
-    """The four experiments into a work directory; the text of the tables.
+def run(path: str, seeds: int, processes: int = 1) -> tuple[str, list[str]]:
+    """The four experiments into a work directory; the text of the tables, and the files' names.
 
     Args:
       processes: activations at once, most of whose time is compiling on one core.
@@ -69,10 +70,10 @@ def run(path: str, seeds: int, processes: int = 1) -> str:
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     jfu.io.write_bytes(folder / "theory.jsonl", lines.encode())
     jfu.io.write_bytes(folder / "theory.md", text.encode())
-    theory_figure.draw(rows, str(folder / "theory.png"))
+    plotted = figures.drawn(theory_figure.draw, rows, str(folder / "theory.png"))
     if lock:
         lock.close()
-    return text
+    return text, ["theory.jsonl", "theory.md", *["theory.png"] * plotted]
 
 
 def claim(path: str, seeds: int) -> pathlib.Path:

@@ -6,19 +6,16 @@ from typing import Any
 import numpy as np
 
 from jfu import theory
-from launch.figures import save
+from launch.figures import plain, save, sheet
 
 STILL = 1e-3  # distances below are rounding
 
 COLOURS = dict(identity="black", tanh="tab:blue", relu="tab:red", gelu="tab:green")
 
 
+@plain()
 def draw(rows: Sequence[dict], path: str) -> None:
     """One panel for each theorem."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
 
     panels = {
@@ -27,7 +24,7 @@ def draw(rows: Sequence[dict], path: str) -> None:
         "how far the law of later layers' Jacobians moves": draw_jacobians,
         "damage left when one other layer alone is trained": draw_repair,
     }
-    figure, axes = plt.subplots(2, 2, figsize=(13, 10))
+    figure, axes = sheet(2, 2, size=(13, 10))
     for number, (title, panel) in enumerate(panels.items(), 1):
         axis = axes.flat[number - 1]
         keys = panel(axis, [row for row in rows if row["theorem"] == number])
@@ -41,7 +38,6 @@ def draw(rows: Sequence[dict], path: str) -> None:
     figure.legend(handles=handles, loc="upper center", ncols=4, frameon=False, fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.96), h_pad=2.5, w_pad=2.5)
     save(figure, path)
-    plt.close(figure)
 
 
 def draw_time(axis: Any, rows: Sequence[dict]) -> list[tuple[str, dict]]:

@@ -19,6 +19,7 @@ import jfu
 import jfu.io
 from launch import compare, main
 from launch import flags as shared
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 
@@ -102,7 +103,7 @@ def tune() -> None:
     text = report.aligned(cells_)
     jfu.io.write_bytes(work.path / "tuning.md", text.encode())
     jfu.io.write_bytes(work.path / "options.flags", f"--options={','.join(best)}\n".encode())
-    print(f"\n{text}\n--options={','.join(best)}\n\nThe same is in {work.path}/")
+    show(f"\n{text}\n--options={','.join(best)}\n\nThe same is in {work.path}/")
 
 
 MEASURES = ("retain", "forget", "test", "asr")

@@ -19,6 +19,7 @@ from absl import flags
 
 from launch import flags as shared
 from launch import main
+from launch.printing import show
 
 FLAGS = flags.FLAGS
 
@@ -179,11 +180,11 @@ def unlearn() -> None:
     text = report.markdown(summary)
     report.write(work.path, summary, text)
     records.answered(work, config, FLAGS.method, [row, *rows])
-    print(f"\n{text}")
+    show(f"\n{text}")
     if FLAGS.method not in ("retrain", "none"):
         for line in advice.behind(dataclasses.asdict(config), row, rows[-1]):
             main.say(line)
-    print(f"the unlearned model is {work.path / workdir.MODEL}")
+    show(f"the unlearned model is {work.path / workdir.MODEL}")
     if FLAGS.erase:
         erasure.erase(work, config, FLAGS.method)
 

@@ -31,6 +31,7 @@ def jfu_rounds(asked: dict) -> Job:
     import optax
 
     from jfu import models
+    from jfu.costs import entries
 
     if len(jax.devices()) < devices:
         raise ValueError(f"{asked['strategy']} wants {devices} devices; {jax.device_count()} here")
@@ -46,7 +47,7 @@ def jfu_rounds(asked: dict) -> Job:
         variables = jax.eval_shape(model.init, jax.random.key(0))
         backend, many = jax.default_backend(), workload.clients
         if backend != "cpu":  # of as many as fit its memory together
-            many = jfu.clients_at_once(backend, many, optax.tree.size(variables))
+            many = jfu.clients_at_once(backend, many, entries(variables))
         rows, size = rows.reshape(1, -1), size * many
     optimizer = optax.sgd(workload.lr, workload.momentum)
     local = jfu.local_sgd(jfu.classification(model.apply), optimizer, batch_size=size)

@@ -389,7 +389,7 @@ def test_the_script_on_a_small_scale(tmp_path, monkeypatch):
         REPAIR=dict(steps=10, rate=0.01),
     ).items():
         monkeypatch.setattr(theorems, name, value)
-    text = script.run(tmp_path / "run", seeds=1)
+    text, _ = script.run(tmp_path / "run", seeds=1)
     rows = [json.loads(line) for line in (tmp_path / "run/theory.jsonl").read_text().splitlines()]
     assert {row["what"] for row in rows} == set(theorems.CHECKS)
     for row in rows:
