@@ -26,6 +26,8 @@ _MET = "unreadable as {kind} ({error}); it may be truncated: restore it, or remo
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Replaces a file at once or not at all, through to the disk.
 
+    Who may read the old file may read the new one; where there was none, the umask says who.
+
     Raises:
       OSError: it could not be written; the file that was there before is there still.
     """
@@ -44,7 +46,7 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, _mode(path))
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the first error is the one to tell
@@ -64,6 +66,14 @@ def check_writable(folder: str | os.PathLike) -> None:
         raise OSError(
             error.errno, f"no file can be written in {folder} ({error.strerror})"
         ) from error
+
+
+def _mode(path: pathlib.Path) -> int:
+    """The rights of the file that is there, or of a new one."""
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -349,4 +349,4 @@ def define() -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(bench)
+    main.run(bench, private=False)

@@ -11,9 +11,19 @@ from absl import app, flags, logging
 
 from launch.printing import prepare, show, tell
 
+UMASK = os.umask(0o077)  # as the user has it; a process can only ask by setting it
+os.umask(UMASK)
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a script; an error that a user can mend is one sentence and exit status 2."""
+
+def run(main: Callable[[], None], *, private: bool = True) -> None:
+    """Runs a script; an error that a user can mend is one sentence and exit status 2.
+
+    Args:
+      private: what it makes, folders and files, is for their owner alone: models, and what they
+        say of single people's data. ``open_up`` opens what a user asked for by name.
+    """
+    if private:
+        os.umask(0o077)
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
@@ -56,6 +66,11 @@ def run(main: Callable[[], None]) -> None:
         app.run(among_others)
     except BrokenPipeError:  # of --help, which nobody reads to its end
         raise SystemExit(1) from None
+
+
+def open_up(path: str | os.PathLike) -> None:
+    """Makes a new file that a user asked for by name as open as the user's other files."""
+    os.chmod(path, 0o666 & ~UMASK)
 
 
 def passed_over(words: list[str]) -> str:

@@ -269,4 +269,4 @@ AT_END = ("retrain", "retrain_again")
 
 if __name__ == "__main__":
     define()
-    main.run(pays)
+    main.run(pays, private=False)

@@ -11,6 +11,7 @@ begins as a copy of its source's, so this says which lines are a work directory'
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ import jfu.ledger
 from jfu.io import write_bytes
 from launch import hosts
 from launch.flags import Config
+from launch.main import say
 from launch.runs import read_run
 from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
 
@@ -38,10 +40,22 @@ def key() -> bytes | None:
         return None
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path} with a key")
+    warn_of_readers(path)
     secret = pathlib.Path(path).read_bytes().strip()
     if len(secret) < 16:
         raise ValueError(f"the key in {path} has {len(secret)} bytes; it must have at least 16")
     return secret
+
+
+@functools.cache  # said once
+def warn_of_readers(path: str) -> None:
+    """Says that others than its owner may read a file with a key."""
+    mode = os.stat(path).st_mode & 0o777
+    if mode & 0o077:
+        say(
+            f"note: others than its owner may read or write {path} (mode {mode:o}), and who has "
+            f"the key can forge the ledger; close it with chmod 600 {path}"
+        )
 
 
 def by_first(write: Callable[..., None]) -> Callable[..., None]:

@@ -184,4 +184,4 @@ def define() -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(scaling)
+    main.run(scaling, private=False)

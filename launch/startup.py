@@ -90,4 +90,4 @@ def define() -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(startup)
+    main.run(startup, private=False)

@@ -150,4 +150,4 @@ def define() -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(streaming)
+    main.run(streaming, private=False)

@@ -55,6 +55,7 @@ def table() -> None:
     summary, text = write(paths[0], held)
     if FLAGS.record:
         recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
+        main.open_up(FLAGS.record)
     show(f"{text}\n{report.legend(summary)}")
     show(f"table.md and table.json are in {paths[0]}/")
 

@@ -178,4 +178,4 @@ def define() -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(try_theorems)
+    main.run(try_theorems, private=False)

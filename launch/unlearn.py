@@ -173,7 +173,7 @@ def unlearn() -> None:
     workdir.write_results(work, [row, *rows])
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
-        workdir.export(export, state.variables)
+        workdir.export(export, state.variables, shown=True)
     if not hosts.first():
         return
     summary = report.table([row, *rows], dataclasses.asdict(config))

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
-from launch import hosts
+from launch import hosts, main
 from launch.devices import Layout
 from launch.flags import Config
 from launch.locks import LOCK, make_folder, take
@@ -332,8 +332,12 @@ def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, A
     )
 
 
-def export(path: pathlib.Path, variables: Any) -> None:
-    """Writes a model unless the same is there already; refuses to overwrite another."""
+def export(path: pathlib.Path, variables: Any, *, shown: bool = False) -> None:
+    """Writes a model unless the same is there already; refuses to overwrite another.
+
+    Args:
+      shown: a user asked for it by name, so it need not be its owner's alone.
+    """
     if not hosts.first():
         return
     if path.exists():
@@ -343,3 +347,5 @@ def export(path: pathlib.Path, variables: Any) -> None:
         ):
             return
     jfu.io.save_params(path, variables)
+    if shown:
+        main.open_up(path)

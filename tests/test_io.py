@@ -193,6 +193,17 @@ def test_written_files_have_the_usual_permissions(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_that_is_replaced_stays_as_open_as_it_was(tmp_path, mode):
+    path = tmp_path / "mine.safetensors"
+    io.write_bytes(path, b"old")
+    path.chmod(mode)
+    io.write_bytes(path, b"new")
+    assert path.stat().st_mode & 0o777 == mode
+    io.save_state(path, {"a": np.ones(2)})
+    assert path.stat().st_mode & 0o777 == mode
+
+
 # ---------------------------------------------------------------- parameters
 
 
