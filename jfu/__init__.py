@@ -7,7 +7,7 @@ test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.d
 ``jfu.io`` and ``jfu.ledger``, imported by name when wanted.
 """
 
-from jfu import attacks, distance, faults, privacy, shadows, unlearn
+from jfu import attacks, chacha, distance, faults, privacy, shadows, unlearn
 from jfu.aggregate import (
     Aggregator,
     clipped_mean,
@@ -76,6 +76,7 @@ __all__ = [
     "attacks",
     "by_layer",
     "by_path",
+    "chacha",
     "check_changed",
     "check_convs",
     "classification",

@@ -6,40 +6,75 @@ One client more or less moves the sum by at most ``clip``, whatever it holds and
 round is a Gaussian mechanism with the multiplier ``noise``. Clients count alike, whatever their
 sizes, and the divisor is a number that does not depend on who came.
 
+This holds of the models, to whoever does not know the key that noise and samples are drawn with.
+A key that others know or can guess hides nothing: ``jax.random.key(0)`` is none to be private with,
+nor is one of any seed that is written down; ``secret_key`` makes one. Sums are of float32, so a
+client moves them by ``clip`` up to rounding. What else is told of a run, such as accuracies on
+clients' examples or who was left out, is outside epsilon.
+
 McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models. ICLR
 2018, arXiv 1710.06963.
 """
 
 import functools
+import math
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
-from jfu.aggregate import Aggregator, clipped_mean
-from jfu.types import PyTree, Variables
+from jfu import chacha
+from jfu.aggregate import Aggregator
+from jfu.types import Key, PyTree, Variables
+
+
+def secret_key(secret: bytes | None = None) -> Key:
+    """A key that nobody can guess, for the rounds of one private run: 256 bits, of a cipher.
+
+    Whoever has it can take the noise off. So it is kept where the models do not go, and not longer
+    than the run: two runs with one key draw the same noise, and the difference of their models
+    would show what it hides.
+
+    Args:
+      secret: 32 bytes, of ``secrets.token_bytes(32)`` say, for a run that is to go on after a stop;
+        fresh ones of the system, which nobody ever sees, if not given.
+
+    >>> one, other = secret_key(), secret_key()
+    >>> bool((jax.random.key_data(one) == jax.random.key_data(other)).all())
+    False
+    """
+    return chacha.key(secrets.token_bytes(chacha.BYTES) if secret is None else secret)
 
 
 def private_mean(clip: float, noise: float, cohort: float) -> Aggregator:
     """The noisy mean of clipped updates; a sum is all that the server sees of them.
+
+    The rounds must be given a key of ``secret_key``: ``jfu.rounds(step, state, clients,
+    jfu.privacy.secret_key(), stop=80)``. Sums and noise are of float32 at least, whatever the type
+    of the parameters. A client that sends NaN or infinity counts as one that sends zeros, so that
+    it cannot stop a round; one that says a huge weight counts as one.
 
     Args:
       clip: Euclidean length that a whole update is clipped to, above 0.
       noise: standard deviation of the noise on each number of the sum, in units of ``clip``.
       cohort: clients expected in a round, above 0: the divisor.
 
+    Raises:
+      ValueError: one of them is not a finite number, or is too small.
+
     >>> aggregator = private_mean(1.0, 0.0, 2)
     >>> sent = aggregator.encode({"a": jnp.array([3.0, 4.0])}, jnp.float32(17))
-    >>> aggregator.decode(sent, (), jax.random.key(0))[0]["a"]  # (3, 4) / 5 / 2
+    >>> aggregator.decode(sent, (), secret_key())[0]["a"]  # (3, 4) / 5 / 2
     Array([0.3, 0.4], dtype=float32)
     """
-    if noise < 0 or not cohort > 0:
+    if not (0 < clip < math.inf and 0 <= noise < math.inf and 0 < cohort < math.inf):
         raise ValueError(
-            f"a private mean was asked for with noise {noise} and a cohort of {cohort}; noise must "
-            "be at least 0 and the cohort above 0"
+            f"a private mean was asked for with clip {clip}, noise {noise} and a cohort of "
+            f"{cohort}; all must be finite, noise at least 0, clip and cohort above 0"
         )
-    clipped = clipped_mean(clip)
 
     def init(variables: Variables) -> PyTree:
         del variables
@@ -47,18 +82,54 @@ def private_mean(clip: float, noise: float, cohort: float) -> Aggregator:
 
     def encode(update, weight):
         # A weight of one: sizes are data too. Zero where there is nothing, or nothing usable.
-        return clipped.encode(update, (weight > 0).astype(jnp.float32))[0]
+        return clipped(update, clip, weight > 0)
 
     def decode(total, state, key):
-        leaves, treedef = jax.tree.flatten(total)
-        keys = jax.random.split(key, len(leaves))
-        noisy = [
-            (a + noise * clip * jax.random.normal(k, a.shape, a.dtype)) / cohort
-            for a, k in zip(leaves, keys, strict=True)
-        ]
-        return treedef.unflatten(noisy), state
+        flat, unflatten = ravel_pytree(total)
+        drawn = gaussian(key, flat.size, flat.dtype)
+        return unflatten((flat + noise * clip * drawn) / cohort), state
 
     return Aggregator(init, encode, decode)
+
+
+def clipped(update: PyTree, clip: float, there: jax.Array) -> PyTree:
+    """``u min(1, clip / |u|)``, zeros where a client is not there or ``u`` is not finite.
+
+    Numbers are divided by the largest first, so that no square overflows.
+
+    >>> clipped({"a": jnp.array([3e30, 4e30])}, 1.0, jnp.array(True))["a"]
+    Array([0.6, 0.8], dtype=float32)
+    >>> clipped({"a": jnp.array([jnp.nan, 4.0])}, 1.0, jnp.array(True))["a"]
+    Array([0., 0.], dtype=float32)
+    """
+    update = jax.tree.map(lambda u: u.astype(jnp.promote_types(u.dtype, jnp.float32)), update)
+    largest = functools.reduce(
+        jnp.maximum, [abs(u).max(initial=0) for u in jax.tree.leaves(update)]
+    )
+    there = there & jnp.isfinite(largest)
+    unit = jnp.where(there & (largest > 0), largest, 1)
+    parts = jax.tree.map(lambda u: jnp.where(there, u / unit, 0), update)
+    length = jnp.sqrt(sum((part**2).sum() for part in jax.tree.leaves(parts)))
+    scale = jnp.minimum(unit, clip / jnp.maximum(length, 1e-30))
+    return jax.tree.map(lambda part: part * scale.astype(part.dtype), parts)
+
+
+def gaussian(key: Key, size: int, dtype: Any) -> jax.Array:
+    """``size`` draws of N(0, 1), each half the sum of four.
+
+    Of a single float32 draw there are 2^23 values, so that whoever has a guess of a sum could see
+    whether a published number is that sum and one of them. Of sums of four there are too many
+    (Holohan and Braghin. Secure Random Sampling in Differential Privacy. ESORICS 2021, arXiv
+    2107.10138; n = 2 in its section 5.1).
+
+    >>> gaussian(jax.random.key(0), 3, jnp.float32).shape
+    (3,)
+    """
+
+    def add(i, total):
+        return total + jax.random.normal(jax.random.fold_in(key, i), (size,), dtype)
+
+    return jax.lax.fori_loop(0, 4, add, jnp.zeros(size, dtype)) / 2
 
 
 def spent(
@@ -86,6 +157,7 @@ def spent(
       ``inf`` without noise.
 
     Raises:
+      ValueError: one of these cannot be.
       ImportError: dp-accounting is not installed.
     """
     clients, drawn = sample or (None, None)
@@ -113,6 +185,10 @@ def composed(
     >>> composed(0.0, [(80, 10), (40, 9)], 1e-3, drawn=5)  # without noise
     inf
     """
+    if not 0 <= noise < math.inf:
+        raise ValueError(
+            f"epsilon was asked for with noise {noise}; it must be a finite number of at least 0"
+        )
     rounds = [many for many, _ in phases]
     if not 0 < delta < 1 or min(rounds, default=0) < 0 or not 0 < present <= 1:
         raise ValueError(

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jfu
-from jfu import privacy
+from jfu import chacha, privacy
 
 U = jnp.array([[3.0, 4.0], [0.3, 0.4], [6.0, 8.0]])
 
@@ -47,6 +47,56 @@ def test_the_noise_has_the_width_that_is_accounted_for():
     other, _ = mean.decode(zeros, (), jax.random.key(2))
     assert not np.allclose(other["a"], found["a"])
     assert abs(np.corrcoef(found["a"][:10000], found["b"].ravel())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf, -jnp.inf])
+def test_a_client_that_sends_no_number_counts_as_one_that_sends_zeros(bad):
+    mean = privacy.private_mean(1.0, 0.0, 3)
+    for sent in (U.at[1, 0].set(bad), U.at[1].set(bad)):
+        found, _ = mean.decode(total(mean, sent, jnp.array([7.0, bad, 2])), (), jax.random.key(0))
+        np.testing.assert_allclose(found["a"], [0.4, 1.6 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1.0, 1e18, 1e19, 1e37])
+def test_a_long_update_is_clipped_whatever_its_squares_are(scale):
+    """Of (3, 4) times the scale 3/5 and 4/5 of the clip are left, or all of it if it is short."""
+    sent = privacy.private_mean(2.0, 0.0, 3).encode({"a": jnp.array([3.0, 4.0]) * scale}, 1.0)
+    wanted = np.array([3.0, 4.0]) * min(scale, 0.4)
+    np.testing.assert_allclose(sent["a"], wanted, rtol=1e-5, atol=1e-37)
+
+
+def test_sums_and_noise_of_bfloat16_parameters_are_of_float32():
+    """A thousand updates of 2^-9 are 1.95, where a sum in bfloat16 stays at 0.5; noise is fine."""
+    mean = privacy.private_mean(1.0, 0.0, 1000)
+    one = mean.encode({"a": jnp.full(2, 2.0**-9, jnp.bfloat16)}, jnp.float32(1))
+    add = lambda i, total: jax.tree.map(jnp.add, total, one)
+    whole = jax.lax.fori_loop(0, 1000, add, {"a": jnp.zeros(2)})
+    assert one["a"].dtype == jnp.float32
+    found, _ = mean.decode(whole, (), privacy.secret_key())
+    np.testing.assert_allclose(found["a"], 2.0**-9, rtol=1e-6)
+    noisy, _ = privacy.private_mean(1.0, 1.0, 1).decode(
+        {"a": jnp.zeros(9999)}, (), jax.random.key(0)
+    )
+    assert len(np.unique(noisy["a"])) > 9990  # of bfloat16 there would be a few hundred
+
+
+def test_no_client_can_stop_a_round(data, variables):
+    """One sends NaN, one claims a weight of 1e30: the model is finite, and moves no further."""
+
+    def work(shared, client, key):
+        del key
+        bad, one = client.id == 2, jnp.ones(())
+        value = jnp.where(bad, jnp.nan, client.id + 1.0)
+        update = jax.tree.map(lambda a: jnp.full(a.shape, value), dict(shared.variables))
+        weight = jnp.where(client.id == 5, 1e30, jnp.where(bad, jnp.nan, 1.0))
+        return update, jfu.types.LocalInfo(weight, one, one, one)
+
+    fed = jfu.fedavg(work, aggregator=privacy.private_mean(0.5, 0.0, 3))
+    state, info = jax.jit(fed.round)(fed.init(variables), data, privacy.secret_key())
+    moved = optax.tree.sub(state.params, variables["params"])
+    # Two of three clients, both along (1, 1, ...), each of length 0.5.
+    assert float(optax.tree.norm(moved)) == pytest.approx(2 * 0.5 / 3, rel=1e-5)
+    assert float(info.metrics["not_applied"]) == 0
 
 
 def test_a_federation_trains_under_it(data, local, variables):
@@ -87,6 +137,14 @@ def test_epsilon_of_the_gaussian_mechanism():
 def test_senseless_privacy_is_refused():
     with pytest.raises(ValueError, match="noise -1 and a cohort of 3"):
         privacy.private_mean(1.0, -1, 3)
+    good = (1.0, 1.0, 3.0)
+    for place in range(3):
+        for bad in (math.nan, math.inf, -1.0):
+            with pytest.raises(ValueError, match="all must be finite"):
+                privacy.private_mean(*good[:place], bad, *good[place + 1 :])
+    for bad in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=f"with noise {bad}; it must be a finite number"):
+            privacy.spent(bad, 3, 0.5)
     with pytest.raises(ValueError, match="delta=1.5"):
         privacy.spent(1.0, 3, 1.5)
 
@@ -109,3 +167,83 @@ def test_phases_add_up_and_few_clients_cost_more(monkeypatch):
     privacy._one_round.cache_clear()
     with pytest.raises(ValueError, match="with 0 clients drawn of 4; both must be at least 1"):
         privacy.spent(z, 3, delta, sample=(4, 0))
+
+
+# ---------------------------------------------------------------- keys that nobody can guess
+
+
+def test_the_cipher_is_that_of_its_standard():
+    """RFC 8439, sections 2.3.2 and 2.4.2: key 00 01 ... 1f, counters 1 and 2, two nonces."""
+    words = jnp.asarray(np.frombuffer(bytes(range(32)), "<u4"))
+    stream = lambda counters, nonce: np.asarray(
+        chacha.blocks(words, jnp.asarray(counters, jnp.uint32), np.frombuffer(nonce, "<u4"))
+    ).astype("<u4")
+    block = stream([1], bytes.fromhex("000000090000004a00000000")).tobytes().hex()
+    assert block.startswith("10f1e7e4d13b5915500fdd1fa32071c4c7d1f4c733c068030422aa9ac3d46c4e")
+    assert block.endswith("d2826446079faa0914c2d705d98b02a2b5129cd1de164eb9cbd083e8a2503c4e")
+    keystream = stream([1, 2], bytes.fromhex("000000000000004a00000000")).tobytes()
+    text = b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the "
+    text += b"future, sunscreen would be it."
+    sent = bytes(a ^ b for a, b in zip(text, keystream, strict=False)).hex()
+    assert sent.startswith("6e2e359a2568f98041ba0728dd0d6981e97e7aec1d4360c20a27afccfd9fae0b")
+    assert sent.endswith("5af90bbf74a35be6b40b8eedf2785e42874d")
+
+
+def test_draws_of_a_secret_key_are_the_ciphers_and_tell_of_no_other_key():
+    secret = bytes(range(32))
+    key = privacy.secret_key(secret)
+    words = jnp.asarray(np.frombuffer(secret, "<u4"))
+    block = lambda *nonce: np.asarray(chacha.blocks(words, jnp.arange(2, dtype=jnp.uint32), nonce))
+    drawn = np.asarray(jax.random.bits(key, (5, 4), jnp.uint32))
+    np.testing.assert_array_equal(drawn.ravel(), block(0, 0, 0).ravel()[:20])
+    data = jax.random.key_data
+    np.testing.assert_array_equal(data(jax.random.split(key)), block(1, 0, 0)[:, :8])
+    np.testing.assert_array_equal(data(jax.random.fold_in(key, 1)), block(2, 0, 0)[1, :8])
+    each = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(2))
+    np.testing.assert_array_equal(data(each), block(2, 0, 0)[:, :8])
+    with jax.enable_x64(True):
+        wide = np.asarray(jax.random.bits(key, (3,), jnp.uint64))
+    np.testing.assert_array_equal(
+        wide.astype("<u8").view("<u4"), block(0, 0, 0).ravel()[[0, 3, 1, 4, 2, 5]]
+    )
+    with pytest.raises(ValueError, match="a seed is no secret"):
+        jax.random.key(0, impl=jax.random.key_impl(key))
+    with pytest.raises(ValueError, match="made of 31 bytes; it takes 32"):
+        privacy.secret_key(secret[1:])
+
+
+def test_noise_of_a_secret_key_is_gaussian_and_comes_twice_from_the_same_bytes_alone():
+    from scipy import stats
+
+    secret = bytes(range(32))
+    draw = lambda key: np.asarray(
+        jax.jit(privacy.gaussian, static_argnums=(1, 2))(key, 40000, jnp.float32)
+    )
+    noise = draw(privacy.secret_key(secret))
+    assert stats.kstest(noise, "norm").pvalue > 1e-3
+    assert abs(noise.std() - 1) < 0.02 and abs(np.corrcoef(noise[1:], noise[:-1])[0, 1]) < 0.02
+    np.testing.assert_array_equal(noise, draw(privacy.secret_key(secret)))
+    fresh = [draw(privacy.secret_key()) for _ in range(2)]
+    for one, other in ((fresh[0], fresh[1]), (fresh[0], noise)):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 0.02
+
+
+def test_a_guess_of_the_sum_is_not_confirmed_by_the_values_that_noise_can_take():
+    """Of single float32 draws there are 2^23 values: a number less the true sum is one of them."""
+    secret, guess = np.float32(0.3), np.float32(0.30001)
+    low = np.nextafter(np.float32(-1), np.float32(0))
+    uniform = jnp.arange(2**23, dtype=jnp.float32) * 2.0**-23 * (1 - low) + low
+    values = np.sort(
+        np.asarray(jax.jit(lambda u: np.float32(2**0.5) * jax.lax.erf_inv(u))(uniform))
+    )
+
+    def agree(noise, guess):
+        """The share of published numbers that the guess and one of the values give."""
+        public = noise + secret
+        near = np.searchsorted(values, public - guess)[:, None] + np.arange(-3, 4)
+        return (values[near.clip(0, len(values) - 1)] + guess == public[:, None]).any(1).mean()
+
+    single = np.asarray(jax.random.normal(jax.random.key(0), (2000,)))
+    assert agree(single, secret) > 0.99 and agree(single, guess) < 0.5
+    summed = np.asarray(privacy.gaussian(jax.random.key(0), 2000, jnp.float32))
+    assert agree(summed, secret) < 0.3 and agree(summed, guess) < 0.3
