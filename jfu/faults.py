@@ -5,17 +5,20 @@ out of its round: it weighs nothing, the others' mean is what it would be withou
 reason is counted in ``RoundInfo.metrics``. Each client judges itself, before anything is summed,
 so this holds where the server sees sums alone; then only the counts are known, not who.
 
-``local_sgd`` leaves out what is not finite by itself. ``fedavg`` leaves its model as it was where
-what it got in sum is not finite, whatever its clients do. So do the rounds that methods make their
-own, which also leave out any client whose update is not finite.
+``fedavg`` and the rounds that methods make their own take no other work than that of ``censored``,
+or ``local_sgd``'s, which sees to it by itself. A client weighs what it says, and at most its live
+examples, which the server knows. A round leaves its model as it was where what it got in sum, or
+the model that it would come to, is not finite, whatever its clients do.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfu.types import ClientFn, Key, Unlearner
+from jfu.types import ClientData, ClientFn, Key, PyTree, Unlearner
 
 # Why an update was left out: the values of LocalInfo.left_out, and names of the metrics.
 LATE, NOT_FINITE, TOO_LONG = 1, 2, 3
@@ -24,59 +27,99 @@ REASONS = {"late": LATE, "not_finite": NOT_FINITE, "too_long": TOO_LONG}
 DRAW = np.uint32(2**32 - 3)  # a place in a client's key that its training does not use
 
 
-def censored(local: ClientFn, max_norm: float | None = None) -> ClientFn:
+def examples(client: ClientData) -> jax.Array:
+    """A client's live examples, the most that it may weigh."""
+    return client.mask.sum()
+
+
+def censored(
+    local: ClientFn,
+    max_norm: float | None = None,
+    *,
+    weigh: Callable[[ClientData], jax.Array] = examples,
+) -> ClientFn:
     """The same work, of which nothing is sent that would harm the model.
 
-    An update whose squares do not add up to a finite number, or that is longer than
-    ``max_norm``, becomes zero with weight zero. For a client's work of one's own; ``fedavg``
-    does it to every client where it is given ``max_update_norm``.
+    An update becomes zero with weight zero where its squares do not add up to a finite number,
+    where it is longer than ``max_norm``, and where its weight is negative or no finite number,
+    which counts as ``not_finite`` too. A weight above ``weigh(client)`` becomes that.
 
     Args:
       max_norm: Euclidean length that a whole update may have; any if not given.
+      weigh: ``client -> []``, the most that a client may weigh, of what the server knows of it: its
+        live examples. ``lambda client: 1.0`` weighs all who train alike, and ``lambda client:
+        jnp.inf`` believes any weight, so that a single client can outweigh all others.
 
     >>> from jfu.types import LocalInfo
-    >>> one = jnp.ones(())
+    >>> one, client = jnp.ones(()), ClientData(None, None, None, jnp.ones(3, bool), 0)
     >>> bad = lambda shared, client, key: (jnp.array([jnp.nan]), LocalInfo(one, one, one, one))
-    >>> update, info = censored(bad)(None, None, None)
+    >>> update, info = censored(bad)(None, client, None)
     >>> update.tolist(), float(info.weight), int(info.left_out) == NOT_FINITE
     ([0.0], 0.0, True)
+    >>> greedy = lambda shared, client, key: (one, LocalInfo(1e9 * one, one, one, one))
+    >>> float(censored(greedy)(None, client, None)[1].weight)  # it has three examples
+    3.0
     """
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"updates may have a length of {max_norm}; it must be above 0")
 
     def work(shared, client, key: Key):
         update, info = local(shared, client, key)
-        square = optax.tree.norm(update, squared=True)
-        why = jnp.where(jnp.isfinite(square), 0.0, NOT_FINITE)
+        square, said = squares(update), jnp.asarray(info.weight, jnp.float32)
+        numeric = (said >= 0) & (said < jnp.inf)
+        why = jnp.where(numeric & jnp.isfinite(square), 0.0, NOT_FINITE)
         if max_norm is not None:
             why = jnp.where(square > max_norm**2, jnp.where(why > 0, why, TOO_LONG), why)
-        stays = (why == 0) & (info.left_out == 0)
+        out = jnp.where(info.left_out >= 0, info.left_out, NOT_FINITE)
+        stays = (why == 0) & (out == 0)
         # A client that had nothing to do is not counted among those that are left out; one that
         # left itself out has said why.
-        why = jnp.where(info.left_out > 0, info.left_out, jnp.where(info.weight > 0, why, 0.0))
+        counts = ~numeric | (said > 0)
+        why = jnp.where(out > 0, out, jnp.where(counts, why, 0.0))
         update = jax.tree.map(lambda u: jnp.where(stays, u, jnp.zeros_like(u)), update)
+        most = jnp.asarray(weigh(client), jnp.float32)
         return update, info._replace(
-            weight=jnp.where(stays, info.weight, 0.0),
+            weight=jnp.where(stays, jnp.minimum(said, most), 0.0),
             loss=jnp.where(stays, info.loss, 0.0),
+            steps=_number(info.steps),
+            forwards=_number(info.forwards),
             left_out=why.astype(jnp.float32),
         )
 
-    return finite(work)
+    return checked(work)
 
 
-def finite(work: ClientFn) -> ClientFn:
-    """Marks work that leaves itself out where its update is not finite, so nobody looks again."""
-    work.finite = True
+def squares(tree: PyTree) -> jax.Array:
+    """The sum of all squares, in float32 at least; scalar."""
+    return optax.tree.norm(jax.tree.map(_wide, tree), squared=True)
+
+
+def _wide(a: jax.Array) -> jax.Array:
+    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
+
+
+def _number(count: jax.Array) -> jax.Array:
+    """A count that a client tells of, 0 where it is none."""
+    return jnp.where(jnp.isfinite(count), count, 0)
+
+
+def checked(work: ClientFn) -> ClientFn:
+    """Marks work that sends what is finite with a weight that it may have: nobody looks again.
+
+    The mark names the work itself, so that a wrapper which copies attributes, as
+    ``functools.wraps`` does, is looked at.
+    """
+    work.checked = work
     return work
 
 
 def guarded(local: ClientFn) -> ClientFn:
-    """The same work, of which nothing is sent that is not finite.
+    """The same work, of which nothing is sent that is not finite, or weighs more than it may.
 
-    For the rounds that a method makes its own. Work that sees to that itself, as ``local_sgd``'s
-    and ``censored`` work do, stays as it is, so that no update is walked through twice.
+    Work that sees to that itself, as ``local_sgd``'s and ``censored`` work do, stays as it is, so
+    that no update is walked through twice.
     """
-    return local if getattr(local, "finite", False) else censored(local)
+    return local if getattr(local, "checked", None) is local else censored(local)
 
 
 def faulty(
@@ -88,7 +131,8 @@ def faulty(
       late, nan, long: probabilities, in each round and for each client, that it answers too late,
         that it sends NaN, that its update is ``factor`` times too long; at most 1 together. A
         client's key decides, so a run that goes on sees the same faults. A late client sends
-        nothing, with weight 0; the others need ``censored``, or ``fedavg``'s ``max_update_norm``.
+        nothing, with weight 0; one that sends too long an update is left out where
+        ``max_update_norm`` is given.
 
     >>> work = faulty(lambda shared, client, key: None, late=0.1, nan=0.05)
     """
@@ -120,37 +164,46 @@ def faulty(
 def bounded(method: Unlearner, max_norm: float) -> Unlearner:
     """The same method, whose own rounds each move the model by at most ``max_norm``.
 
-    Those are bounded in which the leaving client works; one that means harm can move it no further,
-    and where the move is not finite the model stays. Each of these rounds is bounded for itself:
-    ``method.own`` of them together may move the model ``method.own`` times as far. Ordinary rounds
-    are as they were: their clients are bounded by ``fedavg(..., max_update_norm=...)``.
+    Whatever clients send in such a round moves the model no further, and where the move is not
+    finite the model stays. Each of these rounds is bounded for itself: ten of them together may
+    move the model ten times as far. Not bounded are ``perturb``, which is the server's work and
+    asks no client, and ordinary rounds: their clients are bounded by ``fedavg(...,
+    max_update_norm=...)``. A method that negates or replaces layers in a round of its own, as
+    ``deepest`` does, is held back by the bound too.
 
     Args:
       max_norm: Euclidean length of the move of all parameters and statistics in a round, above 0.
     """
     if not max_norm > 0:
         raise ValueError(f"a round may move the model by {max_norm}; it must be above 0")
-    if not (method.own and method.needs.target):
+    if not method.own and method.own_now is None:
         return method
+    own_now = method.own_now or (lambda state: state.round < method.own)
 
     def recover(state, request, key):
         new, info = method.recover(state, request, key)
         before = dict(state.variables)
-        move = optax.tree.sub(dict(new.variables), before)
-        length = optax.tree.norm(move)
+        move = jax.tree.map(lambda new, old: _wide(new) - _wide(old), dict(new.variables), before)
+        length = jnp.sqrt(squares(move))
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(length, 1e-30))
+        inside = (length <= max_norm) | ~own_now(state)
 
-        def held(old, change):
+        def held(new, old, change):
             step = jnp.where(jnp.isfinite(length), change * scale.astype(change.dtype), 0)
-            return old + step.astype(old.dtype)
+            return jnp.where(inside, new, _stepped(old, step))
 
-        near = jax.tree.map(held, before, move)
-        inside = (length <= max_norm) | (state.round >= method.own)
-        pick = lambda as_is, kept: jnp.where(inside, as_is, kept)
-        near = jax.tree.map(pick, dict(new.variables), near)
+        near = jax.tree.map(held, dict(new.variables), before, move)
         return _with_variables(new, near), info
 
     return method._replace(recover=recover)
+
+
+def _stepped(old: jax.Array, step: jax.Array) -> jax.Array:
+    """``old + step`` in the dtype of ``old``, rounded so that it is no further away than that."""
+    new = (_wide(old) + step).astype(old.dtype)
+    if not jnp.issubdtype(old.dtype, jnp.floating):
+        return new
+    return jnp.where(abs(_wide(new) - _wide(old)) > abs(step), jnp.nextafter(new, old), new)
 
 
 def _with_variables(state, variables):

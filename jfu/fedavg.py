@@ -7,6 +7,7 @@ update as a negative gradient; with a proximal local loss it is FedProx.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import optax
 
 from jfu.aggregate import Aggregator, weighted_mean
 from jfu.clients import map_clients, sum_clients
-from jfu.faults import REASONS, censored
+from jfu.faults import REASONS, censored, guarded, squares
 from jfu.types import (
     Broadcast,
     ClientData,
@@ -50,8 +51,12 @@ def fedavg(
     chunk: int | None = None,
     keep_updates: bool = False,
     max_update_norm: float | None = None,
+    weigh: Callable[[ClientData], jax.Array] | None = None,
 ) -> FederatedAlgorithm:
     """Federated averaging over clients that run ``local``, weighted by their live examples.
+
+    A client whose update is not finite is left out of the round, and counted. One weighs what it
+    says in ``LocalInfo.weight``, and at most its live examples, which the server knows.
 
     Args:
       local: a client's work, such as ``local_sgd(...)``.
@@ -61,13 +66,17 @@ def fedavg(
       chunk: how many clients run at once on a device: 1 is one after the other with a
         running sum, 0 all of them, None what ``clients_at_once`` advises.
       keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
-      max_update_norm: clients whose update is longer, or not finite, are left out of the round;
-        infinity leaves out the latter alone. See ``jfu.faults``.
+      max_update_norm: clients whose update is longer are left out of the round too. See
+        ``jfu.faults``.
+      weigh: ``client -> []``, the most that a client may weigh where that is not its live examples:
+        ``lambda client: 1.0`` weighs all who train alike, ``lambda client: jnp.inf`` believes any
+        weight. The rounds that methods make their own weigh by live examples.
 
     Returns:
       ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
-      pure. ``variables`` is a dict with ``params`` and any other collections. A round whose mean
-      is not finite leaves the model as it was and says so in ``metrics["not_applied"]``.
+      pure. ``variables`` is a dict with ``params`` and any other collections. A round whose mean,
+      or whose new model, is not finite leaves the model as it was and says so in
+      ``metrics["not_applied"]``.
 
     >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
     >>> from jfu.local import local_sgd
@@ -80,8 +89,10 @@ def fedavg(
     """
     server = optax.sgd(1.0) if server is None else server
     aggregator = weighted_mean() if aggregator is None else aggregator
-    if max_update_norm is not None:
-        local = censored(local, max_update_norm)
+    if max_update_norm is None and weigh is None:
+        local = guarded(local)
+    else:
+        local = censored(local, max_update_norm, **({} if weigh is None else dict(weigh=weigh)))
 
     send = sender(local, aggregator)
 
@@ -156,7 +167,7 @@ def fedavg(
             for name, tree in state.variables.items()
         }
         new = FedAvgState(variables, server_state, memory, state.round + 1)
-        usable = jnp.isfinite(optax.tree.norm(update, squared=True))
+        usable = jnp.isfinite(squares(update)) & jnp.isfinite(squares(variables))
         new = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, state)
         metrics = summarise(info) | {"not_applied": 1.0 - usable.astype(jnp.float32)}
         return new._replace(round=state.round + 1), RoundInfo(info, metrics, ids)
@@ -203,10 +214,12 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     """Scalars of a round, float32.
 
     ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
-    to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean;
-    ``late``, ``not_finite`` and ``too_long``, the clients that were left out, by reason;
+    to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean
+    of losses that are numbers, NaN where those who took part told of none; ``late``,
+    ``not_finite`` and ``too_long``, the clients that were left out, by reason;
     ``not_applied``, whether the round's mean was not finite and the model stayed as it was.
     """
+    told = jnp.isfinite(info.loss)
     took, why = info.weight > 0, jnp.broadcast_to(info.left_out, info.weight.shape)
     columns = {
         "clients": took,
@@ -214,7 +227,8 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
         "down": took | (why > 0),
         "steps": info.steps,
         "forwards": info.forwards,
-        "loss": info.loss * info.weight,
+        "loss": jnp.where(told, info.loss * info.weight, 0),
+        "told": told * info.weight,
         **{name: why == code for name, code in REASONS.items()},
     }
     # One pass over the clients: a sum for each would be as many programs to compile and to start.
@@ -222,7 +236,8 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     zeros = dict.fromkeys(columns, jnp.float32(0))
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     sums = jax.lax.reduce(columns, zeros, add, dimensions=(0,))
-    loss = sums["loss"] / jnp.maximum(sums["examples"], 1)
+    told = sums.pop("told")
+    loss = sums["loss"] / jnp.where((told > 0) | (sums["clients"] > 0), told, 1)
     return sums | dict(up=sums["clients"], loss=loss, not_applied=jnp.zeros(()))
 
 

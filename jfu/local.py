@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfu.faults import NOT_FINITE, finite
+from jfu.faults import NOT_FINITE, checked, squares
 from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
@@ -95,7 +95,7 @@ def local_sgd(
         mine = {**rest, "params": trained}
         # Read off the model, which lies in the cache, and not off the update, which would have to
         # be held for that.
-        usable = jnp.isfinite(optax.tree.norm(mine, squared=True))
+        usable = jnp.isfinite(squares(mine))
         sent = optax.tree.sub(mine, dict(shared.variables))
         info = LocalInfo(
             weight=jnp.where(usable, live, 0).astype(jnp.float32),
@@ -106,7 +106,7 @@ def local_sgd(
         )
         return jax.tree.map(lambda u: jnp.where(usable, u, jnp.zeros_like(u)), sent), info
 
-    return finite(work)
+    return checked(work)
 
 
 def _repeated(step: Callable, steps: jax.Array, most: int, start: Callable) -> tuple:

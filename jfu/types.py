@@ -167,6 +167,8 @@ class Unlearner(NamedTuple):
 
     ``perturb`` is work of the server; whatever communicates is a round. ``own`` of them come
     before ordinary rounds of the federation: until they are over nothing has been recovered.
+    ``own_now(state)`` says whether the coming round combines clients by the method's own formula;
+    where it is not given those are the rounds below ``own``.
     """
 
     perturb: PerturbFn
@@ -174,6 +176,7 @@ class Unlearner(NamedTuple):
     needs: Needs = Needs()
     server: ServerWork = ServerWork()
     own: int = 0
+    own_now: Callable[[PyTree], jax.Array] | None = None
 
 
 class Model(NamedTuple):

@@ -12,6 +12,7 @@ import optax
 import jfu
 import jfu.history
 from jfu.augment import AUGMENTS
+from jfu.faults import censored, guarded
 from launch.flags import Config
 
 
@@ -62,11 +63,11 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
 
     faults = read_faults(config.faults)
     beset = lambda work: jfu.faults.faulty(work, **faults) if faults else work
-    limit = np.inf if config.max_update_norm is None and faults else config.max_update_norm
+    limit = config.max_update_norm
 
     def own(*loss, **changes):
         work = beset(local(*loss, **changes))
-        return work if limit is None else jfu.faults.censored(work, limit)
+        return guarded(work) if limit is None else censored(work, limit)
 
     def around(work, limit=None):
         fed = jfu.fedavg(

@@ -1,5 +1,7 @@
 """Clients that fail: the round goes on as if they were not there, and says why they were not."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,20 +20,23 @@ def clients():
     return jfu.stack(np.zeros((6, 1)), np.zeros(6, int), [[0, 1, 2], [3], [4, 5]])
 
 
-def sends(updates):
-    """A client's work that sends a row of ``updates``, whatever it receives."""
+def sends(updates, said=None):
+    """A client's work that sends a row of ``updates``, whatever it receives; it weighs what it
+    holds, or what it says."""
 
     def work(shared, client, key):
         weight = client.mask.sum().astype(jnp.float32)
-        update = jnp.asarray(updates)[jnp.maximum(client.id, 0)]
+        who = jnp.maximum(client.id, 0)
+        update = jnp.asarray(updates)[who]
+        weight = weight if said is None else jnp.asarray(said, jnp.float32)[who]
         info = jfu.LocalInfo(weight, update.sum() * 0 + 7, weight, weight * 0)
         return {"params": update}, info
 
     return work
 
 
-def one_round(clients, updates, max_update_norm=np.inf, **options):
-    fed = jfu.fedavg(sends(updates), max_update_norm=max_update_norm, **options)
+def one_round(clients, updates, said=None, **options):
+    fed = jfu.fedavg(sends(updates, said), **options)
     state, info = jax.jit(fed.round)(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
     return state.params, info
 
@@ -52,6 +57,7 @@ AGGREGATORS = {
 @pytest.mark.parametrize("name", AGGREGATORS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
 def test_what_is_no_number_is_as_if_it_were_not_there(clients, name, bad):
+    """Nobody has to ask for it."""
     planted = U.copy()
     planted[1, 0] = bad  # the squares of 1e30 add up to infinity
     found, info = one_round(clients, planted, aggregator=AGGREGATORS[name]())
@@ -69,6 +75,136 @@ def test_plain_mean_by_hand(clients):
     planted = U.copy()
     planted[1] = np.nan
     np.testing.assert_allclose(one_round(clients, planted)[0], [1.8, 3.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["streamed", "kept", "watched", "all at once", "two devices"])
+def test_one_nan_stops_no_round_whichever_way_clients_run(how):
+    """Two leaves, one of them NaN at one client of four; the float64 mean of the three others."""
+    rng = np.random.default_rng(0)
+    updates = {"a": rng.normal(size=(4, 2)), "b": rng.normal(size=(4, 3))}
+    weights, sends_nan = np.array([1.0, 2, 3, 4]), 2
+    kept = np.arange(4) != sends_nan
+    wanted = {k: weights[kept] @ u[kept] / weights[kept].sum() for k, u in updates.items()}
+    updates["b"][sends_nan, 1] = np.nan
+    updates = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), updates)
+
+    def work(shared, client, key):
+        n = client.mask.sum().astype(jnp.float32)
+        mine = jax.tree.map(lambda a: a[jnp.maximum(client.id, 0)], updates)
+        return {"params": mine}, jfu.LocalInfo(n, n * 0, n, n * 0)
+
+    rows = [np.arange(n) for n in (1, 2, 3, 4)]
+    hosted = how == "streamed"
+    clients = jfu.stack(np.zeros((4, 1)), np.zeros(4, int), rows, host=hosted)
+    fed = jfu.fedavg(work, keep_updates=how == "kept", chunk=0 if how == "all at once" else None)
+    zero = {"params": jax.tree.map(lambda a: jnp.zeros(a.shape[1:]), updates)}
+    if how == "watched":
+        fed = jfu.recorded(fed, ["sums", "norms"], clients=clients, rounds=1)
+    run = jfu.streamed(fed, piece=16).round if hosted else jax.jit(fed.round)
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[: 2 if how == "two devices" else 1])):
+        state, info = run(fed.init(zero), clients, jax.random.key(0))
+    assert info.metrics["not_finite"] == 1 and info.metrics["not_applied"] == 0
+    for name, mean in wanted.items():
+        np.testing.assert_allclose(state.params[name], mean, rtol=1e-6)
+    if how == "watched":
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(state.history))
+
+
+def test_one_loss_that_is_no_number_hides_no_others(clients):
+    right = sends(U)
+
+    def work(shared, client, key):
+        update, info = right(shared, client, key)
+        return update, info._replace(loss=jnp.where(client.id == 0, jnp.nan, client.id * 2.0))
+
+    run = lambda clients: jfu.fedavg(work).round(start, clients, jax.random.key(0))[1].metrics
+    start = jfu.fedavg(work).init({"params": jnp.zeros(2)})
+    assert run(clients)["loss"] == pytest.approx((1 * 2 + 2 * 4) / 3)
+    assert np.isnan(run(only(clients, 0))["loss"]) and run(only(clients, 0))["clients"] == 1
+    assert run(only(clients))["loss"] == 0
+
+
+# ---------------------------------------------------------------- weights that clients claim
+
+
+def mean64(weights, updates):
+    weights, updates = np.asarray(weights, np.float64), np.asarray(updates, np.float64)
+    return weights @ updates / weights.sum()
+
+
+def clipped64(updates, limit):
+    length = np.linalg.norm(np.asarray(updates, np.float64), axis=1, keepdims=True)
+    return updates * np.minimum(1, limit / length)
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_updates": True}, {"chunk": 0}])
+@pytest.mark.parametrize("claim", [2.0, 1e9, 3e38])
+def test_a_client_weighs_no_more_than_its_examples(clients, claim, options):
+    """Client 1 holds one example; whatever it claims, it counts as one of six."""
+    found, info = one_round(clients, U, said=[3, claim, 2], **options)
+    np.testing.assert_allclose(found, mean64([3, 1, 2], U), rtol=1e-6)
+    assert info.clients.weight.tolist() == [3, 1, 2] and info.metrics["examples"] == 6
+    clipped = dict(options, aggregator=jfu.clipped_mean(2.0))
+    found, _ = one_round(clients, U, said=[3, claim, 2], **clipped)
+    np.testing.assert_allclose(found, mean64([3, 1, 2], clipped64(U, 2.0)), rtol=1e-6)
+    found, _ = one_round(clients, U * [[1], [100], [1]], said=[3, claim, 2], max_update_norm=150.0)
+    np.testing.assert_allclose(found, mean64([3, 1, 2], U * [[1], [100], [1]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("claim", [np.nan, np.inf, -np.inf, -1.0, -1e9])
+@pytest.mark.parametrize("name", AGGREGATORS)
+def test_a_weight_that_is_none_leaves_its_client_out(clients, name, claim):
+    found, info = one_round(clients, U, said=[3, claim, 2], aggregator=AGGREGATORS[name]())
+    wanted, _ = one_round(only(clients, 0, 2), U, aggregator=AGGREGATORS[name]())
+    assert bits(found) == bits(wanted)
+    assert info.clients.left_out.tolist() == [0, faults.NOT_FINITE, 0]
+    assert info.metrics["clients"] == 2 and info.metrics["not_applied"] == 0
+
+
+def test_who_is_away_weighs_nothing_whatever_it_says(clients):
+    found, info = one_round(only(clients, 0, 2), U, said=[3, 1e6, 2])
+    np.testing.assert_allclose(found, mean64([3, 2], U[[0, 2]]), rtol=1e-6)
+    assert info.clients.weight.tolist() == [3, 0, 2]
+
+
+def test_other_weights_are_asked_for_by_name(clients):
+    """All alike, or what clients say; but never what is no number."""
+    found, _ = one_round(clients, U, weigh=lambda client: 1.0)
+    np.testing.assert_allclose(found, U.astype(np.float64).mean(0), rtol=1e-6)
+    found, _ = one_round(clients, U, said=[0.25, 0.5, 0.25])  # below their examples: as they say
+    np.testing.assert_allclose(found, mean64([1, 2, 1], U), rtol=1e-6)
+    trusted = dict(weigh=lambda client: jnp.inf)
+    found, _ = one_round(clients, U, said=[3, 1000, 2], **trusted)
+    np.testing.assert_allclose(found, mean64([3, 1000, 2], U), rtol=1e-6)
+    found, info = one_round(clients, U, said=[3, np.nan, 2], **trusted)
+    np.testing.assert_allclose(found, mean64([3, 2], U[[0, 2]]), rtol=1e-6)
+    assert info.metrics["not_finite"] == 1
+
+
+def test_a_streamed_round_bounds_weights_too():
+    rows = [[0, 1, 2], [3], [4, 5]]
+    clients = jfu.stack(np.zeros((6, 1), np.float32), np.zeros(6, int), rows, host=True)
+    fed = jfu.streamed(jfu.fedavg(sends(U, [3, 1e9, 2])))
+    state, _ = fed.round(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
+    np.testing.assert_allclose(state.params, mean64([3, 1, 2], U), rtol=1e-6)
+
+
+def test_a_mark_that_was_copied_is_not_believed(local, data, variables):
+    """``functools.wraps`` copies what marks work that looks at itself."""
+
+    @functools.wraps(local)
+    def flawed(shared, client, key):
+        update, info = local(shared, client, key)
+        return jax.tree.map(lambda u: u * jnp.nan, update), info
+
+    assert faults.guarded(local) is local and faults.guarded(flawed) is not flawed
+    _, info = jax.jit(jfu.fedavg(flawed).round)(
+        jfu.fedavg(flawed).init(variables), data, jax.random.key(0)
+    )
+    assert info.metrics["not_finite"] == 3 and info.metrics["not_applied"] == 0
+
+
+# ---------------------------------------------------------------- long updates, and no one left
 
 
 def test_updates_too_long_are_left_out(clients):
@@ -97,14 +233,34 @@ def test_the_mean_of_good_updates_keeps_its_bits(data, local, variables, fed):
 
 
 def test_a_mean_that_is_not_finite_leaves_the_model_as_it_was(clients):
-    """Clients of one's own making that nobody looks at."""
-    fed = jfu.fedavg(sends(U * [[1], [np.nan], [1]]), server=optax.adam(0.1))
+    """An aggregator of one's own making that gives no number."""
+    spoil = lambda total, state, key: (jax.tree.map(lambda u: u * np.nan, total[0]), state)
+    fed = jfu.fedavg(
+        sends(U), server=optax.adam(0.1), aggregator=jfu.weighted_mean()._replace(decode=spoil)
+    )
     start = fed.init({"params": jnp.ones(2)})
     state, info = jax.jit(fed.round)(start, clients, jax.random.key(0))
     assert bits(state._replace(round=start.round)) == bits(start) and state.round == 1
     assert info.metrics["not_applied"] == 1 and info.metrics["not_finite"] == 0
     good = jfu.fedavg(sends(U), server=optax.adam(0.1))
     assert jax.jit(good.round)(start, clients, jax.random.key(0))[1].metrics["not_applied"] == 0
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        optax.sgd(np.nan),
+        optax.sgd(np.inf),
+        optax.sgd(1e19),  # the squares of the model would not add up to a number
+        optax.chain(optax.adam(0.1), optax.scale(np.nan)),
+    ],
+)
+def test_no_step_of_the_server_makes_a_model_that_is_not_finite(clients, server):
+    fed = jfu.fedavg(sends(U), server=server)
+    start = fed.init({"params": jnp.ones(2)})
+    state, info = jax.jit(fed.round)(start, clients, jax.random.key(0))
+    assert bits(state._replace(round=start.round)) == bits(start) and state.round == 1
+    assert info.metrics["not_applied"] == 1
 
 
 def test_a_client_that_diverges_sends_nothing(data, local, fed, variables):

@@ -155,7 +155,7 @@ def test_a_methods_own_rounds_have_the_faults_and_the_limit(data, model, variabl
     """Whatever the federation's rounds have; and where nothing is asked for, nothing is added."""
     loss = jfu.classification(model.apply)
     build = lambda **changes: federation.build(changed(PLAIN, **changes), loss, 0.1, 1, 3)[1](loss)
-    assert build().finite and build().__qualname__.startswith("local_sgd")
+    assert build().checked and build().__qualname__.startswith("local_sgd")
     shared = jfu.types.Broadcast(variables, jnp.zeros((), jnp.int32))
     one = data._replace(index=data.index[0], mask=data.mask[0], id=data.id[0])
     for changes, why in (

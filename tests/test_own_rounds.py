@@ -130,7 +130,7 @@ def test_work_that_looks_at_itself_is_not_looked_at_again(model, fed):
     loss = jfu.classification(model.apply)
     work = jfu.local_sgd(loss, optax.sgd(0.1))
     assert faults.guarded(work) is work
-    assert faults.guarded(faults.censored(work, 1.0)).finite
+    assert faults.guarded(faults.censored(work, 1.0)).checked
     flawed = faults.faulty(work, nan=0.1)
     assert faults.guarded(flawed) is not flawed
 

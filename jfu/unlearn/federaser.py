@@ -91,4 +91,5 @@ def federaser(
         return replay(state, request, key)
 
     needs = Needs(history=("start", "norms", "first"), per_client=True, whole_clients=True)
-    return Unlearner(perturb, recover, needs)
+    replays = lambda state: state.round < state.own.shape[0]
+    return Unlearner(perturb, recover, needs, own_now=replays)

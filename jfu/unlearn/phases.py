@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jfu.clients import NOBODY
+from jfu.faults import squares
 from jfu.fedavg import check_shapes, summarise
 from jfu.types import (
     ClientFn,
@@ -107,13 +107,14 @@ def params_only(work: ClientFn) -> ClientFn:
 def moved(state: PyTree, update: Variables, info: RoundInfo) -> tuple[PyTree, RoundInfo]:
     """The state a round later, its model moved by an update as it is, past the server optimizer.
 
-    As in ``fedavg``, an update of other shapes is refused, and one that is not finite leaves the
-    model as it was, which ``metrics["not_applied"]`` says.
+    As in ``fedavg``, an update of other shapes is refused, and one that is not finite, or that
+    leads to a model that is not, leaves the model as it was, which ``metrics["not_applied"]`` says.
     """
     check_shapes(update, state.variables)
-    usable = jnp.isfinite(optax.tree.norm(update, squared=True))
-    put = lambda old, change: jnp.where(usable, old + change, old)
-    variables = jax.tree.map(put, dict(state.variables), dict(update))
+    old, update = dict(state.variables), dict(update)
+    new = jax.tree.map(jnp.add, old, update)
+    usable = jnp.isfinite(squares(update)) & jnp.isfinite(squares(new))
+    variables = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, old)
     metrics = {**info.metrics, "not_applied": 1.0 - usable.astype(jnp.float32)}
     state = state._replace(variables=variables, round=state.round + 1)
     return state, info._replace(metrics=metrics)
@@ -125,7 +126,7 @@ def together(first: LocalInfo, second: LocalInfo, ids: jax.Array) -> RoundInfo:
     loss = first.loss * first.weight + second.loss * second.weight
     info = LocalInfo(
         weight=weight,
-        loss=loss / jnp.maximum(weight, 1),
+        loss=loss / jnp.where(weight > 0, weight, 1),
         steps=first.steps + second.steps,
         forwards=first.forwards + second.forwards,
         left_out=jnp.maximum(first.left_out, second.left_out),
