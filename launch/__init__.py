@@ -1,0 +1,9 @@
+"""The scripts. Of ``python -m launch.SCRIPT`` this runs first, before anything slow is imported."""
+
+import sys
+
+if sys.argv[:1] == ["-m"]:
+    from launch import interrupt, printing
+
+    printing.prepare()
+    interrupt.catch()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from launch import interrupt
 from launch.printing import prepare, show, tell
 
 UMASK = os.umask(0o077)  # as the user has it; a process can only ask by setting it
@@ -24,6 +25,8 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     """
     if private:
         os.umask(0o077)
+    prepare()
+    interrupt.catch()
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
@@ -61,7 +64,6 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
 
             hosts.failed(error)
 
-    prepare()
     try:
         app.run(among_others)
     except BrokenPipeError:  # of --help, which nobody reads to its end

@@ -32,7 +32,7 @@ from absl import flags
 
 import jfu.io
 from jfu import theory
-from launch import figures, main, theorems, theory_figure
+from launch import figures, interrupt, main, theorems, theory_figure
 from launch.locks import make_folder, take
 from launch.printing import listed, show
 from launch.workdir import untouched
@@ -63,7 +63,7 @@ def run(path: str, seeds: int, processes: int = 1) -> tuple[str, list[str]]:
         found = list(map(of, theory.ACTIVATIONS))
     else:
         fresh = multiprocessing.get_context("spawn")  # a fork of JAX's threads would hang
-        with concurrent.futures.ProcessPoolExecutor(processes, fresh) as pool:
+        with concurrent.futures.ProcessPoolExecutor(processes, fresh, interrupt.follow) as pool:
             found = list(pool.map(of, theory.ACTIVATIONS))
     rows = [row for some in found for row in some]
     text = markdown(rows)

@@ -56,7 +56,7 @@ class Half:
         self.file.write(content[len(content) // 2 :])
 
 
-def arm(point, name, number, log, slow):
+def arm(point, name, number, log, slow, by):
     left, mine = [number], {}
     mkstemp, fdopen, fsync, replace = tempfile.mkstemp, os.fdopen, os.fsync, os.replace
     unlink = os.unlink
@@ -65,7 +65,7 @@ def arm(point, name, number, log, slow):
         if at == point and name in (what, "*"):
             left[0] -= 1
             if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
     def mkstemp_(*args, **kwargs):
         if kwargs.get("suffix") != ".part":
@@ -145,7 +145,7 @@ out = os.open(task["out"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(out, 1)
 os.dup2(out, 2)
-arm(*(task["kill"] or ("", "", 0)), task["log"], task["slow"])
+arm(*(task["kill"] or ("", "", 0)), task["log"], task["slow"], task["by"])
 if task["limit"]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
 if task["powerless"]:
@@ -190,19 +190,22 @@ class Runs:
         self.process.stdin.flush()
         return int(self.process.stdout.readline())
 
-    def start(self, script, *flags, kill=None, slow=0, limit=0, powerless=False) -> int:
+    def start(
+        self, script, *flags, kill=None, slow=0, limit=0, powerless=False, by=signal.SIGKILL
+    ) -> int:
         """The process id of a run.
 
         Args:
           kill: ``(point, name, number)``: at that point of the number-th write of files of a name,
             ``*`` for all; or of the number-th removal, before (unlink) or after it (unlinked).
+          by: the signal that kills.
           slow: seconds that every file takes to reach the disk.
           limit: bytes beyond which no file may grow.
           powerless: permission bits hold, also for root.
         """
         flags, out = list(map(str, flags)), self.scratch / f"out-{len(os.listdir(self.scratch))}"
         given = dict(script=script, flags=flags, kill=kill, slow=slow, limit=limit)
-        pid = self._ask(**given, powerless=powerless, out=str(out), log=str(self.log))
+        pid = self._ask(**given, by=by, powerless=powerless, out=str(out), log=str(self.log))
         self.outs[pid] = out
         return pid
 
