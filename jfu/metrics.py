@@ -54,6 +54,11 @@ def mia(members: np.ndarray, others: np.ndarray) -> float | None:
     splits that hold out a tenth. This is the attack of the starting kit of the NeurIPS 2023
     machine unlearning challenge (Triantafillou et al., 2024, arXiv 2406.09073).
 
+    An odd number held out has one example more of one side, and what is trained on one more of
+    the other: a classifier without a clue answers that other one, and is right less often than a
+    coin. Of fewer than 100 examples a side one more is therefore held out where the number would
+    be odd; of more the kit's number is kept, where this costs a coin 2.4 points at the very most.
+
     Args:
       members: losses of the forgotten examples, ``[n]``; infinite ones count as very large.
       others: losses of examples that the model never saw, ``[m]``.
@@ -85,8 +90,10 @@ def mia(members: np.ndarray, others: np.ndarray) -> float | None:
 def _attack_splits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import StratifiedShuffleSplit
 
-    labels = np.repeat([1, 0], size)
-    return list(StratifiedShuffleSplit(n_splits=10, random_state=0).split(labels, labels))
+    labels, held = np.repeat([1, 0], size), -(-2 * size // 10)
+    held += held % 2 if size < 100 else 0
+    splits = StratifiedShuffleSplit(n_splits=10, test_size=held, random_state=0)
+    return list(splits.split(labels, labels))
 
 
 def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple:

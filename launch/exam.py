@@ -15,7 +15,7 @@ class Exam(NamedTuple):
     x: jax.Array  # pool, test images and, with a backdoor, triggered test images
     y: jax.Array
     retain: np.ndarray  # bool [M]
-    forget: np.ndarray  # bool [M]
+    forget: np.ndarray  # bool [M]: held by who leaves alone
     test_y: np.ndarray  # [T]
     forgotten_classes: tuple[int, ...]  # of a request that names classes
     members: np.ndarray  # positions in x, paired with others: same classes, same poison
@@ -31,15 +31,18 @@ def white(dataset: Any) -> float | None:
 
 
 def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
-    """What the model is judged on. Poisoned images keep their poisoned labels."""
+    """What the model is judged on. Poisoned images keep their poisoned labels.
+
+    What a client that stays holds too is retained: no answer to the request forgets it.
+    """
     from jfu.data import poison
     from jfu.data.rows import Rows, joined
 
     held = lambda side: np.bincount(
         np.asarray(side.index)[np.asarray(side.mask)], minlength=len(poisoned)
     ).astype(bool)
-    forget = held(request.forget)
-    retain = held(request.retain) & ~forget
+    retain = held(request.retain)
+    forget = held(request.forget) & ~retain
     pool = clients.x if isinstance(clients.x, Rows) else np.asarray(clients.x)
     x, y = [pool, dataset.x_test], [np.asarray(clients.y), dataset.y_test]
     target = config.backdoor_label if config.backdoor else None

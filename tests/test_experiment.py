@@ -132,6 +132,22 @@ def test_grades_by_hand(dataset):
     assert measures["mia"] is None
 
 
+@pytest.mark.parametrize("shared", [[2], [0, 1, 2]])
+def test_what_a_staying_client_holds_too_is_not_forgotten(dataset, tmp_path, shared):
+    """Of client 0's images, 0 to 2, client 1 holds some as well, which nobody unlearns."""
+    (tmp_path / "lists.json").write_text(json.dumps([[0, 1, 2], [*shared, 3, 4], [5]]))
+    config = dataclasses.replace(CONFIG, partition=f"file:{tmp_path / 'lists.json'}")
+    clients, forget, rows = experiment.clients_of(config, dataset, 0)
+    request = jfu.split(clients, forget)
+    exam = examine(config, dataset, clients, request, rows, seed=0)
+    alone = sorted({0, 1, 2} - set(shared))
+    assert np.flatnonzero(exam.forget).tolist() == alone
+    assert np.flatnonzero(exam.retain).tolist() == sorted({*shared, 3, 4, 5})
+    assert set(exam.members) <= set(alone)
+    right = np.isin(np.arange(90), shared)
+    assert grade(exam, (np.zeros(90), right), attack=False)["forget"] == (0 if alone else None)
+
+
 def test_attack_success_leaves_out_the_triggers_own_class(dataset):
     config = dataclasses.replace(CONFIG, forget="client:1")
     config, clients, request, rows = poisoned(config, dataset)

@@ -69,6 +69,24 @@ def test_mia_of_one_distribution_is_a_coin_toss_and_of_two_is_not():
     assert jfu.mia(draw(0.1), draw(5.0)) > 85
 
 
+@pytest.mark.parametrize("n", [10, 11, 14, 33, 51, 99])
+def test_mia_of_few_examples_is_a_coin_toss_too(n):
+    """Without a clue half of what is held out is right, whatever the parity of its number."""
+    assert jfu.mia(np.ones(n), np.ones(n)) == 50
+
+
+def test_mia_of_fourteen_examples_of_one_law_is_50_on_average():
+    """Losses as models have them, over many powers of ten; the kit's splits gave 36."""
+    rng = np.random.default_rng(0)
+    scores = [jfu.mia(*np.exp(rng.normal(-6, 3, (2, 14)))) for _ in range(60)]
+    assert abs(np.mean(scores) - 50) < 3 * np.std(scores) / np.sqrt(60)
+
+
+def test_mia_of_many_examples_is_the_kits():
+    """Of 144 a side 29 are held out: without a clue 14 of them are right."""
+    assert jfu.mia(np.ones(144), np.ones(144)) == pytest.approx(100 * 14 / 29)
+
+
 @pytest.mark.parametrize(("n", "m"), [(9, 100), (100, 9), (0, 50)])
 def test_mia_of_fewer_than_ten_is_not_taken(n, m):
     assert jfu.mia(np.zeros(n), np.ones(m)) is None
