@@ -51,6 +51,7 @@ def define() -> None:
     )
     flags.DEFINE_integer("draws", 1000, "Draws of the bootstrap intervals.", lower_bound=100)
     flags.DEFINE_string("data_dir", None, "Where prepared data lies, if it has moved.")
+    flags.DEFINE_string("dataset", None, "Where the own data (.npz) lies, if it has moved.")
     flags.DEFINE_string("compilation_cache", None, "A folder in which compiled programs are kept.")
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
@@ -103,18 +104,20 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         estimates,
         evidence,
         experiment,
+        identity,
         page,
         reproduce,
+        runs,
         shadows,
         verdicts,
         workdir,
     )
 
-    work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint)
+    work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint, run.data)
     rows = workdir.read_results(work)
-    config = dataclasses.replace(run.config, init_params=None)
-    if FLAGS.data_dir:
-        config = dataclasses.replace(config, data_dir=FLAGS.data_dir)
+    identity.same_numerics(run.numerics, where)
+    config = runs.found(run, str(where), data_dir=FLAGS.data_dir, dataset=FLAGS.dataset)
+    config = dataclasses.replace(config, init_params=None)
     layout = devices.start(None, None, config.clients, run.layout, FLAGS.compilation_cache)
     # Training's own rows describe the model before the request, which is original's.
     names = [n for n in dict.fromkeys(row["method"] for row in rows) if n != "train"]
@@ -125,7 +128,8 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
     files: dict[str, str] = {}
     asked = True
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, seeds)
+        taken = workdir.taken(work, seeds)
+        study = experiment.study(config, layout, seeds, taken, {where: run.data})
         main.say(f"auditing {where}; {cells.in_words(study.layout)}")
         undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
         tools = evidence.tools(study, undo)
@@ -133,6 +137,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         for seed in seeds:
             trial = experiment.trial(study, seed)
             first = first or trial
+            work = workdir.with_draws(work, seed, trial.draws)
             asked = asked and experiment.names_the_poison(study, trial)
             models = {}
             for name in names:

@@ -93,13 +93,15 @@ def run() -> tuple:
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     with devices.on_devices(layout):
-        study = hosts.together(lambda: experiment.study(config, layout, seeds))
+        taken = workdir.taken(work, seeds)
+        made = {work.path: work.data}
+        study = hosts.together(lambda: experiment.study(config, layout, seeds, taken, made))
         methods = experiment.methods(study, names)
         trial = experiment.trial(study, seeds[0])
         for name, method in methods.items():
             jfu.unlearn.check_request(method, trial.request, keep, name)
         study = experiment.remembering(study, keep, trial)
-        work = workdir.begin(work, config, "compare", study.layout, keep_history=keep)
+        work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         again = ["retrain_again"] if "retrain" in methods else []
         workdir.plan(work, ["original", *methods, *again], seeds)
@@ -108,6 +110,7 @@ def run() -> tuple:
         try:
             for seed in seeds:
                 trial = trial if seed == trial.seed else experiment.trial(study, seed)
+                work = workdir.keep_draws(work, seed, trial.draws)
                 rows += run_seed(work, study, trial, methods, programs, until)
                 workdir.write_results(work, rows)
         except main.OutOfTime as stop:

@@ -23,7 +23,7 @@ from launch.lineage import Step
 from launch.locks import LOCK, take
 from launch.main import say
 from launch.requests import in_force, meant
-from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
+from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir, is_of
 
 
 class Holding(NamedTuple):
@@ -110,6 +110,8 @@ def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]
     if path.is_symlink():
         return f"a link to {os.readlink(path)}, which jfu does not follow", True, False
     run, name = step.run, path.relative_to(step.folder).as_posix()
+    if name in step.draws:
+        return "rows that requests took out, by number", False, True
     if name in MEASURES + SETTINGS and plain(path):
         return "measures" if name in MEASURES else "settings and records", False, True
     past = run.config.past
@@ -155,7 +157,7 @@ def _is_of(path: pathlib.Path, mine: dict[str, Any]) -> bool:
         notes = load_notes(path)
     except (ValueError, OSError):
         return False
-    return isinstance(notes, dict) and notes.get("of") == mine
+    return isinstance(notes, dict) and is_of(notes.get("of") or {}, mine)
 
 
 def erase(work: WorkDir, config: Config, method: str) -> None:

@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ import jfu.history
 import jfu.io
 from jfu.costs import entries
 from jfu.unlearn import UNLEARNERS, Setting
-from launch import federation, hosts, private, requests
+from launch import federation, hosts, identity, private, requests
 from launch.devices import Layout, compiled, place
 from launch.exam import Exam, examine, white
 from launch.flags import Config
@@ -47,6 +48,8 @@ class Study(NamedTuple):
     per_step: float  # FLOPs of a local step
     per_forward: float  # FLOPs of passing a batch forward
     slots: int  # example slots a client, over all seeds
+    data: Mapping[str, str | None]  # digests of what was read
+    taken: Mapping[int, identity.Draws]  # by seed, what was drawn before and is not drawn again
 
 
 class Trial(NamedTuple):
@@ -58,23 +61,51 @@ class Trial(NamedTuple):
     request: jfu.Split
     exam: Exam
     fewest: int = 0  # clients that there ever were before, with --dp_clip
+    draws: identity.Draws | None = None  # what its data were made into
+
+
+class Drawn(NamedTuple):
+    """A seed's clients in host memory, and what was drawn to make them."""
+
+    clients: jfu.ClientData
+    forget: Any  # [K, N] bool, or None
+    poisoned: np.ndarray  # [M] bool
+    draws: identity.Draws
 
 
 # ---------------------------------------------------------------- what all seeds share
 
 
-def study(config: Config, layout: Layout, seeds: list[int]) -> Study:
-    """Loads the data, builds model and federation, and reads costs off them."""
+def study(
+    config: Config,
+    layout: Layout,
+    seeds: list[int],
+    taken: Mapping[int, identity.Draws] | None = None,
+    made: Mapping[Any, Any] = MappingProxyType({}),
+) -> Study:
+    """Loads the data, builds model and federation, and reads costs off them.
+
+    Args:
+      taken: what seeds' requests took out before, which is not drawn again.
+      made: work directories, with the digests of the data that they were made of.
+
+    Raises:
+      ValueError: the data is not that of one of these, or is divided otherwise.
+    """
     given = hosts.opened(config.init_params) if config.init_params else None
+    dataset = hosts.together(lambda: loaded(config))
+    known = identity.of_data(dataset)
+    for where, kept in made.items():
+        identity.same_data(kept, known, where)
     with hosts.aside():
-        return prepared(config, layout, seeds, given)
+        return prepared(config, layout, seeds, given, dataset, taken or {})._replace(data=known)
 
 
-def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> Study:
-    """The study; ``given`` is the file of --init_params."""
-    from jfu import data, models
+def loaded(config: Config) -> Any:
+    """The data set that a configuration names."""
+    from jfu import data
 
-    dataset = data.load(
+    return data.load(
         config.dataset,
         data_dir=config.data_dir,
         image_size=config.image_size,
@@ -84,6 +115,14 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         drop_labels=config.drop_labels,
         by_row=hosts.several(),  # each reads its own clients' images
     )
+
+
+def prepared(
+    config: Config, layout: Layout, seeds: list[int], given: Any, dataset: Any, taken: Mapping
+) -> Study:
+    """The study; ``given`` is the file of --init_params."""
+    from jfu import models
+
     dataset, proxy = set_aside(dataset, config.proxy)
     if config.backdoor and config.backdoor_label >= len(dataset.labels):
         raise ValueError(
@@ -96,7 +135,10 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     stock = models.build(config.model, **sizes, convolution=jax.lax.conv_general_dilated)
     loss = jfu.classification(model.apply)
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    one, forget, _ = clients_of(config, dataset, seeds[0])
+    each = {seed: clients_of(config, dataset, seed, taken=taken.get(seed)) for seed in seeds}
+    for seed, drawn in each.items():
+        identity.same_draws(taken.get(seed), drawn.draws)
+    one, forget = each[seeds[0]].clients, each[seeds[0]].forget
     if layout.chunk is None:
         cohort = min(config.sample or len(one.id), len(one.id))
         share = -(-cohort // layout.devices)
@@ -139,7 +181,7 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
     if (anew := build(config, config.lr, staying)[0]) is not fed:
         fresh = jfu.unlearn.retrain(anew, model.init)
     # Every request is read before anything is run or written, so that a bad one costs nothing.
-    longest = [clients_of(config, dataset, seed)[0].index.shape[1] for seed in seeds]
+    longest = [drawn.clients.index.shape[1] for drawn in each.values()]
     slots = max(config.batch_size, *longest)
     abstract = jax.ShapeDtypeStruct
     size = min(config.batch_size, slots)
@@ -167,6 +209,8 @@ def prepared(config: Config, layout: Layout, seeds: list[int], given: Any) -> St
         per_step=jfu.step_flops(jfu.classification(stock.apply), variables, batch),
         per_forward=jfu.step_flops(jfu.classification(stock.apply), variables, batch, forward=True),
         slots=slots,
+        data={},
+        taken=taken,
     )
 
 
@@ -218,12 +262,19 @@ def options_of(method: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- one seed
 
 
-def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
-    """A seed's clients in host memory, what is to be forgotten of them, which rows are poisoned.
+def clients_of(
+    config: Config,
+    dataset: Any,
+    seed: int,
+    slots: int = 0,
+    taken: identity.Draws | None = None,
+) -> Drawn:
+    """A seed's clients, what is to be forgotten of them, and which rows are poisoned.
 
-    Returns:
-      ``(clients, forget [K, N] bool or None, poisoned [M] bool)``. Requests mean true labels:
-      they are read before any image is poisoned.
+    Requests mean true labels: they are read before any image is poisoned.
+
+    Args:
+      taken: what its requests took out before, as rows; they are not drawn again.
     """
     from jfu.data import partition, poison
 
@@ -243,9 +294,16 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
         )
         names = list(range(len(lists)))
     clients, poisoned = jfu.stack(x, y, lists, host=True), np.zeros(len(y), bool)
-    named = lambda text, held: requests.parse(text, held, names, request_key(seed)).forget.mask
-    left = requests.standing(config.past, clients, names, request_key(seed))
-    forget = named(config.forget, left) if config.forget else None
+    key = request_key(seed)
+    named = lambda text, held: requests.parse(text, held, names, key).forget.mask
+    left, past = requests.standing(config.past, clients, names, key, taken.past if taken else ())
+    forget = request = None
+    if config.forget and taken and taken.request is not None:
+        forget = jnp.asarray(identity.as_mask(taken.request, left, names))
+    elif config.forget:
+        forget = named(config.forget, left)
+    if config.forget and not config.forget.startswith("client:"):
+        request = identity.as_rows(forget, left, names)
     if config.backdoor:
         chosen = np.asarray(named(config.backdoor_forget, clients))
         for target in requests.rows(config.backdoor_clients, names):
@@ -272,12 +330,14 @@ def clients_of(config: Config, dataset: Any, seed: int, slots: int = 0):
             poisoned[stamped] = True
         clients = clients._replace(x=x, y=y.astype(np.int32))
     clients = clients._replace(mask=left.mask)
+    stamps = identity.of_rows(np.flatnonzero(poisoned)) if config.backdoor else None
+    draws = identity.Draws(identity.of_lists(names, lists), stamps, past, request)
     missing = slots - clients.index.shape[1]
     if missing > 0:  # the same shape for every seed, so that they share compiled programs
         grow = lambda a: jnp.pad(a, ((0, 0), (0, missing)))
         clients = clients._replace(index=grow(clients.index), mask=grow(clients.mask))
         forget = None if forget is None else grow(forget)
-    return clients, forget, poisoned
+    return Drawn(clients, forget, poisoned, draws)
 
 
 def recovering(config: Config) -> Config:
@@ -290,7 +350,8 @@ def names_the_poison(study: Study, trial: Trial) -> bool:
     if not study.config.backdoor:
         return False
     with hosts.aside():
-        poisoned = clients_of(study.config, study.dataset, trial.seed)[2]
+        taken = study.taken.get(trial.seed)
+        poisoned = clients_of(study.config, study.dataset, trial.seed, taken=taken).poisoned
     exam = trial.exam
     return bool((poisoned & exam.forget).any()) and not (poisoned & exam.retain).any()
 
@@ -299,22 +360,26 @@ def trial(study: Study, seed: int) -> Trial:
     """A seed's data on the devices; on several hosts each holds its own clients' examples."""
     config, dataset = study.config, study.dataset
     with hosts.aside():
-        clients, forget, poisoned = clients_of(config, dataset, seed, study.slots)
+        taken = study.taken.get(seed)
+        drawn = clients_of(config, dataset, seed, study.slots, taken)
+        clients, forget, poisoned = drawn.clients, drawn.forget, drawn.poisoned
         everything = jfu.split(clients, np.zeros(clients.mask.shape, bool))
         request = everything if forget is None else jfu.split(clients, forget)
-        fewest = fewest_before(config, dataset, seed) if config.dp_clip is not None else 0
+        fewest = fewest_before(config, dataset, seed, taken) if config.dp_clip is not None else 0
     exam = examine(config, dataset, clients, request, poisoned, seed)
     pool = jfu.spread(clients) if hosts.several() else place(clients)  # once for all four sides
     mine = lambda side: pool._replace(mask=place(side.mask))
     everything, request = (jfu.Split(*map(mine, split)) for split in (everything, request))
-    return Trial(seed, jax.random.key(seed), everything, request, exam, fewest)
+    return Trial(seed, jax.random.key(seed), everything, request, exam, fewest, drawn.draws)
 
 
-def fewest_before(config: Config, dataset: Any, seed: int) -> int:
+def fewest_before(
+    config: Config, dataset: Any, seed: int, taken: identity.Draws | None = None
+) -> int:
     """The fewest clients with examples after any of what is past, and before all of it."""
     plain = dataclasses.replace(config, forget="", backdoor=False)
     after = lambda n: dataclasses.replace(plain, past=config.past[:n])
-    there = lambda n: private.holding(clients_of(after(n), dataset, seed)[0])
+    there = lambda n: private.holding(clients_of(after(n), dataset, seed, taken=taken).clients)
     return min(there(n) for n in range(len(config.past) + 1))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jfu.ledger
 from launch import records
+from launch.identity import same_data
 from launch.requests import NEVER, meant
 from launch.runs import Run, read_run
 from launch.workdir import CONFIG, MODEL
@@ -23,6 +24,7 @@ class Step(NamedTuple):
     folder: pathlib.Path
     run: Run
     wanted: frozenset  # which of its requests are meant
+    draws: frozenset[str] = frozenset()  # its files of draws, as its ledger names them
 
 
 class Lineage(NamedTuple):
@@ -49,13 +51,15 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
             continue
         seen.add(place)
         lines = bound(folder, records.read(folder, head, source=folder != path))
-        found.steps.append(Step(folder, run, meaning))
+        found.steps.append(Step(folder, run, meaning, frozenset(records.draws(lines))))
         before = list(sources(folder, run))
         for model in before:
             if not _is_named(model, run):
                 found.elsewhere.append(model)
                 continue
             earlier = read_run(str(model.parent))
+            if earlier.data:
+                same_data(earlier.data, run.data or {}, model.parent)
             goes_on = run.config.past[: len(asked(earlier))] == asked(earlier)
             first = lines[0]["previous"]
             head = None if first == jfu.ledger.FIRST else first

@@ -95,7 +95,17 @@ def pays() -> None:
             f"--{name} has no part here: every setting trains from scratch, and its methods have "
             "as many rounds as that, at the same rate; leave it out"
         )
-    from launch import devices, federation, figures, hosts, pays_figure, pays_report, workdir
+    from launch import (
+        devices,
+        experiment,
+        federation,
+        figures,
+        hosts,
+        identity,
+        pays_figure,
+        pays_report,
+        workdir,
+    )
 
     hosts.refuse(FLAGS, "pays")
     federation.check(config, given=shared.given())
@@ -108,7 +118,8 @@ def pays() -> None:
         f"federations over {layout.devices} {layout.backend} devices, in each {chunk or 'all'} "
         f"clients at a time; work directory {work.path}"
     )
-    work = workdir.begin(work, config, "pays", layout)
+    data = identity.of_data(experiment.loaded(config))
+    work = workdir.begin(work, config, "pays", layout, data)
     path = work.path / "pays.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     wanted = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)

@@ -22,6 +22,7 @@ import jfu.ledger
 from jfu.io import write_bytes
 from launch import hosts
 from launch.flags import Config
+from launch.identity import DRAWS
 from launch.main import say
 from launch.runs import read_run
 from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
@@ -92,6 +93,7 @@ def read(
     _check_model(path, mine, source)
     _check_results(path, mine)
     _check_history(path, mine)
+    _check_draws(path, mine)
     return lines
 
 
@@ -160,6 +162,21 @@ def _check_history(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
         )
 
 
+def draws(mine: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The files of draws that a work directory's lines name, with their digests."""
+    told = [line["draws"] for line in mine if isinstance(line.get("draws"), dict)]
+    return told[-1] if told else {}
+
+
+def _check_draws(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
+    for name, digest in draws(mine).items():
+        if not (path / name).is_file() or jfu.ledger.digest(path / name) != digest:
+            raise ValueError(
+                f"{path / name}, which says what requests took out, is not what its ledger names; "
+                "restore it"
+            )
+
+
 def check(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines, if the chain holds and more can be written: before any work is done."""
     secret = key()
@@ -179,6 +196,8 @@ def follow(work: WorkDir, source: str | None) -> None:
 
 def write(work: WorkDir, event: str, **content: Any) -> None:
     content = dict(event=event, config=settings(work.path), **content)
+    if "results" in content and (kept := sorted((work.path / DRAWS).glob("*.json"))):
+        content |= dict(draws={f"{DRAWS}/{path.name}": jfu.ledger.digest(path) for path in kept})
     jfu.ledger.append(work.path / LEDGER, content, key=key())
 
 
@@ -236,7 +255,8 @@ def is_answered(work: WorkDir, config: Config, method: str) -> bool:
     lines = [line for line in own(work.path, check(work.path)) if line["event"] == "answered"]
     if not lines or not (work.path / MODEL).is_file():
         return False
-    met = read_run(str(work.path)).files.get(config.init_params)
+    run = read_run(str(work.path))
+    met = run.files.get(run.config.init_params)  # which may lie elsewhere by now
     mine = (config.forget, method, met)
     if mine not in [tuple(map(line.get, ("request", "method", "from"))) for line in lines]:
         return False

@@ -4,12 +4,13 @@ What came before is a sequence of them: ``-client:0`` was answered, ``+client:0`
 """
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 import jfu
+from launch import identity
 
 FORMS = "client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:FILE.npy"
 
@@ -57,23 +58,38 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
 
 
 def standing(
-    past: Sequence[str], clients: jfu.ClientData, names: Sequence, key: jax.Array
-) -> jfu.ClientData:
+    past: Sequence[str],
+    clients: jfu.ClientData,
+    names: Sequence,
+    key: jax.Array,
+    taken: Sequence[Mapping[str, Sequence[int]] | None] = (),
+) -> tuple[jfu.ClientData, tuple[dict[str, list[int]] | None, ...]]:
     """The clients with what is left of their examples after everything in ``past``.
 
     A client that returns brings back what it took along, and not what other requests named.
+
+    Args:
+      taken: what the requests of ``past`` took out, as rows; those that it has are not drawn again.
+
+    Returns:
+      ``(clients, taken)``, with the rows of every request; None for those of whole clients.
     """
-    gone, mask = set(), clients.mask
+    gone, mask, rows_taken = set(), clients.mask, []
     out = lambda: jfu.forget_client(clients, sorted(gone))
-    for text in past:
+    for place, text in enumerate(past):
         kind, _, values = text[1:].partition(":")
-        if kind == "client":
-            named = set(rows(values.split(","), names))
+        known = taken[place] if place < len(taken) else None
+        if kind == "client" or not values:
+            named = set(rows(values.split(","), names)) if values else set()
             gone = gone - named if text[0] == "+" else gone | named
-        elif values:
-            now = clients._replace(mask=mask & ~out())
-            mask = mask & ~parse(text[1:], now, names, key).forget.mask
-    return clients._replace(mask=mask & ~out())
+            rows_taken.append(None)
+            continue
+        now = clients._replace(mask=mask & ~out())
+        if known is None:
+            known = identity.as_rows(parse(text[1:], now, names, key).forget.mask, now, names)
+        mask = mask & ~identity.as_mask(known, now, names)
+        rows_taken.append(dict(known))
+    return clients._replace(mask=mask & ~out()), tuple(rows_taken)
 
 
 def forgotten(past: Sequence[str]) -> set[str]:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from launch import hosts
+from launch import hosts, identity
 from launch.devices import Layout
 from launch.flags import Config
+from launch.main import say
 from launch.private import unknown
 from launch.workdir import (
     CONFIG,
@@ -32,6 +35,9 @@ class Run(NamedTuple):
     files: dict[str, str]
     fingerprint: str
     source: dict[str, str] | None = None  # of the model that it began with
+    places: dict[str, dict[str, str]] | None = None  # of data, lists and masks, by their names
+    data: dict[str, Any] | None = None  # digests of what was read; None of before they were kept
+    numerics: dict[str, Any] | None = None
 
 
 def read_run(path: str) -> Run:
@@ -47,19 +53,106 @@ def parse_run(path: str, text: str) -> Run:
     notes = pathlib.Path(path) / CONFIG
     try:
         kept = json.loads(text)
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["config"].items()}
-        config, layout = Config(**values), Layout(**kept["layout"])
-        known = kept["versions"], kept["files"], fingerprint(kept), kept.get("source")
-        return Run(kept["script"], config, kept["more"], layout, *known)
+        config, layout = config_of(kept["config"]), Layout(**kept["layout"])
+        known = kept["versions"], kept["files"], fingerprint(kept)
+        later = [kept.get(name) for name in ("source", "places", "data", "numerics")]
+        return Run(kept["script"], config, kept["more"], layout, *known, *later)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None
 
 
-def read_model(path: str) -> tuple[Config, int]:
+def config_of(values: Mapping[str, Any]) -> Config:
+    """A configuration as JSON holds it, whose tuples are lists."""
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def found(run: Run, path: str, **moved: str | None) -> Config:
+    """A run's configuration, with its files where they lie now.
+
+    Each is looked for where it was named, where that was then, and where that is from the work
+    directory; one with the content of then comes before one with another, which is refused where
+    it is read.
+
+    Args:
+      moved: dataset, data_dir and partition as a user gives them now; None says nothing.
+
+    Raises:
+      ValueError: one of these is another kind of data, not another place of the same.
+    """
+    config, places, said = run.config, run.places or {}, {}
+    for name, value in moved.items():
+        kept = getattr(config, name)
+        if value in (None, kept):
+            continue
+        if not may_move(name, kept, value):
+            raise ValueError(
+                f"{path} was trained with {name}={kept}, not {value}; leave the flag out, or train "
+                "anew"
+            )
+        said[name] = value
+
+    def now(name: str) -> str:
+        there = places.get(name)
+        beside = [os.path.join(os.path.realpath(path), there["beside"])] if there else []
+        tried = [name, *([there["path"]] if there else []), *map(os.path.normpath, beside)]
+        tried = [place for place in tried if os.path.isfile(place)]
+        kept = run.files.get(name)
+        same = [place for place in tried if digests([place])[place] == kept]
+        if tried and not same and kept and name != config.dataset:  # whose content is compared
+            raise ValueError(f"{tried[0]} is not what it was when {path} was made; restore it")
+        return (same or tried or [name])[0]
+
+    changes = dict(dataset=now(config.dataset)) if config.dataset.endswith(".npz") else {}
+    for name, kind in dict(partition="file:", forget="mask:").items():
+        if (text := getattr(config, name)).startswith(kind):
+            changes[name] = kind + now(text.removeprefix(kind))
+    return dataclasses.replace(config, **(changes | said))
+
+
+def may_move(name: str, kept: str | None, now: str | None) -> bool:
+    """Whether a setting says only where something lies, whose content is compared instead.
+
+    >>> may_move("dataset", "a.npz", "/b.npz"), may_move("dataset", "digits", "b.npz")
+    (True, False)
+    """
+    pairs = dict(dataset=lambda text: text.endswith(".npz"))
+    pairs |= dict(partition=lambda text: text.startswith("file:"))
+    return name == "data_dir" or (name in pairs and pairs[name](kept) and pairs[name](now))
+
+
+def read_taken(path: str, run: Run, seed: int) -> dict[int, identity.Draws]:
+    """What the requests up to a run's end took out, its own among them, for the run after it."""
+    known = identity.read(path, [seed], needed=run.data is not None)
+    if seed not in known:
+        if [text for text in (*run.config.past, run.config.forget) if "fraction:" in text]:
+            say(
+                f"note: {path} was made before rows that requests took out were kept; they are "
+                "drawn again"
+            )
+        return known
+    draws = known[seed]
+    if run.script == "unlearn":
+        draws = draws._replace(past=(*draws.past, draws.request), request=None)
+    return {seed: draws}
+
+
+class Met(NamedTuple):
+    """The model of a work directory, as the next run meets it."""
+
+    config: Config  # the configuration that trained it, with what was forgotten since
+    seed: int
+    taken: dict[int, identity.Draws]  # what was forgotten, as rows
+    data: dict[str, Any] | None  # digests of what it was made of
+
+
+def read_model(path: str, **moved: str | None) -> Met:
     """The model of a finished training, or of a request that was answered.
 
-    Returns:
-      ``(config, seed)``: the configuration that trained it, with what was forgotten since.
+    Args:
+      moved: as in ``found``.
+
+    Raises:
+      ValueError: there is none, or it was made with other settings of JAX.
     """
     where = pathlib.Path(path)
 
@@ -83,10 +176,15 @@ def read_model(path: str) -> tuple[Config, int]:
             f"{path} holds no model: it was erased, or the run has not finished; start launch."
             f"{run.script} --workdir={path} again with its flags to go on"
         )
-    config, rounds = run.config, run.more.get("further") or run.config.rounds
+    identity.same_numerics(run.numerics, path)
+    seed = run.more["seed"]
+    taken = read_taken(path, run, seed)
+    config = config_of(hosts.agreed(lambda: dataclasses.asdict(found(run, path, **moved))))
+    rounds = run.more.get("further") or config.rounds
     if run.script == "unlearn":
         rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
         rounds = max(row["round"] for row in rows)
         config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
     before = None if unknown(config) else config.rounds_before + rounds
-    return dataclasses.replace(config, rounds_before=before), run.more["seed"]
+    config = dataclasses.replace(config, rounds_before=before)
+    return Met(config, seed, taken, run.data)

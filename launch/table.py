@@ -105,7 +105,11 @@ def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Ru
             f"{path} holds a run of launch.{run.script}; a table is made of launch.compare's"
         )
     mine, theirs = dataclasses.asdict(run.config), dataclasses.asdict(known.config)
-    differing = [n for n in mine if n != "data_dir" and mine[n] != theirs[n]]
+    named = [
+        workdir.named_by_content(dict(config=each, files=of.files, data=of.data))
+        for each, of in ((mine, run), (theirs, known))
+    ]
+    differing = [n for n in mine if n != "data_dir" and named[0][n] != named[1][n]]
     if differing:
         had = ", ".join(f"{n}={theirs[n]}" for n in differing)
         has = ", ".join(f"{n}={mine[n]}" for n in differing)
@@ -113,8 +117,16 @@ def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Ru
             f"{first} holds a run with {had}, and {path} one with {has}; a table has one "
             "configuration, so read them one by one"
         )
-    if changed := [n for n, digest in run.files.items() if known.files.get(n) != digest]:
+    if run.data is None and run.files != known.files:
+        changed = [n for n, digest in run.files.items() if known.files.get(n) != digest]
         raise ValueError(f"{first} and {path} were run with different files {', '.join(changed)}")
+    if run.data and known.data and run.data != known.data:
+        raise ValueError(f"{first} and {path} were run on different data; read them one by one")
+    if run.numerics and known.numerics and run.numerics != known.numerics:
+        raise ValueError(
+            f"{first} and {path} were run with different settings of JAX, which changes bits; read "
+            "them one by one"
+        )
     for what in ("layout", "versions"):
         if getattr(run, what) != getattr(known, what):
             main.say(

@@ -41,8 +41,12 @@ def define() -> None:
     flags.DEFINE_string("returns", None, "Clients that take part again: client:0,3")
 
 
+# What says where data lies, which may have moved; its content is compared.
+PLACES = ("dataset", "data_dir", "partition")
+
+
 def resolve(runs, requests) -> tuple:
-    """``(config, seed, rounds)``: from the flags, or from what --init_from was trained with."""
+    """``(met, rounds)``: from the flags, or from what --init_from was trained with."""
     if FLAGS.init_params:
         raise ValueError(
             "--init_params takes the place of training; give it to launch.unlearn or launch.compare"
@@ -53,9 +57,10 @@ def resolve(runs, requests) -> tuple:
         config = shared.resolve()
         if not FLAGS["forget"].present and not config.backdoor:
             config = dataclasses.replace(config, forget="")  # no request is known yet
-        return config, FLAGS.seed, config.rounds
-    config, seed = runs.read_model(FLAGS.init_from)
-    own = ["rounds", "init_from", "returns"]
+        return runs.Met(config, FLAGS.seed, {}, None), config.rounds
+    moved = {name: FLAGS[name].value for name in PLACES if FLAGS[name].present}
+    met = runs.read_model(FLAGS.init_from, **moved)
+    config, own = met.config, ["rounds", "init_from", "returns", *PLACES]
     for name in (field.name for field in dataclasses.fields(config)):
         if name in FLAGS and FLAGS[name].present and name not in own:
             raise ValueError(
@@ -70,7 +75,7 @@ def resolve(runs, requests) -> tuple:
         )
     model = os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL)
     config = dataclasses.replace(config, past=(*config.past, f"+{back}"), init_params=model)
-    return config, seed, FLAGS.rounds or config.recovery_rounds
+    return met._replace(config=config), FLAGS.rounds or config.recovery_rounds
 
 
 def train() -> None:
@@ -90,7 +95,8 @@ def train() -> None:
     )
 
     hosts.join(FLAGS, FLAGS.clients)
-    config, seed, rounds = resolve(runs, requests)
+    met, rounds = resolve(runs, requests)
+    config, seed = met.config, met.seed
     keep = list(FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, keep=keep, given=shared.given()))
     if FLAGS.init_from:
@@ -107,10 +113,13 @@ def train() -> None:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = hosts.together(lambda: experiment.study(config, layout, [seed]))
+        taken = met.taken | workdir.taken(work, [seed])
+        made = {FLAGS.init_from: met.data, work.path: work.data}
+        study = hosts.together(lambda: experiment.study(config, layout, [seed], taken, made))
         trial = experiment.trial(study, seed)
         study = experiment.remembering(study, keep, trial)
-        work = workdir.begin(work, config, "train", study.layout, **more)
+        work = workdir.begin(work, config, "train", study.layout, study.data, **more)
+        work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
         cells.announce(study, trial, f"training, seed {seed}", work)
         cell = cells.runner(

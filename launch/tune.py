@@ -59,7 +59,8 @@ def tune() -> None:
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     rows = []
     with devices.on_devices(layout):
-        study = experiment.study(config, layout, seeds)
+        taken = workdir.taken(work, seeds)
+        study = experiment.study(config, layout, seeds, taken, {work.path: work.data})
         experiment.methods(study, asked)  # refuses what cannot be
         tried = {}
         for name in names:
@@ -76,11 +77,12 @@ def tune() -> None:
                 "that the gap is made of; tune on a larger request"
             )
         study = experiment.remembering(study, keep, trial)
-        work = workdir.begin(work, config, "tune", study.layout, keep_history=keep)
+        work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
         cells.announce(study, trial, f"{len(tried)} settings", work)
         programs = cells.Programs()
         for seed in seeds:
             trial = trial if seed == trial.seed else experiment.trial(study, seed)
+            work = workdir.keep_draws(work, seed, trial.draws)
             cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
             trained, row, _ = cells.original(study, trial, cell)
             rows.append(row)

@@ -27,6 +27,8 @@ FLAGS = flags.FLAGS
 REQUEST = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
 REQUEST += ("recovery_warmup_rounds", "max_grad_norm")
 REQUEST += ("eval_every", "attack_every", "options", "proxy")
+# What says where data lies, which may have moved; its content is compared.
+PLACES = ("dataset", "data_dir", "partition")
 
 
 def define() -> None:
@@ -57,15 +59,17 @@ def define() -> None:
 
 
 def resolve(runs):
-    """The configuration: the training's, with what the request changes."""
+    """The training that the request meets, with what the request changes in its configuration."""
     if bool(FLAGS.init_from) == bool(FLAGS.init_params):
         raise ValueError(
             "unlearning starts from a trained model: give --init_from=WORKDIR of launch.train, or "
             "--init_params=FILE of a model trained elsewhere"
         )
     if not FLAGS.init_from:
-        return shared.resolve([FLAGS.method]), FLAGS.seed
-    trained, seed = runs.read_model(FLAGS.init_from)
+        return runs.Met(shared.resolve([FLAGS.method]), FLAGS.seed, {}, None)
+    moved = {name: FLAGS[name].value for name in PLACES if FLAGS[name].present}
+    met = runs.read_model(FLAGS.init_from, **moved)
+    trained, seed = met.config, met.seed
     fields = [field.name for field in dataclasses.fields(trained)]
     given = {n: getattr(FLAGS, n) for n in fields if n in FLAGS and FLAGS[n].present}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
@@ -73,6 +77,7 @@ def resolve(runs):
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={seed}, not {FLAGS.seed}")
     # Retraining is the training that was, without the forgotten: it clips as that did.
     own = [name for name in REQUEST if FLAGS.method != "retrain" or name != "max_grad_norm"]
+    own += PLACES
     for name, value in given.items():
         if name not in own and name != "init_params" and value != getattr(trained, name):
             raise ValueError(
@@ -92,7 +97,11 @@ def resolve(runs):
 
     # The folder's own place, and the model's in it, though that be a link: so the folder is found.
     model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL))
-    return dataclasses.replace(trained, **changes, init_params=model), seed
+    config = dataclasses.replace(trained, **changes, init_params=model)
+    taken = met.taken
+    if config.forget != trained.forget:  # what was drawn for another request is not this one's
+        taken = {seed: draws._replace(request=None) for seed, draws in taken.items()}
+    return met._replace(config=config, taken=taken)
 
 
 def unlearn() -> None:
@@ -107,6 +116,7 @@ def unlearn() -> None:
         experiment,
         federation,
         hosts,
+        identity,
         locks,
         records,
         report,
@@ -115,7 +125,8 @@ def unlearn() -> None:
     )
 
     hosts.join(FLAGS, FLAGS.clients)
-    config, seed = resolve(runs)
+    met = resolve(runs)
+    config, seed = met.config, met.seed
     hosts.together(lambda: federation.check(config, [FLAGS.method], given=shared.given()))
     if FLAGS.erase and FLAGS.method == "none":
         raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
@@ -142,7 +153,9 @@ def unlearn() -> None:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        study = hosts.together(lambda: experiment.study(config, layout, [seed]))
+        taken = met.taken | workdir.taken(work, [seed])
+        made = {FLAGS.init_from: met.data, work.path: work.data}
+        study = hosts.together(lambda: experiment.study(config, layout, [seed], taken, made))
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
         history = {}
@@ -150,7 +163,8 @@ def unlearn() -> None:
         if FLAGS.init_from and hosts.agreed(kept.exists):
             history = jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(kept)))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
-        work = workdir.begin(work, config, "unlearn", study.layout, **more)
+        work = workdir.begin(work, config, "unlearn", study.layout, study.data, **more)
+        work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
         records.asked(work, config, FLAGS.method)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
@@ -170,6 +184,7 @@ def unlearn() -> None:
         regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
         enough = row["retain"] - 0.5 if regained else None
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
+        identity.changed(trained.variables, state.variables, FLAGS.method)
     workdir.write_results(work, [row, *rows])
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:

@@ -13,11 +13,12 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
-from launch import hosts, main
+from launch import hosts, identity, main
 from launch.devices import Layout
 from launch.flags import Config
 from launch.locks import LOCK, make_folder, take
@@ -35,6 +36,8 @@ class WorkDir(NamedTuple):
     layout: Layout | None  # as the directory was begun, None if it is new
     more: dict[str, Any] | None = None  # what else it was begun with
     run: str = ""  # the fingerprint of what it was begun with
+    data: dict[str, Any] | None = None  # digests of the data that it was made of
+    drawn: Mapping[int, str] = MappingProxyType({})  # by seed, the digest of its draws
     lock: BinaryIO | None = None  # while this process may write in it
 
     def cell(self, seed: int, method: str) -> pathlib.Path:
@@ -55,7 +58,7 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
 
     def look():
         work = _look(path, config, script, **more)
-        return work.layout and work.layout._asdict(), work.more, work.run
+        return work.layout and work.layout._asdict(), work.more, work.run, work.data
 
     layout, *kept = hosts.agreed(look)
     return WorkDir(pathlib.Path(path), layout and Layout(**layout), *kept)
@@ -63,7 +66,6 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
 
 def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     where = pathlib.Path(path)
-    asked = json.loads(json.dumps(dataclasses.asdict(config) | more))
     notes = where / CONFIG
     if not notes.exists():
         if not untouched(where):
@@ -74,7 +76,8 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         return WorkDir(where, None)
     try:
         kept = json.loads(notes.read_text())
-        config_kept = LATER | kept["config"] | kept["more"]
+        had = LATER | kept["config"] | kept["more"]
+        known = LATER | named_by_content(kept) | kept["more"]
         layout = Layout(**kept["layout"])
         files_kept, versions_kept = kept["files"], kept["versions"]
         script_kept, run = kept["script"], fingerprint(kept)
@@ -84,24 +87,29 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         ) from None
     if script_kept != script:
         raise ValueError(f"{where} holds a run of launch.{script_kept}; choose another --workdir")
-    moved = ("data_dir",)  # where data lies does not change it
-    differing = [n for n in asked if n not in moved and config_kept.get(n, ...) != asked[n]]
-    if differing:
-        had = ", ".join(f"{n}={config_kept.get(n)}" for n in differing)
-        now = ", ".join(f"{n}={asked[n]}" for n in differing)
-        raise ValueError(
-            f"{where} holds a run with {had}, and {now} was asked for; use the same flags to go "
-            "on with it, or another --workdir"
-        )
-    if others := changed(files(config), files_kept):
+    by_content = kept.get("data") is not None  # then begin compares what was read
+    if others := changed(files(config, data=not by_content), files_kept):
         raise ValueError(
             f"{', '.join(others)} has changed since {where} was begun; restore it, or choose "
             "another --workdir"
         )
+    now = dataclasses.asdict(config) | more
+    same = dict(config=dataclasses.asdict(config), data=kept.get("data"))
+    asked = named_by_content(same | dict(files=files_kept | files(config))) | more
+    asked = json.loads(json.dumps(asked))
+    differing = [n for n in asked if n != "data_dir" and known.get(n, ...) != asked[n]]
+    if differing:
+        had = ", ".join(f"{n}={had.get(n)}" for n in differing)
+        now = ", ".join(f"{n}={now[n]}" for n in differing)
+        raise ValueError(
+            f"{where} holds a run with {had}, and {now} was asked for; use the same flags to go "
+            "on with it, or another --workdir"
+        )
+    identity.same_numerics(kept.get("numerics"), where)
     if versions_kept != versions():
         was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions()[n])
         say(f"note: {where} was begun with {was}; what is run now may differ in its last bits")
-    return WorkDir(where, layout, kept["more"], run)
+    return WorkDir(where, layout, kept["more"], run, kept.get("data"))
 
 
 def untouched(folder: pathlib.Path) -> bool:
@@ -118,10 +126,29 @@ def fingerprint(kept: dict[str, Any]) -> str:
     Where data lies is not among it, nor are versions: so cells of one run that was shared out
     over machines can be gathered in one work directory. Nor are later fields that change nothing.
     """
-    what = {name: kept[name] for name in ("script", "more", "layout", "files")}
+    what = {name: kept[name] for name in ("script", "more", "layout")}
+    known = ("data", "numerics") if kept.get("data") else ("files",)
+    what |= {name: kept.get(name) for name in known}
     matters = lambda name, value: name != "data_dir" and (name, value) not in LATER.items()
-    what["config"] = {n: v for n, v in kept["config"].items() if matters(n, v)}
+    config = named_by_content(kept) if kept.get("data") else kept["config"]
+    what["config"] = {n: v for n, v in config.items() if matters(n, v)}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def named_by_content(kept: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a config.json with digests in place of the names of files.
+
+    A file that has moved is the same. Own data has no digest here: what was read of it is compared
+    (``identity.same_data``), however it was written. Of before that was kept, its name counts.
+    """
+    config, digests = kept["config"], kept["files"]
+    own = kept.get("data") is not None and config["dataset"].endswith(".npz")
+    named = lambda text, kind: kind + digests.get(text.removeprefix(kind), text.removeprefix(kind))
+    changes = dict(init_params=digests.get(config["init_params"], config["init_params"]))
+    for name, kind in dict(partition="file:", forget="mask:").items():
+        if config[name].startswith(kind):
+            changes[name] = named(config[name], kind)
+    return config | changes | (dict(dataset=".npz") if own else {})
 
 
 def same_history(work: WorkDir, keep: list[str], names: list[str]) -> list[str]:
@@ -136,10 +163,15 @@ def same_history(work: WorkDir, keep: list[str], names: list[str]) -> list[str]:
     return kept
 
 
-def files(config: Config) -> dict[str, str]:
+def files(config: Config, data: bool = True) -> dict[str, str]:
     """Digests of the files that a configuration names, so that a changed one is noticed."""
-    named = [config.init_params, config.dataset if config.dataset.endswith(".npz") else None]
-    return digests([*named, *masks(config), config.partition.partition("file:")[2]])
+    return digests([*named_files(config, data), config.init_params])
+
+
+def named_files(config: Config, data: bool = True) -> list[str]:
+    """The files of data, lists of clients and masks that a configuration names."""
+    own = [config.dataset] if data and config.dataset.endswith(".npz") else []
+    return [*own, *masks(config), config.partition.partition("file:")[2]]
 
 
 def masks(config: Config) -> list[str]:
@@ -157,12 +189,12 @@ def changed(now: dict[str, str], kept: dict[str, str]) -> list[str]:
     return [name for name, digest in now.items() if kept.get(name, digest) != digest]
 
 
-def source(config: Config, path: pathlib.Path) -> dict[str, str] | None:
-    """Where the model that a run begins with lies, also from its work directory if both move."""
-    if not config.init_params:
+def place(name: str | None, path: pathlib.Path) -> dict[str, str] | None:
+    """Where a file lies that a run begins with, also from its work directory if both move."""
+    if not name:
         return None
-    model = os.path.abspath(config.init_params)
-    return dict(path=model, beside=os.path.relpath(model, os.path.realpath(path)))
+    where = os.path.abspath(name)
+    return dict(path=where, beside=os.path.relpath(where, os.path.realpath(path)))
 
 
 def versions() -> dict[str, str]:
@@ -170,25 +202,39 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in packages}
 
 
-def begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> WorkDir:
+def begin(
+    work: WorkDir,
+    config: Config,
+    script: str,
+    layout: Layout,
+    data: dict[str, Any] | None = None,
+    **more: Any,
+) -> WorkDir:
     """Takes a work directory to write in, and writes the configuration of a new one.
 
+    Args:
+      data: digests of the data that were read (``identity.of_data``).
+
     Raises:
-      ValueError: another process works in it; nothing is changed.
+      ValueError: another process works in it, or it was made of other data; nothing is changed.
       OSError: nothing can be written in it.
     """
     held = {}
+    if data:
+        identity.same_data(work.data, data, work.path)
 
     def write():
         held["lock"] = take(work.path)
-        return _write_begin(work, config, script, layout, **more)
+        return _write_begin(work, config, script, layout, data, **more)
 
     run = hosts.agreed(write)
-    work = work._replace(lock=held.get("lock"), run=run)
+    work = work._replace(lock=held.get("lock"), run=run, data=work.data or data)
     return work if work.layout is not None else work._replace(layout=layout)
 
 
-def _write_begin(work: WorkDir, config: Config, script: str, layout: Layout, **more: Any) -> str:
+def _write_begin(
+    work: WorkDir, config: Config, script: str, layout: Layout, data: Any, **more: Any
+) -> str:
     cells = work.path / "cells"
     if work.layout is None and (work.path / CONFIG).exists():
         raise ValueError(
@@ -206,7 +252,10 @@ def _write_begin(work: WorkDir, config: Config, script: str, layout: Layout, **m
         layout=layout._asdict(),
         files=files(config),
         versions=versions(),
-        source=source(config, work.path),
+        source=place(config.init_params, work.path),
+        places={name: place(name, work.path) for name in named_files(config) if name},
+        data=data,
+        numerics=identity.numerics(),
     )
     text = json.dumps(content, indent=1) + "\n"
     jfu.io.write_bytes(work.path / CONFIG, text.encode())
@@ -232,6 +281,34 @@ def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
         return kept["cells"], kept["seeds"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r}); remove it") from None
+
+
+def taken(work: WorkDir, seeds: Sequence[int]) -> dict[int, identity.Draws]:
+    """What the seeds' requests took out, where the directory says so already.
+
+    Raises:
+      ValueError: it has a seed's cells and no longer says what was drawn for them.
+    """
+
+    def begun():
+        cells = (work.path / "cells").glob("*.safetensors")
+        return sorted({path.name.partition("-")[0] for path in cells})
+
+    known = {int(seed) for seed in hosts.agreed(begun) if seed.isdigit()} if work.data else set()
+    needed = [seed for seed in seeds if seed in known]
+    others = [seed for seed in seeds if seed not in known]
+    return identity.read(work.path, needed, needed=True) | identity.read(work.path, others)
+
+
+def with_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:
+    """The same, knowing of a seed what its checkpoints must have been made of."""
+    return work._replace(drawn={**work.drawn, seed: draws.digest()})
+
+
+def keep_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:
+    """The same, with what was drawn for a seed written down."""
+    identity.write(work.path, seed, draws)
+    return with_draws(work, seed, draws)
 
 
 def read_cells(path: pathlib.Path, run: str) -> dict[tuple[int, str], dict[str, Any]]:
@@ -280,8 +357,7 @@ def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[st
     """Replaces a cell's checkpoint."""
     if not hosts.first():
         return
-    of = dict(run=work.run, method=method, seed=seed)
-    jfu.io.save_state(work.cell(seed, method), state, notes | dict(of=of))
+    jfu.io.save_state(work.cell(seed, method), state, notes | dict(of=_of(work, seed, method)))
 
 
 def read_cell(work: WorkDir, seed: int, method: str, like: Any) -> tuple[Any, dict] | None:
@@ -306,7 +382,18 @@ def _cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
     path = work.cell(seed, method)
     if not os.path.lexists(path):
         return None
-    return own_notes(path, dict(run=work.run, method=method, seed=seed))
+    return own_notes(path, _of(work, seed, method))
+
+
+def _of(work: WorkDir, seed: int, method: str) -> dict[str, Any]:
+    """Whose a checkpoint is."""
+    drawn = dict(draws=work.drawn[seed]) if seed in work.drawn else {}
+    return dict(run=work.run, method=method, seed=seed) | drawn
+
+
+def is_of(said: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint is what it should be; one of before draws were kept names none."""
+    return all(said.get(k, v if k == "draws" else None) == v for k, v in mine.items())
 
 
 def own_notes(path: pathlib.Path, mine: dict[str, Any]) -> dict[str, Any]:
@@ -320,14 +407,14 @@ def own_notes(path: pathlib.Path, mine: dict[str, Any]) -> dict[str, Any]:
 
 def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, Any]) -> None:
     """Refuses a checkpoint that says it is another's; what says nothing is older than this."""
-    if said is None or said == mine:
+    if said is None or is_of(said, mine):
         return
     what = ", ".join(f"{name} {value}" for name, value in said.items())
     wanted = ", ".join(f"{name} {value}" for name, value in mine.items())
-    differ = said.get("run") != mine.get("run")
+    differ = any(said.get(name) != mine.get(name) for name in ("run", "draws"))
     raise ValueError(
         f"{path} is the checkpoint of {what}, not of {wanted}"
-        + ", which has other flags, files, history or devices" * differ
+        + ", which has other flags, data, draws, history or devices" * differ
         + "; put it back where it belongs and restore this one, or remove it to begin anew"
     )
 

@@ -432,10 +432,10 @@ def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
 
 
 def test_the_poison_is_named_where_all_of_it_is(monkeypatch):
-    poisoned = lambda *given: (None, None, np.array(given[0].rows, bool))
-    monkeypatch.setattr(experiment, "clients_of", lambda config, *_: poisoned(config))
+    poisoned = lambda config: SimpleNamespace(poisoned=np.array(config.rows, bool))
+    monkeypatch.setattr(experiment, "clients_of", lambda config, *_, **__: poisoned(config))
     named = lambda rows, forget: experiment.names_the_poison(
-        SimpleNamespace(config=SimpleNamespace(rows=rows, backdoor=True), dataset=None),
+        SimpleNamespace(config=SimpleNamespace(rows=rows, backdoor=True), dataset=None, taken={}),
         SimpleNamespace(seed=0, exam=exam(np.array(forget, bool))),
     )
     exam = lambda forget: SimpleNamespace(forget=forget, retain=~forget & ~gone)

@@ -54,7 +54,7 @@ def train(folder, value=1.0, history=False):
 
 def unlearn(folder, source, forget, value, until="answered"):
     """Up to a point: ``begun``, ``followed``, ``asked``, ``answered``."""
-    config, _ = runs.read_model(str(source))
+    config = runs.read_model(str(source)).config
     place = os.path.join(os.path.realpath(source), "model.safetensors")
     config = dataclasses.replace(config, forget=forget, init_params=place)
     work, rows = begun(folder, config, "unlearn", method="not", stop="budget")

@@ -42,7 +42,7 @@ def dataset():
 def poisoned(config, dataset, seed=0):
     changes = dict(backdoor=True, backdoor_clients=("1",), backdoor_forget=config.forget)
     config = dataclasses.replace(config, **changes)
-    clients, forget, rows = experiment.clients_of(config, dataset, seed)
+    clients, forget, rows, _ = experiment.clients_of(config, dataset, seed)
     return config, clients, jfu.split(clients, forget), rows
 
 
@@ -51,10 +51,10 @@ def test_a_trials_images_are_brought_to_the_devices_once(dataset, backdoor):
     """Reading a request places nothing, and all four sides of a trial share one pool."""
     changes = dict(backdoor=backdoor, backdoor_clients=("1",), backdoor_forget="client:1")
     config = dataclasses.replace(CONFIG, forget="client:1", **changes)
-    clients, _, _ = experiment.clients_of(config, dataset, 0)
+    clients = experiment.clients_of(config, dataset, 0).clients
     assert isinstance(clients.x, np.ndarray) and isinstance(clients.y, np.ndarray)
     assert clients.y.dtype == np.int32
-    trial = experiment.trial(SimpleNamespace(config=config, dataset=dataset, slots=0), 0)
+    trial = experiment.trial(SimpleNamespace(config=config, dataset=dataset, slots=0, taken={}), 0)
     sides = [*trial.everything, *trial.request]
     assert len({id(side.x) for side in sides}) == len({id(side.y) for side in sides}) == 1
     assert isinstance(sides[0].x, jax.Array)
@@ -65,7 +65,7 @@ def test_poison_lies_in_what_will_be_forgotten(dataset, forget):
     """Poison that stayed would be learnt by the retrained model too."""
     config = dataclasses.replace(CONFIG, forget=forget)
     _, clients, _, rows = poisoned(config, dataset)
-    clean, forgotten, _ = experiment.clients_of(config, dataset, 0)
+    clean, forgotten, *_ = experiment.clients_of(config, dataset, 0)
     request = jfu.split(clean, forgotten)
     gone = np.asarray(request.forget.index)[np.asarray(request.forget.mask)]
     assert sorted(gone) == np.flatnonzero(rows).tolist()
@@ -116,7 +116,7 @@ def test_the_matched_attack_pairs_class_and_poison(dataset, fraction, size):
 
 def test_grades_by_hand(dataset):
     config = dataclasses.replace(CONFIG, forget="class:1")
-    clients, forget, rows = experiment.clients_of(config, dataset, 0)
+    clients, forget, rows, _ = experiment.clients_of(config, dataset, 0)
     request = jfu.split(clients, forget)
     exam = examine(config, dataset, clients, request, rows, seed=0)
     right = np.zeros(90, bool)
@@ -166,14 +166,14 @@ def test_ids_may_hold_an_at(dataset):
         ("class:2@client:ann@x.org,cy", [True, False, True]),
     ):
         config = dataclasses.replace(CONFIG, forget=text)
-        _, forget, _ = experiment.clients_of(config, own, 0)
+        forget = experiment.clients_of(config, own, 0).forget
         assert forget.any(1).tolist() == who
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00broken"])
 def test_masks_that_are_none(tmp_path, content, dataset):
     (tmp_path / "m.npy").write_bytes(content)
-    clients, _, _ = experiment.clients_of(CONFIG, dataset, 0)
+    clients = experiment.clients_of(CONFIG, dataset, 0).clients
     names = [0, 1, 2]
     with pytest.raises(ValueError, match=r"m\.npy is no \.npy file of bools"):
         requests.parse(f"mask:{tmp_path / 'm.npy'}", clients, names, jax.random.key(0))

@@ -150,7 +150,7 @@ def clients():
     ],
 )
 def test_what_is_left_after_requests_and_returns(past, left, in_force):
-    stand = requests.standing(past, clients(), [0, 1, 2], jax.random.key(0))
+    stand, _ = requests.standing(past, clients(), [0, 1, 2], jax.random.key(0))
     assert jfu.weights(stand).tolist() == left
     if in_force is not None:
         assert requests.forgotten(past) == in_force

@@ -276,13 +276,16 @@ def test_what_a_model_from_elsewhere_tells_is_not_known(data, monkeypatch):
 )
 def test_a_models_rounds_are_known_or_not(changes, before, tmp_path, monkeypatch):
     run = SimpleNamespace(
-        script="train", config=changed(PRIVATE, **changes), more=dict(seed=1), files={}
+        script="train",
+        config=changed(PRIVATE, **changes),
+        more=dict(seed=1),
+        **dict(files={}, data=None, numerics=None, places=None),
     )
     monkeypatch.setattr(runs, "read_run", lambda path: run)
     monkeypatch.setattr(runs, "parse_run", lambda path, text: run)
     (tmp_path / workdir.MODEL).write_bytes(b"")
     (tmp_path / workdir.CONFIG).write_text("")
-    assert runs.read_model(str(tmp_path))[0].rounds_before == before
+    assert runs.read_model(str(tmp_path)).config.rounds_before == before
 
 
 def test_the_fewest_clients_that_ever_were(people):

@@ -1,0 +1,317 @@
+"""What a run was made of, by digest: data, owners, draws, and numerics that change bits.
+
+A work directory keeps three things of it, and whoever reads the directory compares what it needs:
+
+data      digests of the examples that were read, in ``config.json``. They are of the content, so
+          that files may move, be written anew, and lie elsewhere on each machine.
+numerics  the settings of JAX that change bits, in ``config.json``.
+draws     who holds what, what every request took out and what was poisoned, in
+          ``draws/<seed>.json``. What a request took out is kept as rows and read from there, so
+          that nothing forgotten comes back because a draw came out otherwise.
+
+What is older than these is taken as it is, and a note says that it could not be compared.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jfu
+from jfu.data.rows import Rows
+from jfu.io import write_bytes
+from launch import hosts
+from launch.locks import make_folder
+
+DRAWS = "draws"  # the folder in a work directory
+BLOCK = 1024  # examples read at once where they lie in files
+
+# What the digests of a data set are of, in words.
+DATA = dict(
+    train="the training examples",
+    test="the test examples",
+    owners="who holds which example (client)",
+    classes="the classes",
+)
+
+# Settings of JAX under which the same run comes out with other bits.
+NUMERICS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_default_matmul_precision",
+)
+
+
+# ---------------------------------------------------------------- data
+
+
+def of_data(data: Any) -> dict[str, str | None]:
+    """Digests of a ``jfu.data.Dataset``: of what it holds, wherever that lies.
+
+    Each example is hashed by itself, in SHA-256, and the hashes are hashed together. So several
+    hosts share the reading of examples that lie in files: each reads a part and tells its hashes.
+
+    Returns:
+      hexadecimal digests by the names of ``DATA``; ``owners`` is None without client ids.
+
+    >>> from jfu.data import digits
+    >>> of_data(digits())["train"][:12]
+    'cf3ed7f5c3f2'
+    """
+    owners = data.client
+    return dict(
+        train=_examples(data.x_train, data.y_train),
+        test=_examples(data.x_test, data.y_test),
+        owners=None if owners is None else _text([str(owners.dtype.kind), owners.tolist()]),
+        classes=_text(list(data.labels)),
+    )
+
+
+def _examples(x: np.ndarray | Rows, y: np.ndarray) -> str:
+    if isinstance(x, Rows) and hosts.several():
+        rows = hosts.shared(lambda start, stop: _rows(x, start, stop), len(x), width=32)
+    else:
+        rows = _rows(x, 0, len(x))
+    whole = hashlib.sha256(_header(x.dtype, x.shape))
+    whole.update(rows)
+    whole.update(_header(y.dtype, y.shape))
+    whole.update(np.ascontiguousarray(y, "<i4"))
+    return whole.hexdigest()
+
+
+def _rows(x: np.ndarray | Rows, start: int, stop: int) -> bytes:
+    """The hashes of some examples, 32 bytes each."""
+    found = []
+    for i in range(start, stop, BLOCK):
+        block = np.asarray(x[i : min(i + BLOCK, stop)])
+        block = np.ascontiguousarray(block, block.dtype.newbyteorder("<")).reshape(len(block), -1)
+        found += [hashlib.sha256(row).digest() for row in block]
+    return b"".join(found)
+
+
+def _header(dtype: np.dtype, shape: Sequence[int]) -> bytes:
+    return f"{np.dtype(dtype).name} {list(shape)}\n".encode()
+
+
+def _text(value: Any) -> str:
+    """The digest of what JSON holds."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def numerics() -> dict[str, Any]:
+    """The settings of JAX that change bits, as they are now."""
+    return {name: getattr(jax.config, name) for name in NUMERICS}
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def same_data(kept: Mapping[str, Any] | None, now: Mapping[str, Any], where: Any) -> None:
+    """Refuses data that are not those that a work directory was made of.
+
+    Args:
+      kept: what the directory says, None where it is too old to say anything.
+      where: the work directory.
+
+    Raises:
+      ValueError: what differs, in a sentence.
+    """
+    if kept is None:
+        return
+    differing = [DATA[name] for name in DATA if kept.get(name) != now.get(name)]
+    if differing:
+        raise ValueError(
+            f"the data is not what {where} was made of: {_listed(differing)} differ"
+            f"{'' if len(differing) > 1 or differing[0][-1] == 's' else 's'}; restore the data, "
+            "or say where it lies now with --dataset or --data_dir"
+        )
+
+
+def same_numerics(kept: Mapping[str, Any] | None, where: Any) -> None:
+    """Refuses settings of JAX under which a run would not be the one that was begun.
+
+    Raises:
+      ValueError: what differs, in a sentence.
+    """
+    now = numerics()
+    differing = [name for name in kept or () if name in now and kept[name] != now[name]]
+    if differing:
+        had = ", ".join(f"{name}={kept[name]}" for name in differing)
+        has = ", ".join(f"{name}={now[name]}" for name in differing)
+        raise ValueError(
+            f"{where} was made with {had}, and JAX is set to {has}, which changes bits; set it as "
+            "it was, by the environment variable of that name in capitals"
+        )
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def changed(met: Any, answer: Any, method: str) -> None:
+    """Refuses an answer that is the model that the request met.
+
+    Signs do not count: whoever knows that they were changed changes them back.
+
+    Args:
+      met, answer: variables; their parameters are compared bit by bit.
+
+    Raises:
+      ValueError: no parameter but for its sign is another.
+    """
+    pairs = zip(*(jax.tree.leaves(each["params"]) for each in (met, answer)), strict=True)
+    if all(np.array_equal(np.abs(a), np.abs(b), equal_nan=True) for a, b in pairs):
+        raise ValueError(
+            f"what {method} made is the model that the request met, up to signs: nothing was "
+            "forgotten, and no answer was written; give it rounds and a rate to recover with, or "
+            "choose another method"
+        )
+
+
+# ---------------------------------------------------------------- draws
+
+
+class Draws(NamedTuple):
+    """What one seed's data were made into: digests, and what requests took out as rows.
+
+    Rows are those of the training examples, by the client's name: ``{"alice": [0, 5]}``. A request
+    for whole clients draws nothing and is None.
+    """
+
+    partition: str  # digest of who holds what
+    poison: str | None  # digest of the rows with a trigger
+    past: tuple[dict[str, list[int]] | None, ...] = ()  # one for each entry of Config.past
+    request: dict[str, list[int]] | None = None
+
+    def digest(self) -> str:
+        return _text([self.partition, self.poison, list(self.past), self.request])[:16]
+
+
+def of_lists(names: Sequence, lists: Sequence[np.ndarray]) -> str:
+    """The digest of who holds what: clients' names and their rows, in order."""
+    digest = hashlib.sha256(json.dumps([str(name) for name in names]).encode())
+    for rows in lists:
+        digest.update(_header(np.dtype("<i8"), (len(rows),)))
+        digest.update(np.ascontiguousarray(rows, "<i8"))
+    return digest.hexdigest()
+
+
+def of_rows(rows: np.ndarray) -> str:
+    """The digest of a set of rows."""
+    return hashlib.sha256(np.ascontiguousarray(np.sort(rows), "<i8")).hexdigest()
+
+
+def as_rows(mask: Any, clients: jfu.ClientData, names: Sequence) -> dict[str, list[int]]:
+    """A mask ``[K, N]`` as rows of the pool by client's name; clients without any are left out.
+
+    >>> clients = jfu.stack(np.zeros((3, 1)), np.zeros(3, int), [[2, 0], [1]], host=True)
+    >>> rows = as_rows(np.array([[True, True], [False, False]]), clients, ["alice", "bob"])
+    >>> rows, as_mask(rows, clients, ["alice", "bob"]).tolist()
+    ({'alice': [0, 2]}, [[True, True], [False, False]])
+    """
+    mask, index = np.asarray(mask), np.asarray(clients.index)
+    return {str(names[k]): np.sort(index[k][mask[k]]).tolist() for k in np.flatnonzero(mask.any(1))}
+
+
+def as_mask(
+    rows: Mapping[str, Sequence[int]], clients: jfu.ClientData, names: Sequence
+) -> np.ndarray:
+    """Rows of the pool by client's name as a mask, bool ``[K, N]``.
+
+    Raises:
+      ValueError: a client that there is not, or a row that it does not hold.
+    """
+    index, held = np.asarray(clients.index), np.asarray(clients.mask)
+    place = {str(name): k for k, name in enumerate(names)}
+    mask = np.zeros(held.shape, bool)
+    for name, some in rows.items():
+        if name not in place:
+            raise ValueError(f"rows of client {name} were taken out, and there is no such client")
+        k = place[name]
+        mask[k] = np.isin(index[k], some) & held[k]
+        if mask[k].sum() != len(set(some)):
+            raise ValueError(
+                f"rows that were taken out of client {name} are not all among those it holds"
+            )
+    return mask
+
+
+def same_draws(kept: Draws | None, now: Draws) -> None:
+    """Refuses a split or poison that came out otherwise than when a model was made.
+
+    Raises:
+      ValueError: what differs, in a sentence.
+    """
+    if kept is None:
+        return
+    words = dict(partition="who holds what", poison="which examples carry the trigger")
+    differing = [words[name] for name in words if getattr(kept, name) != getattr(now, name)]
+    if differing:
+        raise ValueError(
+            f"{_listed(differing)} came out otherwise than when the model was made; restore the "
+            "lists of --partition=file:, or the versions that config.json names"
+        )
+
+
+def read(folder: Any, seeds: Iterable[int], *, needed: bool = False) -> dict[int, Draws]:
+    """What a work directory keeps of its seeds' draws; of several hosts the first one reads.
+
+    Args:
+      needed: whether the directory is of a kind that must have them.
+
+    Raises:
+      ValueError: a file that is not as jfu wrote it, or not there though it is needed.
+    """
+
+    def found():
+        known = {}
+        for seed in seeds:
+            path = _place(folder, seed)
+            if path.exists():
+                known[str(seed)] = _parsed(path)
+            elif needed:
+                raise ValueError(
+                    f"{path} is not there, which says what requests took out; restore it"
+                )
+        return known
+
+    return {int(seed): _draws(value) for seed, value in hosts.agreed(found).items()}
+
+
+def write(folder: Any, seed: int, draws: Draws) -> None:
+    """Keeps a seed's draws, unless they are there."""
+    path = _place(folder, seed)
+    if not hosts.first() or path.exists():
+        return
+    make_folder(path.parent)
+    content = dict(seed=seed, draws=draws._asdict(), digest=draws.digest())
+    write_bytes(path, (json.dumps(content) + "\n").encode())
+
+
+def _place(folder: Any, seed: int) -> pathlib.Path:
+    return pathlib.Path(folder) / DRAWS / f"{seed}.json"
+
+
+def _parsed(path: pathlib.Path) -> dict[str, Any]:
+    """The draws in a file, as JSON holds them."""
+    try:
+        kept = json.loads(path.read_text())
+        value, digest, seed = kept["draws"], kept["digest"], kept["seed"]
+        if _draws(value).digest() != digest or str(seed) != path.stem:
+            raise ValueError("its digest is another")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is not as it was written ({error!r}); restore it, or choose another --workdir"
+        ) from None
+    return value
+
+
+def _draws(value: Mapping[str, Any]) -> Draws:
+    return Draws(value["partition"], value["poison"], tuple(value["past"]), value["request"])
