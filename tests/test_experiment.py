@@ -137,7 +137,7 @@ def test_what_a_staying_client_holds_too_is_not_forgotten(dataset, tmp_path, sha
     """Of client 0's images, 0 to 2, client 1 holds some as well, which nobody unlearns."""
     (tmp_path / "lists.json").write_text(json.dumps([[0, 1, 2], [*shared, 3, 4], [5]]))
     config = dataclasses.replace(CONFIG, partition=f"file:{tmp_path / 'lists.json'}")
-    clients, forget, rows = experiment.clients_of(config, dataset, 0)
+    clients, forget, rows, _ = experiment.clients_of(config, dataset, 0)
     request = jfu.split(clients, forget)
     exam = examine(config, dataset, clients, request, rows, seed=0)
     alone = sorted({0, 1, 2} - set(shared))
