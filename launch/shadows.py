@@ -64,6 +64,8 @@ def run(
         chunk = jfu.clients_at_once(study.layout.backend, share, held_at_once)
     size = 2 * study.layout.devices * chunk
     folder, own = work.path / "shadows", dict(run=work.run, seed=trial.seed)
+    if trial.seed in work.drawn:
+        own |= dict(draws=work.drawn[trial.seed])
     make_folder(folder)
     programs = Programs(study, methods, rows, chunk)
     shared = place((request, key))
