@@ -1,12 +1,17 @@
 """Trees of arrays in files: safetensors, or msgpack; neither executes code when read.
 
-A checkpoint is one safetensors file: the state's leaves by their paths, and text beside
-them in its header. It is written beside its place and moved there, so a reader finds the
-old file or the new one, never a half. What reads also reads a file that is open already, whose
-name says its kind.
+A checkpoint is one safetensors file: the state's leaves by their paths, and in its header notes
+and digests of both, so that what was changed since is refused:
+
+    arrays = SHA-256 over (path, dtype, shape, bytes) of each leaf, by path
+    sha256 = SHA-256 over notes and arrays
+
+It is written beside its place and moved there, so a reader finds the old file or the new one, never
+a half. What reads also reads a file that is open already, whose name says its kind.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -18,7 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jfu import files
 from jfu.types import PyTree
+
+PART = ".jfu-part"  # ends the names of files in the making: .NAME.RANDOM.jfu-part
 
 _MET = "unreadable as {kind} ({error}); it may be truncated: restore it, or remove it to begin anew"
 
@@ -40,7 +48,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -61,7 +69,7 @@ def check_writable(folder: str | os.PathLike) -> None:
       OSError: no file can be made there.
     """
     try:
-        tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".part").close()
+        tempfile.TemporaryFile(dir=folder, prefix=".", suffix=PART).close()
     except OSError as error:
         raise OSError(
             error.errno, f"no file can be written in {folder} ({error.strerror})"
@@ -211,8 +219,10 @@ def save_state(path: str | os.PathLike, state: PyTree, notes: Any = None) -> Non
     """Writes a checkpoint: the arrays of ``state`` and JSON notes, in one file, at once."""
     from safetensors.numpy import save
 
-    arrays = _contiguous(flatten(state))
-    write_bytes(path, save(arrays, metadata={"notes": json.dumps(notes)}))
+    arrays, text = _contiguous(flatten(state)), json.dumps(notes)
+    inside = _digest(arrays)
+    header = {"notes": text, "arrays": inside, "sha256": _seal(text, inside)}
+    write_bytes(path, save(arrays, metadata=header))
 
 
 def load_state(path: str | os.PathLike | BinaryIO, like: PyTree) -> tuple[PyTree, Any]:
@@ -220,16 +230,11 @@ def load_state(path: str | os.PathLike | BinaryIO, like: PyTree) -> tuple[PyTree
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: truncated, of another kind, or of another structure than ``like``.
+      ValueError: truncated, of another kind, changed since it was written, or of another
+        structure than ``like``.
     """
-    path, content = _name(path), _read(path)
-    try:
-        flat = _deserialize(content)  # checks offsets and lengths
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        notes = json.loads(header["__metadata__"]["notes"])
-    except Exception as error:
-        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
-    return restore(flat, like, path), notes
+    flat, notes = _checkpoint(path)
+    return restore(flat, like, _name(path)), notes
 
 
 def load_arrays(path: str | os.PathLike | BinaryIO) -> dict[str, jax.Array]:
@@ -237,13 +242,9 @@ def load_arrays(path: str | os.PathLike | BinaryIO) -> dict[str, jax.Array]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: truncated, or of another kind.
+      ValueError: truncated, of another kind, or changed since it was written.
     """
-    path, content = _name(path), _read(path)
-    try:
-        return {name: jnp.asarray(a) for name, a in _deserialize(content).items()}
-    except Exception as error:
-        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+    return {name: jnp.asarray(a) for name, a in _checkpoint(path)[0].items()}
 
 
 def load_notes(path: str | os.PathLike) -> Any:
@@ -251,16 +252,99 @@ def load_notes(path: str | os.PathLike) -> Any:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: truncated, or of another kind.
+      ValueError: truncated, of another kind, or its notes were changed since it was written.
     """
-    _check_file(pathlib.Path(path))
+    return _notes(path, _header(path))
+
+
+def check_state(path: str | os.PathLike) -> None:
+    """Refuses a checkpoint that ``load_state`` would not read; JAX is not started.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: truncated, of another kind, or changed since it was written.
+    """
+    _checkpoint(path)
+
+
+def load_seal(path: str | os.PathLike) -> str | None:
+    """The digest of notes and arrays that a checkpoint was written with; None in older ones.
+
+    Whether the arrays are those that it names is for who reads them: ``load_arrays``.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: as ``load_notes``.
+    """
+    header = _header(path)
+    _notes(path, header)
+    return header.get("sha256")
+
+
+def _checkpoint(path: str | os.PathLike | BinaryIO) -> tuple[dict[str, np.ndarray], Any]:
+    path, content = _name(path), _read(path)
     try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return json.loads(header["__metadata__"]["notes"])
-    except (ValueError, KeyError, TypeError, OverflowError, MemoryError) as error:
+        flat = _deserialize(content)  # checks offsets and lengths
+        length = int.from_bytes(content[:8], "little")
+        header = _metadata(content[8 : 8 + length])
+    except Exception as error:
         raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+    notes = _notes(path, header)
+    if "arrays" in header and header["arrays"] != _digest(flat):
+        raise _changed(path)
+    return flat, notes
+
+
+def _header(path: str | os.PathLike) -> dict[str, str]:
+    """The text in a checkpoint's header."""
+    with files.opened(path) as file:
+        try:
+            length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+            if length > min(files.MOST, size - 8):
+                raise ValueError(f"its header claims {length} bytes")
+            return _metadata(file.read(length))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is " + _MET.format(kind="a checkpoint", error=error)
+            ) from None
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    header = files.parse_json(content, "its header")["__metadata__"]
+    if not all(isinstance(header[name], str) for name in header) or "notes" not in header:
+        raise ValueError("its header has no notes")
+    return header
+
+
+def _notes(path: str | os.PathLike, header: dict[str, str]) -> Any:
+    text = header["notes"]
+    sealed = "sha256" in header or "arrays" in header
+    if sealed and header.get("sha256") != _seal(text, header.get("arrays", "")):
+        raise _changed(path)
+    try:  # NaN stands where a federation diverged
+        return files.parse_json(text.encode(), "its notes", finite=False)
+    except ValueError as error:
+        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+
+
+def _changed(path: Any) -> ValueError:
+    return ValueError(
+        f"{path} was changed since it was written: it has not the digest that it names; restore "
+        "it, or remove it to begin anew"
+    )
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    whole = hashlib.sha256()
+    for path in sorted(arrays):
+        a = np.ascontiguousarray(arrays[path])
+        whole.update(json.dumps([path, a.dtype.name, list(arrays[path].shape)]).encode())
+        whole.update(a.reshape(-1).view(np.uint8))
+    return whole.hexdigest()
+
+
+def _seal(notes: str, arrays: str) -> str:
+    return hashlib.sha256(f"{arrays}\n{notes}".encode()).hexdigest()
 
 
 def restore(flat: Mapping[str, np.ndarray], like: PyTree, source: Any) -> PyTree:
@@ -296,15 +380,7 @@ def _name(path: str | os.PathLike | BinaryIO) -> pathlib.Path:
 def _read(path: str | os.PathLike | BinaryIO) -> bytes:
     if hasattr(path, "read"):
         return path.read()
-    path = pathlib.Path(path)
-    _check_file(path)
-    return path.read_bytes()
-
-
-def _check_file(path: pathlib.Path) -> None:
-    if not path.is_file():
-        leads = f"; it is a link to {os.readlink(path)}" if path.is_symlink() else ""
-        raise FileNotFoundError(f"there is no file {path}{leads}")
+    return files.read_bytes(path)
 
 
 def _deserialize(content: bytes) -> dict[str, np.ndarray]:

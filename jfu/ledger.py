@@ -23,8 +23,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from jfu import files
 from jfu.io import write_bytes
 
+MOST = 2**26  # bytes of a ledger, which is verified whole; a line has about 600
 FIRST = "0" * 64  # what the first line names as the line before
 CHAIN = ("number", "time", "previous", "hash", "mac")  # the fields that are not the caller's
 
@@ -82,7 +84,7 @@ def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> l
     for number, line in enumerate(lines, 1):
         where = f"line {number} of the ledger"
         try:
-            entry = json.loads(line)
+            entry = files.parse_json(line.encode(), where)
             own, named = entry["hash"], (entry["number"], entry["previous"])
             if line != canonical(entry):
                 raise ValueError
@@ -116,7 +118,7 @@ def read(
     """
     path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        text = files.read_bytes(path, most=MOST).decode() if os.path.lexists(path) else ""
         return verify(text, head=head, key=key)
     except ValueError as error:
         raise ValueError(f"{path} does not hold: {error}") from None
@@ -147,8 +149,8 @@ def append(
 
 
 def digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with open(path, "rb") as file:
+    """SHA-256 of a plain file, as hexadecimal text."""
+    with files.opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

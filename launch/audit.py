@@ -11,7 +11,6 @@ audit.html, one page that needs no network, and audit.json with the same.
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import pathlib
 import platform
@@ -77,7 +76,7 @@ def audit() -> None:
 
 def asked(where: pathlib.Path) -> Any:
     """What the work directory says of itself, if it can be audited with these flags."""
-    from launch import runs, workdir
+    from launch import records, runs, workdir
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
@@ -92,12 +91,14 @@ def asked(where: pathlib.Path) -> Any:
         )
     if not workdir.read_results(workdir.WorkDir(where, run.layout)):
         raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
+    records.settle(where)
     return run
 
 
 def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
     import jfu
+    import jfu.ledger
     from launch import (
         cells,
         devices,
@@ -147,7 +148,9 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
                     notes.append(f"The model of {name} on seed {seed} is not there or not done.")
                     continue
                 models[name] = variables
-                files[str(work.cell(seed, cell).relative_to(where))] = digest(work.cell(seed, cell))
+                files[str(work.cell(seed, cell).relative_to(where))] = jfu.ledger.digest(
+                    work.cell(seed, cell)
+                )
             mine = [row for row in rows if row["seed"] == seed]
             rounds = FLAGS.relearn_rounds
             for name, measured in evidence.of_seed(
@@ -158,7 +161,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         if FLAGS.shadows:
             more, blocks = of_shadows(work, study, first, names, found, rows, shadows)
             notes += more + (other_shadows(run) if blocks else [])
-            files |= {str(path.relative_to(where)): digest(path) for path in blocks}
+            files |= {str(path.relative_to(where)): jfu.ledger.digest(path) for path in blocks}
     measures, missing, broken = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
     notes += partial(names, config, seeds)
     methods = {}
@@ -214,8 +217,8 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
             versions=dict(run=run.versions, audit=workdir.versions() | dict(jfu=jfu.__version__)),
             python=platform.python_version(),
             hashes={
-                "config.json": digest(where / "config.json"),
-                "results.jsonl": digest(where / "results.jsonl"),
+                "config.json": jfu.ledger.digest(where / "config.json"),
+                "results.jsonl": jfu.ledger.digest(where / "results.jsonl"),
             }
             | files,
         ),
@@ -360,10 +363,6 @@ def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
                 series = out.setdefault(key, {}).setdefault(method, [])
                 series.append([number, float(np.mean(values))])
     return out
-
-
-def digest(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ def run() -> tuple:
             jfu.unlearn.check_request(method, trial.request, keep, name)
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
+        hosts.agreed(lambda: records.reopen(work))
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         again = ["retrain_again"] if "retrain" in methods else []
         workdir.plan(work, ["original", *methods, *again], seeds)

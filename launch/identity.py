@@ -23,6 +23,7 @@ import numpy as np
 
 import jfu
 from jfu.data.rows import Rows
+from jfu.files import read_json
 from jfu.io import write_bytes
 from launch import hosts
 from launch.locks import make_folder
@@ -302,11 +303,11 @@ def _place(folder: Any, seed: int) -> pathlib.Path:
 def _parsed(path: pathlib.Path) -> dict[str, Any]:
     """The draws in a file, as JSON holds them."""
     try:
-        kept = json.loads(path.read_text())
+        kept = read_json(path)
         value, digest, seed = kept["draws"], kept["digest"], kept["seed"]
         if _draws(value).digest() != digest or str(seed) != path.stem:
             raise ValueError("its digest is another")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not as it was written ({error!r}); restore it, or choose another --workdir"
         ) from None

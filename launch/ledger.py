@@ -120,6 +120,8 @@ def told(line: dict[str, Any]) -> str:
             text += f"{len(line['seeds'])} seeds"
         case "erased":
             text = f"erased {len(line['files'])} files that held {line['request']}"
+        case "missing":
+            text = f"{len(line['missing'])} checkpoints were gone, and are made anew"
         case other:
             text = other
     return f"{line['number']:3d}  {line['time']}  {text}"

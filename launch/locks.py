@@ -5,16 +5,20 @@ import os
 import pathlib
 import platform
 import re
+import stat
 from typing import BinaryIO
 
 import jfu.io
 from launch.main import say
 
 LOCK = "lock"
+# What the scripts write into a work directory itself.
+OURS = "(config|plan|results|table|stopping|curves|costs|rounds|audit|tuning|options|pays|theory"
+OURS += r"|model|history|ledger)\.(json|jsonl|md|png|html|flags|safetensors)"
 
 
 def take(folder: pathlib.Path) -> BinaryIO | None:
-    """Makes a folder a writer's: it is there, writable, held, and rid of halves of files.
+    """Makes a folder a writer's: it is there, writable, held, and rid of its own halves of files.
 
     Raises:
       ValueError: another process works in it; nothing is changed.
@@ -22,9 +26,32 @@ def take(folder: pathlib.Path) -> BinaryIO | None:
     """
     make_folder(folder)
     lock = hold(folder)
-    for half in folder.rglob(".*.part"):  # of a run that was killed
+    for half in halves(folder):  # of a run that was killed
         half.unlink()
     return lock
+
+
+def halves(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files in the making that jfu left in a work directory, at the places where it writes.
+
+    Nothing else is looked at: no other folder, and no folder that a link leads to or that is a
+    work directory of its own.
+    """
+    places = {".": OURS, "cells": r"\d+-.+\.safetensors", "shadows": r"[\d-]+\.safetensors"}
+    places |= {"draws": r"\d+\.json"}
+    found = []
+    for place, name in places.items():
+        here = folder / place
+        own = place == "." or not (here.is_symlink() or (here / "config.json").exists())
+        if own and here.is_dir():
+            pattern = re.compile(half_of(name))
+            found += [p for p in sorted(here.iterdir()) if pattern.fullmatch(p.name)]
+    return [path for path in found if stat.S_ISREG(os.lstat(path).st_mode)]
+
+
+def half_of(name: str) -> str:
+    """The pattern of a file in the making that becomes one of a pattern."""
+    return rf"\.{name}\.[a-z0-9_]{{8}}{re.escape(jfu.io.PART)}"
 
 
 def make_folder(folder: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ begins as a copy of its source's, so this says which lines are a work directory'
 """
 
 import functools
+import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -19,13 +20,14 @@ from typing import Any
 from absl import flags
 
 import jfu.ledger
-from jfu.io import write_bytes
+from jfu.files import read_bytes, shown
+from jfu.io import check_state, load_seal, write_bytes
 from launch import hosts
 from launch.flags import Config
 from launch.identity import DRAWS
 from launch.main import say
 from launch.runs import read_run
-from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
+from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir, own_notes, read_results
 
 LEDGER = "ledger.jsonl"
 
@@ -36,13 +38,13 @@ COSTS = ("bytes_down", "bytes_up", "flops")
 
 def key() -> bytes | None:
     """The secret of --key_file."""
-    path = flags.FLAGS.key_file
+    path = flags.FLAGS.key_file if "key_file" in flags.FLAGS else None
     if path is None:
         return None
-    if not pathlib.Path(path).is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"there is no file {path} with a key")
     warn_of_readers(path)
-    secret = pathlib.Path(path).read_bytes().strip()
+    secret = read_bytes(path, most=2**16).strip()
     if len(secret) < 16:
         raise ValueError(f"the key in {path} has {len(secret)} bytes; it must have at least 16")
     return secret
@@ -94,13 +96,123 @@ def read(
     _check_results(path, mine)
     _check_history(path, mine)
     _check_draws(path, mine)
+    _check_cells(path, mine, whole=True)
     return lines
+
+
+def believe(path: pathlib.Path) -> None:
+    """Refuses cells and results of a work directory that may have been changed since.
+
+    Before a run has ended no line of the ledger says what its results are; then they must be what
+    its cells say, which have digests of their own.
+
+    Raises:
+      ValueError: the ledger, a cell or the results are not what they must be.
+    """
+    mine = own(path, _lines(path, None, key()))
+    _check_cells(path, mine)
+    told, results = [line for line in mine if "results" in line], path / RESULTS
+    if not os.path.lexists(results):
+        return
+    if not (told and jfu.ledger.digest(results) == told[-1]["results"]):
+        _check_rows(path)
+
+
+def settle(path: pathlib.Path) -> None:
+    """As ``believe``, for whoever judges a run that has ended: every finished cell is named.
+
+    Raises:
+      ValueError: as ``believe``, or a run has not finished since the ledger's last line.
+    """
+    mine = own(path, _lines(path, None, key()))
+    if not any("results" in line for line in mine):
+        return believe(path)
+    read(path, source=True)
+    named = named_cells(mine)
+    there = {cell.stem for cell in (path / "cells").glob("*.safetensors")}
+    if named and (more := sorted(there - named.keys())):
+        raise ValueError(
+            f"{path / 'cells'} holds {shown(more[0])}, which its ledger does not name: a run has "
+            "not finished, or it was put there; start the same command again"
+        )
+
+
+def _check_cells(path: pathlib.Path, mine: list[dict[str, Any]], whole: bool = False) -> None:
+    """Each cell that a line names is the one it names, where it is there at all."""
+    for name, (number, seal) in named_cells(mine).items():
+        cell = path / "cells" / f"{name}.safetensors"
+        if not os.path.lexists(cell):
+            continue
+        if load_seal(cell) != seal:
+            raise ValueError(
+                f"{cell} is not what line {number} of its ledger says: it was changed or is "
+                "another's; restore it, or remove it and start the same command again"
+            )
+        if whole:
+            check_state(cell)
+
+
+def named_cells(mine: Sequence[dict[str, Any]]) -> dict[str, tuple[int, str]]:
+    """Digests of cells by name, as the last line says that names them, and that line's number."""
+    found: dict[str, tuple[int, str]] = {}
+    for line in mine:
+        found |= {name: (line["number"], seal) for name, seal in line.get("cells", {}).items()}
+        for name in line.get("missing", []):
+            found.pop(name, None)
+    return found
+
+
+def _check_rows(path: pathlib.Path) -> None:
+    """The results are what the cells say, by method and seed."""
+    from launch.cells import as_original
+
+    run = read_run(str(path))
+    work = WorkDir(path, run.layout, run.more, run.fingerprint)
+    of = lambda seed, method: dict(run=run.fingerprint, method=method, seed=seed)
+    groups: dict[tuple, list] = {}
+    for row in read_results(work):
+        groups.setdefault((row["seed"], row["method"]), []).append(row)
+    for (seed, method), rows in groups.items():
+        own = "train" if (method, run.script) == ("original", "train") else method
+        cell = work.cell(seed, own)
+        said = own_notes(cell, of(seed, own))["rows"] if os.path.lexists(cell) else []
+        said = [as_original(row) for row in said[-1:]] if method == "original" else said
+        if json.dumps(rows, sort_keys=True) != json.dumps(said, sort_keys=True):
+            raise ValueError(
+                f"{path / RESULTS} is not what its ledger says, nor what the checkpoint of "
+                f"{method} on seed {seed} does: it was changed; restore it, or remove it and start "
+                "the same command again, which writes it anew"
+            )
+
+
+@by_first
+def reopen(work: WorkDir) -> None:
+    """Before a run goes on: what it goes on from is believed, and cells that are gone are told.
+
+    Those are run anew, and take other seconds at least, so that what they were no longer binds.
+    """
+    believe(work.path)
+    lines = check(work.path)
+    known = named_cells(own(work.path, lines))
+    there = lambda name: os.path.lexists(work.path / "cells" / f"{name}.safetensors")
+    if gone := sorted(name for name in known if not there(name)):
+        write(work, "missing", missing=gone, since=lines[-1]["hash"])  # twice is not once
+
+
+def cells_of(work: WorkDir) -> dict[str, str]:
+    """The digests of the cells that a run leaves, for its line of the ledger."""
+    found = sorted((work.path / "cells").glob("*.safetensors"))
+    return {path.stem: seal for path in found if (seal := load_seal(path))}
 
 
 def _lines(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
     lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
     for line in lines:
-        if not (isinstance(line.get("event"), str) and isinstance(line.get("files", {}), dict)):
+        named = [line.get(name, {}) for name in ("files", "cells")]
+        named = all(isinstance(one, dict) for one in named)
+        if not (named and isinstance(line.get("event"), str)) or not isinstance(
+            line.get("missing", []), list
+        ):
             raise ValueError(
                 f"line {line['number']} of {path / LEDGER} is none that jfu's scripts write"
             )
@@ -218,6 +330,7 @@ def trained(
         seed=seed,
         model=jfu.ledger.digest(work.path / MODEL),
         results=jfu.ledger.digest(work.path / RESULTS),
+        cells=cells_of(work),
     )
 
 
@@ -243,6 +356,7 @@ def answered(work: WorkDir, config: Config, method: str, rows: list[dict[str, An
         after=pick(rows[-1], EVIDENCE),
         costs=pick(rows[-1], COSTS),
         results=jfu.ledger.digest(work.path / RESULTS),
+        cells=cells_of(work),
     )
 
 
@@ -273,4 +387,5 @@ def compared(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
         methods=sorted({row["method"] for row in rows}),
         seeds=sorted({row["seed"] for row in rows}),
         results=jfu.ledger.digest(work.path / RESULTS),
+        cells=cells_of(work),
     )

@@ -1,12 +1,12 @@
 """What a work directory says of itself, to scripts that go on from another's model or rows."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from jfu.files import MOST, parse_json, read_bytes
 from launch import hosts, identity
 from launch.devices import Layout
 from launch.flags import Config
@@ -43,21 +43,25 @@ class Run(NamedTuple):
 def read_run(path: str) -> Run:
     """Reads config.json of any script's work directory."""
     notes = pathlib.Path(path) / CONFIG
-    if not notes.is_file():
+    if not os.path.lexists(notes):
         raise FileNotFoundError(f"{path} is no work directory of jfu: it has no {CONFIG}")
-    return parse_run(path, notes.read_text())
+    return parse_run(path, _text(notes))
+
+
+def _text(notes: pathlib.Path) -> str:
+    return read_bytes(notes, most=MOST).decode(errors="replace")
 
 
 def parse_run(path: str, text: str) -> Run:
     """What the text of a work directory's config.json says."""
     notes = pathlib.Path(path) / CONFIG
     try:
-        kept = json.loads(text)
+        kept = parse_json(text.encode(), notes, finite=False)  # older ones hold infinities
         config, layout = config_of(kept["config"]), Layout(**kept["layout"])
         known = kept["versions"], kept["files"], fingerprint(kept)
         later = [kept.get(name) for name in ("source", "places", "data", "numerics")]
         return Run(kept["script"], config, kept["more"], layout, *known, *later)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None
 
 
@@ -163,7 +167,7 @@ def read_model(path: str, **moved: str | None) -> Met:
                 f"{others[0]} has changed since {path} forgot what it named; restore it, and give "
                 "another mask another name"
             )
-        return (where / CONFIG).read_text()
+        return _text(where / CONFIG)
 
     run = parse_run(path, hosts.agreed(text))
     if run.script not in ("train", "unlearn"):

@@ -77,8 +77,7 @@ def run(
         paths.append(path)
         known = {}
         if os.path.lexists(path):
-            check_own(path, jfu.io.load_notes(path).get("of"), own)
-            known = jfu.io.load_arrays(path)
+            known = block(path, own, (len(numbers), len(rows)))
         wanted = [name for name in out if name not in known]
         if wanted:
             spent = jfu.io.load_notes(path)["seconds"] if known else {}
@@ -106,6 +105,18 @@ def run(
     for k, n in zip(*np.nonzero(asked), strict=True):
         holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
     return found | dict(held=holds), seconds, paths
+
+
+def block(path: pathlib.Path, own: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+    """What a block holds, if it is this run's and seed's: ``[shadows, candidates]`` by method."""
+    notes, known = jfu.io.load_notes(path), jfu.io.load_arrays(path)
+    spent = notes.get("seconds") if isinstance(notes, dict) else None
+    if not (isinstance(spent, dict) and all(isinstance(t, float) for t in spent.values())):
+        raise ValueError(f"{path} is no block of shadow federations of jfu; remove it")
+    check_own(path, notes.get("of"), own)
+    if wrong := [name for name, phi in known.items() if phi.shape != shape or name not in spent]:
+        raise ValueError(f"{path} holds {wrong[0]}, which is not of {list(shape)}; remove it")
+    return known
 
 
 def one_by_one(

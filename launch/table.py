@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from launch import cells, experiment, main, paper, recorded, report, runs, workdir
+from launch import cells, experiment, main, paper, recorded, records, report, runs, workdir
 from launch.flags import Config
 from launch.printing import show
 
@@ -52,6 +52,8 @@ def table() -> None:
         raise FileExistsError(f"{FLAGS.record} exists already; remove it, or choose another name")
     paths = [pathlib.Path(path) for path in FLAGS.workdir]
     held = read(paths)
+    for path in paths:
+        records.believe(path)
     summary, text = write(paths[0], held)
     if FLAGS.record:
         recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))

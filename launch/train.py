@@ -119,6 +119,7 @@ def train() -> None:
         trial = experiment.trial(study, seed)
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", study.layout, study.data, **more)
+        hosts.agreed(lambda: records.reopen(work))
         work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
         cells.announce(study, trial, f"training, seed {seed}", work)

@@ -164,6 +164,7 @@ def unlearn() -> None:
             history = jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(kept)))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         work = workdir.begin(work, config, "unlearn", study.layout, study.data, **more)
+        hosts.agreed(lambda: records.reopen(work))
         work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
         records.asked(work, config, FLAGS.method)

@@ -18,14 +18,19 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
+import jfu.ledger
+from jfu.files import read_json, read_lines
 from launch import hosts, identity, main
 from launch.devices import Layout
 from launch.flags import Config
-from launch.locks import LOCK, make_folder, take
+from launch.locks import LOCK, half_of, make_folder, take
 from launch.main import say
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
-CONFIG, RESULTS = "config.json", "results.jsonl"
+CONFIG, RESULTS, PLAN = "config.json", "results.jsonl", "plan.json"
+# What must be a number or nothing in a row, where it is there.
+MEASURED = ("retain", "forget", "test", "mia", "mia_matched", "asr", "gap", "loss_retain")
+MEASURED += ("loss_forget", "seconds", "bytes_down", "bytes_up", "flops", "storage")
 # What a configuration that is older than these fields was run with.
 FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
 LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm", "recovery_warmup_rounds")}
@@ -75,13 +80,13 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
             )
         return WorkDir(where, None)
     try:
-        kept = json.loads(notes.read_text())
+        kept = read_json(notes, finite=False)  # an infinity stands in older ones
         had = LATER | kept["config"] | kept["more"]
         known = LATER | named_by_content(kept) | kept["more"]
         layout = Layout(**kept["layout"])
         files_kept, versions_kept = kept["files"], kept["versions"]
         script_kept, run = kept["script"], fingerprint(kept)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{notes} is unreadable ({error!r}); restore it or choose another --workdir"
         ) from None
@@ -116,7 +121,7 @@ def untouched(folder: pathlib.Path) -> bool:
     """Whether a run may begin there: it holds at most what one left that was killed too early."""
     if not os.path.lexists(folder):
         return True
-    left = re.compile(rf"{LOCK}|\.{re.escape(CONFIG)}\..*\.part")
+    left = re.compile(rf"{LOCK}|{half_of(re.escape(CONFIG))}|\.{re.escape(CONFIG)}\..*\.part")
     return folder.is_dir() and all(left.fullmatch(path.name) for path in folder.iterdir())
 
 
@@ -181,7 +186,7 @@ def masks(config: Config) -> list[str]:
 
 def digests(named: Iterable[str | None]) -> dict[str, str]:
     found = [name for name in named if name and os.path.isfile(name)]
-    return {name: hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in found}
+    return {name: jfu.ledger.digest(name) for name in found}
 
 
 def changed(now: dict[str, str], kept: dict[str, str]) -> list[str]:
@@ -256,6 +261,7 @@ def _write_begin(
         places={name: place(name, work.path) for name in named_files(config) if name},
         data=data,
         numerics=identity.numerics(),
+        sealed=True,  # checkpoints have digests
     )
     text = json.dumps(content, indent=1) + "\n"
     jfu.io.write_bytes(work.path / CONFIG, text.encode())
@@ -267,20 +273,32 @@ def plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
     """Writes which cells were asked for last, so that a table can tell those that are missing."""
     if not hosts.first():
         return
-    content = json.dumps(dict(cells=names, seeds=seeds))
-    jfu.io.write_bytes(work.path / "plan.json", f"{content}\n".encode())
+    content = dict(cells=names, seeds=seeds)
+    text = json.dumps(content | dict(sha256=_of_plan(content)))
+    jfu.io.write_bytes(work.path / PLAN, f"{text}\n".encode())
+
+
+def _of_plan(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
     """The cells and seeds that were asked for last; empty where nothing says so."""
-    notes = path / "plan.json"
-    if not notes.is_file():
+    notes = path / PLAN
+    if not os.path.lexists(notes):
         return [], []
     try:
-        kept = json.loads(notes.read_text())
-        return kept["cells"], kept["seeds"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{notes} is unreadable ({error!r}); remove it") from None
+        kept = read_json(notes)
+        asked = dict(cells=kept["cells"], seeds=kept["seeds"])
+        if kept.get("sha256", _of_plan(asked)) != _of_plan(asked):
+            raise ValueError("it was changed")
+        if not all(type(n) is str for n in asked["cells"]):
+            raise TypeError("names are text")
+        if not all(type(n) is int for n in asked["seeds"]):
+            raise TypeError("seeds are numbers")
+        return asked["cells"], asked["seeds"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{notes} is unreadable ({error}); remove it") from None
 
 
 def taken(work: WorkDir, seeds: Sequence[int]) -> dict[int, identity.Draws]:
@@ -333,14 +351,34 @@ def read_results(work: WorkDir) -> list[dict[str, Any]]:
     if not os.path.lexists(path):
         return []
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        _ = [(row["method"], row["seed"]) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+        rows = read_lines(path, finite=False)
+        check_rows(rows)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is unreadable ({error!r}); restore it, or remove it and start the same "
+            f"{path} is unreadable ({error}); restore it, or remove it and start the same "
             "command again, which writes it anew from the cells"
         ) from None
     return rows
+
+
+def check_rows(rows: Any) -> None:
+    """Refuses what are no rows: objects of numbers and texts that say their method, seed, round.
+
+    Raises:
+      ValueError: the first that is none.
+    """
+    if not isinstance(rows, list):
+        raise ValueError("its rows are no list")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not {"method", "seed", "round"} <= row.keys():
+            raise ValueError(f"row {number} names no method, seed and round")
+        kinds = dict(method=str, seed=int, round=int)
+        if bad := [name for name, kind in kinds.items() if type(row[name]) is not kind]:
+            raise ValueError(f"{bad[0]} of row {number} is {row[bad[0]]!r:.50}")
+        kinds = dict.fromkeys(MEASURED, (int, float, type(None)))
+        for name, value in row.items():
+            if not isinstance(value, kinds.get(name, (int, float, str, type(None)))):
+                raise ValueError(f"{name} of row {number} is {value!r:.50}")
 
 
 def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
@@ -401,14 +439,36 @@ def own_notes(path: pathlib.Path, mine: dict[str, Any]) -> dict[str, Any]:
     notes = jfu.io.load_notes(path)
     if not isinstance(notes, dict) or not {"round", "rows", "spent"} <= notes.keys():
         raise ValueError(f"{path} is no cell of jfu; restore it, or remove it to begin anew")
+    number = lambda value: type(value) in (int, float)
+    try:
+        check_rows(notes["rows"])
+        if type(notes["round"]) is not int or type(notes.get("finished", False)) is not bool:
+            raise ValueError(f"its round is {notes['round']!r:.50}")
+        if not (isinstance(notes["spent"], dict) and all(map(number, notes["spent"].values()))):
+            raise ValueError("what it spent are no numbers")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no cell of jfu ({error}); restore it, or remove it to begin anew"
+        ) from None
     check_own(path, notes.get("of"), mine)
     return notes
 
 
-def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, Any]) -> None:
-    """Refuses a checkpoint that says it is another's; what says nothing is older than this."""
-    if said is None or is_of(said, mine):
+def check_own(path: pathlib.Path, said: Any, mine: dict[str, Any]) -> None:
+    """Refuses a checkpoint that says it is another's, and one that has no digest but must.
+
+    What says nothing of whose it is is older than this; so is a work directory whose
+    configuration does not say that its checkpoints have digests.
+    """
+    if jfu.io.load_seal(path) is None and sealed(path.parents[1]):
+        raise ValueError(
+            f"{path} has no digest, which all checkpoints of its work directory have; it was "
+            "changed or comes from elsewhere: restore it, or remove it to begin anew"
+        )
+    if said is None or (isinstance(said, dict) and is_of(said, mine)):
         return
+    if not isinstance(said, dict):
+        raise ValueError(f"{path} is no checkpoint of jfu; restore it, or remove it to begin anew")
     what = ", ".join(f"{name} {value}" for name, value in said.items())
     wanted = ", ".join(f"{name} {value}" for name, value in mine.items())
     differ = any(said.get(name) != mine.get(name) for name in ("run", "draws"))
@@ -419,6 +479,12 @@ def check_own(path: pathlib.Path, said: dict[str, Any] | None, mine: dict[str, A
     )
 
 
+def sealed(folder: pathlib.Path) -> bool:
+    """Whether a work directory was begun since checkpoints have digests."""
+    notes = folder / CONFIG
+    return os.path.lexists(notes) and "sealed" in read_json(notes, finite=False)
+
+
 def export(path: pathlib.Path, variables: Any, *, shown: bool = False) -> None:
     """Writes a model unless the same is there already; refuses to overwrite another.
 
@@ -427,7 +493,7 @@ def export(path: pathlib.Path, variables: Any, *, shown: bool = False) -> None:
     """
     if not hosts.first():
         return
-    if path.exists():
+    if os.path.lexists(path):
         same = jfu.io.flatten(jfu.io.load_params(path)), jfu.io.flatten(variables)
         if same[0].keys() == same[1].keys() and all(
             (same[0][name] == same[1][name]).all() for name in same[0]

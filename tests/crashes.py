@@ -68,7 +68,7 @@ def arm(point, name, number, log, slow, by):
                 os.kill(os.getpid(), by)
 
     def mkstemp_(*args, **kwargs):
-        if kwargs.get("suffix") != ".part":
+        if kwargs.get("suffix") != ".jfu-part":
             return mkstemp(*args, **kwargs)
         what = kwargs["prefix"][1:-1]
         strike("before", what)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 import jfu
 from jfu.data import Dataset
-from launch import experiment, federation, report, requests, runs, workdir
+from launch import experiment, federation, locks, report, requests, runs, workdir
 from launch.devices import Layout
 from launch.exam import examine, grade
 from launch.flags import Config
@@ -188,17 +189,60 @@ LAYOUT = Layout("cpu", 1, 1)
 
 
 def test_a_directory_killed_before_it_had_begun_is_new(tmp_path):
-    (tmp_path / ".config.json.abc.part").write_text("half")
+    (tmp_path / ".config.json.abc.part").write_text("half")  # as it was named once
+    (tmp_path / ".config.json.abc_d3fg.jfu-part").write_text("half")
     assert workdir.open_workdir(str(tmp_path), CONFIG, "compare").layout is None
 
 
-def test_what_half_a_write_left_is_swept(tmp_path):
+THEIRS = [".mine.part", "cells/.mine.part", ".config.json.x.part", "notes/.0-not.jfu-part"]
+THEIRS += [
+    "notes/.config.json.abcdefgh.jfu-part",
+    ".thesis.abcdefgh.jfu-part",
+    ".config.json.jfu-part",
+]
+THEIRS += [
+    "inner/.config.json.abcdefgh.jfu-part",
+    "inner/cells/.0-not.safetensors.abcdefgh.jfu-part",
+]
+THEIRS += ["shadows/.config.json.abcdefgh.jfu-part", "cells/.0-not.safetensors.ABCDEFGH.jfu-part"]
+OURS = [".config.json.abcdefgh.jfu-part", "cells/.0-not.safetensors.a_3defgh.jfu-part"]
+OURS += [
+    "shadows/.0-8-0-7.safetensors.abcdefgh.jfu-part",
+    "cells/.0-pgd[lr=0.1].safetensors.abcdefgh.jfu-part",
+]
+
+
+def test_what_half_a_write_left_is_swept_and_nothing_else(tmp_path):
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
-    workdir.begin(work, CONFIG, "compare", LAYOUT)
-    (tmp_path / "w" / "cells" / ".0-not.safetensors.x.part").write_text("half")
+    workdir.begin(work, CONFIG, "compare", LAYOUT).lock.close()
+    for name in THEIRS + OURS:
+        (tmp_path / "w" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "w" / name).write_text("half")
+    (tmp_path / "w" / ".plan.json.abcdefgh.jfu-part").mkdir()
     again = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
     workdir.begin(again, CONFIG, "compare", LAYOUT)
-    assert not list((tmp_path / "w").rglob(".*"))
+    left = {str(p.relative_to(tmp_path / "w")) for p in (tmp_path / "w").rglob(".*")}
+    assert left == {*THEIRS, ".plan.json.abcdefgh.jfu-part"}
+
+
+@pytest.mark.parametrize("name", ["cells", "shadows"])
+def test_halves_of_others_folders_are_left(tmp_path, name):
+    """A folder that a link leads to, or that is a work directory of its own."""
+    work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    workdir.begin(work, CONFIG, "compare", LAYOUT).lock.close()
+    half = tmp_path / "away" / (".0-not.safetensors" if name == "cells" else ".0-8-0-7.safetensors")
+    half = half.with_name(f"{half.name}.abcdefgh.jfu-part")
+    half.parent.mkdir()
+    half.write_text("half")
+    (tmp_path / "w" / "cells").rmdir()
+    (tmp_path / "w" / name).symlink_to(half.parent)
+    locks.take(tmp_path / "w").close()
+    assert half.exists()
+    (tmp_path / "w" / name).unlink()
+    shutil.copytree(half.parent, tmp_path / "w" / name)
+    (tmp_path / "w" / name / "config.json").write_text("{}")
+    locks.take(tmp_path / "w").close()
+    assert (tmp_path / "w" / name / half.name).exists()
 
 
 def test_a_named_file_that_changed_is_noticed(tmp_path):

@@ -1,5 +1,6 @@
 """Files: what goes in comes out, what is broken is refused, and nothing is ever half written."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import bits
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import jfu
@@ -140,6 +142,97 @@ def test_checkpoints_of_another_structure_are_refused(tmp_path, like, words):
     with pytest.raises(ValueError, match=words) as caught:
         io.load_state(path, like)
     assert str(path) in str(caught.value)
+
+
+def by_hand(path):
+    """The digests of a checkpoint by another computation: its own parser, hashlib, NumPy."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    notes, whole = header.pop("__metadata__")["notes"], hashlib.sha256()
+    names = dict(F32="float32", BF16="bfloat16", I32="int32", F64="float64")
+    for name in sorted(header):
+        entry = header[name]
+        start, end = entry["data_offsets"]
+        whole.update(json.dumps([name, names[entry["dtype"]], entry["shape"]]).encode())
+        whole.update(content[8 + length + start : 8 + length + end])
+    inside = whole.hexdigest()
+    return inside, hashlib.sha256(f"{inside}\n{notes}".encode()).hexdigest()
+
+
+def test_a_checkpoint_names_the_digests_of_what_it_holds(tmp_path, state):
+    io.save_state(tmp_path / "a", state, {"round": 7})
+    inside, seal = by_hand(tmp_path / "a")
+    assert io.load_seal(tmp_path / "a") == seal
+    content = (tmp_path / "a").read_bytes()
+    assert inside.encode() in content and content.count(seal.encode()) == 1
+
+
+def test_any_bit_that_flips_in_a_checkpoint_is_found(tmp_path):
+    """Of arrays, notes, digests, names, shapes and types: refused, or what it was."""
+    state, path = {"w": np.arange(3, dtype=np.float32), "n": np.int32(1)}, tmp_path / "a"
+    io.save_state(path, state, {"round": 7, "rows": [1.5]})
+    content, read = path.read_bytes(), 0
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            got, notes = io.load_state(path, state)
+        except ValueError:
+            continue
+        read += 1  # padding of the header
+        assert bits(got) == bits(state) and notes == {"round": 7, "rows": [1.5]}
+    assert read < 16
+
+
+def test_arrays_and_notes_of_another_checkpoint_are_found(tmp_path):
+    one, other = {"w": np.zeros(2, np.float32)}, {"w": np.ones(2, np.float32)}
+    io.save_state(tmp_path / "a", one, {"round": 1})
+    io.save_state(tmp_path / "b", other, {"round": 2})
+    with safe_open(tmp_path / "a", "numpy") as a, safe_open(tmp_path / "b", "numpy") as b:
+        save_file({"w": b.get_tensor("w")}, tmp_path / "arrays", a.metadata())
+        notes = a.metadata() | {"notes": b.metadata()["notes"]}
+        save_file({"w": a.get_tensor("w")}, tmp_path / "notes", notes)
+        without = {"notes": a.metadata()["notes"], "arrays": a.metadata()["arrays"]}
+        save_file({"w": a.get_tensor("w")}, tmp_path / "half", without)
+    for name in ("arrays", "notes", "half"):
+        with pytest.raises(ValueError, match="was changed since it was written"):
+            io.load_state(tmp_path / name, one)
+    with pytest.raises(ValueError, match="was changed since it was written"):
+        io.load_notes(tmp_path / "notes")
+
+
+def test_checkpoints_from_before_digests_are_read(tmp_path):
+    save_file({"w": np.zeros(2, np.float32)}, tmp_path / "a", {"notes": '{"round": 1}'})
+    assert io.load_state(tmp_path / "a", {"w": np.zeros(2, np.float32)})[1] == {"round": 1}
+    assert io.load_seal(tmp_path / "a") is None
+
+
+HEADERS = {
+    "claims gigabytes": (2**33).to_bytes(8, "little"),
+    "claims all": (2**64 - 1).to_bytes(8, "little"),
+    "deep": (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    "deep notes": None,
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_headers_beyond_limits_are_a_sentence(tmp_path, what):
+    path = tmp_path / "a"
+    if HEADERS[what] is None:
+        save_file({"w": np.zeros(2)}, path, {"notes": "[" * 100_000})
+    else:
+        path.write_bytes(HEADERS[what])
+    for read in (lambda: io.load_state(path, {}), lambda: io.load_notes(path)):
+        with pytest.raises(ValueError, match="unreadable as a checkpoint") as told:
+            read()
+        assert len(str(told.value)) < 500
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path):
+    os.mkfifo(tmp_path / "a.safetensors")
+    for read in (io.load_params, io.load_notes, io.load_arrays):
+        with pytest.raises(ValueError, match="is a pipe, not a plain file"):
+            read(tmp_path / "a.safetensors")
 
 
 def test_missing_files_are_named(tmp_path):

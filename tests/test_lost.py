@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import bits
 from crashes import POINTS, Runs, files, kept, results, until
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from test_experiment import CONFIG, LAYOUT
 from test_io import Bomb, Killed
@@ -378,8 +379,48 @@ FOREIGN = {
         lambda path, _: (path.unlink(), path.symlink_to("/nowhere/else")),
         "it is a link to /nowhere/else",
     ),
-    "a folder": (lambda path, _: (path.unlink(), path.mkdir()), "there is no file"),
+    "a folder": (lambda path, _: (path.unlink(), path.mkdir()), "not a plain file"),
+    "a flipped bit": (lambda path, _: flip(path, path.stat().st_size - 1), "was changed since"),
+    "arrays that are NaN": (
+        lambda path, _: resaved(path, {"variables/w": np.full((2, 3), np.nan, np.float32)}),
+        "was changed since",
+    ),
+    "no digest": (lambda path, _: resaved(path, None, "sha256", "arrays"), "has no digest"),
 }
+ODD = dict(rows=[3], spent=3, round="1", finished="yes")
+ODD_ROWS = dict(retain="x", seconds="y", method=3, seed=True, round=1.5, more=[1], test={})
+FOREIGN |= {
+    f"{name} of another type": (
+        lambda path, _, name=name: jfu.io.save_state(path, LIKE, NOTES | {name: ODD[name]}),
+        "is no cell of jfu",
+    )
+    for name in ODD
+}
+FOREIGN |= {
+    f"{name} of a row of another type": (
+        lambda path, _, name=name: jfu.io.save_state(
+            path,
+            LIKE,
+            NOTES | dict(rows=[dict(method="not", seed=0, round=1) | {name: ODD_ROWS[name]}]),
+        ),
+        "is no cell of jfu",
+    )
+    for name in ODD_ROWS
+}
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def resaved(path, arrays, *without):
+    """A checkpoint with other arrays, or without some of what its header says."""
+    with safe_open(path, "numpy") as file:
+        arrays = arrays or {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        told = {k: v for k, v in file.metadata().items() if k not in without}
+    save_file(arrays, path, told)
 
 
 @pytest.mark.parametrize("what", FOREIGN)
