@@ -72,7 +72,7 @@ def run() -> tuple:
     Raises:
       OutOfTime: cells are left; the table of those that are not is printed and written.
     """
-    from launch import cells, devices, experiment, federation, hosts, records, workdir
+    from launch import cells, devices, experiment, federation, hosts, records, runs, workdir
 
     until = main.deadline(FLAGS.max_minutes)
     hosts.join(FLAGS, FLAGS.clients)
@@ -94,7 +94,7 @@ def run() -> tuple:
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
     with devices.on_devices(layout):
         taken = workdir.taken(work, seeds)
-        made = {work.path: work.data}
+        made = runs.of_model(config) | {work.path: work.data}
         study = hosts.together(lambda: experiment.study(config, layout, seeds, taken, made))
         methods = experiment.methods(study, names)
         trial = experiment.trial(study, seeds[0])

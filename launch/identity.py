@@ -156,24 +156,26 @@ def _listed(words: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def changed(met: Any, answer: Any, method: str) -> None:
-    """Refuses an answer that is the model that the request met.
+def changed(met: Any, answer: Any, method: str) -> bool:
+    """Whether an answer differs from the model that a request met by more than signs.
 
-    Signs do not count: whoever knows that they were changed changes them back.
+    Signs say little: whoever knows that they were changed changes them back.
 
     Args:
       met, answer: variables; their parameters are compared bit by bit.
 
     Raises:
-      ValueError: no parameter but for its sign is another.
+      ValueError: all parameters are the same, so that nothing was forgotten.
     """
-    pairs = zip(*(jax.tree.leaves(each["params"]) for each in (met, answer)), strict=True)
-    if all(np.array_equal(np.abs(a), np.abs(b), equal_nan=True) for a, b in pairs):
+    leaves = [map(np.asarray, jax.tree.leaves(each["params"])) for each in (met, answer)]
+    pairs = list(zip(*leaves, strict=True))
+    if all(a.tobytes() == b.tobytes() for a, b in pairs):
         raise ValueError(
-            f"what {method} made is the model that the request met, up to signs: nothing was "
+            f"what {method} made is the model that the request met, bit for bit: nothing was "
             "forgotten, and no answer was written; give it rounds and a rate to recover with, or "
             "choose another method"
         )
+    return not all(np.array_equal(np.abs(a), np.abs(b), equal_nan=True) for a, b in pairs)
 
 
 # ---------------------------------------------------------------- draws

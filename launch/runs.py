@@ -12,6 +12,7 @@ from launch.devices import Layout
 from launch.flags import Config
 from launch.main import say
 from launch.private import unknown
+from launch.requests import forgotten
 from launch.workdir import (
     CONFIG,
     MODEL,
@@ -138,6 +139,34 @@ def read_taken(path: str, run: Run, seed: int) -> dict[int, identity.Draws]:
     if run.script == "unlearn":
         draws = draws._replace(past=(*draws.past, draws.request), request=None)
     return {seed: draws}
+
+
+def of_model(config: Config) -> dict[str, Any]:
+    """The work directory that a model of --init_params lies in, with digests of its data; or none.
+
+    Raises:
+      ValueError: the model has forgotten something, which whoever knows nothing of it would train
+        on again.
+    """
+    if not config.init_params:
+        return {}
+    model = pathlib.Path(config.init_params)
+    folder = model.parent
+
+    def known():
+        if model.name != MODEL or not (folder / CONFIG).is_file():
+            return {}
+        run = read_run(str(folder))
+        if run.script == "unlearn" or forgotten(run.config.past):
+            raise ValueError(
+                f"{model} has forgotten what was asked of {folder}, and --init_params would train "
+                "it on that again; go on from it with launch.unlearn or launch.train --init_from="
+                f"{folder}"
+            )
+        identity.same_numerics(run.numerics, folder)
+        return {str(folder): run.data}
+
+    return hosts.agreed(known)
 
 
 class Met(NamedTuple):

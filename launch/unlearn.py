@@ -154,7 +154,8 @@ def unlearn() -> None:
     )
     with devices.on_devices(layout):
         taken = met.taken | workdir.taken(work, [seed])
-        made = {FLAGS.init_from: met.data, work.path: work.data}
+        source = {FLAGS.init_from: met.data} if FLAGS.init_from else runs.of_model(config)
+        made = source | {work.path: work.data}
         study = hosts.together(lambda: experiment.study(config, layout, [seed], taken, made))
         (method,) = experiment.methods(study, [FLAGS.method]).values()
         trial = experiment.trial(study, seed)
@@ -185,7 +186,14 @@ def unlearn() -> None:
         regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
         enough = row["retain"] - 0.5 if regained else None
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
-        identity.changed(trained.variables, state.variables, FLAGS.method)
+        if not identity.changed(trained.variables, state.variables, FLAGS.method):
+            signs = (
+                f"{FLAGS.method} changed signs alone, which whoever knows of it changes back: give "
+                "it rounds to recover with"
+            )
+            if FLAGS.erase:
+                raise ValueError(f"{signs}, before --erase removes anything")
+            main.say(f"note: {signs}, here or elsewhere, before anybody is given the model")
     workdir.write_results(work, [row, *rows])
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:

@@ -187,10 +187,10 @@ def test_an_answer_is_another_model_than_the_old_one():
     old = {"params": {"a": np.array([1.0, -2.0, np.nan]), "b": np.zeros(2)}, "stats": np.ones(1)}
     signs = {"params": {"a": -old["params"]["a"], "b": np.zeros(2)}, "stats": np.zeros(1)}
     moved = {"params": {"a": old["params"]["a"], "b": np.array([0.0, 1e-30])}}
-    for answer in (old, signs):
-        with pytest.raises(ValueError, match="finetune made is the model that the request met"):
-            identity.changed(old, answer, "finetune")
-    identity.changed(old, moved, "finetune")
+    with pytest.raises(ValueError, match="finetune made is the model that the request met"):
+        identity.changed(old, jax.tree.map(np.copy, old), "finetune")
+    assert not identity.changed(old, signs, "not")
+    assert identity.changed(old, moved, "finetune")
 
 
 # ---------------------------------------------------------------- files that move
@@ -317,17 +317,33 @@ def test_data_that_was_moved_and_written_anew_is_the_same(place, forks):
     assert then["past"] == [first["request"]] and len(first["request"]["alice"]) == 10
 
 
+def test_a_model_that_forgot_is_not_taken_for_one_that_never_did(place, forks):
+    """As a bare file it would be trained on everybody again."""
+    flags = [f"--dataset={place / 'own.npz'}", *TRAIN, "--seeds=1", "--forget=client:bob"]
+    flags += ["--methods=finetune", "--nobackdoor", "--recovery_rounds=1"]
+    forgot = [f"--init_params={place / 'B' / 'model.safetensors'}", f"--workdir={place / 'V'}"]
+    ended = forks.run("compare", *flags, *forgot)
+    assert ended.status == 2 and "go on from it with launch.unlearn" in ended.said, ended.said
+    np.savez(place / "own.npz", **shifted())
+    known = [f"--init_params={place / 'A' / 'model.safetensors'}", f"--workdir={place / 'V'}"]
+    ended = forks.run("compare", *flags, *known)
+    assert ended.status == 2 and f"not what {place / 'A'} was made of" in ended.said, ended.said
+
+
 def test_an_answer_that_changes_nothing_is_none(place, forks):
     before = unlocked(place / "A")
     flags = [f"--init_from={place / 'A'}", "--forget=client:bob", "--devices=1", "--erase"]
-    for more in (
-        ["--method=finetune", "--recovery_rounds=0"],
-        ["--method=finetune", "--recovery_rounds=1", "--recovery_lr=0", "--stop=budget"],
-        ["--method=not", "--recovery_rounds=0"],
+    for more, said in (
+        (["--method=finetune", "--recovery_rounds=0"], "is the model that the request met"),
+        (
+            ["--method=finetune", "--recovery_rounds=1", "--recovery_lr=0", "--stop=budget"],
+            "is the model that the request met",
+        ),
+        (["--method=not", "--recovery_rounds=0"], "not changed signs alone"),
     ):
         folder = place / f"C{len(more)}{more[0][9:]}"
         ended = forks.run("unlearn", *flags, *more, f"--workdir={folder}")
-        assert ended.status == 2 and "is the model that the request met" in ended.said, ended.said
+        assert ended.status == 2 and said in ended.said, ended.said
         assert not (folder / "model.safetensors").exists()
         assert "answered" not in (folder / "ledger.jsonl").read_text()
     assert unlocked(place / "A") == before
