@@ -76,7 +76,7 @@ def audit() -> None:
 
 def asked(where: pathlib.Path) -> Any:
     """What the work directory says of itself, if it can be audited with these flags."""
-    from launch import records, runs, workdir
+    from launch import idle, records, runs, workdir
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
@@ -88,6 +88,11 @@ def asked(where: pathlib.Path) -> Any:
         raise ValueError(
             f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "
             "launch.unlearn or of launch.train"
+        )
+    if FLAGS.data_dir and not idle.NEEDS["data_dir"].met(run.config):
+        raise ValueError(
+            f"--data_dir does nothing for {run.config.dataset}, which is no set of "
+            "tensorflow-datasets; leave it out"
         )
     if not workdir.read_results(workdir.WorkDir(where, run.layout)):
         raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")

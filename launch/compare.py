@@ -30,7 +30,7 @@ FLAGS = flags.FLAGS
 def define() -> None:
     shared.define()
     flags.adopt_module_key_flags(shared)  # so that --help shows them
-    flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1)
+    flags.DEFINE_integer("seeds", 3, "Number of seeds.", lower_bound=1, upper_bound=10_000)
     flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
     flags.DEFINE_list(
         "methods",
@@ -81,8 +81,12 @@ def run() -> tuple:
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
+        if FLAGS.keep_history:
+            raise ValueError(
+                "--keep_history does nothing with --init_params; leave one of them out"
+            )
         keep = []  # nobody remembers how that model was trained
-    hosts.together(lambda: federation.check(config, names, keep, shared.given()))
+    hosts.together(lambda: federation.check(config, names, keep, **shared.said()))
     where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
     hosts.agreed(lambda: records.check(work.path))

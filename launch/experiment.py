@@ -124,11 +124,7 @@ def prepared(
     from jfu import models
 
     dataset, proxy = set_aside(dataset, config.proxy)
-    if config.backdoor and config.backdoor_label >= len(dataset.labels):
-        raise ValueError(
-            f"--backdoor_label={config.backdoor_label} is none of the {len(dataset.labels)} "
-            "classes; labels count from 0"
-        )
+    _check_sizes(config, dataset)
     shape = dataset.x_train.shape[1:]
     sizes = dict(classes=len(dataset.labels), image_shape=shape, norm=config.norm)
     model = models.build(config.model, **sizes, precision=config.precision)
@@ -214,6 +210,26 @@ def prepared(
     )
 
 
+def _check_sizes(config: Config, dataset: Any) -> None:
+    """Refuses what cannot be with as many images of such a shape."""
+    shape, many = dataset.x_train.shape[1:], len(dataset.y_train)
+    if config.backdoor and config.backdoor_label >= len(dataset.labels):
+        raise ValueError(
+            f"--backdoor_label={config.backdoor_label} is none of the {len(dataset.labels)} "
+            "classes; labels count from 0"
+        )
+    if config.batch_size > max(many, 1024):
+        raise ValueError(
+            f"--batch_size={config.batch_size} is more than all {many} training images, and a "
+            "batch is of one client's; give a smaller one"
+        )
+    if config.augment != "none" and len(shape) != 3:
+        raise ValueError(
+            f"--augment={config.augment} moves images [H, W, C], and the examples of "
+            f"{config.dataset} are {list(shape)}; leave it out"
+        )
+
+
 def set_aside(dataset: Any, share: float) -> tuple[Any, np.ndarray | None]:
     """The data set without a share of its test images, and those, without their labels."""
     if not share:
@@ -244,6 +260,8 @@ def read_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         like = (float, int) if isinstance(known[name], float | None) else (type(known[name]),)
         if type(value) not in like:
             raise ValueError(f"--options={text}: {name} must be of the type {like[0].__name__}")
+        if not np.isfinite(value if isinstance(value, float) else 0):
+            raise ValueError(f"--options={text}: {name} must be a finite number")
         options.setdefault(method, {})[name] = value
     return options
 

@@ -13,6 +13,7 @@ import jfu
 import jfu.history
 from jfu.augment import AUGMENTS
 from jfu.faults import censored, guarded
+from launch import idle
 from launch.flags import Config
 
 
@@ -103,6 +104,9 @@ def check(
     names: Sequence[str] = (),
     keep: Sequence[str] = (),
     given: Collection[str] = (),
+    preset: Collection[str] = (),
+    *,
+    alone: bool = False,
 ) -> None:
     """Refuses flags that would do nothing, fail late, or tell the server more than it may know.
 
@@ -111,9 +115,10 @@ def check(
     Args:
       names: methods that are to be run.
       keep: what training is to remember.
-      given: flags that were given, whatever their values.
+      given, preset, alone: as in ``launch.idle``.
     """
-    _check_limits(config, given)
+    idle.check(config, names, given, preset, alone=alone)
+    _check_limits(config)
     if config.sum_only and config.aggregator in ("median", "trimmed", "krum"):
         raise ValueError(
             f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
@@ -146,7 +151,7 @@ def check(
         )
 
 
-def _check_limits(config: Config, given: Collection[str]) -> None:
+def _check_limits(config: Config) -> None:
     what = dict(dp_clip="an update", max_update_norm="an update", max_grad_norm="a gradient")
     for name, of in what.items():
         value = getattr(config, name)
@@ -154,12 +159,11 @@ def _check_limits(config: Config, given: Collection[str]) -> None:
             raise ValueError(
                 f"--{name}={value:g} is no length of {of}; give one above 0, or leave the flag out"
             )
-    for name in ("dp_noise", "dp_delta"):
-        if name in given and config.dp_clip is None:
-            raise ValueError(
-                f"--{name} does nothing without --dp_clip, the length that updates are clipped to "
-                "and that noise is measured in; add it, or leave the flag out"
-            )
+    if config.momentum >= 1:
+        raise ValueError(f"--momentum={config.momentum:g} forgets no step; give one below 1")
+    for name in ("lr", "server_lr", "lr_decay", "recovery_lr"):
+        if not getattr(config, name):
+            raise ValueError(f"--{name}=0 learns nothing; give one above 0")
     if rates := read_faults(config.faults):
         jfu.faults.faulty(None, **rates)  # refuses rates that cannot be
 

@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from absl import flags
@@ -162,8 +163,9 @@ def define() -> None:
         "Communication rounds of training, and of retraining. Default: 80 "
         "for digits, 20 for synthetic, 200 elsewhere.",
         lower_bound=1,
+        upper_bound=1_000_000,
     )
-    integer("epochs", 1, "Local epochs a round.", lower_bound=1)
+    integer("epochs", 1, "Local epochs a round.", lower_bound=1, upper_bound=10_000)
     integer(
         "batch_size",
         None,
@@ -322,6 +324,7 @@ def define() -> None:
         "Devices to spread clients over: the CPU is split into as many on each host, of "
         "accelerators the first ones are taken. Default: one a core; all accelerators.",
         lower_bound=1,
+        upper_bound=256,
     )
     string(
         "coordinator",
@@ -370,11 +373,6 @@ def resolve(methods: Sequence[str] = ()) -> Config:
             f"--backdoor poisons the clients that --forget names, and --forget={given.forget} "
             "names none; say which with --backdoor_client"
         )
-    idle = [name for name in BACKDOOR if flags.FLAGS[name].present]
-    if idle and given.backdoor is None and not backdoor:  # --nobackdoor takes a preset's out
-        raise ValueError(
-            f"--{idle[0]} does nothing where no image is poisoned; add --backdoor or leave it out"
-        )
     recovery = given.recovery_rounds
     derived = dict(
         model=own("model"),
@@ -401,6 +399,26 @@ def resolve(methods: Sequence[str] = ()) -> Config:
 def given() -> set[str]:
     """The flags that were given, on the command line or in a file."""
     return {name for name in flags.FLAGS if flags.FLAGS[name].present}
+
+
+def said() -> dict[str, set[str]]:
+    """The flags that were typed (``given``), and those that a file alone has (``preset``).
+
+    What goes on with a run in a work directory must be given as it was begun, and counts as these.
+    """
+    begun = os.path.exists(os.path.join(flags.FLAGS.workdir or "", "config.json"))
+    known = set() if begun else typed(sys.argv[1:], flags.FLAGS)
+    return dict(given=given() & known, preset=given() - known)
+
+
+def typed(words: Sequence[str], known: Collection[str]) -> set[str]:
+    """The flags in words of a command line.
+
+    >>> sorted(typed(["--lr=1", "-clip", "2", "--nobackdoor"], ["lr", "clip", "backdoor"]))
+    ['backdoor', 'clip', 'lr']
+    """
+    names = [word.lstrip("-").partition("=")[0] for word in words if word.startswith("-")]
+    return {name if name in known else name.removeprefix("no") for name in names}
 
 
 def _clients_of(forget: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from launch import interrupt
+from launch import door, interrupt
 from launch.printing import prepare, show, tell
 
 UMASK = os.umask(0o077)  # as the user has it; a process can only ask by setting it
@@ -35,6 +35,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         if name := passed_over(sys.argv[1:]):
             complain(f"--{name} is no flag of this script, see --help")
         try:
+            door.check(flags.FLAGS)
             main()
         except OutOfTime as stop:
             show(f"stopped: {stop}; the same command goes on")
@@ -64,6 +65,10 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
 
             hosts.failed(error)
 
+    try:
+        door.check_files(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        complain(sentence(error))
     try:
         app.run(among_others)
     except BrokenPipeError:  # of --help, which nobody reads to its end

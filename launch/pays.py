@@ -72,13 +72,18 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "no poison and few images": CLEAN | dict(train_size=300, epochs=4),
     },
 }
+# Flags of other scripts that nothing here asks for.
+NO_PART = {"init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"}
+NO_PART |= {"checkpoint_every", "options", "key_file", "proxy"}
 METHODS = ("retrain", "retrain_again", "finetune", "reinit", "not")
 
 
 def define() -> None:
     shared.define()
     flags.adopt_module_key_flags(shared)
-    flags.DEFINE_integer("seeds", 8, "Federations of each setting.", lower_bound=1)
+    flags.DEFINE_integer(
+        "seeds", 8, "Federations of each setting.", lower_bound=1, upper_bound=10_000
+    )
     flags.DEFINE_integer("first_seed", 0, "The first seed.", lower_bound=0)
     flags.DEFINE_list("settings", [], "Only these.")
 
@@ -90,10 +95,10 @@ def pays() -> None:
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {'; '.join(known)}")
     config = shared.resolve()
-    for name in sorted(shared.given() & {"init_params", "recovery_rounds", "recovery_lr"}):
+    for name in sorted(shared.given() & NO_PART):
         raise ValueError(
             f"--{name} has no part here: every setting trains from scratch, and its methods have "
-            "as many rounds as that, at the same rate; leave it out"
+            "as many rounds as that, at the same rate, all looked at; leave it out"
         )
     from launch import (
         devices,
@@ -108,7 +113,7 @@ def pays() -> None:
     )
 
     hosts.refuse(FLAGS, "pays")
-    federation.check(config, given=shared.given())
+    federation.check(config, **shared.said())
     if config.dp_clip is not None:
         raise ValueError("launch.pays tells no epsilon; leave --dp_clip out")
     work = workdir.open_workdir(shared.workdir(config, "pays"), config, "pays")

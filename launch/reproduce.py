@@ -3,18 +3,20 @@
 import dataclasses
 import shlex
 
+from launch.idle import idle
+
 
 def command(run, seeds: list[int], names: list[str]) -> str:
     """The commands that make the work directory of a run anew, a line each."""
     renamed = dict(backdoor_clients="backdoor_client")
     left = ("backdoor_forget", "data_dir", "past", "rounds_before", "further")
-    if run.config.dp_clip is None:  # without which these are refused
-        left += ("dp_noise", "dp_delta")
+    alone = [run.more["method"]] if run.script == "unlearn" else []
+    left += tuple(idle(run.config, alone))  # which are refused where they do nothing
     words = [f"python -m launch.{run.script}"]
     for name, value in dataclasses.asdict(run.config).items():
-        if value is None or value == () or name in left:
-            continue
         flag = renamed.get(name, name)
+        if value in (None, (), "") or name in left or flag in left:
+            continue
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no{flag}")
         else:

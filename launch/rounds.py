@@ -23,6 +23,7 @@ from absl import flags
 
 import jfu.io
 from launch import compare, figures, main
+from launch import flags as shared
 from launch.printing import listed, show
 
 FLAGS = flags.FLAGS
@@ -36,10 +37,13 @@ def define() -> None:
     compare.define()
     flags.adopt_module_key_flags(compare)
     for measure in LEEWAY:
-        flags.DEFINE_float(f"target_{measure}", None, f"The target of {measure}, percent.")
+        words = f"The target of {measure}, percent."
+        flags.DEFINE_float(f"target_{measure}", None, words, 0.0, 100.0)
 
 
 def rounds() -> None:
+    if FLAGS.target_asr is not None and not shared.resolve(FLAGS.methods).backdoor:
+        raise ValueError("--target_asr does nothing where no image is poisoned; leave it out")
     given = {m: getattr(FLAGS, f"target_{m}") for m in LEEWAY}
     if None in given.values() and not {"retrain", "all"} & set(FLAGS.methods):
         main.say(

@@ -60,6 +60,8 @@ def resolve(runs, requests) -> tuple:
         return runs.Met(config, FLAGS.seed, {}, None), config.rounds
     moved = {name: FLAGS[name].value for name in PLACES if FLAGS[name].present}
     met = runs.read_model(FLAGS.init_from, **moved)
+    if FLAGS["seed"].present and FLAGS.seed != met.seed:
+        raise ValueError(f"{FLAGS.init_from} was trained with --seed={met.seed}, not {FLAGS.seed}")
     config, own = met.config, ["rounds", "init_from", "returns", *PLACES]
     for name in (field.name for field in dataclasses.fields(config)):
         if name in FLAGS and FLAGS[name].present and name not in own:
@@ -98,7 +100,7 @@ def train() -> None:
     met, rounds = resolve(runs, requests)
     config, seed = met.config, met.seed
     keep = list(FLAGS.keep_history)
-    hosts.together(lambda: federation.check(config, keep=keep, given=shared.given()))
+    hosts.together(lambda: federation.check(config, keep=keep, **shared.said()))
     if FLAGS.init_from:
         source = pathlib.Path(FLAGS.init_from)
         hosts.agreed(lambda: [records.check(source), records.read(source)])

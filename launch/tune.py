@@ -44,13 +44,19 @@ def tune() -> None:
     until = main.deadline(FLAGS.max_minutes)
     asked = compare.asked(FLAGS.methods, FLAGS.forget)
     names = [n for n in asked if n in GRID]
+    if not names:
+        raise ValueError(
+            f"none of {', '.join(asked)} has settings to choose from; tune {', '.join(GRID)}"
+        )
+    if FLAGS.key_file:
+        raise ValueError("--key_file does nothing here, where no ledger is written; leave it out")
     config = shared.resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
     from launch import cells, devices, experiment, federation, report, workdir
 
     keep = list(experiment.remembered(names))
-    federation.check(config, asked, keep, shared.given())
+    federation.check(config, asked, keep, **shared.said())
     where = shared.workdir(config, "tune", keep_history=keep)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
     layout = devices.start(

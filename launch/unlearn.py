@@ -117,6 +117,7 @@ def unlearn() -> None:
         federation,
         hosts,
         identity,
+        idle,
         locks,
         records,
         report,
@@ -127,7 +128,12 @@ def unlearn() -> None:
     hosts.join(FLAGS, FLAGS.clients)
     met = resolve(runs)
     config, seed = met.config, met.seed
-    hosts.together(lambda: federation.check(config, [FLAGS.method], given=shared.given()))
+    said = shared.said()
+    hosts.together(lambda: federation.check(config, [FLAGS.method], alone=True, **said))
+    if FLAGS.method in idle.NO_RECOVERY and FLAGS["stop"].present and FLAGS.stop == "regained":
+        raise ValueError(
+            f"--stop=regained does nothing with {FLAGS.method}, which uses its budget; leave it out"
+        )
     if FLAGS.erase and FLAGS.method == "none":
         raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
     if FLAGS.erase and hosts.several():

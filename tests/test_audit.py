@@ -1,6 +1,5 @@
 """The audit: verdicts by their rules, planted cases end to end, and the page in a browser."""
 
-import dataclasses
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from browser import chromium, look
 from test_launch import ROOT, environment, launch
+from test_limits import PLAIN, changed
 
 from jfu import attacks
 from launch import audit, estimates, evidence, experiment, page, reproduce, verdicts
@@ -414,18 +414,14 @@ def test_the_page_says_whether_the_request_named_the_backdoor(planted):
     assert held not in other and "does not name every image that holds it" in other
 
 
-@dataclasses.dataclass
-class Asked:
-    dataset: str = "my set.npz"
-    dp_clip: float | None = None
-    dp_noise: float = 1.0  # refused without --dp_clip, so not among the words
-
-
 def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
-    run = SimpleNamespace(script="compare", config=Asked(), more={})
+    run = SimpleNamespace(script="compare", config=changed(PLAIN, dataset="my set.npz"), more={})
     lines = reproduce.command(run, [0, 1, 4, 6, 7], ["original", "retrain", "retrain_again", "not"])
-    begins = "python -m launch.compare '--dataset=my set.npz' --methods=retrain,not "
+    begins = "python -m launch.compare '--dataset=my set.npz' "
     assert all(line.startswith(begins) for line in lines.splitlines())
+    assert " --clients=3 " in lines and " --momentum=0.0 " in lines
+    for name in ("dp_noise", "trim", "clip", "byzantine", "backdoor_label", "drop_labels"):
+        assert f" --{name}=" not in lines  # refused, or empty
     spans = [line.partition("--methods=retrain,not ")[2] for line in lines.splitlines()]
     wanted = [(0, 2), (4, 1), (6, 2)]
     assert spans == [f"--first_seed={a} --seeds={n}" for a, n in wanted]

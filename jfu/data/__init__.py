@@ -5,6 +5,7 @@
 Pillow, tensorflow-datasets) is imported when that source is read. TensorFlow never is.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -160,6 +161,28 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(p.resize((size, size), to)) for p in planes], axis=-1)
 
 
+def check_room(many: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Refuses images that no memory of this machine holds.
+
+    Raises:
+      ValueError: there are more bytes of them than of memory.
+    """
+    size, there = many * math.prod(shape) * np.dtype(dtype).itemsize, memory()
+    if size > there:
+        raise ValueError(
+            f"{many} images of {' x '.join(map(str, shape))} are {size / 1e9:.3g} GB, and this "
+            f"machine has {there / 1e9:.3g} GB; give a smaller image_size or train_size"
+        )
+
+
+def memory() -> float:
+    """Bytes of memory that this machine has, infinite where it does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return math.inf
+
+
 def _resize_all(x: np.ndarray | Rows, size: int) -> np.ndarray | Rows:
     if x.ndim != 4:
         raise ValueError(
@@ -168,6 +191,8 @@ def _resize_all(x: np.ndarray | Rows, size: int) -> np.ndarray | Rows:
         )
     if x.shape[1:3] == (size, size):
         return x
+    many = 1 if isinstance(x, Rows) else len(x)  # rows are resized as they are read
+    check_room(many, (size, size, x.shape[-1]), x.dtype)
     if isinstance(x, Rows):
         each = (size, size, x.shape[-1])
         return Rows(lambda rows: _resize_all(x[rows], size), np.arange(len(x)), each, x.dtype)

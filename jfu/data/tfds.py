@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfu.data import EMBEDDED, Dataset, choose, resize
+from jfu.data import EMBEDDED, Dataset, check_room, choose, resize
 from jfu.data.rows import Rows
 
 _ROWS = 1024  # read at once; bounds the memory that encoded images take
@@ -73,6 +73,8 @@ def read(
     shape, names = builder.info.features[image].shape, tuple(builder.info.features[label].names)
 
     def decode(source, rows):
+        if image_size is not None:
+            check_room(len(rows), (image_size, image_size, shape[-1] or 3), np.uint8)
         x, y = None, np.empty(len(rows), np.int32)
         for start in range(0, len(rows), _ROWS):
             chunk = rows[start : start + _ROWS].tolist()

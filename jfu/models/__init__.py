@@ -73,8 +73,10 @@ def build(
     if len(image_shape) != 3 and not flat:
         raise ValueError(
             f"image_shape is {tuple(image_shape)}; pass (height, width, channels), with 1 "
-            "channel for grey images"
+            "channel for grey images, or choose mlp, mlp1 or mlp4, which take any shape"
         )
+    if 0 in image_shape:
+        raise ValueError(f"image_shape is {tuple(image_shape)}; no side of it may be 0")
     options = {}
     if norm is not None:
         if norm not in NORMS.get(name, ()):

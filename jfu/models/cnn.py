@@ -24,6 +24,11 @@ class SmallNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         x = pixels(x)
+        if min(x.shape[1:3]) < 4:
+            raise ValueError(
+                f"the images are {x.shape[1]}x{x.shape[2]} and the network 'small' needs at least "
+                "4x4; use 'mlp', or put height and width before the channels"
+            )
         he = nn.initializers.he_normal()
         conv3x3 = partial(
             nn.Conv, kernel_size=(3, 3), kernel_init=he, conv_general_dilated=self.convolution
