@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jfu.sums import norm, wide
 from jfu.types import Key, Params, PyTree
 
 
@@ -27,7 +27,8 @@ def weighted_mean() -> Aggregator:
     """FedAvg's mean, ``sum_k n_k u_k / sum_k n_k`` (McMahan et al., Communication-Efficient
     Learning of Deep Networks from Decentralized Data, AISTATS 2017, arXiv 1602.05629).
 
-    Where nobody took part the update is zero.
+    Where nobody took part the update is zero. What is sent and its mean are in float32 at least,
+    whatever the type of the parameters; integers are averaged as floats (``jfu.sums``).
     """
 
     def init(variables: Params) -> PyTree:
@@ -35,7 +36,7 @@ def weighted_mean() -> Aggregator:
         return ()
 
     def encode(update, weight):
-        return jax.tree.map(lambda u: u * weight.astype(u.dtype), update), weight
+        return jax.tree.map(lambda u: u * weight.astype(u.dtype), wide(update)), weight
 
     def decode(total, state, key):
         del key
@@ -61,7 +62,8 @@ def clipped_mean(max_norm: float) -> Aggregator:
     mean = weighted_mean()
 
     def encode(update, weight):
-        length = optax.tree.norm(update)
+        update = wide(update)  # rounded after it was cut, it could be longer
+        length = norm(update)
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(length, 1e-30))
         return mean.encode(jax.tree.map(lambda u: u * scale.astype(u.dtype), update), weight)
 
@@ -75,7 +77,7 @@ def coordinate_median() -> Aggregator:
 
     def decode(stacked, state, key):
         del key
-        update, present = stacked[0], stacked[1] > 0
+        update, present = wide(stacked[0]), stacked[1] > 0
 
         def median(u):
             return jnp.nan_to_num(jnp.nanmedian(jnp.where(_beside(present, u), u, jnp.nan), axis=0))
@@ -100,7 +102,7 @@ def trimmed_mean(share: float = 0.1) -> Aggregator:
 
     def decode(stacked, state, key):
         del key
-        update, present = stacked[0], stacked[1] > 0
+        update, present = wide(stacked[0]), stacked[1] > 0
         count = present.sum()
         cut = jnp.floor(share * count).astype(jnp.int32)
 
@@ -136,7 +138,7 @@ def krum(byzantine: int = 1, *, chosen: int = 1) -> Aggregator:
 
     def decode(stacked, state, key):
         del key
-        update, present = stacked[0], stacked[1] > 0
+        update, present = wide(stacked[0]), stacked[1] > 0
         flat = jnp.concatenate([u.reshape(len(u), -1) for u in jax.tree.leaves(update)], axis=1)
         # One row after the other: all differences at once would be K times all updates.
         apart = jax.lax.map(lambda one: ((flat - one[None]) ** 2).sum(1), flat)

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 
 from jfu.costs import entries
 from jfu.devices import AXIS, clients_at_once
+from jfu.sums import summable
 from jfu.types import ClientData, Key, PyTree
 
 NOBODY = -1  # the id of clients that only fill up chunks and devices
@@ -77,7 +78,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     across devices, of everything at once.
 
     Args:
-      fn: a client's work; ``summable`` is any pytree, ``info`` a pytree of scalars.
+      fn: a client's work; ``summable`` is any pytree, whose floats are summed in float32 at least
+        and whose small integers in int32; ``info`` is a pytree of scalars.
       chunk: how many clients run at once on a device: 1 is one after the other, 0 all of them,
         None what ``clients_at_once`` advises.
 
@@ -125,7 +127,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
         one = jax.jit(one, inline=True)  # traced here, and not again in the loop
         shapes, like, _ = jax.eval_shape(one, *first)
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(summable, shapes))
 
         def add(carry, row):
             # The memory is carried, not stacked: written in place, it is held once.
@@ -136,7 +138,8 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
             put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new, begin, 0)
             memory = jax.tree.map(put, memory, mine)
             # One array for each dtype through the loop and the all-reduce, not one a scalar.
-            return (jax.tree.map(lambda t, a: t + a.sum(0), total, sent), memory), _pack(info)
+            sent = jax.tree.map(lambda t, a: t + a.sum(0), total, summable(sent))
+            return (sent, memory), _pack(info)
 
         numbers = jnp.arange(rows[2].shape[0])
         (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfu.types import ClientData, ClientFn, Key, PyTree, Unlearner
+from jfu.sums import plus, squares, wide
+from jfu.types import ClientData, ClientFn, Key, Unlearner
 
 # Why an update was left out: the values of LocalInfo.left_out, and names of the metrics.
 LATE, NOT_FINITE, TOO_LONG = 1, 2, 3
@@ -87,15 +88,6 @@ def censored(
         )
 
     return checked(work)
-
-
-def squares(tree: PyTree) -> jax.Array:
-    """The sum of all squares, in float32 at least; scalar."""
-    return optax.tree.norm(jax.tree.map(_wide, tree), squared=True)
-
-
-def _wide(a: jax.Array) -> jax.Array:
-    return a.astype(jnp.promote_types(a.dtype, jnp.float32))
 
 
 def _number(count: jax.Array) -> jax.Array:
@@ -183,7 +175,7 @@ def bounded(method: Unlearner, max_norm: float) -> Unlearner:
     def recover(state, request, key):
         new, info = method.recover(state, request, key)
         before = dict(state.variables)
-        move = jax.tree.map(lambda new, old: _wide(new) - _wide(old), dict(new.variables), before)
+        move = optax.tree.sub(wide(dict(new.variables)), wide(before))
         length = jnp.sqrt(squares(move))
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(length, 1e-30))
         inside = (length <= max_norm) | ~own_now(state)
@@ -200,10 +192,10 @@ def bounded(method: Unlearner, max_norm: float) -> Unlearner:
 
 def _stepped(old: jax.Array, step: jax.Array) -> jax.Array:
     """``old + step`` in the dtype of ``old``, rounded so that it is no further away than that."""
-    new = (_wide(old) + step).astype(old.dtype)
+    new = plus(old, step)
     if not jnp.issubdtype(old.dtype, jnp.floating):
         return new
-    return jnp.where(abs(_wide(new) - _wide(old)) > abs(step), jnp.nextafter(new, old), new)
+    return jnp.where(abs(wide(new) - wide(old)) > abs(step), jnp.nextafter(new, old), new)
 
 
 def _with_variables(state, variables):

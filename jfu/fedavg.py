@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jfu.aggregate import Aggregator, weighted_mean
 from jfu.clients import map_clients, sum_clients
-from jfu.faults import REASONS, censored, guarded, squares
+from jfu.faults import REASONS, censored, guarded
+from jfu.sums import plus, squares, wide
 from jfu.types import (
     Broadcast,
     ClientData,
@@ -74,9 +76,10 @@ def fedavg(
 
     Returns:
       ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
-      pure. ``variables`` is a dict with ``params`` and any other collections. A round whose mean,
-      or whose new model, is not finite leaves the model as it was and says so in
-      ``metrics["not_applied"]``.
+      pure. ``variables`` is a dict with ``params`` and any other collections of numbers. A round
+      whose mean, or whose new model, is not finite leaves the model as it was and says so in
+      ``metrics["not_applied"]``. Means and the server optimizer's state are float32 at least,
+      whatever the parameters are (``jfu.sums``).
 
     >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
     >>> from jfu.local import local_sgd
@@ -123,7 +126,7 @@ def fedavg(
         if see is not None:
             rows = jax.vmap(see)(rows, updates, info, share(info))
         if not aggregator.stacked:
-            sent = jax.tree.map(lambda a: a.sum(0), sent)
+            sent = jax.tree.map(lambda a: a.sum(0), wide(sent))
         return sent, info, updates if keep_updates else None, rows
 
     def init(variables: Variables) -> FedAvgState:
@@ -132,11 +135,12 @@ def fedavg(
                 f"variables has the keys {sorted(variables)}; pass a dict with 'params', as "
                 "Linen's init returns it"
             )
+        check_numbers(variables)
         # Copied, so that a caller who donates the state keeps the model that was passed in.
         variables = _copied(dict(variables))
         return FedAvgState(
             variables,
-            server.init(variables["params"]),
+            server.init(wide(variables["params"])),
             aggregator.init(variables),
             jnp.zeros((), jnp.int32),
         )
@@ -160,10 +164,11 @@ def fedavg(
         """What the server makes of what it got."""
         update, memory = aggregator.decode(sent, state.aggregator, server_key)
         check_shapes(update, state.variables)
+        update = wide(update)
         slope = jax.tree.map(jnp.negative, update["params"])
-        change, server_state = server.update(slope, state.server, state.params)
+        change, server_state = server.update(slope, state.server, wide(state.params))
         variables = {
-            name: optax.apply_updates(tree, change if name == "params" else update[name])
+            name: plus(tree, change if name == "params" else update[name])
             for name, tree in state.variables.items()
         }
         new = FedAvgState(variables, server_state, memory, state.round + 1)
@@ -181,6 +186,18 @@ def fedavg(
 def _copied(tree: PyTree) -> PyTree:
     """As one program: eagerly each shape would be compiled for itself."""
     return jax.tree.map(jnp.array, tree)
+
+
+def check_numbers(variables: Variables) -> None:
+    """Refuses leaves that have no mean: keys, bools, text."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+        kind = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not jnp.issubdtype(kind, jnp.number):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(
+                f"the variables hold {name} of the type {kind}, and a federation averages what it "
+                "trains, which must be numbers; let the loss close over it, or make it floats"
+            )
 
 
 def check_shapes(update: PyTree, variables: Variables) -> None:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfu.faults import NOT_FINITE, checked, squares
+from jfu.faults import NOT_FINITE, checked
+from jfu.sums import squares
 from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
@@ -59,7 +60,7 @@ def local_sgd(
         out = loss({**rest, "params": params}, batch, key)
         mean, changed = out if isinstance(out, tuple) else (out, {})
         if proximal:
-            mean += proximal / 2 * optax.tree.norm(optax.tree.sub(params, received), squared=True)
+            mean += proximal / 2 * squares(optax.tree.sub(params, received))
         return mean, changed
 
     def work(shared: Broadcast, client: ClientData, key: Key):

@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jfu.clients import NOBODY, all_reduce, sum_clients
 from jfu.devices import AXIS
+from jfu.sums import summable
 from jfu.types import Broadcast, ClientData, FederatedAlgorithm, Key, LocalInfo, PyTree, RoundInfo
 
 LEAST = 64  # slots of the smallest shape: smaller ones would not be faster
@@ -106,6 +107,7 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
         one = _pooled(jax.tree.map(lambda a: a[:1], some))
         one = one._replace(index=one.index[0], mask=one.mask[0], id=one.id[0])
         sent, _ = jax.eval_shape(parts.send, shared, one, clients_key)
+        sent = jax.eval_shape(summable, sent)
         zero = lambda s: jnp.zeros((_devices(), *s.shape), s.dtype)
         return shared, clients_key, server_key, _kept(jax.tree.map(zero, sent), MINE)
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jfu.clients import NOBODY
-from jfu.faults import squares
 from jfu.fedavg import check_shapes, summarise
+from jfu.sums import plus, squares
 from jfu.types import (
     ClientFn,
     FederatedAlgorithm,
@@ -112,7 +112,7 @@ def moved(state: PyTree, update: Variables, info: RoundInfo) -> tuple[PyTree, Ro
     """
     check_shapes(update, state.variables)
     old, update = dict(state.variables), dict(update)
-    new = jax.tree.map(jnp.add, old, update)
+    new = plus(old, update)
     usable = jnp.isfinite(squares(update)) & jnp.isfinite(squares(new))
     variables = jax.tree.map(lambda new, old: jnp.where(usable, new, old), new, old)
     metrics = {**info.metrics, "not_applied": 1.0 - usable.astype(jnp.float32)}

@@ -1,0 +1,85 @@
+"""Sums in a type that holds them: float32 at least, whatever the type of what is summed.
+
+bfloat16 has eight bits of a number: a sum of a thousand ones in it ends at 256, and float16 ends at
+65,504. So what many clients enter, and squares of what one holds, is added up in float32, float64
+stays float64, and integers are averaged as floats and rounded. The result goes back to the type
+that the model has once, at the end.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jfu.types import PyTree
+
+
+def wide(tree: PyTree) -> PyTree:
+    """Every leaf in the type in which it is summed.
+
+    >>> wide({"a": jnp.ones(2, jnp.bfloat16), "n": jnp.ones(2, int)})
+    {'a': Array([1., 1.], dtype=float32), 'n': Array([1., 1.], dtype=float32)}
+    """
+    return jax.tree.map(lambda a: jnp.asarray(a).astype(_type(a)), tree)
+
+
+def summable(tree: PyTree) -> PyTree:
+    """Every leaf in the type of a plain sum: floats as in ``wide``, bools and small integers int32.
+
+    >>> summable({"a": jnp.ones((), jnp.float16), "n": jnp.ones((), bool)})
+    {'a': Array(1., dtype=float32), 'n': Array(1, dtype=int32)}
+    """
+
+    def one(a):
+        if jnp.issubdtype(a.dtype, jnp.inexact):
+            return a.astype(_type(a))
+        return a.astype(jnp.int32) if a.dtype.itemsize < 4 else a
+
+    return jax.tree.map(one, tree)
+
+
+def narrow(tree: PyTree, like: PyTree) -> PyTree:
+    """Every leaf in the type that it has in ``like``; what becomes an integer is rounded.
+
+    >>> narrow(jnp.array([0.5, 1.6]), jnp.zeros(2, int)).tolist()
+    [0, 2]
+    """
+
+    def one(a, like):
+        whole = jnp.issubdtype(like.dtype, jnp.integer)
+        return (jnp.round(a) if whole else a).astype(like.dtype)
+
+    return jax.tree.map(one, tree, like)
+
+
+def plus(tree: PyTree, change: PyTree) -> PyTree:
+    """``tree + change`` in the types of ``tree``: floats rounded once, integers added as such.
+
+    >>> plus(jnp.array([2**30 + 1]), jnp.array([2.0])).tolist()
+    [1073741827]
+    """
+
+    def one(a, change):
+        whole = jnp.issubdtype(a.dtype, jnp.integer)
+        return (a + (narrow(change, a) if whole else change)).astype(a.dtype)
+
+    return jax.tree.map(one, tree, change)
+
+
+def squares(tree: PyTree) -> jax.Array:
+    """The sum of all squares, scalar.
+
+    >>> squares(jnp.full(4, 300, jnp.float16))  # beyond what float16 holds
+    Array(360000., dtype=float32)
+    """
+    return optax.tree.norm(wide(tree), squared=True)
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """Euclidean norm of all leaves together, scalar."""
+    return optax.tree.norm(wide(tree))
+
+
+def _type(a: jax.Array) -> jnp.dtype:
+    if jnp.issubdtype(a.dtype, jnp.inexact):
+        return jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.result_type(float)  # float32, or float64 where jax_enable_x64 is set
