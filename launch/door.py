@@ -21,7 +21,11 @@ WORDS = dict(dataset="", partition="file:", forget="mask:")
 
 # A flag, and the one without which it does nothing.
 NEEDS = dict(
-    host_timeout="coordinator", gone="prove_erased", cold_runs="cold", shadows_chunk="shadows"
+    host_timeout="coordinator",
+    coordinator_bind="coordinator",
+    gone="prove_erased",
+    cold_runs="cold",
+    shadows_chunk="shadows",
 )
 
 LARGEST = 2**20  # bytes of a file of flags

@@ -333,6 +333,12 @@ def define() -> None:
         "leaves that, --hosts and --host_id to JAX, which finds them under Slurm, Open MPI, "
         "Kubernetes and on Cloud TPU.",
     )
+    string(
+        "coordinator_bind",
+        None,
+        "Where host 0 listens, ADDRESS:PORT in numbers. Default: at --coordinator if that is an "
+        "address of its own, else on all that it has.",
+    )
     integer("hosts", None, "How many hosts there are.", lower_bound=1)
     integer("host_id", None, "Which of them this is; 0 alone reads and writes.", lower_bound=0)
     integer("host_timeout", 300, "Seconds to wait for the other hosts.", lower_bound=1)

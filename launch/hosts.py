@@ -21,13 +21,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from launch.main import complain
+from launch import address, watch
+from launch.main import complain, say, sentence
+from launch.printing import listed
 
 # Flags that a host may have to itself.
-OWN = ("coordinator", "host_id", "host_timeout", "data_dir", "workdir", "compilation_cache")
-OWN += ("init_from", "export_params", "debug")
+OWN = ("coordinator", "coordinator_bind", "host_id", "host_timeout", "data_dir", "workdir")
+OWN += ("compilation_cache", "init_from", "export_params", "debug")
 
 WORDS = 2000  # bytes of an error that other hosts are told
+STILL = 60  # seconds without a sign of life, after which a host counts as lost
 
 
 def join(given: Any, clients: int) -> None:
@@ -47,11 +50,30 @@ def join(given: Any, clients: int) -> None:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     split_cpu(given.devices, clients)
-    by_jax = given.coordinator == "auto"
     # A host that waits in vain is ended by JAX with a stack trace; this says it in a sentence.
     patience = threading.Timer(given.host_timeout, _in_vain, [given])
     patience.daemon = True
     patience.start()
+    try:
+        _meet(given)
+    finally:
+        patience.cancel()
+    alike([device.process_index for device in jax.devices()], jax.default_backend())
+    same(flags_of(given))
+
+
+def _meet(given: Any) -> None:
+    """Joins the hosts that the flags name, and listens for them on the first."""
+    by_jax, listen = given.coordinator == "auto", given.coordinator_bind
+    if not by_jax and given.host_id == 0:
+        listen, note = address.bound(given.coordinator, given.coordinator_bind)
+        if note:
+            say(note)
+    elif not by_jax:
+        try:
+            address.wait_for_first(given.coordinator, given.host_timeout)
+        except TimeoutError as nobody:
+            _in_vain(given, f" ({nobody})")
     try:
         jax.distributed.initialize(
             None if by_jax else given.coordinator,
@@ -59,6 +81,8 @@ def join(given: Any, clients: int) -> None:
             given.host_id,
             cluster_detection_method=None if by_jax else "deactivate",
             initialization_timeout=given.host_timeout + 60,
+            heartbeat_timeout_seconds=STILL,
+            coordinator_bind_address=listen,
         )
     except (ValueError, RuntimeError, OSError) as error:
         what = " ".join(str(error).split())
@@ -69,10 +93,6 @@ def join(given: Any, clients: int) -> None:
                 "elsewhere give --coordinator=HOST:PORT, --hosts and --host_id"
             ) from None
         raise ValueError(f"the hosts could not be joined: {what}") from None
-    finally:
-        patience.cancel()
-    alike([device.process_index for device in jax.devices()], jax.default_backend())
-    same(flags_of(given))
 
 
 def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bool:
@@ -98,7 +118,7 @@ def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bo
             "they meet; add --coordinator=HOST:PORT, a free port of the host with --host_id=0, or "
             "--coordinator=auto where Slurm, Kubernetes or the like starts them"
         )
-    if not re.fullmatch(r".+:\d+", coordinator):
+    if not re.fullmatch(r".+:\d+", coordinator) or not 0 < address.split(coordinator)[1] < 1 << 16:
         raise ValueError(
             f"--coordinator={coordinator} is no address; write HOST:PORT, a free port of the host "
             "with --host_id=0, or auto"
@@ -135,12 +155,13 @@ give all hosts the same --devices
         )
 
 
-def _in_vain(given: Any) -> None:
+def _in_vain(given: Any, nobody: str = "") -> None:
     where = "" if given.coordinator == "auto" else f" at {given.coordinator}"
     many = f"{given.hosts} hosts" if given.hosts else "the hosts"
     sentence = (
-        f"not all of {many} met{where} within {given.host_timeout} s; see that every one of them "
-        "was started and can reach the first, or wait longer with --host_timeout"
+        f"not all of {many} met{where} within {given.host_timeout} s{nobody}; see that every one "
+        "of them was started, has a --host_id of its own and can reach the first, or wait longer "
+        "with --host_timeout"
     )
     with contextlib.suppress(SystemExit):
         complain(sentence)
@@ -152,10 +173,7 @@ def failed(error: BaseException) -> None:
     status = error.code if isinstance(error, SystemExit) else 1
     if isinstance(error, jax.errors.JaxRuntimeError):
         with contextlib.suppress(SystemExit):
-            complain(
-                "this host failed or lost another one; see what the others say, and start all of "
-                f"them again to go on from the last checkpoint ({' '.join(str(error).split())})"
-            )
+            complain(watch.lost(str(error)))
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     if jax.process_index() == 0:
@@ -200,7 +218,7 @@ def agreed(fn: Callable[[], Any]) -> Any:
         try:
             told = json.dumps(["value", fn()]).encode()
         except (ValueError, OSError) as error:
-            told = json.dumps(["error", str(error)]).encode()
+            told = json.dumps(["error", sentence(error)]).encode()
     kind, value = json.loads(_from_first(told))
     if kind == "error":
         raise ValueError(value)
@@ -217,7 +235,7 @@ def together(fn: Callable[[], Any]) -> Any:
     try:
         result = fn()
     except (ValueError, OSError) as error:
-        said = str(error) or repr(error)
+        said = sentence(error) or repr(error)
     words = np.frombuffer(said.encode()[:WORDS].ljust(WORDS, b"\0"), np.uint8)
     rows = np.asarray(multihost_utils.process_allgather(words))
     everyones = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in rows]
@@ -225,7 +243,9 @@ def together(fn: Callable[[], Any]) -> Any:
         return result
     if len(set(everyones)) == 1:
         raise ValueError(said)
-    raise ValueError("; ".join(f"host {k}: {text}" for k, text in enumerate(everyones) if text))
+    alike = {text: [k for k, other in enumerate(everyones) if other == text] for text in everyones}
+    named = lambda some: f"host {some[0]}" if len(some) == 1 else f"hosts {listed(map(str, some))}"
+    raise ValueError("; ".join(f"{named(some)}: {text}" for text, some in alike.items() if text))
 
 
 def opened(path: Any) -> Any:

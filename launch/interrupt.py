@@ -13,11 +13,14 @@ import select
 import signal
 import threading
 
+WATCHED = "JFU_WATCHED"  # in the environment of a child whose parent does this (launch.watch)
 STOPPED = b"error: stopped; the same command goes on from the last checkpoint\n"
 
 
 def catch() -> None:
     """From now on; leaves alone whoever ignores the signal or has a handler of his own."""
+    if WATCHED in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.name != "posix" or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
     asked, wake = os.pipe()

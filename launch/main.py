@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from launch import door, interrupt
+from launch import door, interrupt, watch
 from launch.printing import prepare, show, tell
 
 UMASK = os.umask(0o077)  # as the user has it; a process can only ask by setting it
@@ -25,10 +25,15 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     """
     if private:
         os.umask(0o077)
+    watched = watch.held()
     prepare()
     interrupt.catch()
 
     def guarded(argv: list[str]) -> None:
+        if watched:
+            watch.silence()
+        elif watch.wanted("coordinator" in flags.FLAGS and flags.FLAGS.coordinator):
+            raise SystemExit(watch.over(show_all=flags.FLAGS.debug))
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
         if len(argv) > 1:
             complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
@@ -39,12 +44,8 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
             main()
         except OutOfTime as stop:
             show(f"stopped: {stop}; the same command goes on")
-        except (ValueError, OSError) as error:
-            if flags.FLAGS.debug:
-                raise
-            complain(sentence(error))
-        except (RuntimeError, AssertionError):  # which JAX raises where it finds no device
-            if flags.FLAGS.debug or not (why := no_device()):
+        except Exception as error:
+            if flags.FLAGS.debug or not (why := known(error)):
                 raise
             complain(why)
         except KeyboardInterrupt:
@@ -73,6 +74,9 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         app.run(among_others)
     except BrokenPipeError:  # of --help, which nobody reads to its end
         raise SystemExit(1) from None
+    finally:
+        if watched:
+            watch.by_itself()
 
 
 def open_up(path: str | os.PathLike) -> None:
@@ -92,6 +96,15 @@ def passed_over(words: list[str]) -> str:
     known = {"", "flagfile", "undefok", *flags.FLAGS}
     lacking = [n for n in names if n not in known and n.removeprefix("no") not in known]
     return lacking[0] if lacking and "undefok" not in names else ""
+
+
+def known(error: Exception) -> str:
+    """What a user can do about an error; empty for one that nobody expects."""
+    if not isinstance(error, ValueError) and watch.tells_of_memory(error):
+        return watch.no_memory()
+    if isinstance(error, ValueError | OSError):
+        return sentence(error)
+    return no_device() if isinstance(error, RuntimeError | AssertionError) else ""
 
 
 def no_device() -> str:

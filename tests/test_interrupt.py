@@ -52,7 +52,8 @@ def started(*command, **more):
 
 def planted(code, **more):
     """A process of a script, whose first line "now" was read if it says that."""
-    head = "import os, signal, time\nfrom launch import main\nfrom launch.printing import show\n"
+    head = "import os, signal, time\nfrom absl import flags\nfrom launch import main\n"
+    head += 'from launch.printing import show\nflags.DEFINE_bool("debug", False, "")\n'
     process = started("-c", f"{head}{code}\nmain.run(script)", **more)
     if 'show("now")' in code:
         assert process.stdout.readline() == "now\n"
