@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jfu
+from launch.report import learnt
 
 # Rounds that NoT needed over those that training took: median, first and last decile.
 USUAL, FEWEST, MOST = 0.7, 0.5, 1.0
@@ -45,6 +46,9 @@ def outlook(
     outlook: the model shows 1.5 points more on data to forget than on unseen data: fine-tuning \
 alone (--method=finetune --stop=budget) may come as close
     """
+    if not learnt(row):
+        how = "naming one class gets as much right; train anew, with another --lr"
+        return [f"outlook: the model retains {row['retain']:.1f} % and has learnt nothing: {how}"]
     lines, budget = [], config["recovery_rounds"]
     if took := jfu.first_round_within(training, row["retain"]):
         usual, fewest, most = (max(1, round(share * took)) for share in (USUAL, FEWEST, MOST))
@@ -79,6 +83,9 @@ def behind(config: Mapping[str, Any], row: Mapping[str, Any], last: Mapping[str,
 --recovery_warmup_rounds=3 (recovery begins at the full rate, which can be too much for what \
 negation leaves) or more than --recovery_rounds=40
     """
+    if not learnt(last):
+        how = "naming one class gets as much right; try a smaller --recovery_lr"
+        return [f"not back: the model retains {last['retain']:.1f} % and has learnt nothing: {how}"]
     if last["retain"] >= row["retain"] - 0.5:
         return []
     now, was = f"{last['retain']:.1f} % after {last['round']} rounds", f"{row['retain']:.1f} %"

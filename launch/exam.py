@@ -22,6 +22,7 @@ class Exam(NamedTuple):
     others: np.ndarray
     target: int | None  # the trigger's label
     where: np.ndarray | None = None  # the place of each of them in x and y, where hosts share them
+    guess: float | None = None  # percent of retained data that naming one class gets right
 
 
 def white(dataset: Any) -> float | None:
@@ -64,7 +65,22 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     else:
         arrays = place((np.concatenate(x), y))
     known = retain, forget, dataset.y_test, classes, members, others, target
-    return Exam(*arrays, *known, where)
+    # An exact share of private data is told no more often than accuracies need.
+    guess = None if config.dp_clip is not None else commonest(y[: len(retain)][retain])
+    return Exam(*arrays, *known, where, guess)
+
+
+def commonest(y: np.ndarray) -> float | None:
+    """The share of the most frequent label, percent.
+
+    >>> commonest(np.array([3, 1, 3, 3]))
+    75.0
+    """
+    return (
+        round(100 * float(np.unique(y, return_counts=True)[1].max() / len(y)), 10)
+        if len(y)
+        else None
+    )
 
 
 def dealt(arrays: tuple, clients: jfu.ClientData) -> tuple[tuple, np.ndarray]:
@@ -127,6 +143,8 @@ def grade(exam: Exam, judged: tuple, *, attack: bool) -> dict[str, float | None]
         loss_retain=mean(loss[rows["retain"]]),
         loss_forget=mean(loss[rows["forget"]]),
     )
+    if exam.guess is not None:
+        measures["guess"] = exam.guess
     if attack:
         measures["mia"] = jfu.mia(loss[rows["forget"]], loss[rows["test"]])
         measures["mia_matched"] = jfu.mia(loss[exam.members], loss[exam.others])

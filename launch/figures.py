@@ -213,7 +213,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
             marked = names if len(names) <= 5 else [n for n in names if n in ("retrain", "not")]
             for name in marked:  # where retained accuracy is back
                 rounds = summary["methods"][name]["rounds_to_recover"]
-                if rounds and name != "finetune":
+                if rounds and name != "finetune" and summary["methods"][name]["sound"]:
                     axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)
                     text = f" recovered: {rounds['mean']:.0f} rounds"
                     axis.text(

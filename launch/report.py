@@ -28,8 +28,9 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
       ``gap_per_seed``, ``rounds_to_recover`` and the costs up to that round, all these over the
       ``compared`` seeds that retraining has too, of ``of``; ``left_out``, answers of clients
       that were not used; ``needs``, and ``stopped``, the same measures where each of four rules
-      would have stopped; ``floor``: the same gaps of the second retrained model. Standard
-      deviations are those of a sample (n - 1), 0 for one seed.
+      would have stopped; ``sound``, whether its models learnt anything; ``floor``: the same gaps
+      of the second retrained model. Standard deviations are those of a sample (n - 1), 0 for one
+      seed.
     """
     runs: dict[str, dict[int, list]] = {}
     for row in rows:
@@ -56,6 +57,7 @@ def _summary(runs: dict[int, list], last: dict[int, dict], reference: dict[int, 
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
     out: dict[str, Any] = {m: spread([row[m] for row in last.values()]) for m in names}
     out["rounds"] = spread([row["round"] for row in last.values()])
+    out["sound"] = all(learnt(row) for row in last.values())
     out["left_out"] = spread([row.get("left_out") for row in last.values()])
     seeds = [s for s in last if s in reference]
     mine, theirs = [last[s] for s in seeds], [reference[s] for s in seeds]
@@ -72,6 +74,21 @@ def _summary(runs: dict[int, list], last: dict[int, dict], reference: dict[int, 
         values = [at[s][cost] if s in at else None for s in seeds]
         out[f"{cost}_to_recover"] = spread(values) if seeds else None
     return out
+
+
+def learnt(row: dict[str, Any]) -> bool:
+    """Whether a model knows more of retained data than the commonest class; True if unknown.
+
+    Retained accuracy of a model that has diverged may well be that of a retrained model that has
+    diverged too.
+
+    >>> learnt(dict(retain=12.9, guess=12.9)), learnt(dict(retain=90.0, guess=12.9))
+    (False, True)
+    >>> learnt(dict(retain=90.0, loss_retain=None))
+    False
+    """
+    guess, finite = row.get("guess"), row.get("loss_retain", 0.0) is not None
+    return finite and (guess is None or row["retain"] > guess + 0.5)
 
 
 def difference(rows: Sequence[dict], others: Sequence[dict], measure: str) -> float | None:
@@ -325,20 +342,50 @@ def legend(summary: dict[str, Any]) -> str:
         )
     lines.append("")
     mean = lambda name, key: (methods.get(name, {}).get(key) or {}).get("mean")
+    if not methods.get("retrain", {}).get("sound", True):
+        lines += [
+            f"  retraining has learnt nothing: it retains {mean('retrain', 'retain'):.1f} %, which "
+            "naming one class gets too, so nothing says what forgetting would be; try another --lr",
+        ]
     for name in methods:
-        budget, asr, rounds = (mean(name, k) for k in ("rounds", "asr", "rounds_to_recover"))
+        budget, asr = (mean(name, k) for k in ("rounds", "asr"))
         words = []
         if asr is not None:
             what = "obeys the trigger on" if name == "original" else "the backdoor works on"
             words.append(f"{what} {asr:.1f} % of test images")
-        if rounds is not None and name != "original":
-            words.append(f"retained accuracy is back after {rounds:.1f} rounds")
+        if back := regained(methods, name):
+            words.append(back)
         if lost(methods[name]) and name != "original":
             words.append(f"{lost(methods[name]):.1f} answers of clients were left out")
         if words:
             when = "" if name == "original" else f"after {budget:.0f} rounds "
             lines.append(f"  {name + ':':<11} {when}{'; '.join(words)}")
     return "\n".join(lines) + "\n"
+
+
+def regained(methods: dict[str, dict], name: str) -> str:
+    """Whether and when a method's retained accuracy came back to retraining's, in words.
+
+    >>> spread = lambda mean: dict(mean=mean, std=0.0)
+    >>> good = dict(retain=spread(90.0), rounds_to_recover=spread(2.0), sound=True)
+    >>> regained(dict(retrain=good, a=good), "a")
+    'retained accuracy is back after 2.0 rounds'
+    >>> regained(dict(retrain=good, a=good | dict(retain=spread(70.0))), "a")
+    'retained accuracy was back after 2.0 rounds, and is not at the end'
+    >>> regained(dict(retrain=good, a=good | dict(sound=False)), "a")
+    'it has learnt nothing: naming one class gets as much of the retained data right'
+    """
+    entry, reference = methods[name], methods.get("retrain", {})
+    if not entry.get("sound", True):
+        return "it has learnt nothing: naming one class gets as much of the retained data right"
+    rounds = entry.get("rounds_to_recover")
+    if rounds is None or name == "original" or not reference.get("sound", True):
+        return ""
+    if entry["retain"]["mean"] < reference["retain"]["mean"] - 0.5:
+        return (
+            f"retained accuracy was back after {rounds['mean']:.1f} rounds, and is not at the end"
+        )
+    return f"retained accuracy is back after {rounds['mean']:.1f} rounds"
 
 
 def write(folder: pathlib.Path, summary: dict[str, Any], text: str) -> None:

@@ -30,7 +30,7 @@ MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS, PLAN = "config.json", "results.jsonl", "plan.json"
 # What must be a number or nothing in a row, where it is there.
 MEASURED = ("retain", "forget", "test", "mia", "mia_matched", "asr", "gap", "loss_retain")
-MEASURED += ("loss_forget", "seconds", "bytes_down", "bytes_up", "flops", "storage")
+MEASURED += ("loss_forget", "guess", "seconds", "bytes_down", "bytes_up", "flops", "storage")
 # What a configuration that is older than these fields was run with.
 FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
 LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm", "recovery_warmup_rounds")}

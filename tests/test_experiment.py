@@ -12,7 +12,7 @@ import pytest
 
 import jfu
 from jfu.data import Dataset
-from launch import experiment, federation, locks, report, requests, runs, workdir
+from launch import advice, experiment, federation, locks, report, requests, runs, workdir
 from launch.devices import Layout
 from launch.exam import examine, grade
 from launch.flags import Config
@@ -312,6 +312,41 @@ def test_the_table_by_hand():
     text = report.markdown(table)
     assert len({len(line) for line in text.splitlines()}) == 1
     assert json.loads(report.to_json(table)) == table
+
+
+def test_a_run_that_diverged_is_not_said_to_be_back():
+    """Everybody names one class, which is 12.9 % of the retained data."""
+    diverged = lambda name, *retains: [r | dict(guess=12.9) for r in rows(name, *retains, asr=0.0)]
+    every = [*diverged("retrain", 7.6, 12.9), *diverged("not", 9.0, 12.9)]
+    table = report.table(every)
+    assert table["methods"]["not"]["rounds_to_recover"]["mean"] == 1
+    text = report.legend(table)
+    assert "retraining has learnt nothing: it retains 12.9 %, which naming one class gets" in text
+    assert " is back after" not in text and "not:        after 1 rounds the backdoor" in text
+    # Retraining has learnt, a method has not, one was back and has lost it, and one is back.
+    every = [*diverged("retrain", 7.6, 90.0), *diverged("ga", 90.0, 90.0, 12.9)]
+    every += [*diverged("not", 9.0, 90.0, 70.0), *diverged("finetune", 9.0, 90.0)]
+    lines = {x.split(":")[0].strip(): x for x in report.legend(report.table(every)).splitlines()}
+    assert lines["ga"].endswith(
+        "it has learnt nothing: naming one class gets as much of the retained data right"
+    )
+    assert lines["not"].endswith("was back after 1.0 rounds, and is not at the end")
+    assert lines["finetune"].endswith("retained accuracy is back after 1.0 rounds")
+    # A loss that is not finite, in rows that do not say what guessing gets.
+    every = [r | dict(loss_retain=None) for r in rows("retrain", 1.0, 90.0)]
+    assert not report.table(every)["methods"]["retrain"]["sound"]
+    assert report.table(rows("retrain", 1.0, 90.0))["methods"]["retrain"]["sound"]
+
+
+def test_advice_knows_a_model_that_has_learnt_nothing():
+    config, row = (
+        dict(recovery_rounds=4, forget="client:0", recovery_warmup_rounds=0),
+        dict(retain=12.9, guess=12.9, forget=0.0, test=10.0, asr=None),
+    )
+    (line,) = advice.outlook(config, row, [row | dict(round=1)], False)
+    assert "retains 12.9 % and has learnt nothing: naming one class gets as much right" in line
+    (line,) = advice.behind(config, row, row | dict(round=4))
+    assert line.startswith("not back: the model retains 12.9 % and has learnt nothing")
 
 
 def test_where_each_rule_stops_by_hand():
