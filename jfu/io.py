@@ -222,7 +222,16 @@ def save_state(path: str | os.PathLike, state: PyTree, notes: Any = None) -> Non
     arrays, text = _contiguous(flatten(state)), json.dumps(notes)
     inside = _digest(arrays)
     header = {"notes": text, "arrays": inside, "sha256": _seal(text, inside)}
-    write_bytes(path, save(arrays, metadata=header))
+    write_bytes(path, _headed(save(arrays), header))
+
+
+def _headed(content: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with metadata, in this order; its own writer has them in any."""
+    length = int.from_bytes(content[:8], "little")
+    header = {"__metadata__": metadata} | json.loads(content[8 : 8 + length])
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # so that arrays are aligned
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + length :]])
 
 
 def load_state(path: str | os.PathLike | BinaryIO, like: PyTree) -> tuple[PyTree, Any]:
@@ -332,6 +341,15 @@ def _changed(path: Any) -> ValueError:
         f"{path} was changed since it was written: it has not the digest that it names; restore "
         "it, or remove it to begin anew"
     )
+
+
+def digest(tree: PyTree) -> str:
+    """SHA-256 over path, dtype, shape and bytes of each leaf, as hexadecimal text.
+
+    >>> digest({"w": np.zeros(2)}) == digest({"w": np.zeros(2, np.float32)})
+    False
+    """
+    return _digest(flatten(tree))
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

@@ -9,6 +9,13 @@ so a line that is altered, removed, moved or put in breaks the chain. What a cha
 show is told apart: whoever may write the file may rewrite the whole chain, which a key stops, and
 may cut off its end, which only a head that was written down elsewhere shows.
 
+A key can begin later and can change, by a line that both keys vouch for (``rekey``):
+
+    mac_i  = HMAC-SHA256(old key, hash_i), where there was one
+    next_i = HMAC-SHA256(new key, hash_i)
+
+As hash_i holds all lines before, the new key then vouches for them as they were.
+
 S. Haber and W. S. Stornetta. How to time-stamp a digital document. Journal of Cryptology 3, 1991.
 H. Krawczyk, M. Bellare and R. Canetti. HMAC: keyed-hashing for message authentication. RFC 2104,
 1997.
@@ -17,18 +24,28 @@ H. Krawczyk, M. Bellare and R. Canetti. HMAC: keyed-hashing for message authenti
 import datetime
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from jfu import files
 from jfu.io import write_bytes
 
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 MOST = 2**26  # bytes of a ledger, which is verified whole; a line has about 600
 FIRST = "0" * 64  # what the first line names as the line before
-CHAIN = ("number", "time", "previous", "hash", "mac")  # the fields that are not the caller's
+CHAIN = (
+    "number",
+    "time",
+    "previous",
+    "hash",
+    "mac",
+    "next",
+)  # the fields that are not the caller's
 
 
 def canonical(entry: dict[str, Any]) -> str:
@@ -65,7 +82,8 @@ def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> l
       text: the file's content.
       head: a hash that was written down elsewhere: some line must have it, so that nothing up to
         there was changed or cut off since.
-      key: every line must have been written with it, so that nobody without it wrote one.
+      key: every line must have been written with it, or before the line from which on it is the
+        key, so that nobody without it wrote or changed one since.
 
     Raises:
       ValueError: the first line that is not what it should be.
@@ -86,7 +104,7 @@ def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> l
         try:
             entry = files.parse_json(line.encode(), where)
             own, named = entry["hash"], (entry["number"], entry["previous"])
-            if line != canonical(entry):
+            if line != canonical(entry) or not _TIME.fullmatch(entry["time"]):
                 raise ValueError
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(f"{where} is none that jfu wrote") from None
@@ -96,15 +114,50 @@ def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> l
             raise ValueError(
                 f"{where} does not follow the one before: lines were put in or removed"
             )
-        if key is not None and not hmac.compare_digest(str(entry.get("mac")), _mac(own, key)):
-            raise ValueError(f"{where} was not written with this key")
         entries.append(entry)
+    if key is not None:
+        _check_key(entries, key)
     if head is not None and head not in [entry["hash"] for entry in entries]:
         raise ValueError(
             f"no line of the ledger has the hash {head}, which was its head once: lines were "
             "removed or the chain was rewritten"
         )
     return entries
+
+
+def _check_key(entries: Sequence[dict[str, Any]], key: bytes) -> None:
+    """The lines are vouched for by a key: each, or all up to a change to it at once."""
+
+    def vouched(entry: dict[str, Any], name: str) -> bool:
+        named, own = str(entry.get(name)), _mac(entry["hash"], key)
+        return hmac.compare_digest(named.encode(), own.encode())
+
+    since = max((n for n, entry in enumerate(entries) if vouched(entry, "next")), default=-1)
+    for entry in entries[since + 1 :]:
+        if "next" in entry:
+            raise ValueError(
+                f"line {entry['number']} of the ledger changed its key, and was not written with "
+                "this key; give the one from there on"
+            )
+        if not vouched(entry, "mac"):
+            raise ValueError(f"line {entry['number']} of the ledger was not written with this key")
+
+
+def keyed(entries: Sequence[dict[str, Any]]) -> bool:
+    """Whether lines that follow must be written with a key."""
+    return bool(entries) and ("mac" in entries[-1] or "next" in entries[-1])
+
+
+def backwards(entries: Sequence[dict[str, Any]]) -> list[int]:
+    """The numbers of lines with an earlier time than the line before them, which clocks may give.
+
+    >>> first = chained({"event": "trained"}, [], time="2026-01-02T00:00:00Z")
+    >>> second = chained({"event": "asked"}, [first], time="2026-01-01T00:00:00Z")
+    >>> backwards([first, second])
+    [2]
+    """
+    pairs = itertools.pairwise(entries)
+    return [after["number"] for before, after in pairs if after["time"] < before["time"]]
 
 
 def read(
@@ -136,16 +189,49 @@ def append(
     """
     path = pathlib.Path(path)
     entries = read(path, key=key)
-    if key is None and entries and "mac" in entries[-1]:
+    if key is None and keyed(entries):
         raise ValueError(f"{path} is kept with a key, and none was given; give --key_file")
     same = json.loads(canonical(content))
     for entry in entries:
         if {name: value for name, value in entry.items() if name not in CHAIN} == same:
             return entry
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    entries.append(chained(same, entries, time=now, key=key))
-    write_bytes(path, "".join(canonical(entry) + "\n" for entry in entries).encode())
+    entries.append(chained(same, entries, time=_now(), key=key))
+    _write(path, entries)
     return entries[-1]
+
+
+def rekey(
+    path: str | os.PathLike, content: dict[str, Any], *, new: bytes, key: bytes | None = None
+) -> dict[str, Any]:
+    """Adds a line from which on a ledger has another key, or its first; returns the entry.
+
+    Args:
+      new: the key of all lines that follow; it vouches for those that are there, too.
+      key: the key until now, where there was one.
+
+    Raises:
+      ValueError: the ledger does not hold, has another key than ``key``, or ``new`` already.
+    """
+    path = pathlib.Path(path)
+    entries = read(path, key=key)
+    if not entries:
+        raise ValueError(f"{path} has no lines yet; its first is written with a key at once")
+    if key is None and keyed(entries):
+        raise ValueError(f"{path} is kept with a key, and none was given; give --key_file")
+    if key == new:
+        raise ValueError(f"{path} is kept with this key already; give another one")
+    entry = chained(content, entries, time=_now(), key=key)
+    entries.append(entry | dict(next=_mac(entry["hash"], new)))
+    _write(path, entries)
+    return entries[-1]
+
+
+def _write(path: pathlib.Path, entries: Sequence[dict[str, Any]]) -> None:
+    write_bytes(path, "".join(canonical(entry) + "\n" for entry in entries).encode())
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def digest(path: str | os.PathLike) -> str:
@@ -155,7 +241,7 @@ def digest(path: str | os.PathLike) -> str:
 
 
 def _hash(entry: dict[str, Any]) -> str:
-    bare = {name: value for name, value in entry.items() if name not in ("hash", "mac")}
+    bare = {name: value for name, value in entry.items() if name not in ("hash", "mac", "next")}
     return hashlib.sha256(canonical(bare).encode()).hexdigest()
 
 

@@ -51,23 +51,26 @@ def define() -> None:
     flags.DEFINE_integer("draws", 1000, "Draws of the bootstrap intervals.", lower_bound=100)
     flags.DEFINE_string("data_dir", None, "Where prepared data lies, if it has moved.")
     flags.DEFINE_string("dataset", None, "Where the own data (.npz) lies, if it has moved.")
+    flags.DEFINE_string("key_file", None, "The key that the ledger is kept with, if it is.")
     flags.DEFINE_string("compilation_cache", None, "A folder in which compiled programs are kept.")
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
 def audit() -> None:
     import jfu.io
-    from launch import locks, page
+    from launch import locks, page, records, workdir
 
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
     where = pathlib.Path(FLAGS.workdir)
     run = asked(where)  # before anything is written there
     lock = locks.take(where)
-    report = examine(where, run)
+    report = examine(where, run, lock)
     text = json.dumps(report, indent=1, allow_nan=False)
+    locks.check(where, lock)
     jfu.io.write_bytes(where / "audit.json", (text + "\n").encode())
     jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
+    records.wrote(workdir.WorkDir(where, None, lock=lock), ["audit.json", "audit.html"])
     show(page.text(report))
     show(f"audit.html and audit.json are in {where}/")
     if lock:
@@ -100,7 +103,7 @@ def asked(where: pathlib.Path) -> Any:
     return run
 
 
-def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
+def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
     import jfu
     import jfu.ledger
@@ -119,7 +122,7 @@ def examine(where: pathlib.Path, run: Any) -> dict[str, Any]:
         workdir,
     )
 
-    work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint, run.data)
+    work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint, run.data, lock=lock)
     rows = workdir.read_results(work)
     identity.same_numerics(run.numerics, where)
     config = runs.found(run, str(where), data_dir=FLAGS.data_dir, dataset=FLAGS.dataset)

@@ -48,7 +48,7 @@ def define() -> None:
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from launch import figures, hosts, report, table
+    from launch import figures, hosts, records, report, table, workdir
 
     if not hosts.first():
         return
@@ -58,6 +58,7 @@ def compare() -> None:
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
     plots = [(figures.curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
     named = [n for draw, of, n in plots if figures.drawn(draw, of, str(work.path / n), title)]
+    records.compared(work, config, rows, [*report.contents(summary, text), workdir.PLAN, *named])
     show(f"\n{text}\n{report.legend(summary)}")
     took = f"{time.perf_counter() - began:.0f} s"
     show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
@@ -107,6 +108,7 @@ def run() -> tuple:
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
         hosts.agreed(lambda: records.reopen(work))
+        hosts.agreed(lambda: records.begun(work, config))
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         again = ["retrain_again"] if "retrain" in methods else []
         workdir.plan(work, ["original", *methods, *again], seeds)
@@ -124,7 +126,6 @@ def run() -> tuple:
                 raise main.OutOfTime(f"{stop}; {left}") from None
     if hosts.first():
         rows = workdir.read_results(work)
-        records.compared(work, config, rows)
     return work, config, rows
 
 

@@ -11,6 +11,9 @@ to check.
   python -m launch.ledger --workdir=B --head=5c0f...
   python -m launch.ledger --workdir=B --prove_erased=client:0
   python -m launch.ledger --workdir=B --prove_erased=client:0 --gone=/data/A
+  python -m launch.ledger --workdir=B --key_file=OLD --new_key_file=NEW
+
+The last gives the ledger another key, or without --key_file its first.
 """
 
 import pathlib
@@ -30,6 +33,9 @@ def define() -> None:
     flags.DEFINE_string("head", None, "A line's hash that was written down elsewhere.")
     flags.DEFINE_string("key_file", None, "The key that the lines were written with.")
     flags.DEFINE_string(
+        "new_key_file", None, "The key from now on: adds a line that both keys vouch for."
+    )
+    flags.DEFINE_string(
         "prove_erased",
         None,
         "A request, such as client:0: list every file with what it depends on, and fail where one "
@@ -45,15 +51,20 @@ def define() -> None:
 
 
 def ledger() -> None:
+    import jfu.ledger
     from launch import records
 
     path = pathlib.Path(FLAGS.workdir)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no work directory {path}")
+    if FLAGS.prove_erased is not None and not FLAGS.prove_erased.strip():
+        raise ValueError("--prove_erased names no request; give one, such as client:0")
     if FLAGS.gone and not FLAGS.prove_erased:
         raise ValueError("--gone goes with --prove_erased, which looks for what a model came from")
     if not (path / records.LEDGER).is_file():
         absent(path)
+    if FLAGS.new_key_file:
+        return rekey(path)
     secret = records.key()
     try:
         lines = records.read(path, FLAGS.head)
@@ -67,6 +78,11 @@ def ledger() -> None:
         except (KeyError, TypeError, ValueError, AttributeError):
             where = f"line {line['number']} of {path / records.LEDGER}"
             main.complain(f"{where} is none that jfu's scripts write", status=1)
+    for number in jfu.ledger.backwards(lines):
+        show(
+            f"note: line {number} says an earlier time than the line before: a clock was put back, "
+            "or two disagree"
+        )
     against = ["its files"]
     against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
     against += ["the key"] if secret else []
@@ -78,6 +94,26 @@ def ledger() -> None:
     show(f"head: {lines[-1]['hash']}")
     if FLAGS.prove_erased:
         prove(path, FLAGS.prove_erased, lines)
+
+
+def rekey(path: pathlib.Path) -> None:
+    """Gives the ledger another key, or its first."""
+    import jfu.ledger
+    from launch import locks, records
+
+    if FLAGS.head or FLAGS.prove_erased:
+        raise ValueError(
+            "--new_key_file changes the key and nothing else; leave the other flags out"
+        )
+    old, new = records.key(), records.key("new_key_file")
+    try:
+        records.read(path)
+    except ValueError as error:
+        main.complain(str(error), status=1)
+    with locks.take(path):
+        content = dict(event="key", config=records.settings(path))
+        line = jfu.ledger.rekey(path / records.LEDGER, content, new=new, key=old)
+    show(f"{told(line)}\nhead: {line['hash']}")
 
 
 def absent(path: pathlib.Path) -> None:
@@ -120,6 +156,12 @@ def told(line: dict[str, Any]) -> str:
             text += f"{len(line['seeds'])} seeds"
         case "erased":
             text = f"erased {len(line['files'])} files that held {line['request']}"
+        case "begun":
+            text = f"{line['path']} was begun from {short(line['from'])}"
+        case "wrote":
+            text = f"wrote {', '.join(line['wrote'])}"
+        case "key":
+            text = "from here on with another key" if "mac" in line else "from here on with a key"
         case "missing":
             text = f"{len(line['missing'])} checkpoints were gone, and are made anew"
         case other:

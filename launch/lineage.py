@@ -1,8 +1,10 @@
-"""Where the model of a work directory came from: the work directories before it, and what is gone.
+"""Where the model of a work directory came from, what came from that, and what of both is gone.
 
 A run's config.json says where the model lay that it began with, and its ledger holds the lines
 that it found there. So a work directory is one that another came from if its ledger names that
 model and goes on from those lines; a folder that was put in its place does not pass for it.
+That ledger also names the runs that were begun from the model since, by the digest of their
+config.json, and where they are.
 """
 
 import os
@@ -19,31 +21,43 @@ from launch.workdir import CONFIG, MODEL
 
 
 class Step(NamedTuple):
-    """A work directory that a model came through."""
+    """A work directory that a model came through, or that came from such a one."""
 
     folder: pathlib.Path
     run: Run
     wanted: frozenset  # which of its requests are meant
-    draws: frozenset[str] = frozenset()  # its files of draws, as its ledger names them
+    lines: list[dict[str, Any]]  # its own ones of its ledger
+    since: pathlib.Path | None = None  # the work directory that it was begun from or lies in
+    other: bool = False  # whether it is of other data
+
+
+class Missing(NamedTuple):
+    """What is not where a work directory says that it is."""
+
+    place: pathlib.Path
+    folder: pathlib.Path  # the work directory that says so
+    since: bool  # whether it was begun from that, which else came from it
 
 
 class Lineage(NamedTuple):
-    steps: list[Step]  # the newest first
+    steps: list[Step]  # the newest first, then what was begun from them
     elsewhere: list[pathlib.Path]  # models that no work directory holds
-    missing: list[tuple[pathlib.Path, pathlib.Path]]  # work directories, and models they began with
+    missing: list[Missing]
+    broken: list[tuple[pathlib.Path, str]]  # work directories that came since, and what is wrong
 
 
 def trace(path: pathlib.Path, wanted: str) -> Lineage:
-    """The work directory and all that its model came from, each with a ledger that holds.
+    """The work directory, all that its model came from, and all that was begun from those.
 
     Args:
       wanted: the request that is meant, as text.
 
     Raises:
-      ValueError: a ledger does not hold, or its files are not those that it names.
+      ValueError: a ledger does not hold, or its files are not those that it names, of the work
+        directory or of one that it came from.
     """
     run = read_run(str(path))
-    found, seen = Lineage([], [], []), set()
+    found, seen = Lineage([], [], [], []), set()
     waiting = [(path, run, meant(wanted, asked(run)), None)]
     while waiting:
         folder, run, meaning, head = waiting.pop(0)
@@ -51,7 +65,7 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
             continue
         seen.add(place)
         lines = bound(folder, records.read(folder, head, source=folder != path))
-        found.steps.append(Step(folder, run, meaning, frozenset(records.draws(lines))))
+        found.steps.append(Step(folder, run, meaning, lines))
         before = list(sources(folder, run))
         for model in before:
             if not _is_named(model, run):
@@ -65,8 +79,44 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
             head = None if first == jfu.ledger.FIRST else first
             waiting.append((model.parent, earlier, meaning if goes_on else NEVER, head))
         if run.config.init_params and not before:
-            found.missing.append((folder, candidates(folder, run)[0]))
+            found.missing.append(Missing(candidates(folder, run)[0], folder, False))
+    _add_since(found, seen)
     return found
+
+
+def _add_since(found: Lineage, seen: set[str]) -> None:
+    """Adds what was begun from the work directories that were found, and from those in turn."""
+    waiting = list(found.steps)
+    while waiting:
+        step = waiting.pop(0)
+        for line in (line for line in step.lines if line["event"] == "begun"):
+            beside = os.path.join(os.path.realpath(step.folder), str(line.get("beside")))
+            places = [pathlib.Path(str(line.get("path"))), pathlib.Path(os.path.normpath(beside))]
+            there = [place for place in places if records.settings(place) == line.get("run")]
+            if not there:
+                missing = Missing(places[0], step.folder, True)
+                found.missing.extend([missing] * (missing not in found.missing))
+            elif (place := os.path.realpath(there[0])) not in seen:
+                seen.add(place)
+                if (more := later(there[0], step, found)) is not None:
+                    waiting.append(more)
+
+
+def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:
+    """Adds a work directory that was begun from another or lies in it; None if it does not hold."""
+    try:
+        run = read_run(str(folder))
+        lines = [x for x in records.own(folder, records.read(folder, source=True)) if "config" in x]
+    except (ValueError, OSError) as error:
+        found.broken.append((folder, str(error)))
+        return None
+    so_far = asked(step.run)
+    goes_on = run.config.past[: len(so_far)] == so_far
+    other = bool(run.data and step.run.data and run.data["train"] != step.run.data["train"])
+    found.steps.append(
+        Step(folder, run, step.wanted if goes_on else NEVER, lines, step.folder, other)
+    )
+    return found.steps[-1]
 
 
 def bound(folder: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,23 +1,28 @@
 """Folders that one process at a time writes in, by the system's lock on a file in them."""
 
+import atexit
 import contextlib
+import io
 import os
 import pathlib
 import platform
 import re
 import stat
+import time
 from typing import BinaryIO
 
 import jfu.io
+from jfu import files
 from launch.main import say
 
-LOCK = "lock"
+LOCK, HELD = "lock", "lock.held"
+WHO = re.compile(r"process (\d+) on ([\w.-]+)")
 # What the scripts write into a work directory itself.
 OURS = "(config|plan|results|table|stopping|curves|costs|rounds|audit|tuning|options|pays|theory"
 OURS += r"|model|history|ledger)\.(json|jsonl|md|png|html|flags|safetensors)"
 
 
-def take(folder: pathlib.Path) -> BinaryIO | None:
+def take(folder: pathlib.Path) -> BinaryIO:
     """Makes a folder a writer's: it is there, writable, held, and rid of its own halves of files.
 
     Raises:
@@ -65,15 +70,18 @@ def make_folder(folder: pathlib.Path) -> None:
     jfu.io.check_writable(folder)
 
 
-def hold(folder: pathlib.Path) -> BinaryIO | None:
+def hold(folder: pathlib.Path) -> BinaryIO:
     """Takes a folder for this process, until what is returned is closed or the process ends.
 
     The lock is the system's (flock), so that a killed process holds nothing. The file tells who
-    took it last; it stays, for to remove it would take it from under whoever waits.
+    took it last; it stays, for to remove it would take it from under whoever waits. Where the file
+    system has no locks, a file that only one process can make stands for one.
 
     Raises:
       ValueError: another process holds it; nothing is changed.
     """
+    if os.path.lexists(folder / LOCK) and not (folder / LOCK).is_file():
+        raise ValueError(f"{folder / LOCK} is no plain file; remove it")
     file = open(folder / LOCK, "ab+", buffering=0)  # noqa: SIM115
     try:
         import fcntl
@@ -81,16 +89,108 @@ def hold(folder: pathlib.Path) -> BinaryIO | None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        who = re.match(r"process \d+ on [\w.-]+", file.read(200).decode(errors="replace"))
+        who = WHO.match(file.read(200).decode(errors="replace"))
         file.close()
-        raise ValueError(
-            f"{folder} is in use by {who.group() if who else 'another process'}; wait until that "
-            "has ended, or choose another --workdir, nothing was touched"
-        ) from None
+        raise _in_use(folder, who and who.group()) from None
     except (ImportError, OSError) as error:
-        say(f"note: files cannot be locked in {folder} ({error}); start no second run in it")
-        return file
+        file.close()
+        say(f"note: files cannot be locked in {folder} ({error}); {HELD} stands for a lock there")
+        return _hold_without(folder)
+    if not _is_there(folder / LOCK, file):  # removed since it was opened
+        file.close()
+        return hold(folder)
     with contextlib.suppress(OSError):  # a disk that is full is told where it matters
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        file.write(f"{_me()}\n".encode())
     return file
+
+
+def wait(folder: pathlib.Path, seconds: float = 30) -> BinaryIO:
+    """As ``hold``, for a moment's work in a folder that another may hold for as long.
+
+    Raises:
+      ValueError: another process holds it all the time; nothing is changed.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return hold(folder)
+        except ValueError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+def check(folder: pathlib.Path, lock: BinaryIO | None) -> None:
+    """Refuses to go on where a lock is this process's no more: before each write.
+
+    Raises:
+      ValueError: its file was removed or replaced, so that another process may have begun.
+    """
+    if lock is not None and not (lock.closed or _is_there(pathlib.Path(lock.name), lock)):
+        raise ValueError(
+            f"{lock.name} was removed or replaced while this process worked in {folder}, so that "
+            "another may work there too; nothing more was written: see that none does, and start "
+            "the same command again"
+        )
+
+
+def _is_there(path: pathlib.Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+def _in_use(folder: pathlib.Path, who: str | None, more: str = "") -> ValueError:
+    return ValueError(
+        f"{folder} is in use by {who or 'another process'}; wait until that has ended{more}, or "
+        "choose another --workdir, nothing was touched"
+    )
+
+
+class _Held(io.FileIO):
+    """A file that stands for a lock while it is there; closing removes it."""
+
+    def close(self) -> None:
+        if not self.closed and _is_there(pathlib.Path(self.name), self):
+            os.unlink(self.name)
+        super().close()
+
+
+def _hold_without(folder: pathlib.Path) -> BinaryIO:
+    """Takes a folder by a file that is there already for whoever comes second.
+
+    One that a process of this machine left that has ended is taken over; of another machine's
+    nothing can be known.
+    """
+    path = folder / HELD
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        with files.opened(path) as file:
+            who = WHO.match(file.read(200).decode(errors="replace"))
+        if not (who and who[2] == platform.node() and not _alive(int(who[1]))):
+            more = f" (or, if it has ended, remove {path})"
+            raise _in_use(folder, who and who.group(), more) from None
+        os.unlink(path)
+        return _hold_without(folder)
+    os.write(handle, f"{_me()}\n".encode())
+    os.close(handle)
+    held = _Held(path, "r")
+    atexit.register(held.close)
+    return held
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True

@@ -19,7 +19,9 @@ Settings that pays.jsonl holds already are not run again, and --max_minutes stop
 
 import dataclasses
 import functools
+import hashlib
 import json
+import os
 import pathlib
 import time
 from collections.abc import Sequence
@@ -126,7 +128,7 @@ def pays() -> None:
     data = identity.of_data(experiment.loaded(config))
     work = workdir.begin(work, config, "pays", layout, data)
     path = work.path / "pays.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    rows = known_rows(path)
     wanted = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
     done = lambda name: {row["seed"] for row in rows if row["setting"] == name}
     left = {name: seeds for name in names if (seeds := [s for s in wanted if s not in done(name)])}
@@ -135,7 +137,7 @@ def pays() -> None:
         while left and (not took or time.perf_counter() + took < until):
             name, began = next(iter(left)), time.perf_counter()
             rows += measure(name, changed(config, known[name]), layout, left.pop(name))
-            write(path, "".join(json.dumps(row) + "\n" for row in rows))
+            keep_rows(path, rows)
             took = time.perf_counter() - began
     text = f"{pays_report.markdown(rows)}\n{pays_report.groups(rows)}"
     write(work.path / "pays.md", text)
@@ -144,6 +146,40 @@ def pays() -> None:
     show(f"\n{text}\n{listed(names)} are in {work.path}/")
     if left:
         raise main.OutOfTime(f"--max_minutes is over; left: {'; '.join(left)}")
+
+
+def known_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows that are there, if they are as they were written.
+
+    Raises:
+      ValueError: they are not.
+    """
+    from jfu.files import read_lines
+    from jfu.ledger import digest
+
+    if not os.path.lexists(path):
+        return []
+    digests = path.with_name(f"{path.name}.sha256")
+    try:
+        rows = read_lines(path, finite=False)
+        if not all(isinstance(row, dict) and {"setting", "seed"} <= row.keys() for row in rows):
+            raise ValueError("its lines are no rows of launch.pays")
+        if os.path.lexists(digests) and digest(path) not in read_lines(digests):
+            raise ValueError("it was changed since it was written")
+    except ValueError as error:
+        raise ValueError(f"{path} is unreadable ({error}); restore it, or remove it") from None
+    return rows
+
+
+def keep_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Replaces the rows; their digest, and that of those before, is written first beside them."""
+    from jfu.ledger import digest
+
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    now = [hashlib.sha256(text.encode()).hexdigest()]
+    now += [digest(path)] if path.exists() else []  # which stays if a kill comes in between
+    write(path.with_name(f"{path.name}.sha256"), "".join(f'"{one}"\n' for one in now))
+    write(path, text)
 
 
 def write(path: pathlib.Path, text: str) -> None:

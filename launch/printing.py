@@ -43,6 +43,19 @@ def letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(LETTERS.get(sign) or escaped(sign) for sign in lacking), error.end
 
 
+def plain(text: str) -> str:
+    r"""A text in which nothing that came with a name or a file moves a terminal.
+
+    >>> plain("client \x1b[2J\nis new")
+    'client \\x1b[2J\nis new'
+    """
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    from jfu.files import shown  # which few texts need
+
+    return shown(text, lines=True)
+
+
 def show(text: str) -> None:
     """Prints a result to standard output.
 
@@ -52,7 +65,7 @@ def show(text: str) -> None:
       OSError: it could not be written, as on a disk that is full.
     """
     try:
-        print(text, flush=True)
+        print(plain(text), flush=True)
     except BrokenPipeError:
         _silence(sys.stdout)
     except OSError as error:
@@ -72,7 +85,7 @@ def listed(names: Sequence[str]) -> str:
 def tell(text: str) -> None:
     """Prints a line beside the results, to standard error; nothing is lost where it cannot be."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(plain(text), file=sys.stderr, flush=True)
     except OSError:
         _silence(sys.stderr)
 

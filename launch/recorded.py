@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jfu.io
+from jfu.files import read_lines
 from launch import paper, report
 from launch.flags import Config
 
@@ -27,7 +28,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       ValueError: it is no such file.
     """
     try:
-        first, *rows = map(json.loads, path.read_text().splitlines())
+        first, *rows = read_lines(path)
         config, done = first["config"], {(row["method"], row["seed"]) for row in rows}
         names = list(first["cells"])
     except (ValueError, KeyError, TypeError) as error:
@@ -128,7 +129,7 @@ def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
     that round, or no attack was run in it. Of a second retraining only the end is known.
     """
     runs: dict[str, dict[int, dict[int, Mapping]]] = {}
-    for row in map(json.loads, path.read_text().splitlines()[1:]):
+    for row in read_lines(path)[1:]:
         runs.setdefault(row["method"], {}).setdefault(row["seed"], {})[row["round"]] = row
     ends = {seed: run[max(run)] for seed, run in runs.get("retrain", {}).items()}
 

@@ -4,6 +4,10 @@ trained   a model, by so many clients, or further from an earlier one
 asked     a request, of a model
 answered  by a method: from one model to another, with the measures before and after
 compared  methods on a request, over seeds
+begun     a run in another work directory, from this one's model
+wrote     tables, figures and reports
+missing   checkpoints that were gone when a run went on, and are made anew
+key       from here on another key, or the first
 erased    files that held what was to be forgotten
 
 Each line has the digest of its work directory's config.json (``config``). A later run's ledger
@@ -14,15 +18,17 @@ import functools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags
 
+import jfu.io
 import jfu.ledger
 from jfu.files import read_bytes, shown
-from jfu.io import check_state, load_seal, write_bytes
-from launch import hosts
+from jfu.io import check_state, load_params, load_seal, write_bytes
+from launch import hosts, locks
 from launch.flags import Config
 from launch.identity import DRAWS
 from launch.main import say
@@ -36,9 +42,9 @@ EVIDENCE = ("retain", "forget", "test", "mia_matched", "asr", "epsilon")
 COSTS = ("bytes_down", "bytes_up", "flops")
 
 
-def key() -> bytes | None:
-    """The secret of --key_file."""
-    path = flags.FLAGS.key_file if "key_file" in flags.FLAGS else None
+def key(flag: str = "key_file") -> bytes | None:
+    """The secret of --key_file, or of another flag that names a file with one."""
+    path = getattr(flags.FLAGS, flag) if flag in flags.FLAGS else None
     if path is None:
         return None
     if not os.path.lexists(path):
@@ -199,16 +205,16 @@ def reopen(work: WorkDir) -> None:
         write(work, "missing", missing=gone, since=lines[-1]["hash"])  # twice is not once
 
 
-def cells_of(work: WorkDir) -> dict[str, str]:
-    """The digests of the cells that a run leaves, for its line of the ledger."""
-    found = sorted((work.path / "cells").glob("*.safetensors"))
-    return {path.stem: seal for path in found if (seal := load_seal(path))}
+def cells_of(work: WorkDir, names: Iterable[tuple[int, str]]) -> dict[str, str]:
+    """The digests of a run's cells by seed and name, for its line of the ledger."""
+    found = [work.cell(seed, name) for seed, name in sorted(set(names))]
+    return {path.stem: load_seal(path) for path in found if path.exists()}
 
 
 def _lines(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
     lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
     for line in lines:
-        named = [line.get(name, {}) for name in ("files", "cells")]
+        named = [line.get(name, {}) for name in ("files", "cells", "wrote", "draws")]
         named = all(isinstance(one, dict) for one in named)
         if not (named and isinstance(line.get("event"), str)) or not isinstance(
             line.get("missing", []), list
@@ -289,11 +295,21 @@ def _check_draws(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
             )
 
 
+def vouched(mine: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Digests of a work directory's files by name, as the last line that names them says."""
+    alone = dict(config=CONFIG, results=RESULTS, model=MODEL, history=HISTORY)
+    found: dict[str, str] = {}
+    for line in mine:
+        found |= {name: line[field] for field, name in alone.items() if field in line}
+        found |= line.get("draws", {}) | line.get("wrote", {})
+    return found
+
+
 def check(path: pathlib.Path) -> list[dict[str, Any]]:
     """The lines, if the chain holds and more can be written: before any work is done."""
     secret = key()
     lines = _lines(path, None, secret)
-    if secret is None and lines and "mac" in lines[-1]:
+    if secret is None and jfu.ledger.keyed(lines):
         raise ValueError(f"{path / LEDGER} is kept with a key; give --key_file")
     return lines
 
@@ -303,10 +319,63 @@ def follow(work: WorkDir, source: str | None) -> None:
     """Begins the ledger of a new work directory where that of the model's own one ends."""
     before = source and pathlib.Path(source) / LEDGER
     if before and before.exists() and not (work.path / LEDGER).exists():
-        write_bytes(work.path / LEDGER, before.read_bytes())
+        write_bytes(work.path / LEDGER, read_bytes(before, most=jfu.ledger.MOST))
+
+
+@by_first
+def begun(work: WorkDir, config: Config) -> None:
+    """Says in the ledger of the model's own work directory what is begun from it, and where.
+
+    So that who erases what that holds, or proves that nothing does, finds what came of it.
+
+    Raises:
+      ValueError: another process works there, or its ledger is kept with another key.
+    """
+    model = pathlib.Path(config.init_params or "")
+    folder = model.parent
+    if model.name != MODEL or not (folder / CONFIG).is_file():
+        return
+    met, here = jfu.ledger.digest(model), os.path.realpath(work.path)
+    if met not in [line.get("model") for line in _lines(folder, None, None)]:
+        return
+    content = dict(run=settings(work.path), path=here)
+    content |= {"from": met, "beside": os.path.relpath(here, os.path.realpath(folder))}
+    try:
+        with locks.wait(folder) as lock:
+            write(WorkDir(folder, None, lock=lock), "begun", **content)
+    except OSError as error:
+        say(
+            f"note: {folder} cannot be written in ({error.strerror}), so that nothing there says "
+            f"that {work.path} was begun from it: who erases it must know"
+        )
+
+
+@by_first
+def wrote(work: WorkDir, names: Iterable[str]) -> None:
+    """Says what tables, figures and reports are now, where there is a ledger and its key.
+
+    A proof of erasure takes a file for jfu's if a line has its digest.
+    """
+    if not (work.path / LEDGER).is_file():
+        return
+    lines, now = _lines(work.path, None, None), outputs(work, names)
+    known = vouched(own(work.path, lines))
+    if all(known.get(name) == digest for name, digest in now.items()):
+        return
+    if jfu.ledger.keyed(lines) and key() is None:
+        say(f"note: the ledger is kept with a key and says nothing of {', '.join(now)} without")
+        return
+    write(work, "wrote", wrote=now, since=lines[-1]["hash"])  # what comes again is told again
+
+
+def outputs(work: WorkDir, names: Iterable[str]) -> dict[str, str]:
+    """The digests of files that a script has just written."""
+    there = [name for name in names if (work.path / name).is_file()]
+    return {name: jfu.ledger.digest(work.path / name) for name in there}
 
 
 def write(work: WorkDir, event: str, **content: Any) -> None:
+    locks.check(work.path, work.lock)
     content = dict(event=event, config=settings(work.path), **content)
     if "results" in content and (kept := sorted((work.path / DRAWS).glob("*.json"))):
         content |= dict(draws={f"{DRAWS}/{path.name}": jfu.ledger.digest(path) for path in kept})
@@ -330,7 +399,7 @@ def trained(
         seed=seed,
         model=jfu.ledger.digest(work.path / MODEL),
         results=jfu.ledger.digest(work.path / RESULTS),
-        cells=cells_of(work),
+        cells=cells_of(work, [(seed, "train")]),
     )
 
 
@@ -341,8 +410,18 @@ def asked(work: WorkDir, config: Config, method: str) -> None:
 
 
 @by_first
-def answered(work: WorkDir, config: Config, method: str, rows: list[dict[str, Any]]) -> None:
-    """The first row is of the model that the request met, the last of its answer."""
+def answered(
+    work: WorkDir,
+    config: Config,
+    method: str,
+    rows: list[dict[str, Any]],
+    names: Iterable[str] = (),
+) -> None:
+    """The first row is of the model that the request met, the last of its answer.
+
+    Args:
+      names: files that were written beside it.
+    """
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
     write(
         work,
@@ -356,8 +435,17 @@ def answered(work: WorkDir, config: Config, method: str, rows: list[dict[str, An
         after=pick(rows[-1], EVIDENCE),
         costs=pick(rows[-1], COSTS),
         results=jfu.ledger.digest(work.path / RESULTS),
-        cells=cells_of(work),
+        cells=cells_of(work, [(row["seed"], row["method"]) for row in rows]),
+        weights=dict(met=unsigned(config.init_params), made=unsigned(work.path / MODEL)),
+        wrote=outputs(work, names),
     )
+
+
+def unsigned(path: str | os.PathLike) -> str:
+    """A digest of a model's parameters without their signs, which whoever knows them puts back."""
+    tree = load_params(path)
+    flat = jfu.io.flatten(tree.get("params", tree))
+    return jfu.io.digest({name: np.abs(a) for name, a in flat.items()})
 
 
 def is_answered(work: WorkDir, config: Config, method: str) -> bool:
@@ -379,7 +467,9 @@ def is_answered(work: WorkDir, config: Config, method: str) -> bool:
 
 
 @by_first
-def compared(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
+def compared(
+    work: WorkDir, config: Config, rows: list[dict[str, Any]], names: Iterable[str] = ()
+) -> None:
     write(
         work,
         "compared",
@@ -387,5 +477,6 @@ def compared(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
         methods=sorted({row["method"] for row in rows}),
         seeds=sorted({row["seed"] for row in rows}),
         results=jfu.ledger.digest(work.path / RESULTS),
-        cells=cells_of(work),
+        cells=cells_of(work, [(row["seed"], row["method"]) for row in rows]),
+        wrote=outputs(work, names),
     )

@@ -388,14 +388,21 @@ def regained(methods: dict[str, dict], name: str) -> str:
     return f"retained accuracy is back after {rounds['mean']:.1f} rounds"
 
 
-def write(folder: pathlib.Path, summary: dict[str, Any], text: str) -> None:
-    """Writes table.md, table.json and, where rules can be compared, stopping.md."""
+def write(folder: pathlib.Path, summary: dict[str, Any], text: str) -> list[str]:
+    """Writes table.md, table.json and, where rules can be compared, stopping.md; their names."""
+    found = contents(summary, text)
+    for name, content in found.items():
+        jfu.io.write_bytes(folder / name, content)
+    return list(found)
+
+
+def contents(summary: dict[str, Any], text: str) -> dict[str, bytes]:
+    """What ``write`` writes, by name."""
+    found = {"table.md": text.encode(), "table.json": to_json(summary)}
     if rules := stopping(summary):
         words = "\n".join(f"* {name}: {what}" for name, what in RULES.items())
-        rules = f"## Where to stop\n\n{rules}\n{words}\n"
-        jfu.io.write_bytes(folder / "stopping.md", rules.encode())
-    jfu.io.write_bytes(folder / "table.md", text.encode())
-    jfu.io.write_bytes(folder / "table.json", to_json(summary))
+        found["stopping.md"] = f"## Where to stop\n\n{rules}\n{words}\n".encode()
+    return found
 
 
 def to_json(summary: dict[str, Any]) -> bytes:

@@ -50,7 +50,7 @@ def rounds() -> None:
             "note: targets that are not given are taken from retraining, which is not asked for"
         )
     work, config, rows = compare.run()
-    from launch import hosts
+    from launch import hosts, records, workdir
 
     if not hosts.first():
         return
@@ -63,6 +63,7 @@ def rounds() -> None:
     title = f"{config.dataset}: forget {config.forget}"
     plotted = figures.drawn(plot, lines, str(work.path / "rounds.png"), title)
     names = ["rounds.jsonl", "rounds.md", *["rounds.png"] * plotted]
+    records.compared(work, config, rows, [*names, workdir.PLAN])
     show(f"\n{text}\n{listed(names)} are in {work.path}/")
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from launch import cells, experiment, main, paper, recorded, records, report, runs, workdir
+from launch import cells, experiment, locks, main, paper, recorded, records, report, runs, workdir
 from launch.flags import Config
 from launch.printing import show
 
@@ -33,6 +33,7 @@ def define() -> None:
     flags.DEFINE_string(
         "record", None, "Also write the rows of finished cells here: results/<row>-<device>.jsonl."
     )
+    flags.DEFINE_string("key_file", None, "The key that the first one's ledger is kept with.")
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
@@ -55,11 +56,21 @@ def table() -> None:
     for path in paths:
         records.believe(path)
     summary, text = write(paths[0], held)
+    tell_ledger(paths[0], report.contents(summary, text))
     if FLAGS.record:
         recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
         main.open_up(FLAGS.record)
     show(f"{text}\n{report.legend(summary)}")
     show(f"table.md and table.json are in {paths[0]}/")
+
+
+def tell_ledger(path: pathlib.Path, names: Iterable[str]) -> None:
+    """Has the ledger say what the table is now; not while a run goes on, which does it itself."""
+    try:
+        with locks.hold(path) as lock:
+            records.wrote(workdir.WorkDir(path, None, lock=lock), names)
+    except ValueError as error:
+        main.say(f"note: the ledger says nothing of the table: {error}")
 
 
 def read(paths: Sequence[pathlib.Path]) -> Held:

@@ -24,6 +24,7 @@ import concurrent.futures
 import functools
 import json
 import multiprocessing
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -32,6 +33,7 @@ from absl import flags
 
 import jfu.io
 from jfu import theory
+from jfu.files import read_json
 from launch import figures, interrupt, main, theorems, theory_figure
 from launch.locks import make_folder, take
 from launch.printing import listed, show
@@ -84,9 +86,9 @@ def claim(path: str, seeds: int) -> pathlib.Path:
     """
     folder, told = pathlib.Path(path), dict(script="theory", seeds=seeds)
     notes = folder / "config.json"
-    if notes.exists():
+    if os.path.lexists(notes):
         try:
-            kept = dict(json.loads(notes.read_text()))
+            kept = dict(read_json(notes))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{notes} is unreadable ({error!r}); restore it or choose another --workdir"

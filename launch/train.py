@@ -124,6 +124,7 @@ def train() -> None:
         hosts.agreed(lambda: records.reopen(work))
         work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
+        hosts.agreed(lambda: records.begun(work, config))
         cells.announce(study, trial, f"training, seed {seed}", work)
         cell = cells.runner(
             work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, "train"

@@ -174,6 +174,7 @@ def unlearn() -> None:
         hosts.agreed(lambda: records.reopen(work))
         work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
+        hosts.agreed(lambda: records.begun(work, config))
         records.asked(work, config, FLAGS.method)
         cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
         cell = cells.runner(
@@ -208,8 +209,8 @@ def unlearn() -> None:
         return
     summary = report.table([row, *rows], dataclasses.asdict(config))
     text = report.markdown(summary)
-    report.write(work.path, summary, text)
-    records.answered(work, config, FLAGS.method, [row, *rows])
+    names = report.write(work.path, summary, text)
+    records.answered(work, config, FLAGS.method, [row, *rows], names)
     show(f"\n{text}")
     if FLAGS.method not in ("retrain", "none"):
         for line in advice.behind(dataclasses.asdict(config), row, rows[-1]):

@@ -23,7 +23,8 @@ from jfu.files import read_json, read_lines
 from launch import hosts, identity, main
 from launch.devices import Layout
 from launch.flags import Config
-from launch.locks import LOCK, half_of, make_folder, take
+from launch.locks import HELD, LOCK, half_of, make_folder, take
+from launch.locks import check as check_lock
 from launch.main import say
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
@@ -121,7 +122,9 @@ def untouched(folder: pathlib.Path) -> bool:
     """Whether a run may begin there: it holds at most what one left that was killed too early."""
     if not os.path.lexists(folder):
         return True
-    left = re.compile(rf"{LOCK}|{half_of(re.escape(CONFIG))}|\.{re.escape(CONFIG)}\..*\.part")
+    left = re.compile(
+        rf"{LOCK}|{HELD}|{half_of(re.escape(CONFIG))}|\.{re.escape(CONFIG)}\..*\.part"
+    )
     return folder.is_dir() and all(left.fullmatch(path.name) for path in folder.iterdir())
 
 
@@ -385,6 +388,7 @@ def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
     """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
     if not hosts.first():
         return
+    check_lock(work.path, work.lock)
     new = {(row["method"], row["seed"]) for row in rows}
     kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
     text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
@@ -395,6 +399,7 @@ def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[st
     """Replaces a cell's checkpoint."""
     if not hosts.first():
         return
+    check_lock(work.path, work.lock)
     jfu.io.save_state(work.cell(seed, method), state, notes | dict(of=_of(work, seed, method)))
 
 

@@ -242,7 +242,8 @@ def kept(folder: Path) -> dict[str, bytes | str | None]:
 def results(folder: Path) -> dict[str, object]:
     """What a run has found, without the seconds that it took and the time of day."""
     found: dict[str, object] = kept(folder)
-    timed = ("time", "previous", "hash", "results")  # of a ledger's lines
+    # Of a ledger's lines; checkpoints and tables say how long they took, folders have names.
+    timed = ("time", "previous", "hash", "results", "cells", "wrote", "since", "path", "beside")
     for name in found:
         path = folder / name
         if path.parent.name == "cells":

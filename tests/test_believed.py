@@ -81,7 +81,7 @@ def test_the_scripts_ask(tmp_path, monkeypatch):
     work = written(tmp_path / "W")
     edited(work.path / "results.jsonl", EDITS["a number"])
     before = sorted(tmp_path.rglob("*"))
-    flags = dict(workdir=[str(work.path)], record=None, shadows=0)
+    flags = dict(workdir=[str(work.path)], record=None, shadows=0, data_dir=None)
     monkeypatch.setattr(table, "FLAGS", type("Flags", (), flags))
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
         table.table()

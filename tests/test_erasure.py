@@ -1,5 +1,6 @@
 """What erasing and its proof rest on: made-up work directories, without any training."""
 
+import base64
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ from test_experiment import CONFIG, LAYOUT
 
 import jfu.io
 from jfu import ledger
-from launch import erasure, lineage, records, requests, runs, workdir
+from launch import erasure, lineage, records, report, requests, runs, workdir
 from launch import ledger as script
 
 NOTES = dict(round=1, rows=[], spent={}, finished=True)
@@ -35,7 +36,8 @@ def begun(folder, config, what, **more):
         workdir.write_cell(work, 0, name, {"w": np.ones(2)}, NOTES)
     rows = [dict(method=m, seed=0, round=r, **MEASURES) for m, r in (("original", 0), ("not", 1))]
     workdir.write_results(work, rows)
-    (folder / "table.md").write_text("| a table |\n")
+    if what != "train":
+        (folder / "table.md").write_text("| a table |\n")
     return work, rows
 
 
@@ -59,9 +61,9 @@ def unlearn(folder, source, forget, value, until="answered"):
     config = dataclasses.replace(config, forget=forget, init_params=place)
     work, rows = begun(folder, config, "unlearn", method="not", stop="budget")
     steps = [
-        lambda: records.follow(work, str(source)),
+        lambda: (records.follow(work, str(source)), records.begun(work, config)),
         lambda: records.asked(work, config, "not"),
-        lambda: (model(work, value), records.answered(work, config, "not", rows)),
+        lambda: (model(work, value), records.answered(work, config, "not", rows, ["table.md"])),
     ]
     for step in steps[: ["begun", "followed", "asked", "answered"].index(until)]:
         step()
@@ -93,6 +95,7 @@ def holding(path, wanted, gone=()):
 def told(monkeypatch, capsys, path, *, status=0, **given):
     """What launch.ledger prints, and its error."""
     flags = dict(workdir=str(path), head=None, key_file=None, prove_erased=None, gone=[])
+    flags |= dict(new_key_file=None)
     monkeypatch.setattr(script, "FLAGS", types.SimpleNamespace(**flags | given))
     capsys.readouterr()
     if status:
@@ -215,15 +218,215 @@ def test_a_model_by_another_name_holds(root, name):
     assert holding(root / "B", "client:0") == {f"B/{name}"}
 
 
+PNG = b"\x89PNG\r\n\x1a\n ... IEND\xaeB`\x82"
+
+
 def test_the_files_that_the_scripts_write_are_free(root):
-    png = b"\x89PNG\r\n\x1a\n ... IEND\xaeB`\x82"
-    for name in (*erasure.MEASURES, "plan.json"):
+    """As long as they are what the ledger says was written; a picture may hold a model, too."""
+    for name in erasure.MEASURES:
         if name not in ("results.jsonl", "table.md"):
-            (root / "B" / name).write_bytes(png if name.endswith("png") else b"{}\n")
+            (root / "B" / name).write_bytes(PNG if name.endswith("png") else b"{}\n")
+    records.wrote(workdir.WorkDir(root / "B", None), erasure.MEASURES)
     erasure.erase(*opened(root / "B"), "not")
     assert holding(root / "B", "client:0") == set()
-    (root / "B" / "curves.png").write_bytes(png + (root / "B" / "model.safetensors").read_bytes())
-    assert holding(root / "B", "client:0") == {"B/curves.png"}
+    old = base64.b64encode((root / "B" / "model.safetensors").read_bytes())
+    (root / "B" / "curves.png").write_bytes(PNG[:8] + old + PNG[8:])
+    (root / "B" / "table.md").write_bytes(old)
+    assert holding(root / "B", "client:0") == {"B/curves.png", "B/table.md"}
+    records.wrote(workdir.WorkDir(root / "B", None), ["curves.png", "table.md"])
+    assert holding(root / "B", "client:0") == set()  # said by whoever may write the ledger
+
+
+WRITTEN = [name for name in (*erasure.MEASURES, "plan.json", "lock", "lock.held")]
+
+
+@pytest.mark.parametrize("name", [n for n in WRITTEN if n != "results.jsonl"])
+def test_a_model_as_text_by_a_name_of_jfus_holds(root, name):
+    """Also where the file says that it is of the kind; results and settings are the ledger's."""
+    old = base64.b64encode((root / "A" / "model.safetensors").read_bytes()).decode()
+    erasure.erase(*opened(root / "B"), "not")
+    text = json.dumps(dict(cells=[old], seeds=[]) if name == "plan.json" else [old])
+    content = f"process 1 on {old}" if name.startswith("lock") else text
+    (root / "B" / name).write_bytes(
+        PNG[:8] + text.encode() + PNG[8:] if "png" in name else content.encode()
+    )
+    assert holding(root / "B", "client:0") == {f"B/{name}"}
+
+
+def test_tables_that_the_results_make_are_free_in_older_directories(tmp_path, monkeypatch):
+    """Of before ledgers named what was written: a table is made anew and compared."""
+    monkeypatch.setattr(records, "outputs", lambda *_: {})
+    more = dict(mia=None, mia_matched=None, asr=None, bytes_down=0, bytes_up=0, flops=0.0)
+    for name, value in (more | dict(storage=0, seconds=0.0)).items():
+        monkeypatch.setitem(MEASURES, name, value)
+    train(tmp_path / "A")
+    work, config = unlearn(tmp_path / "B", tmp_path / "A", "client:0", 2.0)
+    erasure.erase(*opened(tmp_path / "B"), "not")
+    assert holding(tmp_path / "B", "client:0") == {"B/table.md"}
+    summary = report.table(workdir.read_results(work), dataclasses.asdict(config))
+    report.write(tmp_path / "B", summary, report.markdown(summary))
+    assert holding(tmp_path / "B", "client:0") == set()
+
+
+def test_a_forged_checkpoint_of_retraining_holds(root):
+    """One that says all that jfu's say, with the old model in it: the ledger does not name it."""
+    old = jfu.io.load_params(root / "A" / "model.safetensors")
+    erasure.erase(*opened(root / "B"), "not")
+    workdir.write_cell(opened(root / "B")[0], 0, "retrain", old, NOTES)
+    assert holding(root / "B", "client:0") == {"B/cells/0-retrain.safetensors"}
+    workdir.write_cell(opened(root / "C")[0], 0, "original", old, NOTES)  # in place of another
+    with pytest.raises(ValueError, match="0-original.safetensors is not what line"):
+        holding(root / "C", "client:0")
+
+
+def test_names_of_empty_folders_hold(root):
+    erasure.erase(*opened(root / "B"), "not")
+    (root / "B" / "cells" / "c3RvbGVu").mkdir()
+    (root / "A" / "x" / "y").mkdir(parents=True)
+    (root / "B" / "shadows").mkdir()
+    assert holding(root / "B", "client:0") == {"B/cells/c3RvbGVu", "A/x/y"}
+
+
+@pytest.mark.parametrize("more", [dict(event="note", text="x"), dict(event="wrote", blob="x")])
+def test_a_ledger_with_more_in_it_holds(root, more):
+    erasure.erase(*opened(root / "B"), "not")
+    old = base64.b64encode((root / "C" / "model.safetensors").read_bytes()).decode()
+    more = {k: old if v == "x" else v for k, v in more.items()}
+    ledger.append(root / "B" / "ledger.jsonl", more)
+    assert holding(root / "B", "client:0") == {"B/ledger.jsonl"}
+
+
+@pytest.mark.parametrize("change", [lambda value: value, lambda value: -value])
+def test_an_answer_that_is_the_old_model_holds(tmp_path, change):
+    """To the bit, and up to signs, which are public."""
+    train(tmp_path / "A", 1.0)
+    unlearn(tmp_path / "B", tmp_path / "A", "client:0", change(1.0))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match="nothing was unlearned, and nothing was removed"):
+        erasure.erase(*opened(tmp_path / "B"), "not")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "B/model.safetensors" in holding(tmp_path / "B", "client:0")
+
+
+# ---------------------------------------------------------------- what came of a model
+
+
+def further(folder, source, value):
+    """Trained further from a model, as launch.train --init_from does."""
+    config = runs.read_model(str(source)).config
+    place = os.path.join(os.path.realpath(source), "model.safetensors")
+    config = dataclasses.replace(config, init_params=place, past=(*config.past, "+"))
+    work, _ = begun(folder, config, "train", keep_history=[], further=1)
+    records.follow(work, str(source))
+    records.begun(work, config)
+    model(work, value)
+    records.trained(work, config, 0, 3, 1)
+    return work
+
+
+def test_what_was_trained_further_from_a_model_keeps_the_client(root, capsys):
+    """It is found from the model's folder, told, and not removed."""
+    further(root / "D", root / "A", 7.0)
+    further(root / "E", root / "D", 8.0)
+    held = {f"{name}/{what}.safetensors" for name in "DE" for what in ("model", "cells/0-train")}
+    assert held < holding(root / "B", "client:0")
+    erasure.erase(*opened(root / "B"), "not")
+    said = capsys.readouterr().err
+    assert f"note: {root / 'D' / 'model.safetensors'} was not removed and may hold client:0" in said
+    assert holding(root / "B", "client:0") == held
+    assert holding(root / "C", "client:0") == held
+    shutil.rmtree(root / "E")
+    assert holding(root / "B", "client:0") == {n for n in held if n[0] == "D"} | {"E"}
+    shutil.rmtree(root / "D")
+    found, _ = erasure.holdings(root / "B", "client:0")
+    (lost,) = [one for one in found if one.holds]
+    assert lost.lost and "a run from " in lost.what and f"--gone={root / 'D'}" in lost.what
+    assert holding(root / "B", "client:0", [str(root / "D")]) == set()
+
+
+def test_what_came_later_and_answers_the_same_is_free(root):
+    """A second answer to the request, of the same model, is looked at by its own requests."""
+    unlearn(root / "F", root / "A", "client:0", 9.0)
+    erasure.erase(*opened(root / "B"), "not")
+    held = {f"F/cells/0-{name}.safetensors" for name in ("not", "original")}
+    assert holding(root / "B", "client:0") == held
+
+
+def test_a_folder_in_the_place_of_one_that_came_later_is_told(root):
+    further(root / "D", root / "A", 7.0)
+    erasure.erase(*opened(root / "B"), "not")
+    shutil.rmtree(root / "D")
+    train(root / "D", 3.0)
+    (lost,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.holds]
+    assert lost.lost and "what lies there now is another" in lost.what
+
+
+def test_what_came_later_and_has_not_finished_is_told_and_stops_no_removal(root):
+    work = further(root / "D", root / "A", 7.0)
+    jfu.io.write_bytes(work.path / "results.jsonl", b"")
+    erasure.erase(*opened(root / "B"), "not")
+    (broken,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.holds]
+    assert broken.path == root / "D" and "results.jsonl is not what line" in broken.what
+
+
+def test_runs_are_told_in_the_ledger_that_they_began_from(root):
+    for source, name in (("A", "B"), ("B", "C")):
+        lines = ledger.read(root / source / "ledger.jsonl")
+        (line,) = [
+            line for line in lines if line["event"] == "begun" and line["path"].endswith(name)
+        ]
+        assert line["run"] == records.settings(root / name)
+        assert line["from"] == ledger.digest(root / source / "model.safetensors")
+        assert line["beside"] == f"../{name}"
+
+
+def test_work_directories_that_were_moved_together_can_be_erased(root, tmp_path):
+    further(root / "D", root / "A", 7.0)
+    moved = pathlib.Path(shutil.move(root, tmp_path / "archive"))
+    work, config = opened(moved / "B")
+    place = str(moved / "A" / "model.safetensors")
+    erasure.erase(work, dataclasses.replace(config, init_params=place), "not")
+    held = {"D/model.safetensors", "D/cells/0-train.safetensors"}
+    assert holding(moved / "B", "client:0") == held
+    assert not os.path.exists(place)
+
+
+def test_a_work_directory_inside_another_is_looked_at_by_itself(tmp_path, monkeypatch):
+    """Of the same lineage, of other data, and of the same data with the client in it."""
+    train(tmp_path / "A")
+    unlearn(tmp_path / "A" / "B", tmp_path / "A", "client:0", 2.0)
+    erasure.erase(*opened(tmp_path / "A" / "B"), "not")
+    assert holding(tmp_path / "A" / "B", "client:0") == set()
+    train(tmp_path / "A" / "other", 5.0)
+    held = [h for h in erasure.holdings(tmp_path / "A" / "B", "client:0")[0] if h.holds]
+    inside = tmp_path / "A" / "other"
+    assert {h.path for h in held} == {
+        inside / "model.safetensors",
+        inside / "cells" / "0-train.safetensors",
+    }
+    notes = json.loads((inside / "config.json").read_text())
+    shutil.rmtree(inside)
+    elsewhere(tmp_path / "A" / "other", notes)
+    known = lambda run: run if run.data else run._replace(data=dict(train="own"))
+    monkeypatch.setattr(lineage, "read_run", lambda path: known(runs.read_run(path)))
+    assert holding(tmp_path / "A" / "B", "client:0") == set()
+    (inside / "x").write_text("unknown")
+    assert holding(tmp_path / "A" / "B", "client:0") != set()
+
+
+def elsewhere(folder, notes):
+    """A training on other data, as its config.json says."""
+    config = dataclasses.replace(SETTINGS, dataset="digits")
+    work = workdir.open_workdir(str(folder), config, "train", seed=0, keep_history=[], further=0)
+    data = dict(train="another", test=None, owners=None, classes=None)
+    more = dict(seed=0, keep_history=[], further=0)
+    work = workdir.begin(work, config, "train", LAYOUT, data, **more)
+    work.lock.close()
+    assert notes["data"] is None
+    workdir.write_cell(work, 0, "train", {"w": np.ones(2)}, NOTES)
+    workdir.write_results(work, [dict(method="train", seed=0, round=1, **MEASURES)])
+    model(work, 5.0)
+    records.trained(work, config, 0, 3, 1)
 
 
 def test_links_hold_and_are_left(root, tmp_path, capsys):
@@ -265,8 +468,9 @@ def test_a_model_is_found_from_another_current_directory(root, tmp_path, monkeyp
     monkeypatch.chdir(root)
     config = dataclasses.replace(SETTINGS, forget="client:2", init_params="A/model.safetensors")
     work, _ = begun(root / "E", config, "unlearn", method="not", stop="budget")
+    (root / "E" / "table.md").unlink()
     model(work, 7.0)
-    row = dict(round=0, **MEASURES)
+    row = dict(method="not", seed=0, round=0, **MEASURES)
     records.asked(work, config, "not")
     records.answered(work, config, "not", [row, row])
     monkeypatch.chdir(tmp_path)
@@ -321,7 +525,7 @@ def test_settings_that_were_edited_are_found(root, monkeypatch, capsys, name):
 def test_a_ledger_that_was_rewritten_beneath_a_later_one_is_found(root):
     """A's own chain holds; B's was begun where another A's ended."""
     edited(root / "A", past=["-client:0"])
-    (line,) = ledger.read(root / "A" / "ledger.jsonl")
+    line, _ = ledger.read(root / "A" / "ledger.jsonl")
     rewrite(root / "A" / "ledger.jsonl", line | dict(config=records.settings(root / "A")))
     assert records.read(root / "A")
     with pytest.raises(ValueError, match="A/ledger.jsonl does not hold: no line of the ledger has"):

@@ -168,6 +168,16 @@ def test_a_checkpoint_names_the_digests_of_what_it_holds(tmp_path, state):
     assert inside.encode() in content and content.count(seal.encode()) == 1
 
 
+def test_a_checkpoint_is_the_same_bytes_each_time(tmp_path, state):
+    """As its own writer has metadata in any order, a run that was killed would differ."""
+    for name in "abcdefgh":
+        io.save_state(tmp_path / name, state, {"ü": 7})
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+    with safe_open(tmp_path / "a", "numpy") as file:
+        assert bits({n: file.get_tensor(n) for n in file.keys() if "bfloat" not in n})  # noqa: SIM118
+        assert json.loads(file.metadata()["notes"]) == {"ü": 7}
+
+
 def test_any_bit_that_flips_in_a_checkpoint_is_found(tmp_path):
     """Of arrays, notes, digests, names, shapes and types: refused, or what it was."""
     state, path = {"w": np.arange(3, dtype=np.float32), "n": np.int32(1)}, tmp_path / "a"

@@ -126,6 +126,80 @@ def test_a_ledger_with_a_key_is_not_gone_on_with_without(tmp_path):
     assert len(ledger.read(path, key=KEY)) == 1
 
 
+NEW = b"another key of enough bytes"
+
+
+@pytest.mark.parametrize("old", [None, KEY])
+def test_a_key_begins_later_or_changes_by_a_line_that_both_vouch_for(tmp_path, old):
+    path = tmp_path / "ledger.jsonl"
+    for content in THREE:
+        ledger.append(path, content, key=old)
+    line = ledger.rekey(path, dict(event="key"), new=NEW, key=old)
+    assert line["next"] == hmac.new(NEW, line["hash"].encode(), "sha256").hexdigest()
+    assert line.get("mac") == (old and hmac.new(old, line["hash"].encode(), "sha256").hexdigest())
+    for wrong in (None, old, b"a third key of enough bytes"):
+        with pytest.raises(ValueError, match="kept with a key|not written with this key"):
+            ledger.append(path, dict(event="erased"), key=wrong)
+    ledger.append(path, dict(event="erased"), key=NEW)
+    assert len(ledger.read(path, key=NEW)) == len(ledger.read(path)) == 5
+    with pytest.raises(ValueError, match=r"line \d of the ledger .* not written with this key"):
+        ledger.read(path, key=KEY)
+    third = ledger.rekey(path, dict(event="key"), new=b"a third key of enough bytes", key=NEW)
+    assert len(ledger.read(path, key=b"a third key of enough bytes")) == third["number"] == 6
+
+
+@pytest.mark.parametrize("what", ["a line before", "the change", "a line after", "another change"])
+def test_nobody_without_the_new_key_changes_a_line(tmp_path, what):
+    """Not even the lines of before it was the key: its line holds their hash."""
+    path = tmp_path / "ledger.jsonl"
+    for content in THREE:
+        ledger.append(path, content)
+    ledger.rekey(path, dict(event="key"), new=NEW)
+    ledger.append(path, dict(event="erased"), key=NEW)
+    entries = [{k: v for k, v in e.items() if k not in ledger.CHAIN} for e in ledger.read(path)]
+    path.unlink()
+    if what == "a line before":
+        entries[1]["n"] = 2.5
+    for content in entries:
+        if content["event"] != "key":
+            ledger.append(path, content, key=KEY if ledger.keyed(ledger.read(path)) else None)
+        elif what == "another change":
+            ledger.rekey(path, content, new=KEY)
+        elif what != "the change":
+            ledger.append(path, content)
+    assert ledger.read(path)
+    with pytest.raises(ValueError, match="was not written with this key"):
+        ledger.read(path, key=NEW)
+
+
+def test_a_key_that_is_there_or_a_ledger_that_is_not_is_told(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    with pytest.raises(ValueError, match="has no lines yet"):
+        ledger.rekey(path, dict(event="key"), new=KEY)
+    ledger.append(path, THREE[0], key=KEY)
+    with pytest.raises(ValueError, match="is kept with this key already"):
+        ledger.rekey(path, dict(event="key"), new=KEY, key=KEY)
+    with pytest.raises(ValueError, match="is kept with a key, and none was given"):
+        ledger.rekey(path, dict(event="key"), new=NEW)
+
+
+def test_times_that_run_backwards_are_noted(tmp_path):
+    times = ["2026-01-02T00:00:00Z", "2026-01-01T23:59:59Z", "2026-01-01T23:59:59Z"]
+    entries = []
+    for content, time in zip(THREE, times, strict=True):
+        entries.append(ledger.chained(content, entries, time=time))
+    found = ledger.verify(text(map(ledger.canonical, entries)))
+    assert ledger.backwards(found) == [2]
+    assert ledger.backwards([]) == ledger.backwards(found[:1]) == []
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2026-1-1T00:00:00Z", "\u0662026-01-01T00:00:00Z"])
+def test_times_that_are_none_are_found(time):
+    entry = ledger.chained(THREE[0], [], time=time)
+    with pytest.raises(ValueError, match="line 1 of the ledger is none that jfu wrote"):
+        ledger.verify(ledger.canonical(entry) + "\n")
+
+
 # ---------------------------------------------------------------- what came before
 
 

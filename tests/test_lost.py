@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import os
 import pickle
+import platform
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from test_launch import rare
 
 import jfu.io
 from jfu.io import load_notes
-from launch import figures, locks, workdir
+from launch import figures, locks, records, workdir
 from launch.main import sentence
 
 FEW = ["--dataset=synthetic", "--train_size=60", "--clients=2", "--model=mlp", "--devices=1"]
@@ -94,10 +95,10 @@ def test_a_training_killed_at_named_points_of_its_writes(runs, whole, tmp_path, 
         after = kept(folder)
         place = f"cells/{name}" if name == CELL else name
         assert (after.get(place) == before.get(place)) == (point != "replaced")
-        halves = [n for n in after if n.endswith(".part")]
+        halves = [n for n in after if n.endswith(".jfu-part")]
         assert len(halves) == (point in ("half", "written"))
         for other, content in before.items():  # what was there is there, and as it was
-            if other != place and not other.endswith(".part") and other != f"cells/{CELL}":
+            if other != place and not other.endswith(".jfu-part") and other != f"cells/{CELL}":
                 assert after[other] == content
     # No round that a checkpoint kept was run again.
     ended = runs.run(*TRAIN, f"--workdir={folder}")
@@ -198,7 +199,7 @@ def test_two_that_begin_at_once(tmp_path):
     assert kept(tmp_path) == before
 
 
-@pytest.mark.parametrize("left", [[], ["lock"], ["lock", ".config.json.x.part"]])
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", ".config.json.abcdefgh.jfu-part"]])
 def test_a_directory_whose_run_was_killed_too_early_is_new(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("process 1 on mars\n")
@@ -208,14 +209,64 @@ def test_a_directory_whose_run_was_killed_too_early_is_new(tmp_path, left):
     assert sorted(os.listdir(tmp_path)) == ["cells", "config.json", "lock"]
 
 
-def test_where_files_cannot_be_locked_a_note_is_given(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def lockless(monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
+
+
+def test_where_files_cannot_be_locked_one_stands_for_it(tmp_path, lockless, capsys):
+    """Whoever made it is told; one of a process that has ended here is taken over."""
     for _ in range(2):
         locks.hold(tmp_path).close()
-    assert capsys.readouterr().err.count("start no second run in it") == 2
+        assert os.listdir(tmp_path) == ["lock"]
+    assert capsys.readouterr().err.count("lock.held stands for a lock there") == 2
+    held = locks.hold(tmp_path)
+    with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*remove .*held\)"):
+        locks.hold(tmp_path)
+    locks.check(tmp_path, held)
+    held.close()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / "lock.held").write_text(f"process {ended.pid} on {platform.node()}\n")
+    locks.hold(tmp_path).close()
+    for other in (f"process {ended.pid} on mars\n", "who?"):
+        (tmp_path / "lock.held").write_text(other)
+        with pytest.raises(ValueError, match=r"is in use by .*, if it has ended, remove"):
+            locks.hold(tmp_path)
+        assert (tmp_path / "lock.held").read_text() == other
+
+
+def test_a_lock_that_was_removed_or_replaced_stops_every_write(tmp_path):
+    work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
+    work = workdir.begin(work, CONFIG, "compare", LAYOUT)
+    workdir.write_cell(work, 0, "not", LIKE, NOTES)
+    os.unlink(tmp_path / "w" / "lock")
+    writes = (
+        lambda: workdir.write_cell(work, 0, "not", OTHER, NOTES),
+        lambda: workdir.write_results(work, []),
+        lambda: records.write(work, "asked"),
+    )
+
+    def refused_all():
+        before = kept(tmp_path)
+        for write in writes:
+            with pytest.raises(ValueError, match="lock was removed or replaced while this process"):
+                write()
+        assert kept(tmp_path) == before
+
+    refused_all()
+    with locks.hold(tmp_path / "w") as second:  # another may begin now, and is alone
+        refused_all()
+        locks.check(tmp_path / "w", second)
+
+
+def test_a_lock_that_is_no_file_is_a_sentence(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(ValueError, match="lock is no plain file; remove it"):
+        locks.hold(tmp_path)
 
 
 # ---------------------------------------------------------------- no room

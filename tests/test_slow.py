@@ -109,9 +109,9 @@ def test_killed_at_random_moments_and_started_again(
             ended = start(folder.name, **(how if done < kills else {}))
             done += ended.killed
             now = kept(folder) if folder.exists() else {}
-            halves += any(name.endswith(".part") for name in now)
+            halves += any(name.endswith(".jfu-part") for name in now)
             for name, content in before.items():
-                if not name.endswith(".part"):
+                if not name.endswith(".jfu-part"):
                     assert name in now
                     assert not finished(name, content) or now[name] == content
             before = now
