@@ -134,8 +134,8 @@ def listen(words: int, native: int, show_all: bool) -> tuple[bool, str]:
 def why(number: int, native: str) -> str:
     """What a user is told of a process that a signal has ended.
 
-    >>> why(6, "F1 client.h:80] ... absl::Status: UNAVAILABLE: Socket closed [type.goo")[:68]
-    'this host failed or lost another one (UNAVAILABLE: Socket closed); '
+    >>> why(6, "F1 client.h:80] ... absl::Status: UNAVAILABLE: Socket closed [type.goo")[:66]
+    'this host failed or lost another one (UNAVAILABLE: Socket closed);'
     >>> why(6, "terminate called after throwing an instance of 'std::bad_alloc'")[:14]
     'memory ran out'
     """
