@@ -97,8 +97,12 @@ def study(
     known = identity.of_data(dataset)
     for where, kept in made.items():
         identity.same_data(kept, known, where)
+    dataset, proxy = set_aside(dataset, config.proxy)
+    each = hosts.together(lambda: divided(config, dataset, seeds, taken or {}))
+    identity.same_draws_on_hosts({seed: each[seed].draws for seed in seeds})
     with hosts.aside():
-        return prepared(config, layout, seeds, given, dataset, taken or {})._replace(data=known)
+        made_of = dict(data=known, taken=taken or {})
+        return prepared(config, layout, each, given, dataset, proxy)._replace(**made_of)
 
 
 def loaded(config: Config) -> Any:
@@ -117,24 +121,36 @@ def loaded(config: Config) -> Any:
     )
 
 
+def divided(
+    config: Config, dataset: Any, seeds: list[int], taken: Mapping[int, identity.Draws]
+) -> dict[int, Drawn]:
+    """Every seed's clients and request, read before anything is run or written."""
+    _check_sizes(config, dataset)
+    with hosts.aside():
+        each = {seed: clients_of(config, dataset, seed, taken=taken.get(seed)) for seed in seeds}
+    for seed in seeds:
+        identity.same_draws(taken.get(seed), each[seed].draws)
+    return each
+
+
 def prepared(
-    config: Config, layout: Layout, seeds: list[int], given: Any, dataset: Any, taken: Mapping
+    config: Config,
+    layout: Layout,
+    each: Mapping[int, Drawn],
+    given: Any,
+    dataset: Any,
+    proxy: np.ndarray | None,
 ) -> Study:
     """The study; ``given`` is the file of --init_params."""
     from jfu import models
 
-    dataset, proxy = set_aside(dataset, config.proxy)
-    _check_sizes(config, dataset)
     shape = dataset.x_train.shape[1:]
     sizes = dict(classes=len(dataset.labels), image_shape=shape, norm=config.norm)
     model = models.build(config.model, **sizes, precision=config.precision)
     stock = models.build(config.model, **sizes, convolution=jax.lax.conv_general_dilated)
     loss = jfu.classification(model.apply)
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    each = {seed: clients_of(config, dataset, seed, taken=taken.get(seed)) for seed in seeds}
-    for seed, drawn in each.items():
-        identity.same_draws(taken.get(seed), drawn.draws)
-    one, forget = each[seeds[0]].clients, each[seeds[0]].forget
+    one, forget, *_ = next(iter(each.values()))
     if layout.chunk is None:
         cohort = min(config.sample or len(one.id), len(one.id))
         share = -(-cohort // layout.devices)
@@ -206,7 +222,7 @@ def prepared(
         per_forward=jfu.step_flops(jfu.classification(stock.apply), variables, batch, forward=True),
         slots=slots,
         data={},
-        taken=taken,
+        taken={},
     )
 
 

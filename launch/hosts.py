@@ -7,9 +7,11 @@ each, so they take the same decisions and need not ask.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
+import pathlib
 import re
 import sys
 import threading
@@ -21,6 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
+import jfu
+import launch
 from launch import address, watch
 from launch.main import complain, say, sentence
 from launch.printing import listed
@@ -60,6 +64,7 @@ def join(given: Any, clients: int) -> None:
         patience.cancel()
     alike([device.process_index for device in jax.devices()], jax.default_backend())
     same(flags_of(given))
+    same_software(software())
 
 
 def _meet(given: Any) -> None:
@@ -272,17 +277,39 @@ def opened(path: Any) -> Any:
     return file
 
 
-def shared(fn: Callable[[int, int], bytes], many: int, *, width: int) -> bytes:
-    """``fn(0, many)``, ``width`` bytes for each of many things, of which each host makes a part."""
+def shared(fn: Callable[[int, int], bytes], many: int, *, width: int, what: str) -> bytes:
+    """``fn(0, many)``, ``width`` bytes for each of many things, of which each host makes two parts.
+
+    Its own and the next one's: whatever two hosts make otherwise is noticed.
+
+    Args:
+      many: the same on all hosts.
+      what: the things, in words.
+
+    Raises:
+      ValueError: on all hosts, if two of them differ in a part.
+    """
     if not several():
         return fn(0, many)
     from jax.experimental import multihost_utils
 
-    part = -(-many // jax.process_count())
-    start = min(many, part * jax.process_index())
-    mine = together(lambda: fn(start, min(many, start + part)))
-    padded = np.frombuffer(mine.ljust(part * width, b"\0"), np.uint8)
-    return np.asarray(multihost_utils.process_allgather(padded)).tobytes()[: many * width]
+    hosts, size = jax.process_count(), -(-many // jax.process_count())
+
+    def part(host):
+        start = min(many, size * (host % hosts))
+        return fn(start, min(many, start + size)).ljust(size * width, b"\0")
+
+    mine = together(lambda: part(jax.process_index()) + part(jax.process_index() + 1))
+    found = np.asarray(multihost_utils.process_allgather(np.frombuffer(mine, np.uint8)))
+    own, next_ones = np.split(found.reshape(hosts, -1), 2, axis=1)
+    for host in range(hosts):
+        after = (host + 1) % hosts
+        if not np.array_equal(own[after], next_ones[host]):
+            first, second = sorted((host, after))
+            raise ValueError(
+                f"host {second} differs from host {first} in {what}; give all hosts the same data"
+            )
+    return own.tobytes()[: many * width]
 
 
 def _from_first(content: bytes) -> bytes:
@@ -304,22 +331,77 @@ def flags_of(given: Any) -> dict[str, Any]:
     return {n: v for n, v in theirs.items() if isinstance(v, str | int | float | list | None)}
 
 
+def software() -> dict[str, Any]:
+    """What this host computes with: packages, jfu's own files, and settings of JAX."""
+    from launch import identity, workdir
+
+    code = hashlib.sha256()
+    folders = (pathlib.Path(package.__file__).parent for package in (jfu, launch))
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        code.update(path.read_bytes())
+    own = dict(jfu=f"{jfu.__version__} ({code.hexdigest()[:8]})")
+    return own | workdir.versions() | identity.numerics()
+
+
 def same(values: dict[str, Any]) -> None:
-    """Refuses hosts that were given other values than the first.
+    """Refuses hosts that were given other flags than the first.
 
     Raises:
       ValueError: on all hosts, if one differs.
     """
+
+    def told(other, wanted):
+        had = ", ".join(f"--{n}={values[n]}" for n in other)
+        first = ", ".join(f"--{n}={wanted.get(n)}" for n in other)
+        return (
+            f"it was given {had} and host 0 {first}; give all hosts the same flags, apart from "
+            f"{', '.join(f'--{n}' for n in OWN)}"
+        )
+
+    _as_first(values, told)
+
+
+def same_software(values: dict[str, Any]) -> None:
+    """Refuses hosts that compute with something else than the first.
+
+    Args:
+      values: versions of packages and settings, by name.
+
+    Raises:
+      ValueError: on all hosts, if one differs.
+    """
+
+    def told(other, wanted):
+        had = ", ".join(f"{n} {values[n]}" for n in other)
+        first = ", ".join(f"{n} {wanted.get(n)}" for n in other)
+        return f"it has {had} and host 0 {first}; set all hosts up alike"
+
+    _as_first(values, told)
+
+
+def same_content(digests: dict[str, Any]) -> None:
+    """Refuses hosts that have read something else than the first.
+
+    Args:
+      digests: of what each has read, by what that is in words.
+
+    Raises:
+      ValueError: on all hosts, if one differs.
+    """
+    told = lambda other, _: (
+        f"it differs from host 0 in {listed(other)}; give all hosts the same data, lists and masks"
+    )
+    _as_first(digests, told)
+
+
+def _as_first(values: dict[str, Any], told: Callable[[list[str], dict[str, Any]], str]) -> None:
     wanted = agreed(lambda: values)
 
     def compare():
-        if other := [n for n in values if values[n] != wanted.get(n)]:
-            had = ", ".join(f"--{n}={values[n]}" for n in other)
-            first = ", ".join(f"--{n}={wanted.get(n)}" for n in other)
-            raise ValueError(
-                f"it was given {had} and host 0 {first}; give all hosts the same flags, apart "
-                f"from {', '.join(f'--{n}' for n in OWN)}"
-            )
+        # What JSON makes of a value is what the first host's has become.
+        mine = json.loads(json.dumps(values))
+        if other := [n for n in mine if mine[n] != wanted.get(n, ...)]:
+            raise ValueError(told(other, wanted))
 
     together(compare)
 

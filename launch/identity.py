@@ -55,27 +55,40 @@ def of_data(data: Any) -> dict[str, str | None]:
     """Digests of a ``jfu.data.Dataset``: of what it holds, wherever that lies.
 
     Each example is hashed by itself, in SHA-256, and the hashes are hashed together. So several
-    hosts share the reading of examples that lie in files: each reads a part and tells its hashes.
+    hosts share the reading of examples that lie in files: each part is read by two of them.
 
     Returns:
       hexadecimal digests by the names of ``DATA``; ``owners`` is None without client ids.
+
+    Raises:
+      ValueError: on all of several hosts, if one has read something else than another.
 
     >>> from jfu.data import digits
     >>> of_data(digits())["train"][:12]
     'cf3ed7f5c3f2'
     """
     owners = data.client
-    return dict(
-        train=_examples(data.x_train, data.y_train),
+    known = dict(
         test=_examples(data.x_test, data.y_test),
         owners=None if owners is None else _text([str(owners.dtype.kind), owners.tolist()]),
         classes=_text(list(data.labels)),
     )
+    shapes = _text([str(data.x_train.dtype), data.x_train.shape, data.y_train.tolist()])
+    _same_on_hosts(known | dict(shapes=shapes))
+    train = dict(train=_examples(data.x_train, data.y_train))
+    _same_on_hosts(train)
+    return train | known
+
+
+def _same_on_hosts(digests: Mapping[str, str | None]) -> None:
+    words = DATA | dict(shapes="the number, kind or labels of the training examples")
+    hosts.same_content({words[name]: digest for name, digest in digests.items()})
 
 
 def _examples(x: np.ndarray | Rows, y: np.ndarray) -> str:
-    if isinstance(x, Rows) and hosts.several():
-        rows = hosts.shared(lambda start, stop: _rows(x, start, stop), len(x), width=32)
+    if isinstance(x, Rows):
+        make = lambda start, stop: _rows(x, start, stop)
+        rows = hosts.shared(make, len(x), width=32, what=DATA["train"])
     else:
         rows = _rows(x, 0, len(x))
     whole = hashlib.sha256(_header(x.dtype, x.shape))
@@ -261,6 +274,24 @@ def same_draws(kept: Draws | None, now: Draws) -> None:
             f"{_listed(differing)} came out otherwise than when the model was made; restore the "
             "lists of --partition=file:, or the versions that config.json names"
         )
+
+
+def same_draws_on_hosts(each: Mapping[int, Draws]) -> None:
+    """Refuses hosts whose lists or masks say something else than the first's.
+
+    Args:
+      each: what every seed's data were made into, here.
+
+    Raises:
+      ValueError: on all hosts, if one differs.
+    """
+    told: dict[str, Any] = {}
+    for seed, draws in each.items():
+        asked = _text([list(draws.past), draws.request])
+        told[f"who holds what (seed {seed})"] = draws.partition
+        told[f"which examples carry the trigger (seed {seed})"] = draws.poison
+        told[f"which examples are to be forgotten (seed {seed})"] = asked
+    hosts.same_content(told)
 
 
 def read(folder: Any, seeds: Iterable[int], *, needed: bool = False) -> dict[int, Draws]:

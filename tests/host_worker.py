@@ -34,10 +34,22 @@ def collectives(fn, *args):
     return re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
 
 
+def dataset(change=None, rows=12):
+    """A data set whose training examples are read by row, one of which may be another."""
+    from jfu.data import Dataset
+    from jfu.data.rows import Rows
+
+    x = np.arange(24, dtype=np.uint8).reshape(12, 2)
+    if change is not None:
+        x[change, 1] += 1
+    lazy, y = Rows(lambda ids: x[ids], np.arange(rows), (2,), x.dtype), np.arange(rows) % 3
+    return Dataset(lazy, y.astype(np.int32), x[:4], y[:4].astype(np.int32), ("a", "b", "c"))
+
+
 def main(port: str, host: str, devices: str, folder: str) -> None:
     """One host: a round, an evaluation, and what hosts tell one another, into FOLDER/HOST.*"""
     from jfu.data.rows import Rows
-    from launch import hosts
+    from launch import hosts, identity
     from launch.devices import compiled, place
     from launch.exam import dealt
 
@@ -80,12 +92,19 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
         file.write(f"from {host}".encode() * 100)
     file = hosts.opened(f"{folder}/{host}-only")
     told["opened"] = [file.name[-6:], file.read().decode()]
+    told["digest"] = identity.of_data(dataset())
     told["errors"] = []
     for fails in (
         lambda: hosts.together(lambda: int("x" if host == "1" else "0")),
         lambda: hosts.agreed(lambda: int("y" if host == "0" else "0")),
         lambda: hosts.opened("/nowhere/at/all"),
         lambda: hosts.same(dict(rounds=7 + int(host), lr=1)),
+        lambda: hosts.same_software(dict(numpy="2", jax_enable_x64=host == "1")),
+        lambda: identity.of_data(dataset(rows=12 - int(host))),
+        lambda: identity.of_data(dataset(change=9 if host == "1" else None)),
+        lambda: identity.of_data(dataset(change=5 if host == "0" else None)),
+        lambda: identity.of_data(dataset()._replace(client=np.arange(12) + int(host))),
+        lambda: identity.same_draws_on_hosts({3: identity.Draws(host, None)}),
     ):
         try:
             fails()

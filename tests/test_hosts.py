@@ -12,7 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from host_worker import HELD, federation
+from host_worker import HELD, dataset, federation
 from test_launch import ROOT, environment, launch, rows_of
 
 import jfu.data
@@ -25,13 +25,21 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def on_hosts(*commands):
-    """Starts processes, returns ``[(status, stdout, stderr)]`` once all have ended."""
+def begun(command, folder=ROOT, more=None):
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    env = environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    started = [
-        subprocess.Popen([sys.executable, *c], cwd=ROOT, env=env, **streams) for c in commands
-    ]
+    env = environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | (more or {})
+    return subprocess.Popen([sys.executable, *command], cwd=folder, env=env, **streams)
+
+
+def on_hosts(*commands, folders=(ROOT, ROOT), second=None):
+    """Starts processes, returns ``[(status, stdout, stderr)]`` once all have ended.
+
+    Args:
+      folders: where each is started.
+      second: what the second one's environment has besides.
+    """
+    more = ({}, second or {})
+    started = [begun(c, f, m) for c, f, m in zip(commands, folders, more, strict=False)]
     try:
         said = [process.communicate(timeout=500) for process in started]
     finally:
@@ -154,11 +162,33 @@ def test_what_the_first_host_says_and_reads_all_hosts_know(pair):
 def test_one_hosts_error_is_every_hosts(pair):
     """On any of them, on the first, of a file, and flags that differ."""
     for told in pair[1]:
-        one, first, missing, flags = told["errors"]
+        one, first, missing, flags, *_ = told["errors"]
         assert one == "host 1: invalid literal for int() with base 10: 'x'"
         assert first == "invalid literal for int() with base 10: 'y'"
         assert missing == "there is no file /nowhere/at/all"
         assert flags.startswith("host 1: it was given --rounds=8 and host 0 --rounds=7; give all")
+
+
+def test_what_hosts_compute_with_and_have_read_is_compared(pair):
+    """The same digests as one host's; whatever differs is named on both hosts."""
+    from launch import identity
+
+    assert pair[1][0]["errors"] == pair[1][1]["errors"]
+    *_, software, fewer, one, other, owners, lists = pair[1][0]["errors"]
+    assert pair[1][0]["digest"] == pair[1][1]["digest"] == identity.of_data(dataset())
+    assert software == (
+        "host 1: it has jax_enable_x64 True and host 0 jax_enable_x64 False; set all hosts up alike"
+    )
+    end = "; give all hosts the same data, lists and masks"
+    fewest = "the number, kind or labels of the training examples"
+    assert fewer == f"host 1: it differs from host 0 in {fewest}{end}"
+    for image in (one, other):  # of the second host's half, and of the first's
+        assert (
+            image == "host 1 differs from host 0 in the training examples; give all hosts the "
+            "same data"
+        )
+    assert owners == f"host 1: it differs from host 0 in who holds which example (client){end}"
+    assert lists == f"host 1: it differs from host 0 in who holds what (seed 3){end}"
 
 
 @pytest.mark.slow
@@ -318,26 +348,136 @@ def test_errors_end_all_hosts_with_the_same_sentence(tmp_path, script, flags, ow
     assert not any(map(pathlib.Path.exists, folders))
 
 
+def one_error(said):
+    """The sentence of a process that says one, and nothing native code would say."""
+    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    for word in ("Traceback", "Fatal", "Check failure", "F1", "E1"):
+        assert not any(line.startswith(word) for line in said.splitlines()), said
+    return error.removeprefix("error: ")
+
+
+def own_files(folder, change):
+    """Data, lists and a mask in a folder for each host; ``change(arrays, lists, mask)`` on one."""
+    for host in "01":
+        (folder / host).mkdir()
+        data = jfu.data.load("synthetic", train_size=64, test_size=32)
+        arrays = {n: np.array(getattr(data, n)) for n in ("x_train", "y_train", "x_test", "y_test")}
+        lists = {str(k): list(range(k, 64, 4)) for k in range(4)}
+        mask = np.arange(64) % 8 == 0
+        if host == "1":
+            change(arrays, lists, mask)
+        np.savez(folder / host / "own.npz", **arrays)
+        (folder / host / "lists.json").write_text(json.dumps(lists))
+        np.save(folder / host / "mask.npy", mask)
+    return folder / "0", folder / "1"
+
+
+def another_list(arrays, lists, mask):
+    lists["0"].append(lists["1"].pop())
+
+
+def another_image(arrays, lists, mask):
+    arrays["x_train"][40] += 1
+
+
+def another_test_label(arrays, lists, mask):
+    arrays["y_test"][3] += 1
+
+
+def another_request(arrays, lists, mask):
+    mask[16] = False
+
+
+OTHERS = [
+    (another_list, "host 1: it differs from host 0 in who holds what (seed 0)"),
+    (another_image, "host 1 differs from host 0 in the training examples; give all hosts"),
+    (another_test_label, "host 1: it differs from host 0 in the test examples"),
+    (another_request, "host 1: it differs from host 0 in which examples are to be forgotten"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [OTHERS[0], *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS[1:])],
+)
+def test_what_one_host_has_otherwise_is_told_before_the_first_round(tmp_path, change, words):
+    folders = own_files(tmp_path, change)
+    given = ["--dataset=own.npz", "--partition=file:lists.json", "--nobackdoor", "--model=mlp"]
+    given += ["--forget=mask:mask.npy", "--rounds=3"]
+    lines = commands("train", (tmp_path / "w", tmp_path / "x"), *given)
+    for status, _, said in on_hosts(*lines, folders=folders):
+        assert status == 2, said
+        assert one_error(said).startswith(words)
+    assert not (tmp_path / "w").exists() and not (tmp_path / "x").exists()
+
+
 @pytest.mark.slow
-def test_a_host_that_dies_ends_the_other(tmp_path):
-    """With a sentence, not a wait; what it has done is kept."""
-    flags = [*SMALL[:-1], "--rounds=2000", "--eval_every=2000", "--checkpoint_every=5", "--seeds=1"]
-    lines = commands("compare", (tmp_path / "w", tmp_path / "x"), *flags, "--methods=none")
-    streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    start = lambda line: subprocess.Popen(
-        [sys.executable, *line], cwd=ROOT, env=environment(), **streams
-    )
-    first, second = map(start, lines)
-    until = time.monotonic() + 300
-    while not list((tmp_path / "w").glob("cells/*.safetensors")) and time.monotonic() < until:
+def test_a_setting_of_one_host_is_told(tmp_path):
+    lines = commands("compare", (tmp_path / "w", tmp_path / "x"), *COMPARE)
+    for status, _, said in on_hosts(*lines, second=dict(JAX_ENABLE_X64="1")):
+        assert status == 2
+        assert one_error(said).startswith("host 1: it has jax_enable_x64 True and host 0 jax_ena")
+
+
+LONG = [*SMALL[:-1], "--rounds=20000", "--eval_every=20000", "--checkpoint_every=5"]
+
+
+def working(folder, *, within=300):
+    """Waits until a run has kept a round."""
+    until = time.monotonic() + within
+    while not list(folder.glob("cells/*.safetensors")):
+        assert time.monotonic() < until
         time.sleep(0.02)
-    second.kill()
-    second.communicate()
-    said = first.communicate(timeout=300)[1]
-    assert first.returncode == 1
-    assert "error: this host failed or lost another one" in said
-    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_host_that_dies_ends_the_other(tmp_path, dies):
+    """With a sentence, not a wait; what it has done is kept."""
+    both = list(map(begun, commands("train", (tmp_path / "w", tmp_path / "x"), *LONG)))
+    working(tmp_path / "w")
+    both[dies].kill()
+    both[dies].communicate()
+    other = both[1 - dies]
+    said = other.communicate(timeout=300)[1]
+    assert other.returncode == 1
+    assert one_error(said).startswith("this host failed or lost another one (")
     assert list((tmp_path / "w").glob("cells/*.safetensors"))
+
+
+@pytest.mark.slow
+def test_a_third_that_claims_a_taken_place_ends_all_with_a_sentence(tmp_path):
+    lines = commands("train", (tmp_path / "w", tmp_path / "x"), *LONG)
+    both = list(map(begun, lines))
+    working(tmp_path / "w")
+    third = begun([*lines[1], "--host_timeout=10"])
+    for process in (*both, third):
+        said = process.communicate(timeout=300)[1]
+        words = "not all of 2 hosts met" if process is third else "two processes came with the same"
+        assert one_error(said).startswith(words)
+        assert process.returncode in (1, 2)
+
+
+@pytest.mark.slow
+def test_a_stopped_host_is_a_sentence_on_both(tmp_path):
+    both = list(map(begun, commands("train", (tmp_path / "w", tmp_path / "x"), *LONG)))
+    working(tmp_path / "w")
+    both[1].send_signal(signal.SIGINT)
+    stopped, other = (process.communicate(timeout=300)[1] for process in reversed(both))
+    assert (both[1].returncode, both[0].returncode) == (130, 1)
+    assert one_error(stopped).startswith("stopped; the same command goes on")
+    assert one_error(other).startswith("this host failed or lost another one (")
+
+
+def test_a_port_that_something_else_has_taken(tmp_path):
+    """And says nothing: the first host cannot listen there, the other is not answered."""
+    lines = commands("train", (tmp_path / "w", tmp_path / "x"), *SMALL)
+    (port,) = (int(word.rpartition(":")[2]) for word in lines[0] if "coordinator" in word)
+    with socket.create_server(("127.0.0.1", port)):
+        ended = on_hosts(*lines)
+    words = f"port {port} of 127.0.0.1 is taken", f"what answers at 127.0.0.1:{port} is not the"
+    for (status, _, said), begin in zip(ended, words, strict=True):
+        assert status == 2
+        assert one_error(said).startswith(begin)
 
 
 @pytest.mark.slow
