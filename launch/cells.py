@@ -1,12 +1,14 @@
 """Running one cell: train or unlearn, evaluate, checkpoint, and go on where it stopped."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
+import numpy as np
 
 import jfu
 from jfu.conv import slow_convs
@@ -24,6 +26,8 @@ PAST = 8  # below a stream: not 0 and 1, which are its two halves where nothing 
 
 # Why clients were left out, and rounds whose mean was not finite: in rows where there are any.
 FAILURES = (*REASONS, "not_applied")
+
+LARGE = 512  # values of an array that may be data; fewer are constants of a formula
 
 # Measures in the lines of progress.
 SHOWN = dict(retain="retain", forget="forget", test="test", asr="backdoor")
@@ -47,9 +51,46 @@ class Programs:
             options = {} if mesh.empty else dict(out_shardings=sharding)
             if quick:
                 options["compiler_options"] = {"xla_backend_optimization_level": 0}
-            jitted = jax.jit(fn, donate_argnums=donate, **options)
-            self._compiled[signature] = looked_at(jitted.trace(*args)).lower().compile()
+            traced = looked_at(jax.jit(fn, donate_argnums=donate, **options).trace(*args))
+            with not_kept() if holds_data(traced.jaxpr) else contextlib.nullcontext():
+                self._compiled[signature] = traced.lower().compile()
         return self._compiled[signature]
+
+
+def holds_data(closed: Any) -> bool:
+    """Whether a program holds arrays itself, as one that a method's images were written into.
+
+    >>> images = np.zeros((64, 8, 8))
+    >>> holds_data(jax.make_jaxpr(lambda x: x * images.sum())(1.0))
+    False
+    >>> holds_data(jax.make_jaxpr(jax.jit(lambda x: x * jnp.asarray(images).sum()))(1.0))
+    True
+    """
+    inside = [closed]
+    while inside:
+        one = inside.pop()
+        if any(np.size(value) >= LARGE for value in getattr(one, "consts", ())):
+            return True
+        for eqn in one.eqns:
+            parts = [part for value in eqn.params.values() for part in (value, *_items(value))]
+            inside += [part for part in parts if hasattr(part, "eqns")]
+    return False
+
+
+def _items(value: Any) -> tuple:
+    return tuple(value) if isinstance(value, tuple | list) else ()
+
+
+@contextlib.contextmanager
+def not_kept() -> Iterator[None]:
+    """While this lasts no program is written into --compilation_cache."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    least = getattr(jax.config, name)
+    jax.config.update(name, math.inf)
+    try:
+        yield
+    finally:
+        jax.config.update(name, least)
 
 
 def looked_at(traced: jax.stages.Traced) -> jax.stages.Traced:

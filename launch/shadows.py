@@ -1,5 +1,6 @@
 """Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
 
+import contextlib
 import os
 import pathlib
 import time
@@ -15,7 +16,7 @@ import jfu.io
 from jfu import attacks, shadows
 from jfu.costs import entries
 from launch import report
-from launch.cells import looked_at
+from launch.cells import looked_at, not_kept
 from launch.devices import place
 from launch.experiment import Study, Trial, budget
 from launch.locks import make_folder
@@ -179,6 +180,8 @@ class Programs:
         mapped = lambda fn: jax.jit(shadows.map_federations(fn, chunk=chunk))
         self._begin = mapped(begin)
         self._respond = {name: mapped(respond(name)) for name in answers}
+        # Their programs hold images.
+        self._apart = {name for name, method in methods.items() if method.needs.proxy_data}
 
     def look(self, shared: Any, rows: Any) -> None:
         """Tells what a CPU would run slowly: shadows side by side are grouped convolutions."""
@@ -193,7 +196,8 @@ class Programs:
         for name in names:
             if name != "original":
                 began = time.perf_counter()
-                found[name] = jax.block_until_ready(self._respond[name](shared, rows))
+                with not_kept() if name in self._apart else contextlib.nullcontext():
+                    found[name] = jax.block_until_ready(self._respond[name](shared, rows))
                 seconds[name] = time.perf_counter() - began
         return {name: np.asarray(a) for name, a in found.items()}, seconds
 
