@@ -21,6 +21,9 @@ from jfu.devices import AXIS, clients_at_once
 from jfu.sums import summable
 from jfu.types import ClientData, Key, PyTree
 
+# Slots for each example of the pool from which on clients are walked in two groups, small and
+# large ones: a client costs time for each of its slots, and a second group a second program.
+SPARSE = 16
 NOBODY = -1  # the id of clients that only fill up chunks and devices
 
 
@@ -43,25 +46,33 @@ def map_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     [2, 1]
     """
 
-    def here(size, shared, clients, key):
+    def here(size, few, shared, clients, key):
         share = clients.id.shape[0]
-        clients = _pad(_own_pool(clients), size)
+        clients = _own_pool(clients)
 
         def one(row):
             *row, own = row
             return fn(shared, _client(clients, row), own)
 
-        rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
+        small = _pad(_small(clients, few), size)
+        rows = (small.index, small.mask, small.id, _own_keys(key, small))
         rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
         _, results = jax.lax.scan(lambda _, r: (None, _chunk(one, size)(r)), None, rows)
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:share], results)
+        results = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:share], results)
+
+        def put(results, places, row):
+            set_ = lambda a, new: a.at[places].set(new, mode="drop")
+            return jax.tree.map(set_, results, _chunk(one, size)(row))
+
+        return _large(put, results, clients, few, size, key)
 
     def everywhere(shared, clients, key):
         _check_pool(clients)
         count = clients.id.shape[0]
         size = _at_once(chunk, count, shared)
+        few = _few(clients)
         clients = _pad(clients, _devices())
-        run = partial(here, size)
+        run = partial(here, size, few)
         if _devices() > 1:
             results = _shard(run, clients, PartitionSpec(AXIS))(shared, clients, key)
         else:
@@ -100,10 +111,11 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         sent, info, *row = fn(shared, client, key, *row)
         return sent, info, tuple(row)
 
-    def here(shared, clients, key, memory, size, padded):
+    def here(shared, clients, key, memory, size, padded, few):
         share = clients.id.shape[0]
-        clients = _pad(_own_pool(clients), size)
-        padded = padded or clients.id.shape[0] > share
+        everybody, few = _own_pool(clients), None if memory else few
+        clients = _pad(_small(everybody, few), size)
+        padded = padded or few is not None or clients.id.shape[0] > share
         memory = jax.tree.map(lambda a: _grow(a, clients.id.shape[0] - share), memory)
         # Those that run side by side all take as long as the largest, so like sizes go together.
         sorts = 1 < size < share and not memory
@@ -147,14 +159,23 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         info = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), info)
         if sorts:
             info = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), info)
-        return total, cut(info), cut(memory), like
+
+        def add_large(carry, places, row):
+            total, info = carry
+            sent, told, _ = _chunk(one, size)(row, memory)
+            put = lambda a, new: a.at[places].set(new, mode="drop")
+            total = jax.tree.map(lambda t, a: t + a.sum(0), total, sent)
+            return total, jax.tree.map(put, info, _pack(told))
+
+        total, info = _large(add_large, (total, cut(info)), everybody, few, size, key)
+        return total, info, cut(memory), like
 
     def alone(*args, **kwargs):
         total, info, memory, like = here(*args, **kwargs)
         return total, _unpack(info, like), memory
 
-    def shard(shared, clients, key, memory, size, padded):
-        total, info, memory, like = here(shared, clients, key, memory, size, padded)
+    def shard(shared, clients, key, memory, size, padded, few):
+        total, info, memory, like = here(shared, clients, key, memory, size, padded, few)
         # Every device writes its clients' scalars into their places among all clients', so
         # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
         # one a tensor: devices on one host share a thread pool that several could exhaust.
@@ -169,11 +190,12 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         _check_pool(clients)
         count = clients.id.shape[0]
         size = _at_once(chunk, count, shared)
+        few = _few(clients)
         clients = _pad(clients, _devices())
         missing = clients.id.shape[0] - count
         # Of clients that lie by device a sample fills up devices too.
         padded = missing > 0 or clients.y.ndim == 2
-        run = partial(shard if _devices() > 1 else alone, size=size, padded=padded)
+        run = partial(shard if _devices() > 1 else alone, size=size, padded=padded, few=few)
         if _devices() > 1:
             whole, rows = PartitionSpec(), PartitionSpec(AXIS)
             run = _shard(run, clients, (whole, whole, rows), more=(rows,))
@@ -247,6 +269,44 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
         return jax.tree.map(lambda a: a[:count], results)
 
     return everywhere
+
+
+def _few(clients: ClientData) -> int | None:
+    """Slots that most clients do with, where all have the slots of a largest one far above."""
+    many, slots = clients.mask.shape
+    if many * slots < SPARSE * clients.y.size:
+        return None
+    few = max(64, 1 << (4 * -(-clients.y.size // many) - 1).bit_length())
+    return few if 2 * few <= slots else None
+
+
+def _small(clients: ClientData, few: int | None) -> ClientData:
+    """The clients with their first slots alone; those that hold more are nobody's for now."""
+    if few is None:
+        return clients
+    mine = ~clients.mask[:, few:].any(1)
+    return clients._replace(
+        index=clients.index[:, :few],
+        mask=clients.mask[:, :few] & mine[:, None],
+        id=jnp.where(mine, clients.id, NOBODY),
+    )
+
+
+def _large(step: Callable, carry: PyTree, clients: ClientData, few, size: int, key: Key) -> PyTree:
+    """``step(carry, places [size], row)`` for chunks of the clients that ``_small`` left out."""
+    if few is None:
+        return carry
+    count, keys = clients.id.shape[0], _own_keys(key, clients)
+    mine = clients.mask[:, few:].any(1)
+    places = jnp.nonzero(mine, size=count + -count % size, fill_value=count)[0]
+    of = lambda a, at, none: a.at[at].get(mode="fill", fill_value=none)
+
+    def chunk(number, carry):
+        at = jax.lax.dynamic_slice_in_dim(places, number * size, size)
+        row = of(clients.index, at, 0), of(clients.mask, at, False), of(clients.id, at, NOBODY)
+        return step(carry, at, (*row, keys[jnp.minimum(at, count - 1)]))
+
+    return jax.lax.fori_loop(0, -(-mine.sum() // size), chunk, carry)
 
 
 def _own_keys(key: Key, clients: ClientData) -> Key:

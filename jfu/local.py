@@ -10,11 +10,25 @@ import optax
 
 from jfu.faults import NOT_FINITE, checked
 from jfu.sums import squares
-from jfu.types import Batch, Broadcast, ClientData, ClientFn, Key, LocalInfo, LossFn, Params
+from jfu.types import (
+    Batch,
+    Broadcast,
+    ClientData,
+    ClientFn,
+    Key,
+    LocalInfo,
+    LossFn,
+    Params,
+    PyTree,
+)
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
 # losses and augmentations are derived from its last counters, which no shuffle reaches.
 BEYOND = (np.uint32(2**32 - 1), np.uint32(2**32 - 2))
+
+# Of more than LEAST slots a client shuffles no more than the least of these that holds its own:
+# up to LEAST a shuffle costs as little as to choose.
+LEAST, LENGTHS = 512, tuple(8**n for n in range(2, 11))
 
 
 def local_sgd(
@@ -71,7 +85,7 @@ def local_sgd(
         live = client.mask.sum()
         per_epoch = -(-live // size)
         # Looked up once: at every step each would be a program of its own to compile and to start.
-        entries = _entries(client, _shuffles(key, client.mask, epochs, size))
+        entries = _shuffled(client, key, epochs, size)
         loss_key, augment_key = (jax.random.fold_in(key, place) for place in BEYOND)
 
         def step(i, carry):
@@ -159,14 +173,62 @@ def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)) > 0, x, jnp.zeros_like(x))
 
 
-def _shuffles(key: Key, mask: jax.Array, epochs: int, size: int) -> jax.Array:
-    """Slots in a new order each epoch, live ones first, int32 ``[epochs, multiple of size]``."""
+def _shuffled(client: ClientData, key: Key, epochs: int, size: int) -> tuple[jax.Array, ...]:
+    """The entries of a client's shuffles, ``[epochs, multiple of size]`` each."""
+    slots = client.mask.shape[0]
+
+    def within(length):
+        order = _shuffles(key, client.mask[:length], epochs)
+        room = slots + -slots % size - length
+        return jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, room))), _entries(client, order))
+
+    return sized(client.mask, key, within)
+
+
+def _shuffles(key: Key, mask: jax.Array, epochs: int) -> jax.Array:
+    """Slots in a new order each epoch, live ones first, int32 ``[epochs, N]``."""
     # Slots come first, so that dead ones behind the live change no draw.
     draw = jax.random.uniform(key, (*mask.shape, epochs)).T
-    draw = jnp.where(mask, draw, jnp.inf)
-    order = jnp.argsort(draw).astype(jnp.int32)
-    beyond = mask.shape[0]  # past the end: read as not live
-    return jnp.pad(order, ((0, 0), (0, -beyond % size)), constant_values=beyond)
+    return jnp.argsort(jnp.where(mask, draw, jnp.inf)).astype(jnp.int32)
+
+
+def sized(mask: jax.Array, key: Key | None, run: Callable[[int], PyTree]) -> PyTree:
+    """``run(length)``, where all live slots are among the first ``length``, one of a few lengths.
+
+    So that a small client among large ones costs little more than its own examples: ``run`` looks
+    at these slots alone, and what it gives has the same shapes for each length. Clients that run
+    side by side take the length of the largest of them.
+
+    Args:
+      mask: ``[N]`` bool, live slots.
+      key: of what ``run`` draws for each slot, if anything. With generators whose draws depend on
+        how many there are the length is always N.
+    """
+    slots = mask.shape[0]
+    lengths = [n for n in LENGTHS if 2 * n <= slots] if slots > LEAST else []
+    if not lengths or (key is not None and _layout_changes_draws(key)):
+        return run(slots)
+    extent = jnp.where(mask, jnp.arange(1, slots + 1), 0).max()
+    which = sum((extent > n).astype(jnp.int32) for n in lengths)
+    return jax.lax.switch(_largest(which), [partial(run, n) for n in (*lengths, slots)])
+
+
+@jax.custom_batching.custom_vmap
+def _largest(number: jax.Array) -> jax.Array:
+    """One number for all that run side by side: one each would have all branches run."""
+    return number
+
+
+@_largest.def_vmap
+def _(size: int, batched: list[bool], number: jax.Array) -> tuple[jax.Array, bool]:
+    return _largest(number.max()), False
+
+
+def _layout_changes_draws(key: Key) -> bool:
+    """Whether a draw depends on how many are drawn; not where each comes of its own counter."""
+    return not (
+        jax.config.jax_threefry_partitionable and "threefry" in str(jax.random.key_impl(key))
+    )
 
 
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:

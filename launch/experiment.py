@@ -460,9 +460,16 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
             f"note: --aggregator={config.aggregator} is for ordinary rounds; {', '.join(apart)} "
             "combine clients by their own formulas in the rounds that are their own"
         )
-    if (limit := config.max_update_norm) is not None:
-        made = {name: jfu.faults.bounded(method, limit) for name, method in made.items()}
+    made = bounded(config, made)
     return made | ({"retrain": study.fresh} if "retrain" in made else {})
+
+
+def bounded(config: Config, made: dict[str, jfu.Unlearner]) -> dict[str, jfu.Unlearner]:
+    """The methods as they are run: their own rounds within ``--max_update_norm``."""
+    limit = config.max_update_norm
+    if limit is None:
+        return made
+    return {name: jfu.faults.bounded(method, limit) for name, method in made.items()}
 
 
 def remembered(names: Sequence[str]) -> tuple[str, ...]:

@@ -129,6 +129,13 @@ def check(
     for name in names:
         if name not in jfu.unlearn.UNLEARNERS:
             continue  # said where methods are made
+        limit = config.max_update_norm
+        if name == "not_deepest" and limit is not None and limit < np.inf:
+            raise ValueError(
+                "not_deepest negates layers in a round of its own, which "
+                f"--max_update_norm={limit:g} would hold back, so that little would be negated; "
+                "leave the flag out, or use not, which negates before its rounds"
+            )
         needs = jfu.unlearn.needs_of(name)
         single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
         if config.sum_only and single:

@@ -213,9 +213,9 @@ def define() -> None:
     real(
         "max_update_norm",
         None,
-        "Longer updates are left out of a round; and each of a method's own rounds, in which the "
-        "leaving client works, moves the model by no more: ten of them by ten times as much. "
-        "Updates that are not finite never count.",
+        "Longer updates are left out of a round; and each of a method's own rounds moves the model "
+        "by no more: ten of them by ten times as much. What the server does before the first round "
+        "is not bounded. Updates that are not finite never count, with this flag or without.",
         lower_bound=0.0,
     )
     real(

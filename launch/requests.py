@@ -3,13 +3,13 @@
 What came before is a sequence of them: ``-client:0`` was answered, ``+client:0`` is back.
 """
 
-import zipfile
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 import jfu
+from jfu.files import read_npy, shown
 from launch import identity
 
 FORMS = "client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:FILE.npy"
@@ -43,7 +43,7 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
             raise ValueError(f"--forget={text} names several fractions; give one")
         forget = jfu.forget_fraction(clients, fraction, key, ids=ids)
     elif kind == "mask":
-        forget = jfu.forget_examples(clients, _mask(values))
+        forget = jfu.forget_examples(clients, _mask(values, len(clients.y)))
     else:
         raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
     request = jfu.split(clients, forget)
@@ -175,13 +175,9 @@ def _numbers(kind, values: str, text: str) -> list:
         ) from None
 
 
-def _mask(path: str) -> np.ndarray:
-    try:
-        mask = np.load(path, allow_pickle=False)
-        if not isinstance(mask, np.ndarray) or mask.dtype != bool:
-            raise ValueError("it holds something else")
-        return mask
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {path} with a mask to forget") from None
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npy file of bools ({error})") from None
+def _mask(path: str, examples: int) -> np.ndarray:
+    """The mask of a file, which has a byte an image and a little more."""
+    mask = read_npy(path, most=2**20 + 2 * examples)
+    if mask.dtype != bool:
+        raise ValueError(f"{shown(path)} is no .npy file of bools: it holds {mask.dtype}")
+    return mask

@@ -74,6 +74,7 @@ def tune() -> None:
                 own = {**study.setting.options.get(name, {}), **options}
                 setting = study.setting._replace(options={name: own})
                 tried[label(name, options)] = jfu.unlearn.UNLEARNERS[name](setting)
+        tried = experiment.bounded(config, tried)
         trial = experiment.trial(study, seeds[0])
         for text, method in tried.items():
             jfu.unlearn.check_request(method, trial.request, keep, text)

@@ -102,7 +102,8 @@ def over(*, show_all: bool = False) -> int:
         os.kill(os.getpid(), -status)
     if status and not said and BY_ITSELF not in last:
         _write(f"error: {why(max(-status, 0), last)}\n".encode())
-    return max(status, 0) or int(status != 0)
+        return 1
+    return status if status >= 0 else 1
 
 
 def listen(words: int, native: int, show_all: bool) -> tuple[bool, str]:

@@ -5,10 +5,12 @@ import contextlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import ROWS, bits
 
 import jfu
+import jfu.clients as clients_module
 
 X, Y = np.zeros((4, 2), np.float32), np.arange(4)
 NOWHERE = np.array([[0, 1], [np.nan, 0], [0, np.inf], [1, 1]], np.float32)
@@ -369,3 +371,85 @@ def test_a_clients_work_is_traced_once(chunk, devices):
         total, info = jax.jit(jfu.sum_clients(work, chunk=chunk))((), data, jax.random.key(0))
     assert len(traced) == 1
     assert int(total) == 4 and info["id"].tolist() == [0, 1, 2]
+
+
+# ---------------------------------------------------------------- small clients among large ones
+
+
+def skewed(dtype=np.float32):
+    """Sixty clients of one to three examples and two of 1,500 and 90."""
+    sizes = [1 + k % 3 for k in range(60)]
+    sizes[7], sizes[31] = 1500, 90
+    x = np.random.default_rng(0).normal(size=(sum(sizes), 2)).astype(dtype)
+    ends = np.cumsum([0, *sizes])
+    rows = [np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    ids = np.arange(100, 160)[::-1]
+    return jfu.stack(x, np.zeros(len(x), int), rows, ids=ids), np.array(sizes), x, rows
+
+
+def _shown(shared, client, key):
+    """A sum of the client's examples and a draw; and how many slots it was shown."""
+    mine = jnp.where(client.mask[:, None], client.x[client.index], 0).sum(0) + 1e-3
+    told = dict(id=client.id, live=client.mask.sum(), slots=jnp.int32(client.mask.shape[0]))
+    return (mine, jax.random.uniform(key)), told
+
+
+@pytest.mark.parametrize(("chunk", "devices"), [(1, 1), (4, 2), (0, 1)])
+def test_a_federation_with_one_large_client_costs_what_its_examples_cost(chunk, devices):
+    """Every client is shown slots for its own examples, near enough; the sums are NumPy's."""
+    clients, sizes, x, rows = skewed()
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
+        run = jax.jit(jfu.sum_clients(_shown, chunk=chunk))
+        (total, draws), told = run((), clients, jax.random.key(3))
+        (each, _), also = jax.jit(jfu.map_clients(_shown, chunk=chunk))(
+            (), clients, jax.random.key(3)
+        )
+    wanted = np.stack([x[r].astype(np.float64).sum(0) + 1e-3 for r in rows])
+    np.testing.assert_allclose(total, wanted.sum(0), rtol=1e-4)
+    np.testing.assert_allclose(each, wanted, rtol=1e-4, atol=1e-5)
+    key = jax.random.key(3)
+    own = sum(float(jax.random.uniform(jax.random.fold_in(key, i))) for i in np.asarray(clients.id))
+    assert float(draws) == pytest.approx(own, rel=1e-5)
+    for info in (told, also):
+        assert info["id"].tolist() == clients.id.tolist()
+        assert info["live"].tolist() == sizes.tolist()
+        slots = np.asarray(info["slots"])
+        assert slots.max() == clients.mask.shape[1] == 1500 and slots[7] == 1500
+        assert (np.delete(slots, 7) == 128).all()  # four times the mean, as a power of two
+        assert slots.sum() < 8 * sizes.sum()  # and not 60 times 1,500
+
+
+def test_who_is_large_follows_the_round():
+    """A large client that keeps one example is small; one whose last slot is live is not."""
+    clients, *_ = skewed()
+    kept = clients._replace(mask=clients.mask.at[7, 1:].set(False).at[31, :89].set(False))
+    _, told = jax.jit(jfu.sum_clients(_shown))((), kept, jax.random.key(0))
+    assert told["live"][7] == told["live"][31] == 1
+    assert (told["slots"] < 1500).all()
+    last = clients._replace(mask=clients.mask.at[7, :1499].set(False))
+    _, told = jax.jit(jfu.sum_clients(_shown))((), last, jax.random.key(0))
+    assert told["slots"][7] == 1500 and told["live"][7] == 1
+
+
+def test_rounds_with_one_large_client_are_the_rounds_of_one_group(model, variables, monkeypatch):
+    """Updates to the bit, the mean but for the order of its sum; histories walk in one group."""
+    clients, *_ = skewed()
+    work = jfu.local_sgd(jfu.classification(model.apply), optax.sgd(0.1), batch_size=32)
+    fed = jfu.fedavg(work, keep_updates=True)
+    key = jax.random.key(5)
+    found, info = jax.jit(fed.round)(fed.init(variables), clients, key)
+    summed, _ = jax.jit(jfu.fedavg(work).round)(fed.init(variables), clients, key)
+    watched = jfu.recorded(jfu.fedavg(work), ["norms"], clients=clients, rounds=1)
+    recorded, _ = jax.jit(watched.round)(watched.init(variables), clients, key)
+    monkeypatch.setattr(clients_module, "SPARSE", 10**9)
+    plain, other = jax.jit(fed.round)(fed.init(variables), clients, key)
+    assert bits(info.updates) == bits(other.updates) and bits(info.clients) == bits(other.clients)
+    assert bits(found) == bits(plain)
+    for state in (summed, recorded.inner):
+        for a, b in zip(*(jax.tree.leaves(s.variables) for s in (state, plain)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    squares = [
+        np.square(np.asarray(u, np.float64)).sum(tuple(range(1, u.ndim)))
+        for u in jax.tree.leaves(info.updates["params"])
+    ]
+    np.testing.assert_allclose(recorded.history["norms"][0], np.sqrt(sum(squares)), rtol=1e-5)

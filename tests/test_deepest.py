@@ -271,12 +271,6 @@ def test_one_client_at_a_time_and_in_half_precision():
     assert signs(half) == signs(state)
 
 
-def test_it_is_not_bounded_as_a_leaving_clients_round():
-    method = deepest(FED, NET, CUTS)
-    assert method.own == 1 and not method.needs.target
-    assert jfu.faults.bounded(method, 0.5) is method
-
-
 def test_errors_say_what_is_possible():
     with pytest.raises(ValueError, match=r"tells is 2; it is a share .* in \[0, 1\]"):
         deepest(FED, NET, CUTS, tells=2)

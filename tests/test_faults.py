@@ -368,47 +368,97 @@ def move(a, b):
     )
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ga", "mode", "fedosd"]
-    + [pytest.param(name, marks=pytest.mark.slow) for name in ("pgd", "fedquit", "fcu", "puf")],
-)
-def test_a_leaving_client_moves_the_model_no_further_than_asked(name, fed, model, data, variables):
-    clients, limit = data, 0.05
-    request = jfu.split(clients, jfu.forget_client(clients, [5]))
-    recorded = jfu.recorded(fed, ["last"], clients=clients, rounds=2)
-    state = recorded.init(variables)
-    state, _ = quick_jit(recorded.round)(state, clients, jax.random.key(3))
-    trained = jfu.Trained(state.variables, dict(state.history))
+# Every method that has rounds of its own, and how many are run; the slow ones are like the others.
+OWN = dict(ga=1, mode=2, fedosd=2, not_deepest=1, federaser=2, pgd=1, fedquit=1, fcu=1, puf=1)
+SLOW = ("pgd", "fedquit", "fcu", "puf")
+
+
+def bold(model, fed):
+    """A setting in which client 9, which stays, and client 5, which leaves, mean harm."""
     usual = jfu.classification(model.apply)
-    setting = jfu.unlearn.Setting(
-        fed,
-        model,
-        jfu.by_layer(model, 0),
-        local=lambda loss=None, optimizer=None, epochs=1: jfu.local_sgd(
+
+    def local(loss=None, optimizer=None, epochs=1):
+        work = jfu.local_sgd(
             loss or usual, optimizer or optax.sgd(0.1), epochs=epochs, batch_size=3
-        ),
-        around=lambda work: jfu.fedavg(work),
-        batch_size=3,
-        within=8,
+        )
+
+        def harmful(shared, client, key):
+            update, info = work(shared, client, key)
+            far = jnp.where((client.id == 9) | (client.id == 5), 1e4, 1.0)
+            return jax.tree.map(lambda u: u * far, update), info._replace(weight=1e6)
+
+        return harmful
+
+    options = dict(
+        federaser=dict(interval=1),
+        fcu=dict(lr=0.1, iterations=2, every=1),
+        pgd=dict(lr=1.0, margin=-1.0),
+        ga=dict(lr=1.0),
+        fedquit=dict(lr=0.1),
     )
-    method = jfu.unlearn.UNLEARNERS[name](setting)
-    assert method.own
+    layers = jfu.by_layer(model, 0)
+    return jfu.unlearn.Setting(
+        *(fed, model, layers), local=local, around=jfu.fedavg, batch_size=3, options=options
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in OWN]
+)
+def test_no_own_round_moves_the_model_further_than_asked(name, fed, model, data, variables):
+    limit = 0.05
+    request = jfu.split(data, jfu.forget_client(data, [5]))
+    far = jax.tree.map(lambda p: jnp.stack([p / 2, p / 2, p / 2]), variables["params"])
+    held = dict(start=variables, norms=jnp.full((4, 3), 7.0), first=far, last=far)
+    method = jfu.unlearn.UNLEARNERS[name](bold(model, fed))
     tame = faults.bounded(method, limit)
-    hidden = request._replace(
-        forget=request.forget._replace(x=request.forget.x * 1e4)  # it means harm
-    )
-    key = jax.random.key(4)
-    start = tame.perturb(trained, hidden, key)
-    after, _ = quick_jit(tame.recover)(start, hidden, key)
-    assert move(after.variables, start.variables) <= limit * (1 + 1e-5)
-    assert all(np.isfinite(a).all() for a in jax.tree.leaves(after.variables))
-    assert int(after.round) == int(start.round) + 1
-    if name == "ga":  # where nothing is too long every bit is as it was
-        wide = faults.bounded(method, 1e9)
-        loose, _ = quick_jit(wide.recover)(start, request, key)
-        plain, _ = quick_jit(method.recover)(start, request, key)
-        assert bits(loose.variables) == bits(plain.variables)
+    assert tame is not method
+    trained = jfu.Trained(variables, {kind: held[kind] for kind in method.needs.history})
+    key, step = jax.random.key(4), quick_jit(tame.recover)
+    state = tame.perturb(trained, request, key)
+    free, _ = quick_jit(method.recover)(state, request, key)
+    assert move(free.variables, state.variables) > 2 * limit  # without the bound
+    for number in range(OWN[name]):
+        after, info = step(state, request, key)
+        assert limit / 2 < move(after.variables, state.variables) <= limit * (1 + 1e-6)
+        assert int(after.round) == number + 1 and info.metrics["not_applied"] == 0
+        assert all(np.isfinite(a).all() for a in jax.tree.leaves(after.variables))
+        state = after
+
+
+def test_every_method_with_rounds_of_its_own_is_tried(fed, model):
+    made = {}
+    for name, make in jfu.unlearn.UNLEARNERS.items():
+        setting = bold(model, fed)._replace(proxy=np.zeros((4, 2), np.float32))
+        made[name] = faults.bounded(method := make(setting), 1.0) is not method
+    assert {name for name, held in made.items() if held} == set(OWN)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_rounding_takes_no_bounded_move_further(dtype, fed, data):
+    """In half precision a step of 0.05 would be rounded up to spaces between numbers."""
+    start = {"params": jnp.linspace(0.5, 40.0, 200).astype(dtype)}
+    away = jnp.asarray(np.random.default_rng(0).normal(size=200)).astype(dtype)
+
+    def recover(state, request, key):
+        return state._replace(variables={"params": state.params + away}), None
+
+    method = faults.bounded(jfu.Unlearner(None, recover, own=1), 0.3)
+    state = jfu.FedAvgState(start, (), (), jnp.zeros((), jnp.int32))
+    after, _ = method.recover(state, None, None)
+    wide = lambda tree: np.asarray(tree["params"], np.float64)
+    far = np.linalg.norm(wide(after.variables) - wide(start))
+    assert after.params.dtype == dtype and far <= 0.3 * (1 + 1e-6)
+    assert far > (0.29 if dtype == jnp.float32 else 0.0)
+
+
+def test_where_nothing_is_too_long_every_bit_is_as_it_was(fed, model, data, variables):
+    request = jfu.split(data, jfu.forget_client(data, [5]))
+    method = jfu.unlearn.UNLEARNERS["ga"](bold(model, fed))
+    start, key = method.perturb(jfu.Trained(variables), request, None), jax.random.key(4)
+    loose, _ = quick_jit(faults.bounded(method, 1e9).recover)(start, request, key)
+    plain, _ = quick_jit(method.recover)(start, request, key)
+    assert bits(loose.variables) == bits(plain.variables)
 
 
 def test_ordinary_rounds_are_not_bounded(fed, variables, data):

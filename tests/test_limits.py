@@ -41,6 +41,11 @@ def changed(config, **changes):
         (dict(dp_clip=0.0), {}, "--dp_clip=0 is no length of an update; give one above 0"),
         (dict(dp_clip=np.inf), {}, "--dp_clip=inf is no length"),
         (dict(max_update_norm=0.0), {}, "--max_update_norm=0 is no length of an update"),
+        (
+            dict(max_update_norm=0.3),
+            dict(names=["not_deepest"]),
+            "not_deepest negates layers in a round of its own, which --max_update_norm=0.3 would",
+        ),
         (dict(max_grad_norm=0.0), {}, "--max_grad_norm=0 is no length of a gradient"),
         ({}, dict(given=["dp_noise"]), "--dp_noise does nothing without --dp_clip"),
         ({}, dict(given=["dp_delta"]), "--dp_delta does nothing without --dp_clip"),

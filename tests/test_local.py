@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import quick_jit
+from conftest import bits, quick_jit
 
 import jfu
+import jfu.local as local_module
 from jfu.augment import AUGMENTS, crop_and_flip
-from jfu.local import _repeated
+from jfu.local import _repeated, sized
 
 ALIVE = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)  # slots; a request may leave holes anywhere
 INDEX = np.array([3, 0, 5, 9, 1, 8, 2, 6], np.int32)
@@ -228,3 +229,56 @@ def test_augments_by_name_keep_shape_and_dtype():
     for name in ("crop", "crop_flip"):
         out = AUGMENTS[name](jax.random.key(0), image)
         assert (out.shape, out.dtype) == (image.shape, image.dtype)
+
+
+# ---------------------------------------------------------------- small clients among large ones
+
+
+def ragged(sizes, dead=()):
+    """Clients of these sizes; those at the places ``dead`` have lost their first live slots."""
+    many = sum(sizes)
+    x = np.random.default_rng(0).normal(size=(many, 2)).astype(np.float32)
+    ends = np.cumsum([0, *sizes])
+    rows = [np.arange(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    clients = jfu.stack(x, (np.arange(many) % 3).astype(int), rows)
+    for k in dead:
+        clients = clients._replace(mask=clients.mask.at[k, : sizes[k] - 2].set(False))
+    return clients
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 0])
+def test_a_shorter_shuffle_is_the_same_shuffle(model, variables, monkeypatch, chunk):
+    """5, 70, 600 and 3 examples of 5,000 slots, dead ones in front: lengths change no bit."""
+    clients = ragged([5, 70, 4999, 600, 5000], dead=[2])
+    noisy = lambda key, x: x + jax.random.normal(key, x.shape)
+    work = jfu.local_sgd(
+        jfu.classification(model.apply), optax.sgd(0.1), epochs=2, batch_size=32, augment=noisy
+    )
+    shared = jfu.types.Broadcast(variables, jnp.zeros((), jnp.int32))
+    run = lambda: jax.jit(jfu.map_clients(work, chunk=chunk))(shared, clients, jax.random.key(3))
+    found = run()
+    monkeypatch.setattr(local_module, "LEAST", 10**9)
+    wanted = run()
+    assert bits(found) == bits(wanted)
+    assert found[1].weight.tolist() == [5, 70, 2, 600, 5000]
+
+
+def test_shuffles_walk_over_no_more_than_their_length():
+    """What is drawn and sorted, client by client, also side by side: the largest's."""
+    clients, seen = ragged([5, 64, 65, 512, 513, 2000]), []
+
+    def tell(length):
+        jax.debug.callback(lambda: seen.append(length))
+        return jnp.zeros(())
+
+    run = jfu.map_clients(lambda shared, client, key: sized(client.mask, key, tell), chunk=1)
+    jax.block_until_ready(jax.jit(run)((), clients, jax.random.key(0)))
+    jax.effects_barrier()
+    assert sorted(seen) == [64, 64, 512, 512, 2000, 2000]
+    chosen = lambda key: lambda mask: sized(mask, key, lambda length: mask[0])
+    text = lambda fn, mask: str(jax.make_jaxpr(fn)(mask))
+    # A generator whose draws depend on how many there are.
+    assert "cond" not in text(chosen(jax.random.key(0, impl="rbg")), clients.mask[0])
+    assert "cond" in text(chosen(jax.random.key(0)), clients.mask[0])
+    # One branch for all that run side by side; a choice for each would run all of them.
+    assert "cond" in text(jax.vmap(chosen(None)), clients.mask)

@@ -12,16 +12,17 @@ uint8 stays uint8, floats become float32 and keep their scale. Files with pickle
 are refused, because reading them would run what they hold.
 """
 
+import math
 import os
-import struct
-import zipfile
-import zlib
 
 import numpy as np
 
-from jfu.data import Dataset
+from jfu.data import Dataset, memory
 from jfu.data.rows import Rows
+from jfu.files import npz_headers, read_npz, shown
 
+# What is packed may claim so many bytes, or so many times the file's.
+_PACKED, _RATIO = 2**28, 100
 _MOST_CLASSES = 1_000_000  # a label beyond it is an id or a hash, not the number of a class
 
 
@@ -70,46 +71,30 @@ def read(path: str | os.PathLike, *, by_row: bool = False) -> Dataset:
 
 
 def _arrays(path: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path}; give the path of an .npz file")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no whole .npz file; write it anew with np.savez")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [name for name in needed if name not in file.files]:
-                raise KeyError(f"{path} lacks {', '.join(missing)}; it holds {sorted(file.files)}")
-            return {name: file[name] for name in needed + optional if name in file.files}
-    except KeyError as error:
-        raise ValueError(error.args[0]) from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    """Those of the arrays that the file holds, if it claims no more than can be."""
+    held = npz_headers(path)
+    if missing := [name for name in needed if name not in held]:
         raise ValueError(
-            f"{path} cannot be read ({error}); write plain arrays anew with np.savez"
-        ) from error
+            f"{shown(path)} lacks {', '.join(missing)}; it holds {shown(sorted(held))}"
+        )
+    wanted = [name for name in needed + optional if name in held]
+    claimed = sum(math.prod(held[n].shape) * held[n].dtype.itemsize for n in wanted)
+    packed = not all(held[name].stored for name in wanted)
+    most = max(_PACKED, _RATIO * os.path.getsize(path)) if packed else memory()
+    if claimed > most:
+        raise ValueError(
+            f"{shown(path)} claims {claimed / 1e9:.3g} GB of examples, and {most / 1e9:.3g} GB are "
+            "read at most; give fewer, as np.savez writes them"
+        )
+    return read_npz(path, wanted)
 
 
 def _mapped(path: str, name: str) -> np.ndarray | None:
     """An array of the file as a memory map; None where it does not lie there as it is."""
-    if not zipfile.is_zipfile(path):
-        return None  # what is wrong is told by whoever reads it whole
-    with zipfile.ZipFile(path) as file, open(path, "rb") as raw:
-        if f"{name}.npy" not in file.namelist():
-            return None
-        member = file.getinfo(f"{name}.npy")
-        if member.compress_type != zipfile.ZIP_STORED:
-            return None
-        # A member lies behind a header of 30 bytes, its name, and more of a length told there.
-        raw.seek(member.header_offset + 26)
-        raw.seek(sum(struct.unpack("<HH", raw.read(4))), os.SEEK_CUR)
-        try:
-            header = {1: np.lib.format.read_array_header_1_0}.get(
-                np.lib.format.read_magic(raw)[0], np.lib.format.read_array_header_2_0
-            )
-            shape, fortran, dtype = header(raw)
-        except ValueError:
-            return None
-        if fortran or dtype.hasobject:
-            return None
-        return np.memmap(path, dtype, "r", raw.tell(), shape)
+    header = npz_headers(path).get(name)
+    if header is None or not header.stored or header.fortran:
+        return None
+    return np.memmap(path, header.dtype, "r", header.offset, header.shape)
 
 
 def _by_row(x: np.ndarray) -> Rows:

@@ -5,12 +5,14 @@ them from a string. ``from_file`` and ``from_ids`` are for divisions of one's ow
 int32 and sorted; the same seed gives the same rows.
 """
 
-import json
+import collections
 import math
 import os
 from collections.abc import Sequence
 
 import numpy as np
+
+from jfu.files import read_json, read_npz, shown
 
 Rows = list[np.ndarray]  # one sorted int32 array a client
 
@@ -165,7 +167,7 @@ def from_file(path: str | os.PathLike, examples: int) -> tuple[Rows, tuple[str |
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a file that is damaged, or lists that do not fit, in one sentence.
+      ValueError: a file that is damaged or no plain one, or lists that do not fit, in one sentence.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -175,55 +177,43 @@ def from_file(path: str | os.PathLike, examples: int) -> tuple[Rows, tuple[str |
     ([[0, 2], [1]], ('anna', 'ben'))
     """
     path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path}; give lists of rows as .npz or .json")
+    name = shown(path)
     if path.endswith(".npz"):
-        pairs = _npz_pairs(path)
+        pairs = list(read_npz(path).items())
     elif path.endswith(".json"):
         pairs = _json_pairs(path)
     else:
-        raise ValueError(f"{path} must end in .npz or .json")
+        raise ValueError(f"{name} must end in .npz or .json")
     if not pairs:
-        raise ValueError(f"{path} holds no clients; give one list of rows for each")
-    ids = tuple(name for name, _ in pairs)
-    if twice := sorted({name for name in ids if ids.count(name) > 1}):
-        raise ValueError(f"{path} names the client {twice[0]} twice; give each one list")
-    for name, rows in pairs:
+        raise ValueError(f"{name} holds no clients; give one list of rows for each")
+    ids = tuple(client for client, _ in pairs)
+    counts = collections.Counter(ids)
+    if twice := sorted(client for client, count in counts.items() if count > 1):
+        raise ValueError(f"{name} names the client {shown(twice[0])} twice; give each one list")
+    for client, rows in pairs:
+        who = f"client {shown(client)} of {name}"
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
-            raise ValueError(f"client {name} of {path} must have a list of integers, not empty")
+            raise ValueError(f"{who} must have a list of integers, not empty")
         if rows.min() < 0 or rows.max() >= examples:
-            raise ValueError(
-                f"client {name} of {path} names row {rows.min() if rows.min() < 0 else rows.max()}"
-                f"; the rows are 0 to {examples - 1}"
-            )
+            wrong = rows.min() if rows.min() < 0 else rows.max()
+            raise ValueError(f"{who} names row {wrong}; the rows are 0 to {examples - 1}")
         if len(np.unique(rows)) < len(rows):
-            raise ValueError(f"client {name} of {path} names a row twice; name it once")
+            raise ValueError(f"{who} names a row twice; name it once")
     return _sorted(rows for _, rows in pairs), ids
 
 
-def _npz_pairs(path: str) -> list[tuple[str, np.ndarray]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return [(name, file[name]) for name in file.files]
-    except Exception as error:  # zipfile, zlib and NumPy each have their own
-        raise ValueError(
-            f"{path} cannot be read ({error}); write plain arrays anew with np.savez"
-        ) from error
-
-
 def _json_pairs(path: str) -> list[tuple[str | int, np.ndarray]]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            # Objects as tuples of pairs: told apart from lists, and no id is lost.
-            value = json.load(file, object_pairs_hook=tuple)
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file ({error})") from error
+    # Objects as tuples of pairs: told apart from lists, and no id is lost.
+    value = read_json(path, objects=tuple)
     if not isinstance(value, (tuple, list)):
-        raise ValueError(f"{path} must hold an object id -> list of rows, or a list of lists")
+        raise ValueError(
+            f"{shown(path)} must hold an object id -> list of rows, or a list of lists"
+        )
     pairs = list(value) if isinstance(value, tuple) else list(enumerate(value))
     for name, rows in pairs:
         if not isinstance(rows, list) or any(type(i) is not int for i in rows):
-            raise ValueError(f"client {name} of {path} must have a list of integers, not empty")
+            who = f"client {shown(name)} of {shown(path)}"
+            raise ValueError(f"{who} must have a list of integers, not empty")
     return [(name, np.array(rows)) for name, rows in pairs]
 
 

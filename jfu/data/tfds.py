@@ -6,6 +6,7 @@ that can be read by row; ``python -m launch.prepare --dataset=NAME --data_dir=DI
 
 import io
 import os
+import re
 import shlex
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from jfu.data import EMBEDDED, Dataset, check_room, choose, resize
 from jfu.data.rows import Rows
+from jfu.files import shown
 
 _ROWS = 1024  # read at once; bounds the memory that encoded images take
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
@@ -79,7 +81,7 @@ def read(
         for start in range(0, len(rows), _ROWS):
             chunk = rows[start : start + _ROWS].tolist()
             for i, example in enumerate(_rows(these, source, chunk), start):
-                one = _image(example[image], shape[-1])
+                one = _decoded(these, example[image], shape[-1])
                 one = one if image_size is None else resize(one, image_size)
                 if x is None:
                     x = np.empty((len(rows), *one.shape), one.dtype)
@@ -143,6 +145,7 @@ def open_builder(name: str, where: str, **options: Any) -> Any:
     """
     import tensorflow_datasets as tfds
 
+    _check_plain(where, name)
     try:
         return tfds.builder(name, data_dir=where, **options)
     except tfds.core.DatasetNotFoundError:
@@ -151,11 +154,24 @@ def open_builder(name: str, where: str, **options: Any) -> Any:
             "or a name of the tensorflow-datasets catalogue, prepared with "
             f"`{command('NAME', where)}`"
         ) from None
-    except (ValueError, AssertionError, ImportError) as error:
+    except Exception as error:  # of its names, and of what it reads of a folder that was changed
         raise ValueError(
             f"tensorflow-datasets cannot open {name!r}: {_line(error)}; give a name of its "
             f"catalogue, prepared with `{command('NAME', where)}`"
         ) from error
+
+
+def _check_plain(where: str, name: str) -> None:
+    """Refuses a prepared set in which something is no file, before anything waits for it.
+
+    Raises:
+      ValueError: a pipe, a device, or a link to one.
+    """
+    root = os.path.join(where, re.split("[:/]", name)[0])
+    for folder, _, files in os.walk(root):
+        for path in (os.path.join(folder, file) for file in files):
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise ValueError(f"{shown(path)} is not a plain file; prepare the set anew")
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
@@ -186,7 +202,7 @@ def _source(these: _Set, split: str) -> Any:
     decoders = {image: tfds.decode.SkipDecoding()} if ours else None
     try:
         return builder.as_data_source(split=split, decoders=decoders)
-    except (NotImplementedError, KeyError, ValueError) as error:
+    except (NotImplementedError, KeyError, ValueError, TypeError, AttributeError) as error:
         if not builder.is_prepared():
             raise ValueError(
                 f"{name} is not prepared in {where}; run `{command(name, where)}`"
@@ -224,6 +240,13 @@ def _damaged(these: _Set, why: str) -> ValueError:
 
 def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _decoded(these: _Set, image: bytes | np.ndarray, channels: int | None) -> np.ndarray:
+    try:
+        return _image(image, channels)
+    except Exception as error:  # of Pillow's many formats, each with their own
+        raise _damaged(these, f"an image: {_line(error)}") from error
 
 
 def _image(image: bytes | np.ndarray, channels: int | None) -> np.ndarray:

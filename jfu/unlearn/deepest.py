@@ -28,7 +28,7 @@ import optax
 
 from jfu.clients import sum_clients
 from jfu.fedavg import summarise
-from jfu.local import take
+from jfu.local import sized, take
 from jfu.select import by_layer
 from jfu.types import (
     Broadcast,
@@ -223,9 +223,15 @@ def _counting(model: Model, signs: PyTree, many: int, batch_size: int) -> Client
         batches = -(-client.mask.sum() // size)
         example = jax.ShapeDtypeStruct((1, *client.x.shape[1:]), client.x.dtype)
         classes = jax.eval_shape(lambda x: model.apply(shared.variables, x)[0], example).shape[-1]
-        # Live slots first, as in training.
-        order = jnp.argsort(~client.mask, stable=True).astype(jnp.int32)
-        order = jnp.pad(order, (0, -len(order) % size), constant_values=len(order))
+        slots = client.mask.shape[0]
+
+        def ordered(length):
+            """Live slots first, as in training; behind them none."""
+            order = jnp.argsort(~client.mask[:length], stable=True).astype(jnp.int32)
+            room = slots + -slots % size - length
+            return jnp.pad(order, (0, room), constant_values=slots)
+
+        order = sized(client.mask, None, ordered)
 
         def step(number, carry):
             counts, known = carry

@@ -23,12 +23,13 @@ import jax.numpy as jnp
 import optax
 
 from jfu.faults import guarded
-from jfu.local import take
+from jfu.local import sized, take
 from jfu.select import by_layer, select
 from jfu.types import (
     Batch,
     ClientFn,
     FederatedAlgorithm,
+    Key,
     LocalInfo,
     Model,
     Needs,
@@ -103,9 +104,7 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
 
             def step(i, carry):
                 params, memory, total = carry
-                draw = jax.random.uniform(jax.random.fold_in(block_key, i), client.mask.shape)
-                slots = jnp.argsort(jnp.where(client.mask, draw, jnp.inf))[:size]
-                batch, _ = take(client, slots.astype(jnp.int32))
+                batch, _ = take(client, drawn(client.mask, jax.random.fold_in(block_key, i), size))
 
                 def loss(params):
                     mine = {**rest, "params": params}
@@ -134,6 +133,17 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
         return {**optax.tree.zeros_like(original), "params": update}, info
 
     return work
+
+
+def drawn(mask: jax.Array, key: Key, size: int) -> jax.Array:
+    """So many live slots by chance, int32 ``[size]``; where there are fewer, others behind them."""
+
+    def among(length):
+        draw = jnp.where(mask[:length], jax.random.uniform(key, (length,)), jnp.inf)
+        slots = jnp.argsort(draw)[:size].astype(jnp.int32)
+        return jnp.pad(slots, (0, size - len(slots)), constant_values=len(mask))
+
+    return sized(mask, key, among)
 
 
 def contrast(model: Model, three: Sequence[Variables], batch: Batch, tau: float) -> jax.Array:
