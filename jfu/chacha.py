@@ -12,8 +12,8 @@ Y. Nir and A. Langley. ChaCha20 and Poly1305 for IETF Protocols. RFC 8439, 2018 
 is D. J. Bernstein's, 2008).
 """
 
+import functools
 import math
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,6 @@ from jax.extend.random import define_prng_impl
 
 BYTES = 32  # of a key
 _CONSTANTS = np.frombuffer(b"expand 32-byte k", "<u4")
-_COLUMNS = ((0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15))
-_DIAGONALS = ((0, 5, 10, 15), (1, 6, 11, 12), (2, 7, 8, 13), (3, 4, 9, 14))
 # The streams of a key, by their nonces.
 _DRAWN, _SPLIT, _FOLDED = (0, 0, 0), (1, 0, 0), (2, 0, 0)
 
@@ -49,21 +47,22 @@ def is_key(key: jax.Array) -> bool:
     return jax.random.key_impl(key) == _CHACHA
 
 
-def blocks(words: jax.Array, counter: jax.Array, nonce: Sequence[int]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=2)  # compiled once also for who folds in eagerly
+def blocks(words: jax.Array, counter: jax.Array, nonce: tuple[int, ...]) -> jax.Array:
     """The cipher's block function, ``(uint32 [8], uint32 [n], 3 words) -> uint32 [n, 16]``."""
-    full = lambda word: jnp.broadcast_to(jnp.asarray(word, jnp.uint32), counter.shape)
-    start = [*map(full, _CONSTANTS), *map(full, words), counter, *map(full, nonce)]
+    many = counter.shape[0]
+    row = lambda some: jnp.broadcast_to(jnp.asarray(some, jnp.uint32)[:, None], (len(some), many))
+    last = jnp.concatenate([counter[None], row(nonce)])
+    start = (row(_CONSTANTS), row(words[:4]), row(words[4:]), last)
 
     def double_round(_, state):
-        state = list(state)
-        for places in _COLUMNS + _DIAGONALS:
-            turned = _quarter_round(*(state[i] for i in places))
-            for i, word in zip(places, turned, strict=True):
-                state[i] = word
-        return tuple(state)
+        a, b, c, d = _quarter_round(*state)  # of the four columns
+        b, c, d = (jnp.roll(x, -by, axis=0) for by, x in enumerate((b, c, d), 1))
+        a, b, c, d = _quarter_round(a, b, c, d)  # of the diagonals, which are columns now
+        return a, *(jnp.roll(x, by, axis=0) for by, x in enumerate((b, c, d), 1))
 
-    end = jax.lax.fori_loop(0, 10, double_round, tuple(start))
-    return jnp.stack([a + b for a, b in zip(start, end, strict=True)], -1)
+    end = jax.lax.fori_loop(0, 10, double_round, start)
+    return (jnp.concatenate(start) + jnp.concatenate(end)).T
 
 
 def _quarter_round(a, b, c, d):

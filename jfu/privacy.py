@@ -114,6 +114,7 @@ def clipped(update: PyTree, clip: float, there: jax.Array) -> PyTree:
     return jax.tree.map(lambda part: part * scale.astype(part.dtype), parts)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def gaussian(key: Key, size: int, dtype: Any) -> jax.Array:
     """``size`` draws of N(0, 1), each half the sum of four.
 

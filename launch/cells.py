@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import jfu
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
-from launch import hosts, private
+from launch import hosts, private, secret
 from launch.devices import place
 from launch.exam import grade
 from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
@@ -142,12 +142,14 @@ def run_cell(
     stream = stream_of(trial.key, name, study.config.past)
     stream = private.apart(stream, study.config, name)
     told = private.account(study.config, trial, name, request)
+    planned = private.planned(study.config, study, request.retain, name)
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
     if kept := read_cell(work, trial.seed, name, like):
         state, notes = kept
         state, rows, spent = place(state), notes["rows"], notes["spent"]
         if notes["round"] == budget or notes.get("finished"):
+            secret.forget(work.path, trial.seed, name)
             return state, rows
         done = notes["round"]
     else:
@@ -166,6 +168,9 @@ def run_cell(
         if not quiet or budget == 0:
             start = row(study, trial, name, 0, state, spent, storage, told, attack=True)
             rows.append(start.result())
+    if budget > done and private.is_secret(study.config):
+        given = work, trial.seed, name, trained.variables, request
+        rounds_key = secret.key(*given, begun=done > 0)
     if budget > done:
         step = programs(method.recover, state, request, rounds_key, donate=(0,))
     else:
@@ -177,7 +182,7 @@ def run_cell(
     for number, state, info, seconds in jfu.rounds(  # noqa: B020
         step, state, request, rounds_key, start=done, stop=budget
     ):
-        spent = add_costs(study, spent, info, seconds)
+        spent = add_costs(study, spent, info, seconds, planned and planned(number))
         if number == 1 and "cut" in info.metrics:
             cut = ", ".join(study.model.cuts()[int(info.metrics["cut"])])
             share = max(0, 100 * float(info.metrics["told"]))
@@ -204,6 +209,7 @@ def run_cell(
             notes = dict(round=number, rows=rows, spent=spent, finished=final)
             write_cell(work, trial.seed, name, state, notes)
         if final:
+            secret.forget(work.path, trial.seed, name)
             break
         if over:
             raise OutOfTime(
@@ -229,10 +235,19 @@ def stream_of(key: jax.Array, name: str, past: Sequence[str]) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(stream, PAST), len(past)) if past else stream
 
 
-def add_costs(study: Study, spent: dict, info: jfu.RoundInfo, seconds: float) -> dict:
-    """The costs so far and those of one more round."""
+def add_costs(
+    study: Study, spent: dict, info: jfu.RoundInfo, seconds: float, planned: dict | None = None
+) -> dict:
+    """The costs so far and those of one more round.
+
+    Args:
+      planned: what the round costs by expectation, where exact costs and counts are not told.
+    """
     metrics = jax.device_get(info.metrics)  # in one go
     count = lambda name: int(metrics[name])
+    if planned is not None:
+        more = planned | dict(seconds=seconds, not_applied=count("not_applied"))
+        return spent | {name: spent[name] + value for name, value in more.items()}
     down, up = study.per_client
     flops = count("steps") * study.per_step + count("forwards") * study.per_forward
     return dict(
@@ -260,12 +275,15 @@ def row(
 
     def line():
         measures = grade(trial.exam, judged, attack=attack)
+        measures |= private.untold(study.config)
         looked = study.config.faults or study.config.max_update_norm is not None
         hidden = {"seconds", *(k for k in FAILURES if not (looked or spent.get(k)))}
+        hidden |= private.hidden(study.config)
         costs = {k: v for k, v in spent.items() if k not in hidden}
         costs |= dict(storage=storage, seconds=round(spent["seconds"], 6)) | told(number)
         place = dict(method=name, seed=trial.seed, round=number)
-        return place | measures | costs | (dict(own=True) if own else {})
+        line = place | measures | costs | (dict(own=True) if own else {})
+        return line | private.row_notes(study.config, line)
 
     return submit(line)
 
@@ -354,8 +372,12 @@ def in_words(layout) -> str:
     return f"{how}, {many} at a time on each"
 
 
-def announce(study, trial, doing: str, work) -> None:
-    """What is about to be done, in a few lines."""
+def announce(study, trial, doing: str, work, plan: Mapping[str, int]) -> None:
+    """What is about to be done, in a few lines.
+
+    Args:
+      plan: rounds by cell.
+    """
     config, clients = study.config, trial.everything.retain
     sizes = jfu.weights(clients)
     say(
@@ -375,4 +397,6 @@ def announce(study, trial, doing: str, work) -> None:
     params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
     chosen = jfu.describe(params, jfu.select(params, study.setting.selector))
     say(f"layers to perturb, where a method does: {chosen}")
+    for line in [*private.outlook(config, trial, plan), *private.lonely(config, trial, plan)]:
+        say(line)
     say(f"{doing}; work directory {work.path}")

@@ -112,7 +112,8 @@ def run() -> tuple:
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         again = ["retrain_again"] if "retrain" in methods else []
         workdir.plan(work, ["original", *methods, *again], seeds)
-        cells.announce(study, trial, doing, work)
+        plan = {name: experiment.budget(config, name) for name in methods}
+        cells.announce(study, trial, doing, work, plan)
         programs, rows = cells.Programs(), []
         try:
             for seed in seeds:

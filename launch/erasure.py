@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jfu.ledger
 from jfu.files import read_bytes
 from jfu.io import check_state, load_notes, load_seal
-from launch import lineage, records, report
+from launch import lineage, records, report, secret
 from launch.flags import Config
 from launch.identity import DRAWS
 from launch.lineage import Step
@@ -46,13 +46,13 @@ CHANGED = "not what its ledger says that jfu wrote there; remove it, and let jfu
 MEASURES = (RESULTS, "table.md", "table.json", "stopping.md", "curves.png", "costs.png")
 MEASURES += ("rounds.jsonl", "rounds.md", "rounds.png", "audit.html", "audit.json")
 SETTINGS = (CONFIG, PLAN)
-FOLDERS = ("cells", "shadows", DRAWS)
+FOLDERS = ("cells", "shadows", DRAWS, secret.FOLDER)
 # What the scripts write into a line of a ledger, beside what all lines have.
 FIELDS = dict(
     trained="from history dataset clients past rounds seed model results cells draws",
     asked="request method from",
     answered="request method from model weights rounds before after costs results cells draws "
-    "wrote",
+    "wrote outside_epsilon",
     compared="request methods seeds results cells wrote draws",
     begun="run path from beside",
     wrote="wrote since",
@@ -241,6 +241,8 @@ def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str,
         if met and answers and method != "none":
             return f"the model after {wanted} was unlearned by {method}", False, True
         return "a model", met, True
+    if re.fullmatch(rf"{secret.FOLDER}/\d+-.+", name) and secret.is_one(path):
+        return "the secret of a run's noise, which is not finished", False, True
     if name in (MODEL, HISTORY) and run.script == "train":
         return "a model" if name == MODEL else "a history of clients' updates", met, True
     cell = re.fullmatch(r"cells/(\d+)-(.+)\.safetensors", name)

@@ -184,6 +184,11 @@ def _check_private(config: Config) -> None:
         raise ValueError(
             "--dp_clip accounts for --sample or for --absent, not for both; leave one out"
         )
+    if not 0 <= config.dp_noise < np.inf:
+        raise ValueError(
+            f"--dp_noise={config.dp_noise:g} is no amount of noise; give a finite number of at "
+            "least 0"
+        )
     if not 0 < config.dp_delta < 1:
         raise ValueError(
             f"--dp_delta={config.dp_delta:g} cannot be accounted for; it must lie between 0 and 1, "

@@ -83,6 +83,7 @@ class Config:
     precision: str | None = None
     max_grad_norm: float | None = None
     recovery_warmup_rounds: int = 0
+    dp_noise_from_seed: bool = False
 
 
 def define() -> None:
@@ -222,12 +223,24 @@ def define() -> None:
         "dp_clip",
         None,
         "Differential privacy of whole clients: updates are clipped to this length, count alike, "
-        "and the server adds noise to their sum. results.jsonl then tells epsilon, null where it "
-        "goes on from a model of --init_params, of which nobody knows.",
+        "and the server adds noise to their sum. results.jsonl then tells epsilon of the models, "
+        "null where nothing bounds it, or where nobody knows: of a model of --init_params.",
         lower_bound=0.0,
     )
     real("dp_noise", 1.0, "Standard deviation of that noise, in units of --dp_clip.", 0.0)
-    real("dp_delta", 1e-3, "The delta that epsilon is told for.", 0.0, 1.0)
+    real(
+        "dp_delta",
+        1e-3,
+        "The delta that epsilon is told for; below one over the number of clients.",
+        0.0,
+        1.0,
+    )
+    boolean(
+        "dp_noise_from_seed",
+        False,
+        "For tests, and to make a run again: noise comes from --seed and the other flags and not "
+        "from a secret, so anybody can compute it and take it off, and no epsilon is told.",
+    )
     boolean(
         "sum_only",
         False,

@@ -65,6 +65,7 @@ NEEDS: dict[str, Need] = {
     "byzantine": _value("aggregator", "krum"),
     "dp_noise": _private,
     "dp_delta": _private,
+    "dp_noise_from_seed": _private,
 }
 
 

@@ -423,6 +423,8 @@ def answered(
       names: files that were written beside it.
     """
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
+    exact = rows[-1].get("outside_epsilon", "").split(", ")
+    exact = ", ".join(name for name in exact if name in EVIDENCE + COSTS)
     write(
         work,
         "answered",
@@ -434,6 +436,7 @@ def answered(
         before=pick(rows[0], EVIDENCE),
         after=pick(rows[-1], EVIDENCE),
         costs=pick(rows[-1], COSTS),
+        **(dict(outside_epsilon=exact) if exact else {}),
         results=jfu.ledger.digest(work.path / RESULTS),
         cells=cells_of(work, [(row["seed"], row["method"]) for row in rows]),
         weights=dict(met=unsigned(config.init_params), made=unsigned(work.path / MODEL)),

@@ -10,6 +10,7 @@ import numpy as np
 import jfu
 import jfu.io
 from jfu.metrics import GAP_MEASURES
+from launch import private
 
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
 COSTS = ("bytes_down", "bytes_up", "flops", "storage", "seconds")
@@ -26,7 +27,8 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
       ``methods.<name>``: each measure and cost after the method's last round as ``{mean,
       std}``, ``gap`` (of the means, the paper's), ``differences``, which it is the mean of,
       ``gap_per_seed``, ``rounds_to_recover`` and the costs up to that round, all these over the
-      ``compared`` seeds that retraining has too, of ``of``; ``left_out``, answers of clients
+      ``compared`` seeds that retraining has too, of ``of``; ``epsilon``, where there is
+      privacy, the largest of a seed, None if not bounded; ``left_out``, answers of clients
       that were not used; ``needs``, and ``stopped``, the same measures where each of four rules
       would have stopped; ``sound``, whether its models learnt anything; ``floor``: the same gaps
       of the second retrained model. Standard deviations are those of a sample (n - 1), 0 for one
@@ -50,12 +52,16 @@ def table(rows: Sequence[dict[str, Any]], config: dict[str, Any] | None = None) 
         # It is evaluated at its end alone, so when it recovered is not known.
         floor = {k: None if k.endswith("_to_recover") else v for k, v in floor.items()}
     seeds = sorted({row["seed"] for row in rows})
-    return dict(seeds=seeds, methods=methods, floor=floor, config=config)
+    note = private.footnote(config).strip()
+    more = dict(outside_epsilon=note) if note else {}
+    return dict(seeds=seeds, methods=methods, floor=floor, config=config, **more)
 
 
 def _summary(runs: dict[int, list], last: dict[int, dict], reference: dict[int, dict]) -> dict:
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
     out: dict[str, Any] = {m: spread([row[m] for row in last.values()]) for m in names}
+    if told := [row["epsilon"] for row in last.values() if "epsilon" in row]:
+        out["epsilon"] = None if None in told else max(told)
     out["rounds"] = spread([row["round"] for row in last.values()])
     out["sound"] = all(learnt(row) for row in last.values())
     out["left_out"] = spread([row.get("left_out") for row in last.values()])
@@ -215,7 +221,13 @@ def markdown(summary: dict[str, Any]) -> str:
             cell(row.get(key), unit, digits) + fewer(row, key) for key, _, unit, digits in shown
         ]
         cells.append([label(summary, name), *values])
-    return aligned(cells)
+    return aligned(cells) + private.footnote(summary.get("config"), told(summary))
+
+
+def told(summary: dict[str, Any]) -> dict[str, float | None]:
+    """Epsilon by method, where it is told."""
+    entries = summary["methods"].items()
+    return {name: entry["epsilon"] for name, entry in entries if "epsilon" in (entry or {})}
 
 
 def lost(entry: dict[str, Any]) -> float:
@@ -401,7 +413,8 @@ def contents(summary: dict[str, Any], text: str) -> dict[str, bytes]:
     found = {"table.md": text.encode(), "table.json": to_json(summary)}
     if rules := stopping(summary):
         words = "\n".join(f"* {name}: {what}" for name, what in RULES.items())
-        found["stopping.md"] = f"## Where to stop\n\n{rules}\n{words}\n".encode()
+        note = private.footnote(summary["config"])
+        found["stopping.md"] = f"## Where to stop\n\n{rules}\n{words}\n{note}".encode()
     return found
 
 

@@ -15,6 +15,7 @@ rounds.md and rounds.png into the work directory.
   python -m launch.rounds --target_test=95 --target_asr=5
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 from absl import flags
 
 import jfu.io
-from launch import compare, figures, main
+from launch import compare, figures, main, private
 from launch import flags as shared
 from launch.printing import listed, show
 
@@ -55,10 +56,11 @@ def rounds() -> None:
     if not hosts.first():
         return
     lines = reach(rows, given)
+    lines = [private.marked(config, line, ("target", *COSTS)) for line in lines]
     jfu.io.write_bytes(
         work.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
     )
-    text = markdown(lines)
+    text = markdown(lines) + private.footnote(dataclasses.asdict(config))
     jfu.io.write_bytes(work.path / "rounds.md", text.encode())
     title = f"{config.dataset}: forget {config.forget}"
     plotted = figures.drawn(plot, lines, str(work.path / "rounds.png"), title)

@@ -20,6 +20,7 @@ from launch.workdir import (
     changed,
     digests,
     fingerprint,
+    later,
     masks,
     read_results,
 )
@@ -67,7 +68,8 @@ def parse_run(path: str, text: str) -> Run:
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
-    """A configuration as JSON holds it, whose tuples are lists."""
+    """A configuration as JSON holds it, whose tuples are lists; also of before all its fields."""
+    values = later(values) | values
     return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
@@ -218,6 +220,8 @@ def read_model(path: str, **moved: str | None) -> Met:
         rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
         rounds = max(row["round"] for row in rows)
         config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
-    before = None if unknown(config) else config.rounds_before + rounds
-    config = dataclasses.replace(config, rounds_before=before)
+    # Of a model whose noise anybody can take off nobody knows a bound; what follows may be secret.
+    bare = unknown(config) or config.dp_noise_from_seed
+    before = None if bare else config.rounds_before + rounds
+    config = dataclasses.replace(config, rounds_before=before, dp_noise_from_seed=False)
     return Met(config, seed, taken, run.data)

@@ -62,7 +62,8 @@ def resolve(runs, requests) -> tuple:
     met = runs.read_model(FLAGS.init_from, **moved)
     if FLAGS["seed"].present and FLAGS.seed != met.seed:
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={met.seed}, not {FLAGS.seed}")
-    config, own = met.config, ["rounds", "init_from", "returns", *PLACES]
+    config = met.config
+    own = ["rounds", "init_from", "returns", "dp_noise_from_seed", *PLACES]
     for name in (field.name for field in dataclasses.fields(config)):
         if name in FLAGS and FLAGS[name].present and name not in own:
             raise ValueError(
@@ -77,6 +78,7 @@ def resolve(runs, requests) -> tuple:
         )
     model = os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL)
     config = dataclasses.replace(config, past=(*config.past, f"+{back}"), init_params=model)
+    config = dataclasses.replace(config, dp_noise_from_seed=FLAGS.dp_noise_from_seed)
     return met._replace(config=config), FLAGS.rounds or config.recovery_rounds
 
 
@@ -125,7 +127,7 @@ def train() -> None:
         work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
         hosts.agreed(lambda: records.begun(work, config))
-        cells.announce(study, trial, f"training, seed {seed}", work)
+        cells.announce(study, trial, f"training, seed {seed}", work, dict(train=rounds))
         cell = cells.runner(
             work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, "train"
         )

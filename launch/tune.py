@@ -10,6 +10,7 @@ the work directory.
   python -m launch.compare --methods=all --flagfile=runs/tune-digits-.../options.flags
 """
 
+import dataclasses
 import json
 from typing import Any
 
@@ -17,7 +18,7 @@ from absl import flags
 
 import jfu
 import jfu.io
-from launch import compare, main
+from launch import compare, main, private
 from launch import flags as shared
 from launch.printing import show
 
@@ -85,7 +86,8 @@ def tune() -> None:
             )
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
-        cells.announce(study, trial, f"{len(tried)} settings", work)
+        plan = {name: experiment.budget(config, name) for name in ("retrain", *names)}
+        cells.announce(study, trial, f"{len(tried)} settings", work, plan)
         programs = cells.Programs()
         for seed in seeds:
             trial = trial if seed == trial.seed else experiment.trial(study, seed)
@@ -101,6 +103,7 @@ def tune() -> None:
             workdir.write_results(work, rows)
     found = report.table(rows)["methods"]
     lines, best = choose({k: v for k, v in found.items() if k in tried}, names)
+    lines = [private.marked(config, line, ("gap", "chosen", *MEASURES)) for line in lines]
     jfu.io.write_bytes(
         work.path / "tuning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
     )
@@ -109,7 +112,7 @@ def tune() -> None:
         measures = [f"{line[m]:.1f}" if line[m] is not None else "-" for m in MEASURES]
         chosen = "chosen" if line["chosen"] else ""
         cells_.append([line["method"], line["option"], f"{line['gap']:.2f}", *measures, chosen])
-    text = report.aligned(cells_)
+    text = report.aligned(cells_) + private.footnote(dataclasses.asdict(config))
     jfu.io.write_bytes(work.path / "tuning.md", text.encode())
     jfu.io.write_bytes(work.path / "options.flags", f"--options={','.join(best)}\n".encode())
     show(f"\n{text}\n--options={','.join(best)}\n\nThe same is in {work.path}/")

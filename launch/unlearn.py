@@ -26,7 +26,7 @@ FLAGS = flags.FLAGS
 # What a request may set; everything else belongs to the training that it meets.
 REQUEST = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
 REQUEST += ("recovery_warmup_rounds", "max_grad_norm")
-REQUEST += ("eval_every", "attack_every", "options", "proxy")
+REQUEST += ("eval_every", "attack_every", "options", "proxy", "dp_noise_from_seed")
 # What says where data lies, which may have moved; its content is compared.
 PLACES = ("dataset", "data_dir", "partition")
 
@@ -45,7 +45,7 @@ def define() -> None:
         ["regained", "budget"],
         "When to stop: regained, once retained accuracy is within 0.5 points of what it was before "
         "the request, at --recovery_rounds at the latest; or budget, only then. Retraining always "
-        "uses its budget.",
+        "uses its budget, and so do private runs (--dp_clip), whose accuracy is not to choose.",
     )
     flags.DEFINE_string(
         "export_params", None, "Also write the unlearned model here, .safetensors or .msgpack."
@@ -104,6 +104,19 @@ def resolve(runs):
     return met._replace(config=config, taken=taken)
 
 
+def stopping(config) -> str:
+    """When to stop: by --stop, but not by what private data say where noise is to hide them."""
+    if config.dp_clip is None or config.dp_noise_from_seed:
+        return FLAGS.stop
+    if FLAGS["stop"].present and FLAGS.stop == "regained":
+        raise ValueError(
+            "--stop=regained chooses the number of rounds by exact accuracy on clients' examples, "
+            "which epsilon does not cover; with --dp_clip use --stop=budget, and say how many "
+            "rounds with --recovery_rounds"
+        )
+    return "budget"
+
+
 def unlearn() -> None:
     until = main.deadline(FLAGS.max_minutes)
     import jfu
@@ -144,7 +157,8 @@ def unlearn() -> None:
     if FLAGS.init_from:
         source = pathlib.Path(FLAGS.init_from)
         hosts.agreed(lambda: [records.check(source), records.read(source)])
-    more = dict(seed=seed, method=FLAGS.method, stop=FLAGS.stop)
+    stop = stopping(config)
+    more = dict(seed=seed, method=FLAGS.method, stop=stop)
     where = shared.workdir(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     if workdir.MODEL in hosts.agreed(lambda: records.erased(work.path, records.check(work.path))):
@@ -176,13 +190,14 @@ def unlearn() -> None:
         records.follow(work, FLAGS.init_from)
         hosts.agreed(lambda: records.begun(work, config))
         records.asked(work, config, FLAGS.method)
-        cells.announce(study, trial, f"method {FLAGS.method}, seed {seed}", work)
+        budget = experiment.budget(config, FLAGS.method)
+        doing = f"method {FLAGS.method}, seed {seed}"
+        cells.announce(study, trial, doing, work, {FLAGS.method: budget})
         cell = cells.runner(
             work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, FLAGS.method
         )
         trained, row, _ = cells.original(study, trial, cell)
         trained = trained._replace(history=devices.place(history))
-        budget = experiment.budget(config, FLAGS.method)
         if FLAGS.method == "not":
             seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
             rows = hosts.agreed(lambda: workdir.read_results(seen))
@@ -190,7 +205,7 @@ def unlearn() -> None:
             poisoned = experiment.names_the_poison(study, trial)
             for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
                 main.say(line)
-        regained = FLAGS.stop == "regained" and FLAGS.method not in ("retrain", "none")
+        regained = stop == "regained" and FLAGS.method not in ("retrain", "none")
         enough = row["retain"] - 0.5 if regained else None
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
         if not identity.changed(trained.variables, state.variables, FLAGS.method):

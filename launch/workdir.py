@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jfu.io
 import jfu.ledger
 from jfu.files import read_json, read_lines
-from launch import hosts, identity, main
+from launch import hosts, identity, main, private
 from launch.devices import Layout
 from launch.flags import Config
 from launch.locks import HELD, LOCK, half_of, make_folder, take
@@ -35,6 +35,14 @@ MEASURED += ("loss_forget", "guess", "seconds", "bytes_down", "bytes_up", "flops
 # What a configuration that is older than these fields was run with.
 FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
 LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm", "recovery_warmup_rounds")}
+
+
+def later(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a configuration of before there were any lacks, as it was run.
+
+    Noise then came from the seed, which hides nothing: so it is not taken for a secret's.
+    """
+    return LATER | dict(dp_noise_from_seed=config.get("dp_clip") is not None)
 
 
 class WorkDir(NamedTuple):
@@ -82,8 +90,8 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         return WorkDir(where, None)
     try:
         kept = read_json(notes, finite=False)  # an infinity stands in older ones
-        had = LATER | kept["config"] | kept["more"]
-        known = LATER | named_by_content(kept) | kept["more"]
+        had = later(kept["config"]) | kept["config"] | kept["more"]
+        known = later(kept["config"]) | named_by_content(kept) | kept["more"]
         layout = Layout(**kept["layout"])
         files_kept, versions_kept = kept["files"], kept["versions"]
         script_kept, run = kept["script"], fingerprint(kept)
@@ -137,7 +145,8 @@ def fingerprint(kept: dict[str, Any]) -> str:
     what = {name: kept[name] for name in ("script", "more", "layout")}
     known = ("data", "numerics") if kept.get("data") else ("files",)
     what |= {name: kept.get(name) for name in known}
-    matters = lambda name, value: name != "data_dir" and (name, value) not in LATER.items()
+    older = later(kept["config"]).items()
+    matters = lambda name, value: name != "data_dir" and (name, value) not in older
     config = named_by_content(kept) if kept.get("data") else kept["config"]
     what["config"] = {n: v for n, v in config.items() if matters(n, v)}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
@@ -266,6 +275,7 @@ def _write_begin(
         numerics=identity.numerics(),
         sealed=True,  # checkpoints have digests
     )
+    content |= private.config_notes(config)
     text = json.dumps(content, indent=1) + "\n"
     jfu.io.write_bytes(work.path / CONFIG, text.encode())
     make_folder(cells)
@@ -391,7 +401,7 @@ def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
     check_lock(work.path, work.lock)
     new = {(row["method"], row["seed"]) for row in rows}
     kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
-    text = "".join(json.dumps(row) + "\n" for row in [*rows, *kept])
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in [*rows, *kept])
     jfu.io.write_bytes(work.path / RESULTS, text.encode())
 
 
