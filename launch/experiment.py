@@ -94,7 +94,7 @@ def study(
     """
     given = hosts.opened(config.init_params) if config.init_params else None
     dataset = hosts.together(lambda: loaded(config))
-    known = identity.of_data(dataset)
+    known, dataset = identity.of_read(dataset)
     for where, kept in made.items():
         identity.same_data(kept, known, where)
     dataset, proxy = set_aside(dataset, config.proxy)
@@ -400,8 +400,10 @@ def trial(study: Study, seed: int) -> Trial:
         everything = jfu.split(clients, np.zeros(clients.mask.shape, bool))
         request = everything if forget is None else jfu.split(clients, forget)
         fewest = fewest_before(config, dataset, seed, taken) if config.dp_clip is not None else 0
+    # Before all else that reads: on several hosts one may find that its examples are others.
+    spread = lambda: jfu.spread(clients) if hosts.several() else place(clients)
+    pool = hosts.together(spread)  # once for all four sides
     exam = examine(config, dataset, clients, request, poisoned, seed)
-    pool = jfu.spread(clients) if hosts.several() else place(clients)  # once for all four sides
     mine = lambda side: pool._replace(mask=place(side.mask))
     everything, request = (jfu.Split(*map(mine, split)) for split in (everything, request))
     return Trial(seed, jax.random.key(seed), everything, request, exam, fewest, drawn.draws)

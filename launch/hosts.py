@@ -60,9 +60,10 @@ def join(given: Any, clients: int) -> None:
     patience.start()
     try:
         _meet(given)
+        devices = jax.devices()
     finally:
         patience.cancel()
-    alike([device.process_index for device in jax.devices()], jax.default_backend())
+    alike([device.process_index for device in devices], jax.default_backend())
     same(flags_of(given))
     same_software(software())
 
@@ -277,7 +278,7 @@ def opened(path: Any) -> Any:
     return file
 
 
-def shared(fn: Callable[[int, int], bytes], many: int, *, width: int, what: str) -> bytes:
+def shared(fn: Callable[[int, int], bytes], many: int, width: int, what: str) -> bytes:
     """``fn(0, many)``, ``width`` bytes for each of many things, of which each host makes two parts.
 
     Its own and the next one's: whatever two hosts make otherwise is noticed.

@@ -31,14 +31,13 @@ def begun(command, folder=ROOT, more=None):
     return subprocess.Popen([sys.executable, *command], cwd=folder, env=env, **streams)
 
 
-def on_hosts(*commands, folders=(ROOT, ROOT), second=None):
+def on_hosts(*commands, folders=(ROOT,) * 3, more=({},) * 3):
     """Starts processes, returns ``[(status, stdout, stderr)]`` once all have ended.
 
     Args:
       folders: where each is started.
-      second: what the second one's environment has besides.
+      more: what its environment has besides.
     """
-    more = ({}, second or {})
     started = [begun(c, f, m) for c, f, m in zip(commands, folders, more, strict=False)]
     try:
         said = [process.communicate(timeout=500) for process in started]
@@ -411,10 +410,42 @@ def test_what_one_host_has_otherwise_is_told_before_the_first_round(tmp_path, ch
     assert not (tmp_path / "w").exists() and not (tmp_path / "x").exists()
 
 
+def test_an_example_that_is_another_is_told_when_it_is_read():
+    from launch import identity
+
+    hashes = identity._rows(dataset().x_train, 0, 12)
+    same, other = (identity.as_hashed(dataset(k).x_train, hashes) for k in (None, 7))
+    assert same[:].tolist() == dataset().x_train[:].tolist()
+    assert other[[3, 6, 8]].tolist() == [[6, 7], [12, 13], [16, 17]]
+    for rows in ([6, 7], slice(None)):
+        with pytest.raises(ValueError, match="it differs from other hosts in the training exampl"):
+            other[rows]
+
+
+@pytest.mark.slow
+def test_of_three_hosts_one_trains_on_what_the_others_have_hashed(tmp_path):
+    """Image 32 is of the third host's client; the first two hosts hash the middle third of 64."""
+    port, lines, folders = free_port(), [], []
+    for host in range(3):
+        folders.append(tmp_path / f"{host}")
+        folders[-1].mkdir()
+        data = jfu.data.load("synthetic", train_size=64, test_size=32)
+        arrays = {n: np.array(getattr(data, n)) for n in ("x_train", "y_train", "x_test", "y_test")}
+        arrays["x_train"][32] += np.uint8(host == 2)
+        np.savez(folders[-1] / "own.npz", client=np.arange(64) % 3, **arrays)
+        given = ["--dataset=own.npz", "--nobackdoor", "--model=mlp", "--rounds=3", "--devices=1"]
+        given += [f"--coordinator=127.0.0.1:{port}", "--hosts=3", f"--host_id={host}"]
+        lines.append(["-m", "launch.train", *given, f"--workdir={tmp_path / 'w'}"])
+    for status, _, said in on_hosts(*lines, folders=folders, more=({}, {}, {})):
+        assert status == 2, said
+        assert one_error(said).startswith("host 2: it differs from other hosts in the training ex")
+    assert not (tmp_path / "w").exists()
+
+
 @pytest.mark.slow
 def test_a_setting_of_one_host_is_told(tmp_path):
     lines = commands("compare", (tmp_path / "w", tmp_path / "x"), *COMPARE)
-    for status, _, said in on_hosts(*lines, second=dict(JAX_ENABLE_X64="1")):
+    for status, _, said in on_hosts(*lines, more=({}, dict(JAX_ENABLE_X64="1"))):
         assert status == 2
         assert one_error(said).startswith("host 1: it has jax_enable_x64 True and host 0 jax_ena")
 
