@@ -1,28 +1,33 @@
 """What training remembers for requests to come, as a wrapper round a federation.
 
 Training itself is unaware of it. After round ``t`` with updates ``D_k`` and weights ``p_k =
-n_k / sum_j n_j`` of the clients that took part:
+n_k / sum_j n_j`` of the clients that took part, which those are not that came and were left out:
 
     norms[t, k] = ||D_k||    sums[k] += p_k D_k    first[k], last[k] = D_k    updates[t, k] = D_k
 
 ``norms`` costs four bytes a round and client. ``sums``, ``first`` and ``last`` hold one model a
 client, ``updates`` one a client and round; each is written by the client's own step of the
 round, which never holds all clients' updates beside it. ``start`` is the model that training
-began from.
+began from, ``came[k]`` the weight ``n_k`` in the last round, kept beside ``last``. A round that was
+not applied moved the model by nothing, so all its ``p_k`` are zero.
 """
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
+from jfu.sums import norm, wide
 from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
 
 KEPT = ("start", "norms", "sums", "first", "last", "updates")
 SINGLE = KEPT[1:]  # what is told of each client apart, which a sum does not tell
+BESIDE = {"last": "came"}  # what is kept, unasked, beside another
+LEAST = np.finfo(np.float32).tiny  # the norm of who came and sent zeros: 0 says who did not come
+EXACT = 1e-5  # shares that add up to one within this need no correction
 
 
 class Recorded(NamedTuple):
@@ -52,8 +57,9 @@ def recorded(
     Args:
       fed: a federation that can be watched, as all of jfu's can.
       keep: out of ``start``, ``norms`` [R, K], ``sums``, ``first``, ``last`` [K, ...] and
-        ``updates`` [K, R, ...]; in the parameters' dtypes, norms in float32. Clients that
-        missed a round leave zeros in it, and their ``first`` and ``last`` as they were.
+        ``updates`` [K, R, ...]; in the parameters' dtypes, norms and sums in float32 at least.
+        Clients that missed a round, or were left out, leave zeros in it, and their ``first`` and
+        ``last`` as they were; ``came`` [K] says who took part in the last one.
       clients: the federation's clients; rows of the history are in their order.
       rounds: R, the rounds there is room for; later ones are not recorded.
 
@@ -79,45 +85,65 @@ def recorded(
     count = clients.id.shape[0]
 
     def init(variables: Variables) -> Recorded:
-        room = lambda *lead: jax.tree.map(
-            lambda p: jnp.zeros((count, *lead, *p.shape), p.dtype), variables["params"]
+        params = variables["params"]
+        room = lambda *lead, like=params: jax.tree.map(
+            lambda p: jnp.zeros((count, *lead, *p.shape), p.dtype), like
         )
         make = dict(
             start=lambda: jax.tree.map(jnp.array, dict(variables)),
-            norms=lambda: jnp.zeros((rounds, count)),
-            sums=room,
+            norms=lambda: jnp.zeros((rounds, count), jnp.float32),
+            sums=lambda: room(like=wide(params)),
             first=room,
             last=room,
             updates=lambda: room(rounds),
+            came=lambda: jnp.zeros(count, jnp.float32),
         )
-        return Recorded(fed.init(variables), {name: make[name]() for name in KEPT if name in keep})
+        named = [name for name in KEPT if name in keep]
+        named += [BESIDE[name] for name in named if name in BESIDE]
+        return Recorded(fed.init(variables), {name: make[name]() for name in named})
 
     def round(state: Recorded, clients: ClientData, key: jax.Array):
         number, old = state.inner.round, state.history
-        see = functools.partial(_see, number)
-        rows = {name: old[name] for name in KEPT[1:] if name in old}
+        rows = {name: old[name] for name in SINGLE if name in old}
+        if not rows:
+            inner, info = fed.round(state.inner, clients, key)
+            return Recorded(inner, old), info
+        nobody = jnp.zeros(count, jnp.float32)  # who is not there writes no row
         if "norms" in rows:
             rows["norms"] = rows["norms"].T  # a row a client
-        if rows:
-            inner, info, rows = fed.watched(see)(state.inner, clients, key, rows)
-        else:
-            inner, info = fed.round(state.inner, clients, key)
+        see = functools.partial(_see, number)
+        rows |= dict(came=nobody, share=nobody)
+        inner, info, rows = fed.watched(see)(state.inner, clients, key, rows)
+        applied = info.metrics.get("not_applied", 0) == 0
+        share, came = rows.pop("share"), rows.pop("came")
         if "norms" in rows:
-            rows["norms"] = rows["norms"].T
+            rows["norms"] = rows["norms"].T.at[number].multiply(applied, mode="drop")
+        if "last" in rows:
+            rows["came"] = jnp.where(applied, came, 0)
+        if "sums" in rows:
+            again = lambda see, rows: fed.watched(see)(state.inner, clients, key, rows)[2]
+            rows["sums"] = _as_moved(again, rows["sums"], share, applied)
         return Recorded(inner, {**old, **rows}), info
 
     return FederatedAlgorithm(init, round)
 
 
+def needed(history: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]:
+    """The histories of these kinds, with what is kept beside them; earlier ones may lack that."""
+    beside = [BESIDE[kind] for kind in kinds if kind in BESIDE]
+    return {kind: history[kind] for kind in kinds} | {b: history[b] for b in beside if b in history}
+
+
 def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share: jax.Array):
-    """A client's row of the history after a round."""
-    sent, here, new = update["params"], info.weight > 0, {}
+    """A client's row of the history after a round; ``share`` is its part of who was expected."""
+    sent, here = update["params"], info.weight > 0
+    new = dict(came=jnp.where(here, info.weight, 0), share=jnp.where(here, share, 0))
     if "norms" in row:
-        norm = jnp.where(here, optax.tree.norm(sent), 0)
-        new["norms"] = row["norms"].at[number].set(norm, mode="drop")
+        length = jnp.where(here, jnp.maximum(norm(sent), LEAST), 0)
+        new["norms"] = row["norms"].at[number].set(length, mode="drop")
     if "sums" in row:
         add = lambda s, u: s + jnp.where(here, share.astype(u.dtype) * u, 0)
-        new["sums"] = jax.tree.map(add, row["sums"], sent)
+        new["sums"] = jax.tree.map(add, row["sums"], wide(sent))
     if "first" in row:
         put = lambda s, u: jnp.where(here & (number == 0), u, s)
         new["first"] = jax.tree.map(put, row["first"], sent)
@@ -127,3 +153,24 @@ def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share:
         put = lambda s, u: s.at[number].set(jnp.where(here, u, 0), mode="drop")
         new["updates"] = jax.tree.map(put, row["updates"], sent)
     return new
+
+
+def _as_moved(again, sums: PyTree, share: jax.Array, applied: jax.Array) -> PyTree:
+    """The sums, in which each client's part is of those who took part, not of who was expected.
+
+    Who takes part is known once all have trained, and then no update is held any more. So where
+    somebody was left out clients work a second time, as they did, and each adds what is missing.
+    """
+    came = share.sum()
+    right = applied & (jnp.abs(came - 1) <= EXACT) | (came == 0)
+    missing = jnp.where(applied, 1 / jnp.where(came > 0, came, 1), 0) - 1
+
+    def see(row, update, info, share):
+        del info, share
+        part = row["share"] * missing
+        add = lambda s, u: s + jnp.where(part != 0, part.astype(u.dtype) * u, 0)
+        return {**row, "sums": jax.tree.map(add, row["sums"], wide(update["params"]))}
+
+    correct = lambda _, sums: again(see, dict(sums=sums, share=share))["sums"]
+    # A loop of no step or one writes in place, where a branch would copy every row.
+    return jax.lax.fori_loop(0, jnp.where(right, 0, 1), correct, sums)

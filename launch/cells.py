@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import jfu
+import jfu.history
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
 from launch import hosts, private, secret
@@ -136,7 +137,7 @@ def run_cell(
     if fresh:  # it looks at no model: one program for training and retraining
         trained = jfu.Trained(())
     else:
-        held = {kind: trained.history[kind] for kind in method.needs.history}
+        held = jfu.history.needed(trained.history, method.needs.history)
         trained = jfu.Trained(trained.variables, held)
     storage = jfu.nbytes(trained.history)
     stream = stream_of(trial.key, name, study.config.past)

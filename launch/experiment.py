@@ -443,11 +443,6 @@ def methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
                 "--server=sgd, --server_lr=1 and --aggregator=mean only; leave it out, or these "
                 "flags"
             )
-        if name == "pgd" and (config.sample or config.absent):
-            raise ValueError(
-                "pgd needs every client in the last round of training; leave it out, or --sample "
-                "and --absent"
-            )
     made = {name: UNLEARNERS[name](study.setting) for name in names}
     for name, method in made.items():
         if method.own and method.own >= budget(config, name):

@@ -6,6 +6,9 @@ import optax
 import pytest
 
 import jfu
+from jfu.history import needed
+from jfu.unlearn.fukd import subtracted
+from jfu.unlearn.pgd import without
 
 
 def train(fed, data, variables, rounds=3):
@@ -126,3 +129,137 @@ def test_server_momentum_does_not_enter_the_history(local, data, variables):
         fed = keep(server)
         histories.append(fed.round(fed.init(variables), data, jax.random.key(0))[0].history)
     jax.tree.map(np.testing.assert_array_equal, *histories)
+
+
+# ---------------------------------------------------------------- who came, and who counted
+
+SIZES = np.array([1, 2, 3, 6])
+# Round by round, why each client is left out: none, late, no number, too long.
+FATES = np.array(
+    [[0, 0, 0, 0], [0, 1, 0, 0], [2, 0, 3, 0], [0, 0, 0, 1], [1, 2, 3, 1], [0, 3, 0, 0]]
+)
+DRAWN = np.random.default_rng(3).normal(size=(len(FATES), 4, 2)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def four():
+    lists = np.split(np.arange(12), np.cumsum(SIZES)[:-1])
+    return jfu.stack(np.zeros((12, 1), np.float32), np.zeros(12, int), lists)
+
+
+def fated(shared, client, key):
+    """A client's work that fails as the table says: what it says it sent, and what it did send."""
+    who, number = jax.numpy.maximum(client.id, 0), shared.round
+    fate, sent = jax.numpy.asarray(FATES)[number, who], jax.numpy.asarray(DRAWN)[number, who]
+    sent = jax.numpy.where(fate == 2, np.nan, jax.numpy.where(fate == 3, sent * 1e4, sent))
+    weight = jax.numpy.where(fate == 1, 0.0, client.mask.sum().astype(np.float32))
+    late = jax.numpy.where(fate == 1, jfu.faults.LATE, 0.0)
+    one = jax.numpy.ones(())
+    return {"params": sent}, jfu.LocalInfo(weight, one, one, one, late)
+
+
+def by_numpy(there):
+    """The histories and the model, in float64, from the tables alone."""
+    model, sums, last, rounds = np.zeros(2), np.zeros((4, 2)), np.zeros((4, 2)), len(there)
+    norms, came = np.zeros((rounds, 4)), np.zeros(4)
+    for number in range(rounds):
+        came = SIZES * there[number] * (FATES[number] == 0)
+        share = came / max(came.sum(), 1)
+        sent = DRAWN[number].astype(np.float64) * (came > 0)[:, None]
+        sums += share[:, None] * sent
+        model += share @ sent
+        last = np.where((came > 0)[:, None], sent, last)
+        norms[number] = np.linalg.norm(sent, axis=1)
+    return dict(sums=sums, last=last, norms=norms, came=came), model
+
+
+@pytest.mark.parametrize("how", ["all", "kept", "devices", "sampled", "absent"])
+def test_shares_are_of_those_who_came_and_counted(four, how):
+    """With late clients, numbers that are none, updates too long, and a round with nobody."""
+    fed = jfu.fedavg(fated, max_update_norm=100.0, keep_updates=how == "kept")
+    fed = jfu.sampled(fed, 3) if how == "sampled" else fed
+    fed = jfu.absent(fed, 0.4) if how == "absent" else fed
+    fed = jfu.recorded(fed, ["norms", "sums", "last"], clients=four, rounds=len(FATES))
+    there, state = np.zeros((len(FATES), 4)), fed.init({"params": np.zeros(2, np.float32)})
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[: 2 if how == "devices" else 1])):
+        step = jax.jit(fed.round)
+        for done in jfu.rounds(step, state, four, jax.random.key(5), stop=len(FATES)):
+            took = np.asarray(done.info.clients.weight) + np.asarray(done.info.clients.left_out) > 0
+            there[done.round - 1, np.asarray(done.info.ids)] = took
+            state = done.state
+    assert (there.sum() < there.size) == (how in ("sampled", "absent"))
+    wanted, model = by_numpy(there)
+    for name, value in wanted.items():
+        found = state.history[name]
+        found = found["params"] if isinstance(found, dict) else found
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(state.params, model, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(state.history["sums"]).sum(0), model, atol=1e-6)
+
+
+@pytest.mark.parametrize("rounds", [2, 3, 4, 6])
+def test_what_is_taken_out_is_what_the_client_moved_the_model_by(four, rounds):
+    """FUKD's subtraction and PGD's reference after rounds in which clients failed."""
+    fed = jfu.recorded(
+        jfu.fedavg(fated, max_update_norm=100.0), ["sums", "last"], clients=four, rounds=rounds
+    )
+    state, step = fed.init({"params": np.zeros(2, np.float32)}), jax.jit(fed.round)
+    for done in jfu.rounds(step, state, four, jax.random.key(5), stop=rounds):
+        state = done.state
+    wanted, model = by_numpy(np.ones((rounds, 4)))
+    for leave in range(4):
+        request = jfu.split(four, jfu.forget_client(four, [leave]))
+        trained = jfu.Trained(state.variables, dict(state.history))
+        found = subtracted(trained, request)
+        np.testing.assert_allclose(found, model - wanted["sums"][leave], atol=1e-6)
+        # The mean of the others' last models: the model before, moved by theirs alone.
+        came = wanted["came"]
+        others = came * (np.arange(4) != leave)
+        before = model - (came / max(came.sum(), 1)) @ wanted["last"]
+        reference = before + (others / max(others.sum(), 1)) @ wanted["last"]
+        np.testing.assert_allclose(without(trained, request), reference, atol=1e-6)
+
+
+def test_a_round_that_is_not_applied_moved_nobody(four):
+    """The median of what is finite can be too large for the model: the round counts for nobody."""
+
+    def work(shared, client, key):
+        sent = jax.numpy.where(shared.round == 1, 3e38, 1.0) * jax.numpy.ones(2)
+        weight = client.mask.sum().astype(np.float32)
+        return {"params": sent}, jfu.LocalInfo(weight, weight, weight, weight)
+
+    # What the clients send is finite, three times of it is not.
+    server = optax.sgd(3.0)
+    fed = jfu.fedavg(work, server=server, max_update_norm=None)
+    fed = jfu.recorded(fed, ["norms", "sums", "last"], clients=four, rounds=2)
+    state, step = fed.init({"params": np.zeros(2, np.float32)}), jax.jit(fed.round)
+    for number in range(2):
+        state, _ = step(state, four, jax.random.key(number))
+    sums = (SIZES / 12)[:, None] * np.ones((4, 2))
+    np.testing.assert_allclose(state.history["sums"], sums, rtol=1e-6)
+    assert not np.asarray(state.history["norms"])[1].any()
+    assert not np.asarray(state.history["came"]).any()
+
+
+def test_one_that_came_and_sent_zeros_is_told_from_one_that_did_not(four):
+    """FedEraser counts who took part by the lengths of their updates."""
+
+    def still(shared, client, key):
+        weight = jax.numpy.where(client.id == 2, 0.0, client.mask.sum().astype(np.float32))
+        return {"params": jax.numpy.zeros(2)}, jfu.LocalInfo(weight, weight, weight, weight)
+
+    fed = jfu.recorded(jfu.fedavg(still), ["norms"], clients=four, rounds=1)
+    state, _ = fed.round(fed.init({"params": np.zeros(2, np.float32)}), four, jax.random.key(0))
+    norms = np.asarray(state.history["norms"][0])
+    assert (norms > 0).tolist() == [True, True, False, True] and norms.max() < 1e-30
+
+
+def test_histories_written_before_say_nothing_of_who_came(four):
+    """They are read as of rounds with everybody."""
+    last = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    request = jfu.split(four, jfu.forget_client(four, [3]))
+    trained = jfu.Trained({"params": np.ones(2, np.float32)}, {"last": last})
+    reference = 1 - SIZES / 12 @ last + SIZES[:3] / 6 @ last[:3]
+    np.testing.assert_allclose(without(trained, request), reference, rtol=1e-5)
+    assert set(needed(trained.history, ("last",))) == {"last"}
+    assert set(needed({"last": 1, "came": 2, "norms": 3}, ("last",))) == {"last", "came"}

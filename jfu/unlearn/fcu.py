@@ -13,7 +13,10 @@ are w*'s altogether. Then the others train on.
 Deng, Luo, Chen. Enable the Right to be Forgotten with Federated Client Unlearning in Medical
 Imaging. MICCAI 2024, arXiv 2407.02356. In the published code it is the unlearned model that
 gives the low frequencies, against the paper's text: ``low="unlearned"``. Its w_deg is a
-network pre-trained elsewhere; here, where networks are trained from scratch, a fresh one.
+network pre-trained elsewhere; here, where networks are trained from scratch, a fresh one. Its box
+leaves the last row and column out: of n frequencies, c - b to c + b - 1 with c = n // 2 and b =
+int(ratio n / 2), so that a frequency and its mirror may fall on different sides. Here the box is
+closed, c - b to c + b, and what is mixed stays the spectrum of real weights.
 """
 
 from collections.abc import Sequence
@@ -25,6 +28,7 @@ import optax
 from jfu.faults import guarded
 from jfu.local import sized, take
 from jfu.select import by_layer, select
+from jfu.sums import wide
 from jfu.types import (
     Batch,
     ClientFn,
@@ -166,7 +170,7 @@ def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params
             return old
         flat = _matrix(old).shape
         inside, outside = (old, new) if low == "original" else (new, old)
-        spectrum = lambda a: jnp.fft.fftshift(jnp.fft.fft2(_matrix(a)))
+        spectrum = lambda a: jnp.fft.fftshift(jnp.fft.fft2(_matrix(wide(a))))
         amplitude = jnp.where(box(flat, ratio), *(jnp.abs(spectrum(a)) for a in (inside, outside)))
         mixed = amplitude * jnp.exp(1j * jnp.angle(spectrum(old)))
         matrix = jnp.fft.ifft2(jnp.fft.ifftshift(mixed)).real

@@ -19,13 +19,13 @@ epochs are whole numbers: half of one is one.
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients
 from jfu.faults import guarded
 from jfu.fedavg import summarise
 from jfu.stacking import weights
+from jfu.sums import norm, plus, wide
 from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, RoundInfo, Unlearner
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import Beside, inside, moved, phases
@@ -57,10 +57,10 @@ def federaser(
         del key
         history, stay = trained.history, weights(request.retain)
         stay = jnp.where(history["norms"][0] > 0, stay, 0)  # who took part
-        share = stay / jnp.maximum(stay.sum(), 1)
+        share = stay / jnp.where(stay.sum() > 0, stay.sum(), 1)
         start = history["start"]
-        add = lambda w, u: w + jnp.tensordot(share.astype(u.dtype), u, 1)
-        params = jax.tree.map(add, start["params"], history["first"])
+        mean = lambda u: jnp.tensordot(share.astype(u.dtype), u, 1)
+        params = plus(start["params"], jax.tree.map(mean, wide(history["first"])))
         rounds = history["norms"].shape[0]
         apart = interval if within is None else max(interval, -(-rounds // (within + 1)))
         return Beside(fed.init({**start, "params": params}), history["norms"][::apart][1:])
@@ -73,10 +73,10 @@ def federaser(
         def send(shared, client, key):
             update, info = local(shared, client, key)
             length = jnp.where(ids == client.id, lengths, 0).sum()
-            norm = optax.tree.norm(update["params"])
+            now = norm(update["params"])
             # Zero, not a number near infinity, for one that sends nothing.
-            scale = jnp.where(norm > 0, length / jnp.maximum(norm, 1e-30), 0)
-            long = jax.tree.map(lambda u: scale.astype(u.dtype) * u, update["params"])
+            scale = jnp.where(now > 0, length / jnp.maximum(now, 1e-30), 0)
+            long = jax.tree.map(lambda u: scale.astype(u.dtype) * u, wide(update["params"]))
             # A client that missed the stored round has no length and does not count.
             weight = jnp.where(length > 0, info.weight, 0)
             return mean.encode({**update, "params": long}, weight), info

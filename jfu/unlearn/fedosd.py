@@ -13,8 +13,9 @@ each one's step: with a = w - w*,
 
 Pan, Wang, Li, Zheng, Wang, Tang, Zhao. Federated Unlearning with Gradient Descent and Conflict
 Mitigation. AAAI 2025, arXiv 2412.20200. Written in steps (minus the rate times a gradient)
-instead of gradients, which the formulas do not notice. Recovery weighs clients by their
-examples as the federation does; the paper's mean is plain.
+instead of gradients, which the formulas do not notice. Of several who leave g is the plain mean, as
+in the authors' code. Recovery weighs clients by their examples as the federation does, where their
+mean is plain too.
 """
 
 import functools
@@ -28,6 +29,7 @@ import optax
 from jfu.clients import map_clients
 from jfu.faults import guarded
 from jfu.fedavg import check_shapes, fedavg
+from jfu.sums import narrow, norm, squares, wide
 from jfu.types import (
     Broadcast,
     ClientFn,
@@ -84,10 +86,11 @@ def fedosd(
         leaving, theirs = work(unlearn)(shared, request.forget, leave_key)
         for sent in (updates, leaving):
             check_shapes(jax.tree.map(lambda a: a[0], sent), state.variables)
-        share = theirs.weight / jnp.maximum(theirs.weight.sum(), 1)
+        leave = theirs.weight > 0
+        share = leave / jnp.maximum(leave.sum(), 1)
         g = jnp.tensordot(share, _rows(leaving["params"]), 1)
         d = orthogonal(g, _rows(updates["params"]))
-        _, restore = jax.flatten_util.ravel_pytree(state.params)
+        _, restore = jax.flatten_util.ravel_pytree(wide(state.params))
         still = {name: jax.tree.map(jnp.zeros_like, t) for name, t in state.variables.items()}
         update = {**still, "params": restore(d)}
         both = together(info, theirs, request.retain.id)
@@ -98,7 +101,7 @@ def fedosd(
         return state._replace(inner=inner), both
 
     def later(state, request, key):
-        away = optax.tree.sub(state.params, state.own)
+        away = optax.tree.sub(wide(state.params), wide(state.own))
         work = not_back(guarded(local()), away)
         inner, info = around(work).round(state.inner, request.retain, key)
         return state._replace(inner=inner), info
@@ -137,19 +140,21 @@ def orthogonal(g: jax.Array, others: jax.Array) -> jax.Array:
 
 def not_back(local: ClientFn, away: Params) -> ClientFn:
     """A client's training without the part of its step along ``away``, its length kept."""
-    squared = jnp.maximum(optax.tree.norm(away, squared=True), 1e-30)
+    squared = jnp.maximum(squares(away), 1e-30)
 
     def work(shared, client, key):
         update, info = local(shared, client, key)
-        step = update["params"]
+        step = wide(update["params"])
         along = optax.tree.vdot(step, away) / squared
         turned = jax.tree.map(lambda u, a: u - along * a, step, away)
-        scale = optax.tree.norm(step) / jnp.maximum(optax.tree.norm(turned), 1e-30)
-        return {**update, "params": jax.tree.map(lambda u: scale * u, turned)}, info
+        scale = norm(step) / jnp.maximum(norm(turned), 1e-30)
+        turned = jax.tree.map(lambda u: scale * u, turned)
+        return {**update, "params": narrow(turned, update["params"])}, info
 
     return work
 
 
 def _rows(updates: Params) -> jax.Array:
     """``[K, ...]`` leaves as one matrix ``[K, P]``, in the order of ``ravel_pytree``."""
-    return jnp.concatenate([a.reshape(a.shape[0], -1) for a in jax.tree.leaves(updates)], 1)
+    rows = [a.reshape(a.shape[0], -1) for a in jax.tree.leaves(wide(updates))]
+    return jnp.concatenate(rows, 1)

@@ -5,8 +5,9 @@
 
 over unlabelled images x at the server. No client takes part. Wu, Zhu, Mitra. Federated Unlearning
 with Knowledge Distillation. 2022, arXiv 2201.09441. The running sum of a client's updates is
-enough to store. The paper gives neither temperature nor rate; then rounds of ``fed``. What is
-subtracted is what the client moved the model by only for plain averaging (server SGD, rate 1).
+enough to store; ``p_u^t`` divides by who took part in round t. The paper gives neither temperature
+nor rate; then rounds of ``fed``. What is subtracted is what the client moved the model by only for
+plain averaging (server SGD, rate 1).
 """
 
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from jfu.stacking import weights
+from jfu.sums import plus, wide
 from jfu.types import (
     FederatedAlgorithm,
     Key,
@@ -93,5 +95,5 @@ def fukd(
 def subtracted(trained: Trained, request: Split) -> Params:
     """The parameters as if the leaving clients had sent zeros."""
     gone = weights(request.forget) > 0
-    take_out = lambda w, s: w - jnp.tensordot(gone.astype(s.dtype), s, 1)
-    return jax.tree.map(take_out, trained.variables["params"], trained.history["sums"])
+    theirs = lambda s: -jnp.tensordot(gone.astype(s.dtype), s, 1)
+    return plus(trained.variables["params"], jax.tree.map(theirs, wide(trained.history["sums"])))

@@ -12,19 +12,23 @@ stay on their labels, the leaving one on what M_de says of its data,
 
 Then the others train on. Zhao, Wang, Qi, Huang, Wei, Zhang. Federated Unlearning with
 Momentum Degradation. IEEE Internet of Things Journal, 2023. No code was published; the numbers
-of rounds are those of the comparison in PUF (arXiv 2504.05822).
+of rounds are those of the comparison in PUF (arXiv 2504.05822), which guides at two rates, 0.1 for
+the client that leaves and 5e-4 for the others. Here all are guided at the rate of training, and
+``stay_lr`` gives those who stay one of their own.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients
 from jfu.faults import guarded
 from jfu.fedavg import fedavg, reasons, sender
 from jfu.local import classification
+from jfu.sums import narrow, wide
 from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, LossFn, Model, Needs, Unlearner
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import Beside, borrowed, inside, moved, phases, together
@@ -40,15 +44,18 @@ def mode(
     lam: float = 0.95,
     degrade: int = 6,
     guide: int = 10,
+    stay_lr: float | None = None,
     within: int | None = None,
     chunk: int | None = None,
 ) -> Unlearner:
     """Momentum degradation and memory guidance, then rounds of ``fed``.
 
     Args:
-      local: ``local(loss) -> ClientFn``, a client's training on another loss.
+      local: ``local(loss) -> ClientFn``, a client's training on another loss; with ``stay_lr``
+        also ``local(loss, optimizer=...)``.
       lam: how much of the model stays when it is blended.
       degrade, guide: rounds of either; ``degrade`` is at most ``guide``.
+      stay_lr: of SGD by those who stay while they are guided; training's optimizer if not given.
       within: the rounds there are for unlearning; schedules shrink to half of them, one at least.
 
     Raises:
@@ -67,6 +74,9 @@ def mode(
         degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)
     loss, mean = classification(model.apply), weighted_mean()
     train, plain = guarded(local(loss)), inside(on_retained(fed))
+    stays = train
+    if stay_lr is not None:
+        stays = guarded(local(loss, optimizer=optax.sgd(stay_lr)))
     degrading = borrowed(fedavg(train, chunk=chunk))
 
     def perturb(trained, request, key):
@@ -80,8 +90,8 @@ def mode(
 
         def degraded(model, request, key):
             other, info = degrading(inner._replace(variables=old), request.retain, key)
-            blend = lambda m, d: (lam * m + (1 - lam) * d).astype(m.dtype)
-            blended = jax.tree.map(blend, model, other.variables)
+            blend = lambda m, d: lam * m + (1 - lam) * d
+            blended = narrow(jax.tree.map(blend, wide(model), wide(other.variables)), model)
             counts = [info.metrics[name] for name in COUNTS]
             return blended, other.variables, counts, info.clients.left_out
 
@@ -101,7 +111,7 @@ def mode(
             return mean.encode(update, info.weight), info._replace(forwards=info.steps)
 
         stay, leave = request.retain, request.forget
-        sent, info = sum_clients(sender(train, mean), chunk=chunk)(shared, stay, stay_key)
+        sent, info = sum_clients(sender(stays, mean), chunk=chunk)(shared, stay, stay_key)
         gone, theirs = sum_clients(guided, chunk=chunk)(shared, leave, leave_key)
         update, _ = mean.decode(jax.tree.map(jnp.add, sent, gone), (), key)
         info = together(info, theirs, stay.id)

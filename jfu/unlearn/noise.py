@@ -4,9 +4,9 @@ p' = ||p|| (p + n) / ||p + n||,   n Gaussian with ||n|| = ||p||
 """
 
 import jax
-import optax
 
 from jfu.select import select
+from jfu.sums import narrow, norm, wide
 from jfu.types import FederatedAlgorithm, Key, Params, PyTree, Selector, Unlearner
 from jfu.unlearn.finetune import on_retained
 
@@ -14,21 +14,21 @@ from jfu.unlearn.finetune import on_retained
 def add_noise(params: Params, mask: PyTree, key: Key) -> Params:
     """The selected leaves with as much noise as signal, scaled back to their norms.
 
-    >>> optax.tree.norm(add_noise({"w": jax.numpy.full(4, 2.0)}, {"w": True}, jax.random.key(0)))
+    >>> norm(add_noise({"w": jax.numpy.full(4, 2.0)}, {"w": True}, jax.random.key(0)))
     Array(4., dtype=float32)
     """
 
     def one(p, key):
-        noisy = p + rescaled(jax.random.normal(key, p.shape, p.dtype), optax.tree.norm(p))
-        return rescaled(noisy, optax.tree.norm(p))
+        noisy = p + rescaled(jax.random.normal(key, p.shape, p.dtype), norm(p))
+        return rescaled(noisy, norm(p))
 
     return each_selected(one, params, mask, key)
 
 
-def rescaled(p: jax.Array, norm: jax.Array) -> jax.Array:
-    """``p`` with the Euclidean norm ``norm``; zeros stay zeros."""
-    own = optax.tree.norm(p)
-    return p * jax.numpy.where(own > 0, norm / own, 0.0)
+def rescaled(p: jax.Array, length: jax.Array) -> jax.Array:
+    """``p`` with the Euclidean norm ``length``; zeros stay zeros."""
+    own = norm(p)
+    return narrow(wide(p) * jax.numpy.where(own > 0, length / own, 0.0), p)
 
 
 def each_selected(fn, params: Params, mask: PyTree, key: Key, *others: Params) -> Params:

@@ -10,9 +10,10 @@ Halimi, Kadhe, Rawat, Baracaldo. Federated Unlearning: How to Efficiently Erase 
 here the means are weighted, and several may. It stops early by the distance to w_u, with a
 threshold fitted to its network; here the climb ends once a batch's accuracy is within
 ``margin`` of chance, which needs no fitting. Steps that are left then run without effect, and
-count. The mean of the others' models is exact for plain averaging (server SGD with rate 1) and
-where all clients took part in the last round. Each client could keep its last update itself, as
-in the paper; ``jfu.recorded`` keeps those of all, since anyone may leave.
+count. The mean of the others' models is that of those who took part in the last round, exact for
+plain averaging (server SGD with rate 1); where none of them did it is the model before that round.
+Each client could keep its last update itself, as in the paper; ``jfu.recorded`` keeps those of all,
+since anyone may leave.
 """
 
 import jax
@@ -22,6 +23,7 @@ import optax
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.stacking import weights
+from jfu.sums import narrow, norm, squares, wide
 from jfu.types import FederatedAlgorithm, Key, Model, Needs, Params, Split, Trained, Unlearner
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
@@ -79,21 +81,24 @@ def pgd(
 def without(trained: Trained, request: Split) -> Params:
     """The mean of the other clients' last local models.
 
-    From last updates ``D_k``, as the global model is ``w_before + sum_k p_k D_k``.
+    From updates ``D_k`` of those who took part in the last round, as the global model is ``w_before
+    + sum_k p_k D_k``. A history that does not say who did is one of a round with everybody.
     """
-    stay, all_ = weights(request.retain), weights(request.retain) + weights(request.forget)
-    last = trained.history["last"]
-    mean = lambda n, d: jnp.tensordot((n / n.sum()).astype(d.dtype), d, 1)
-    return jax.tree.map(
-        lambda w, d: w - mean(all_, d) + mean(stay, d), trained.variables["params"], last
-    )
+    stay, leave = weights(request.retain), weights(request.forget)
+    all_ = trained.history.get("came", stay + leave)
+    stay = jnp.where(stay > 0, all_, 0)
+    share = lambda n: n / jnp.where(n.sum() > 0, n.sum(), 1)
+    mean = lambda n, d: jnp.tensordot(share(n).astype(d.dtype), d, 1)
+    params, last = trained.variables["params"], wide(trained.history["last"])
+    moved = lambda w, d: w - mean(all_, d) + mean(stay, d)
+    return narrow(jax.tree.map(moved, wide(params), last), params)
 
 
 def radius(center: Params, model: Model, key: Key, draws: int) -> jax.Array:
     """``sqrt(mean ||center - random model||^2 / 3)``."""
 
     def squared(key):
-        return optax.tree.norm(optax.tree.sub(center, model.init(key)["params"]), squared=True)
+        return squares(optax.tree.sub(wide(center), wide(model.init(key)["params"])))
 
     return jnp.sqrt(jax.lax.map(squared, jax.random.split(key, draws)).mean() / 3)
 
@@ -102,8 +107,8 @@ def inside_ball(center: Params, radius: jax.Array) -> optax.GradientTransformati
     """Shortens a step so that it ends within ``radius`` of ``center``."""
 
     def update(step, state, params):
-        away = optax.tree.sub(optax.tree.add(params, step), center)
-        shrink = jnp.minimum(1.0, radius / jnp.maximum(optax.tree.norm(away), 1e-30))
+        away = optax.tree.sub(optax.tree.add(wide(params), wide(step)), wide(center))
+        shrink = jnp.minimum(1.0, radius / jnp.maximum(norm(away), 1e-30))
         project = lambda c, a, p: (c + shrink * a - p).astype(p.dtype)
         return jax.tree.map(project, center, away, params), state
 
@@ -134,7 +139,7 @@ def until_still(inner: optax.GradientTransformation) -> optax.GradientTransforma
 
     def update(slope, state, params):
         stopped, memory = state
-        stopped = stopped | (optax.tree.norm(slope) == 0)
+        stopped = stopped | (norm(slope) == 0)
         step, memory = inner.update(slope, memory, params)
         return jax.tree.map(lambda s: jnp.where(stopped, 0, s), step), (stopped, memory)
 

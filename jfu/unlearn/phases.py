@@ -53,8 +53,9 @@ def phases(rounds: int, early: RecoverFn, later: RecoverFn) -> RecoverFn:
 
         def alike(step):
             def run(state, request, key):
-                state, info = step(state, request, key)
-                return state, _of_all(info, many)
+                new, info = step(state, request, key)
+                same = lambda new, old: new.astype(old.dtype)
+                return jax.tree.map(same, new, state), _of_all(info, many)
 
             return run
 
@@ -65,11 +66,15 @@ def phases(rounds: int, early: RecoverFn, later: RecoverFn) -> RecoverFn:
 
 
 def _of_all(info: RoundInfo, many: int) -> RoundInfo:
-    """The same with room for all clients, where a sample took part, and without updates."""
+    """The same with room for all clients, where a sample took part, and without updates.
+
+    Scalars are float32, so that rounds of both kinds have one type.
+    """
     missing = many - info.ids.shape[0]
-    clients = jax.tree.map(lambda a: jnp.pad(a, (0, missing)), info.clients)
+    told = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+    clients = jax.tree.map(lambda a: jnp.pad(a, (0, missing)), told(info.clients))
     ids = jnp.pad(info.ids, (0, missing), constant_values=NOBODY)
-    return info._replace(clients=clients, ids=ids, updates=None)
+    return info._replace(clients=clients, metrics=told(info.metrics), ids=ids, updates=None)
 
 
 def inside(step: RecoverFn) -> RecoverFn:

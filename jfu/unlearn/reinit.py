@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jfu.select import select
+from jfu.sums import norm
 from jfu.types import FederatedAlgorithm, Key, Params, PyTree, Selector, Unlearner, Variables
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.noise import each_selected, rescaled
@@ -24,7 +24,7 @@ def redraw(params: Params, mask: PyTree, fresh: Params, key: Key) -> Params:
 
     def one(p, key, new):
         gaussian = jax.random.normal(key, p.shape, p.dtype)
-        return rescaled(jnp.where((new == 0).all(), gaussian, new), optax.tree.norm(p))
+        return rescaled(jnp.where((new == 0).all(), gaussian, new), norm(p))
 
     return each_selected(one, params, mask, key, fresh)
 
