@@ -255,7 +255,7 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     sums = jax.lax.reduce(columns, zeros, add, dimensions=(0,))
     told = sums.pop("told")
     loss = sums["loss"] / jnp.where((told > 0) | (sums["clients"] > 0), told, 1)
-    return sums | dict(up=sums["clients"], loss=loss, not_applied=jnp.zeros(()))
+    return sums | dict(up=sums["clients"], loss=loss, not_applied=jnp.float32(0))
 
 
 def reasons(why: jax.Array) -> dict[str, jax.Array]:

@@ -140,7 +140,7 @@ def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share:
     new = dict(came=jnp.where(here, info.weight, 0), share=jnp.where(here, share, 0))
     if "norms" in row:
         length = jnp.where(here, jnp.maximum(norm(sent), LEAST), 0)
-        new["norms"] = row["norms"].at[number].set(length, mode="drop")
+        new["norms"] = row["norms"].at[number].set(length.astype(jnp.float32), mode="drop")
     if "sums" in row:
         add = lambda s, u: s + jnp.where(here, share.astype(u.dtype) * u, 0)
         new["sums"] = jax.tree.map(add, row["sums"], wide(sent))

@@ -102,10 +102,15 @@ def local_sgd(
                 params, rest, shared.variables["params"], batch, jax.random.fold_in(loss_key, i)
             )
             change, memory = update.update(slope, memory, params)
-            return optax.apply_updates(params, change), {**rest, **changed}, memory, total + mean
+            return (
+                optax.apply_updates(params, change),
+                {**rest, **changed},
+                memory,
+                total + mean.astype(jnp.float32),
+            )
 
         steps, most = epochs * per_epoch, epochs * -(-client.index.shape[0] // size)
-        start = lambda: (params, rest, update.init(params), jnp.zeros(()))
+        start = lambda: (params, rest, update.init(params), jnp.zeros((), jnp.float32))
         trained, rest, _, total = _repeated(step, steps, most, start)
         mine = {**rest, "params": trained}
         # Read off the model, which lies in the cache, and not off the update, which would have to
@@ -114,10 +119,10 @@ def local_sgd(
         sent = optax.tree.sub(mine, dict(shared.variables))
         info = LocalInfo(
             weight=jnp.where(usable, live, 0).astype(jnp.float32),
-            loss=jnp.where(usable, total / jnp.maximum(steps, 1), 0),
+            loss=jnp.where(usable, total / jnp.maximum(steps, 1), 0).astype(jnp.float32),
             steps=steps.astype(jnp.float32),
-            forwards=jnp.zeros(()),
-            left_out=jnp.where(usable, 0.0, NOT_FINITE),
+            forwards=jnp.zeros((), jnp.float32),
+            left_out=jnp.where(usable, 0.0, NOT_FINITE).astype(jnp.float32),
         )
         return jax.tree.map(lambda u: jnp.where(usable, u, jnp.zeros_like(u)), sent), info
 

@@ -97,8 +97,8 @@ def mode(
 
         def left(model, request, key):
             del key
-            nobody = jnp.zeros(request.retain.id.shape)
-            return model, old, [jnp.zeros(()) for name in COUNTS], nobody
+            nobody = jnp.zeros(request.retain.id.shape, jnp.float32)
+            return model, old, [jnp.float32(0) for name in COUNTS], nobody
 
         blended, fresh, before, why = jax.lax.cond(
             inner.round < degrade, degraded, left, inner.variables, request, degrade_key
