@@ -65,7 +65,7 @@ def of_data(data: Any) -> dict[str, str | None]:
 
     >>> from jfu.data import digits
     >>> of_data(digits())["train"][:12]
-    'cf3ed7f5c3f2'
+    '25ce4dbf89b6'
     """
     return of_read(data)[0]
 
