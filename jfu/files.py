@@ -188,7 +188,7 @@ def parse_json(
         return value
     except (ValueError, RecursionError) as error:
         half = isinstance(error, UnicodeEncodeError)
-        told = "half a character stands in it" if half else _reason(error)
+        told = "half a character stands in it" if half else reason(error)
         raise ValueError(f"{shown(name)} is no JSON that jfu reads: {told}") from None
 
 
@@ -230,7 +230,7 @@ def _constant(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What a library says is wrong, which may be much of the file."""
     text = shown(error) or type(error).__name__
     return text if len(text) <= 120 else f"{text[:100]} ..."
@@ -273,7 +273,7 @@ def npy_header(file: BinaryIO, size: int, name: Any) -> Header:
         read = {(1, 0): np.lib.format.read_array_header_1_0}
         shape, fortran, dtype = read.get(version, np.lib.format.read_array_header_2_0)(file)
     except Exception as error:  # of its parser: also recursion, memory, tokens
-        raise ValueError(f"{shown(name)} is no .npy array ({_reason(error)})") from None
+        raise ValueError(f"{shown(name)} is no .npy array ({reason(error)})") from None
     if dtype.hasobject:
         raise ValueError(f"{shown(name)} holds Python objects, which are not read")
     claimed = math.prod(shape) * max(dtype.itemsize, 1)
@@ -290,7 +290,7 @@ def _values(file: BinaryIO, name: Any) -> np.ndarray:
     try:
         return np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # NumPy's, zipfile's and zlib's, each with their own
-        raise ValueError(f"{shown(name)} cannot be read ({_reason(error)})") from None
+        raise ValueError(f"{shown(name)} cannot be read ({reason(error)})") from None
 
 
 def npz_headers(path: str | os.PathLike) -> dict[str, Header]:
@@ -333,7 +333,7 @@ def _archive(file: BinaryIO, path: Any) -> zipfile.ZipFile:
         return zipfile.ZipFile(file)
     except Exception as error:
         raise ValueError(
-            f"{shown(path)} is no whole .npz file ({_reason(error)}); write it anew with np.savez"
+            f"{shown(path)} is no whole .npz file ({reason(error)}); write it anew with np.savez"
         ) from None
 
 
@@ -367,7 +367,7 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> Bin
         return archive.open(member)
     except Exception as error:
         name = f"{member.filename} in {path}"
-        raise ValueError(f"{shown(name)} cannot be read ({_reason(error)})") from None
+        raise ValueError(f"{shown(name)} cannot be read ({reason(error)})") from None
 
 
 def _header(archive: zipfile.ZipFile, file: BinaryIO, member: zipfile.ZipInfo, path: Any) -> Header:

@@ -28,8 +28,6 @@ from jfu.types import PyTree
 
 PART = ".jfu-part"  # ends the names of files in the making: .NAME.RANDOM.jfu-part
 
-_MET = "unreadable as {kind} ({error}); it may be truncated: restore it, or remove it to begin anew"
-
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Replaces a file at once or not at all, through to the disk.
@@ -184,7 +182,7 @@ def load_params(path: str | os.PathLike | BinaryIO) -> dict:
             return tree
         flat = _deserialize(content)
     except Exception as error:
-        raise ValueError(f"{path} is " + _MET.format(kind=kind[1:], error=error)) from None
+        raise _unreadable(path, kind[1:], error) from None
     return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
 
 
@@ -200,10 +198,11 @@ def adopt(path: str | os.PathLike | BinaryIO, like: PyTree) -> dict:
     tree = load_params(path)
     tree = tree if "params" in tree else {"params": tree}
     kinds = {name: leaf.dtype for name, leaf in by_name(like).items()}
-    flat = {
-        name: a.astype(kinds[name]) if name in kinds and _floating(a) else a
-        for name, a in flatten(tree).items()
-    }
+    with np.errstate(over="ignore"):  # what the dtype cannot hold is refused below
+        flat = {
+            name: a.astype(kinds[name]) if name in kinds and _floating(a) else a
+            for name, a in flatten(tree).items()
+        }
     path = _name(path)
     variables = restore(flat, like, path)
     if bad := [name for name, a in flat.items() if not np.isfinite(a).all()]:
@@ -297,7 +296,7 @@ def _checkpoint(path: str | os.PathLike | BinaryIO) -> tuple[dict[str, np.ndarra
         length = int.from_bytes(content[:8], "little")
         header = _metadata(content[8 : 8 + length])
     except Exception as error:
-        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+        raise _unreadable(path, "a checkpoint", error) from None
     notes = _notes(path, header)
     if "arrays" in header and header["arrays"] != _digest(flat):
         raise _changed(path)
@@ -313,9 +312,7 @@ def _header(path: str | os.PathLike) -> dict[str, str]:
                 raise ValueError(f"its header claims {length} bytes")
             return _metadata(file.read(length))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is " + _MET.format(kind="a checkpoint", error=error)
-            ) from None
+            raise _unreadable(path, "a checkpoint", error) from None
 
 
 def _metadata(content: bytes) -> dict[str, str]:
@@ -333,7 +330,14 @@ def _notes(path: str | os.PathLike, header: dict[str, str]) -> Any:
     try:  # NaN stands where a federation diverged
         return files.parse_json(text.encode(), "its notes", finite=False)
     except ValueError as error:
-        raise ValueError(f"{path} is " + _MET.format(kind="a checkpoint", error=error)) from None
+        raise _unreadable(path, "a checkpoint", error) from None
+
+
+def _unreadable(path: Any, kind: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{files.shown(path)} is unreadable as {kind} ({files.reason(error)}); it may be "
+        "truncated: restore it, or remove it to begin anew"
+    )
 
 
 def _changed(path: Any) -> ValueError:

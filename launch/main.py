@@ -10,7 +10,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from launch import door, interrupt, watch
-from launch.printing import prepare, show, tell
+from launch.printing import one_line, prepare, show, tell
 
 UMASK = os.umask(0o077)  # as the user has it; a process can only ask by setting it
 os.umask(UMASK)
@@ -157,7 +157,7 @@ def deadline(minutes: float | None) -> float:
 
 
 def complain(sentence: str, status: int = 2) -> None:
-    tell(f"error: {sentence}")
+    tell(f"error: {one_line(sentence)}")
     raise SystemExit(status)
 
 

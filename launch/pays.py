@@ -156,6 +156,7 @@ def known_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     """
     from jfu.files import read_lines
     from jfu.ledger import digest
+    from launch import pays_report
 
     if not os.path.lexists(path):
         return []
@@ -166,8 +167,11 @@ def known_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             raise ValueError("its lines are no rows of launch.pays")
         if os.path.lexists(digests) and digest(path) not in read_lines(digests):
             raise ValueError("it was changed since it was written")
-    except ValueError as error:
-        raise ValueError(f"{path} is unreadable ({error}); restore it, or remove it") from None
+        if rows:  # what is told at the end
+            _ = pays_report.markdown(rows), pays_report.groups(rows)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        why = str(error) if type(error) is ValueError else f"{error!r:.200}"
+        raise ValueError(f"{path} is unreadable ({why}); restore it, or remove it") from None
     return rows
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 # The signs of tables and sentences where a terminal has letters alone.
+LONGEST = 1800  # letters of a sentence that says what is wrong
 LETTERS = {"±": "+-", "≥": ">=", "≤": "<=", "Δ": "d", "−": "-", "–": "-", "✓": "yes", "✗": "no"}
 
 
@@ -54,6 +55,16 @@ def plain(text: str) -> str:
     from jfu.files import shown  # which few texts need
 
     return shown(text, lines=True)
+
+
+def one_line(text: str) -> str:
+    r"""A sentence, whatever a library or a file has put into it.
+
+    >>> one_line("it holds\n" + 9000 * "x")[:20], len(one_line(9000 * "x"))
+    ('it holds\\nxxxxxxxxxx', 1805)
+    """
+    line = plain(text).replace("\n", "\\n")
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-300:]}"
 
 
 def show(text: str) -> None:

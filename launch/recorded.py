@@ -29,13 +29,16 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """
     try:
         first, *rows = read_lines(path)
-        config, done = first["config"], {(row["method"], row["seed"]) for row in rows}
-        names = list(first["cells"])
-    except (ValueError, KeyError, TypeError) as error:
+        return _summary(first["config"], list(first["cells"]), rows)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"{path} is no recorded table ({error!r}); launch.table --record writes them"
+            f"{path} is no recorded table ({error!r:.200}); launch.table --record writes them"
         ) from None
+
+
+def _summary(config: Mapping[str, Any], names: Sequence[str], rows: Sequence[Mapping]) -> dict:
     summary, whole = report.table(rows, config), dict(round=1, of=1)
+    done = {(row["method"], row["seed"]) for row in rows}
     state = lambda name, seed: whole if (name, seed) in done else None
     cells = {n: {str(s): state(n, s) for s in summary["seeds"]} for n in names}
     methods = {n: summary["methods"].get(n) for n in cells if n != report.AGAIN}

@@ -121,7 +121,7 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         )
     identity.same_numerics(kept.get("numerics"), where)
     if versions_kept != versions():
-        was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions()[n])
+        was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions().get(n))
         say(f"note: {where} was begun with {was}; what is run now may differ in its last bits")
     return WorkDir(where, layout, kept["more"], run, kept.get("data"))
 

@@ -12,8 +12,10 @@ uint8 stays uint8, floats become float32 and keep their scale. Files with pickle
 are refused, because reading them would run what they hold.
 """
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -48,8 +50,23 @@ def read(path: str | os.PathLike, *, by_row: bool = False) -> Dataset:
     """
     needed, x_train = ("x_train", "y_train", "x_test", "y_test"), None
     if by_row and (mapped := _mapped(os.fspath(path), "x_train")) is not None:
-        x_train, needed = _by_row(mapped), needed[1:]
+        x_train, needed = _by_row(mapped, path), needed[1:]
     arrays = _arrays(os.fspath(path), needed, ("client",))
+    with _named(path):
+        return _dataset(arrays, x_train)
+
+
+@contextlib.contextmanager
+def _named(path: str | os.PathLike) -> Iterator[None]:
+    """Errors say which file they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{shown(path)}: {error}") from None
+
+
+def _dataset(arrays: dict, x_train: Rows | None) -> Dataset:
+    """The arrays, checked."""
     x_train = _examples(arrays, "x_train") if x_train is None else x_train
     x_test = _examples(arrays, "x_test")
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
@@ -97,12 +114,14 @@ def _mapped(path: str, name: str) -> np.ndarray | None:
     return np.memmap(path, header.dtype, "r", header.offset, header.shape)
 
 
-def _by_row(x: np.ndarray) -> Rows:
+def _by_row(x: np.ndarray, path: str | os.PathLike) -> Rows:
     """Examples of a memory map, checked as they are read."""
-    like = _examples(dict(x_train=x[:1]), "x_train")
+    with _named(path):
+        like = _examples(dict(x_train=x[:1]), "x_train")
 
     def read(ids):
-        return _examples(dict(x_train=x[ids]), "x_train", ids)
+        with _named(path):
+            return _examples(dict(x_train=x[ids]), "x_train", ids)
 
     return Rows(read, np.arange(len(x)), like.shape[1:], like.dtype)
 
