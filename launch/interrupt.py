@@ -19,17 +19,15 @@ STOPPED = b"error: stopped; the same command goes on from the last checkpoint\n"
 
 def catch() -> None:
     """From now on; leaves alone whoever ignores the signal or has a handler of his own."""
-    if WATCHED in os.environ:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.name != "posix" or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    if WATCHED in os.environ:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it dies of it, and the parent says so
         return
     asked, wake = os.pipe()
     os.set_blocking(wake, False)
-    once = threading.Lock()
 
     def end(*_) -> None:
-        if not once.acquire(blocking=False):
-            return
         with contextlib.suppress(OSError):
             if select.select([], [2], [], 1)[1]:  # a pipe that nobody reads holds nothing up
                 os.write(2, STOPPED)
@@ -40,10 +38,15 @@ def catch() -> None:
             pass
         end()
 
-    with contextlib.suppress(RuntimeError):  # no room for a thread: then between two Python steps
-        threading.Thread(target=wait, daemon=True).start()
+    waiting = threading.Thread(target=wait, daemon=True)
+    # Meanwhile what runs in Python stands still, and says nothing more.
+    handler = lambda *_: waiting.join(10)
+    try:
+        waiting.start()
+    except RuntimeError:  # no room for a thread: then between two steps of Python's
+        handler = end
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGINT, handler)
     # What is left once all of a script's own is done and written is not to be stopped.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 

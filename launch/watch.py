@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 
-from launch.interrupt import WATCHED
+from launch.interrupt import WATCHED, catch
 
 BY_ITSELF = "jfu: the script has ended\n"
 KEPT = 500  # lines of what native code said last
@@ -31,9 +31,11 @@ NO_MEMORY += r"|mmap error|failed to map segment|can't start new thread|Unable t
 
 def held() -> bool:
     """Whether this is such a child, which it then prepares; before anything else is done."""
-    told = os.environ.pop(WATCHED, "")
+    told = os.environ.get(WATCHED, "")
     if not told:
         return False
+    catch()
+    del os.environ[WATCHED]  # whatever it starts is no such child
     native, lifeline = map(int, told.split(","))
     sys.stderr.flush()
     sys.stderr = open(os.dup(2), "w", encoding=sys.stderr.encoding, buffering=1)  # noqa: SIM115
@@ -98,7 +100,8 @@ def over(*, show_all: bool = False) -> int:
     said, last = listen(words, native, show_all)
     status = child.wait()
     if -status in PASSED_ON:
-        signal.signal(-status, signal.SIG_DFL)
+        if -status != signal.SIGINT:  # of which this process says that it was stopped
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     if status and not said and BY_ITSELF not in last:
         _write(f"error: {why(max(-status, 0), last)}\n".encode())

@@ -60,14 +60,19 @@ def test_a_run_under_a_limit_that_is_too_small(tmp_path):
     assert err.count("error: ") == 1 and "Traceback" not in err and "Fatal" not in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_signals_end_the_child_too(tmp_path, number):
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"), [*((n, "parent") for n in NUMBERS), *((n, "child") for n in NUMBERS[:2])]
+)
+def test_signals_end_both(tmp_path, number, whom):
     code = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); show('on')"
     process = planted(f"def script():\n    {code}; time.sleep(60)", preexec_fn=limited(64 * GB))
     assert process.stdout.readline() == "on\n"
     child = int((tmp_path / "pid").read_text())
     assert child != process.pid
-    process.send_signal(number)
+    os.kill(child if whom == "child" else process.pid, number)
     wanted = (130, "", SENTENCE) if number == signal.SIGINT else (-number, "", "")
     assert ended(process) == wanted
     until(lambda: not os.path.exists(f"/proc/{child}") or "Z" in state(child), 10)
