@@ -7,12 +7,14 @@ test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.d
 ``jfu.io`` and ``jfu.ledger``, imported by name when wanted.
 """
 
-from jfu import attacks, chacha, distance, faults, privacy, shadows, unlearn
+from jfu import adversaries, attacks, chacha, distance, faults, privacy, shadows, unlearn
 from jfu.aggregate import (
     Aggregator,
     clipped_mean,
     coordinate_median,
+    geometric_median,
     krum,
+    mixed,
     trimmed_mean,
     weighted_mean,
 )
@@ -73,6 +75,7 @@ __all__ = [
     "Trained",
     "Unlearner",
     "absent",
+    "adversaries",
     "attacks",
     "by_layer",
     "by_path",
@@ -100,11 +103,13 @@ __all__ = [
     "forget_fraction",
     "gap",
     "gap_per_seed",
+    "geometric_median",
     "krum",
     "local_sgd",
     "map_clients",
     "match",
     "mia",
+    "mixed",
     "nbytes",
     "negate",
     "negation",

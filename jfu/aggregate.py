@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jfu.sums import norm, wide
 from jfu.types import Key, Params, PyTree
 
+MOST = 1e12  # operations of comparing all clients with all in a round: a quarter of an hour
+
 
 class Aggregator(NamedTuple):
     init: Callable[[PyTree], PyTree]  # variables -> state
@@ -121,7 +123,7 @@ def trimmed_mean(share: float = 0.1) -> Aggregator:
     return _seen(decode)
 
 
-def krum(byzantine: int = 1, *, chosen: int = 1) -> Aggregator:
+def krum(byzantine: int = 1, *, chosen: int = 1, most: float = MOST) -> Aggregator:
     """The update with the smallest sum of squared distances to its ``n - byzantine - 2`` nearest
     among the ``n`` clients that took part, whatever their sizes (Blanchard, El Mhamdi, Guerraoui,
     Stainer. Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent. NeurIPS 2017).
@@ -129,6 +131,10 @@ def krum(byzantine: int = 1, *, chosen: int = 1) -> Aggregator:
     Args:
       byzantine: clients that may send anything; meant for ``n >= 2 byzantine + 3``.
       chosen: how many of the best are averaged; more than one is Multi-Krum.
+      most: operations that comparing all clients may take in a round; see ``check_pairs``.
+
+    Raises:
+      ValueError: values that cannot be; when a round is traced, more clients than can be compared.
     """
     if byzantine < 0 or chosen < 1:
         raise ValueError(
@@ -139,28 +145,126 @@ def krum(byzantine: int = 1, *, chosen: int = 1) -> Aggregator:
     def decode(stacked, state, key):
         del key
         update, present = wide(stacked[0]), stacked[1] > 0
-        flat = jnp.concatenate([u.reshape(len(u), -1) for u in jax.tree.leaves(update)], axis=1)
-        # One row after the other: all differences at once would be K times all updates.
-        apart = jax.lax.map(lambda one: ((flat - one[None]) ** 2).sum(1), flat)
-        itself = jnp.eye(len(flat), dtype=bool)
-        shown = present[:, None] & present[None] & ~itself & jnp.isfinite(apart)
-        near = jnp.sort(jnp.where(shown, apart, jnp.inf), axis=1)
-        count = present.sum()
+        near = jnp.sort(_apart(update, present, most), axis=1)
+        count, places = present.sum(), len(near)
         # With fewer clients than the method is meant for, the nearest one still counts.
         many = jnp.clip(count - byzantine - 2, 1, jnp.maximum(count - 1, 1))
-        within = jnp.arange(len(flat))[None] < many
+        within = jnp.arange(places)[None] < many
         scores = jnp.where(within, near, 0).sum(1)
         order = jnp.argsort(jnp.where(present, jnp.minimum(scores, 3e38), jnp.inf))
-        best = jnp.zeros(len(flat)).at[order[:chosen]].set(1.0) * present
+        best = jnp.zeros(places).at[order[:chosen]].set(1.0) * present
         share = best / jnp.maximum(best.sum(), 1)
-
-        def mean(u):
-            weighed = jnp.where(_beside(share > 0, u), u * _beside(share, u).astype(u.dtype), 0)
-            return weighed.sum(0)
-
-        return jax.tree.map(mean, update), state
+        return _combined(update, share), state
 
     return _seen(decode)
+
+
+def geometric_median(*, iterations: int = 16, smoothing: float = 1e-6) -> Aggregator:
+    """The point with the smallest sum of distances to the updates of the clients that took part.
+
+        v <- sum_k b_k u_k / sum_k b_k,   b_k = 1 / max(smoothing, |v - u_k|)
+
+    from the coordinate median on: Weiszfeld's steps, smoothed, as in RFA (Pillutla, Kakade,
+    Harchaoui. Robust Aggregation for Federated Learning. IEEE Transactions on Signal Processing
+    70, 2022, arXiv 1912.13445), which weighs clients by their examples and starts at their mean;
+    here they count alike, as for the other aggregators that see single updates.
+
+    Args:
+      iterations: steps, at least 1.
+      smoothing: least distance that is divided by, in units of the updates, above 0.
+    """
+    if iterations < 1 or not smoothing > 0:
+        raise ValueError(
+            f"a geometric median was asked for with {iterations} iterations and a smoothing of "
+            f"{smoothing}; there must be one at least, and smoothing above 0"
+        )
+    start = coordinate_median()
+
+    def decode(stacked, state, key):
+        update, present = wide(stacked[0]), stacked[1] > 0
+        first, state = start.decode(stacked, state, key)
+
+        def step(_, v):
+            away = jax.tree.map(lambda u, v: _beside_zero(present, u - v[None]), update, v)
+            length = jnp.sqrt(sum((a**2).reshape(len(a), -1).sum(1) for a in jax.tree.leaves(away)))
+            near = jnp.where(present & jnp.isfinite(length), 1 / jnp.maximum(length, smoothing), 0)
+            return _combined(update, near / jnp.maximum(near.sum(), 1e-30))
+
+        return jax.lax.fori_loop(0, iterations, step, wide(first)), state
+
+    return _seen(decode)
+
+
+def mixed(inner: Aggregator, byzantine: int = 1, *, most: float = MOST) -> Aggregator:
+    """``inner`` of updates each of which is first replaced by the mean of its ``n - byzantine``
+    nearest, itself among them, of the ``n`` clients that took part: nearest neighbour mixing
+    (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan. Fixing by Mixing: A Recipe for Optimal
+    Byzantine ML under Heterogeneity. AISTATS 2023, arXiv 2302.01772).
+
+    Args:
+      inner: an aggregator that sees single updates, such as ``trimmed_mean(0.3)``.
+      byzantine: clients that may send anything, fewer than half.
+      most: operations that comparing all clients may take in a round; see ``check_pairs``.
+    """
+    if not inner.stacked or byzantine < 0:
+        raise ValueError(
+            f"updates were to be mixed for byzantine={byzantine} bad clients; it must be at least "
+            "0, and the aggregator behind one that sees single updates, such as trimmed_mean"
+        )
+
+    def decode(stacked, state, key):
+        update, weight = wide(stacked[0]), stacked[1]
+        present = weight > 0
+        apart = _apart(update, present, most)
+        apart = jnp.where(jnp.eye(len(apart), dtype=bool) & present[:, None], 0, apart)
+        rank = jnp.argsort(jnp.argsort(apart, axis=1), axis=1)
+        near = (rank < jnp.maximum(present.sum() - byzantine, 1)) & jnp.isfinite(apart)
+        share = near / jnp.maximum(near.sum(1, keepdims=True), 1)
+        blend = lambda u: jnp.tensordot(share.astype(u.dtype), _beside_zero(present, u), 1)
+        return inner.decode((jax.tree.map(blend, update), weight), state, key)
+
+    return _seen(decode)._replace(init=inner.init)
+
+
+def check_pairs(clients: int, parameters: int, most: float = MOST) -> None:
+    """Refuses to compare every client with every other where that would not end.
+
+    ``clients^2 parameters`` operations a round, of which a core does about 10^9 in a second.
+
+    >>> check_pairs(100, 1_000_000)
+    """
+    if (operations := clients**2 * parameters) > most:
+        raise ValueError(
+            f"comparing each of {clients:,} clients with every other takes {operations:.1e} "
+            f"operations a round, about {operations / 1e9 / 60:,.0f} minutes on a core, and the "
+            f"limit is {most:.0e}; sample fewer clients a round, or take an aggregator that "
+            "compares none, such as the coordinate median"
+        )
+
+
+def _apart(update: PyTree, present: jax.Array, most: float) -> jax.Array:
+    """Squared distances ``[K, K]`` of those who took part, infinity elsewhere and to oneself."""
+    flat = jnp.concatenate([u.reshape(len(u), -1) for u in jax.tree.leaves(update)], axis=1)
+    check_pairs(*flat.shape, most)
+    # One row after the other: all differences at once would be K times all updates.
+    apart = jax.lax.map(lambda one: ((flat - one[None]) ** 2).sum(1), flat)
+    shown = present[:, None] & present[None] & ~jnp.eye(len(flat), dtype=bool)
+    return jnp.where(shown & jnp.isfinite(apart), apart, jnp.inf)
+
+
+def _combined(update: PyTree, share: jax.Array) -> PyTree:
+    """``sum_k share_k u_k``, without what those of no share sent."""
+
+    def one(u):
+        weighed = _beside_zero(share > 0, u) * _beside(share, u).astype(u.dtype)
+        return weighed.sum(0)
+
+    return jax.tree.map(one, update)
+
+
+def _beside_zero(who: jax.Array, u: jax.Array) -> jax.Array:
+    """``u [K, ...]``, zeros for all others: zero times NaN would be NaN."""
+    return jnp.where(_beside(who, u), u, 0)
 
 
 def _seen(decode: Callable) -> Aggregator:

@@ -160,6 +160,8 @@ def prepared(
     # Who is there to divide noisy sums by: before the request everybody, then those who stay.
     gone = one.mask & (False if forget is None else forget)
     everybody, staying = private.holding(one), private.holding(one._replace(mask=one.mask & ~gone))
+    for note in federation.bearing(config, (everybody, staying), entries(variables)):
+        say(note)
 
     @functools.cache  # the same federation for the same choices, so that programs are shared
     def made(config, rate, clients):

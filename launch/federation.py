@@ -16,6 +16,8 @@ from jfu.faults import censored, guarded
 from launch import idle
 from launch.flags import Config
 
+SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
+
 
 def build(config: Config, loss, lr: float, chunk: int, clients: int):
     """The federation, and what it is made of.
@@ -99,6 +101,40 @@ def aggregator(config: Config, clients: int) -> jfu.Aggregator:
     }[config.aggregator]()
 
 
+def bearing(config: Config, clients: Sequence[int], parameters: int) -> list[str]:
+    """What an aggregator cannot do with so many clients a round, as notes.
+
+    Args:
+      clients: how many have examples, before the request and after it.
+
+    Raises:
+      ValueError: comparing each with every other would not end.
+    """
+    name, notes = config.aggregator, []
+    cohorts = [min(config.sample or many, many) for many in clients]
+    few, most = min(cohorts), max(cohorts)
+    if name == "krum":
+        jfu.aggregate.check_pairs(most, parameters)
+        if few < (least := 2 * config.byzantine + 3):
+            notes.append(
+                f"note: krum bears --byzantine={config.byzantine} bad clients among at least "
+                f"{least}, and there are {few} in a round"
+            )
+    if name == "trimmed" and int(config.trim * few + 1e-6) < 1:
+        notes.append(
+            f"note: --trim={config.trim:g} of {few} clients leaves out nobody, so their mean is a "
+            f"plain one; {1 / few:.2g} and a little more leaves out one at either end"
+        )
+    held = 4 * most * parameters
+    if name in SEEING and held > 2**30:
+        notes.append(
+            f"note: --aggregator={name} holds all {most} updates of a round at once, "
+            f"{held / 1e9:.1f} GB and a few times that while it works; --sample has fewer clients "
+            "in a round"
+        )
+    return notes
+
+
 def check(
     config: Config,
     names: Sequence[str] = (),
@@ -119,7 +155,7 @@ def check(
     """
     idle.check(config, names, given, preset, alone=alone)
     _check_limits(config)
-    if config.sum_only and config.aggregator in ("median", "trimmed", "krum"):
+    if config.sum_only and config.aggregator in SEEING:
         raise ValueError(
             f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
             "mean or clipped"
