@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-MOST = 2**26  # bytes of a text file; as Python objects they are up to 20 times as many
+MOST = 2**24  # bytes of a text file; as Python objects they are up to 25 times as many
 DEEP = 64  # lists and objects of JSON within each other
 _RATIO, _UNPACKED = 100, 2**30  # an archive unpacks to so many times its size, or so many bytes
 _KINDS = {
@@ -148,7 +148,10 @@ def read_lines(
     path: str | os.PathLike, *, most: int = MOST, deep: int = DEEP, finite: bool = True
 ) -> list[Any]:
     """What each line of a file of JSON lines says; as ``read_json``."""
-    lines = read_bytes(path, most=most).split(b"\n")
+    content = read_bytes(path, most=most)
+    if content.count(b"\n") > most // 64:
+        raise ValueError(f"{shown(path)} has more than {most // 64} lines, the most that are read")
+    lines = content.split(b"\n")
     if not lines[-1]:
         lines.pop()
     return [
@@ -174,7 +177,7 @@ def parse_json(
     ValueError: x.json is no JSON that jfu reads: the key 'a' stands twice
     """
     try:
-        if depth(content) > deep:
+        if content.count(b"[") + content.count(b"{") > deep and depth(content) > deep:
             raise ValueError(f"its values lie more than {deep} deep within each other")
         value = json.loads(
             content.decode("utf-8"),
@@ -208,8 +211,8 @@ def depth(content: bytes) -> int:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"the key {shown(repr(twice))} stands twice")
     return found
 

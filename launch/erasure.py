@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jfu.ledger
-from jfu.files import read_bytes
+from jfu.files import read_bytes, shown
 from jfu.io import check_state, load_notes, load_seal
 from launch import lineage, records, report, secret
 from launch.flags import Config
@@ -207,9 +207,10 @@ def _is_plain(line: dict[str, Any]) -> bool:
 
 
 def _is_short(value: Any) -> bool:
-    """Whether no text in it is longer than a path, and no list than requests are."""
+    """Whether no text in it is longer than a path, no list than requests and measures are."""
     if isinstance(value, dict):
-        return len(value) < 10_000 and all(map(_is_short, [*value, *value.values()]))
+        most = 10_000 if all(isinstance(one, str) for one in value.values()) else 50
+        return len(value) < most and all(map(_is_short, [*value, *value.values()]))
     if isinstance(value, list):
         return len(value) < 1000 and all(map(_is_short, value))
     return not isinstance(value, str) or len(value) <= 4096
@@ -311,12 +312,13 @@ def erase(work: WorkDir, config: Config, method: str) -> None:
         for held in ours:
             others = held.path.stat().st_nlink - 1
             held.path.unlink()
-            say(f"erased: {held.path}, {held.what}")
+            say(f"erased: {shown(held.path)}, {held.what}")
             if others:
                 say(f"note: it has {others} other names (hard links) elsewhere, and is still there")
         for held in found:
             if held.folder not in folders:
-                say(f"note: {held.path} was not removed and may hold {config.forget}: {held.what}")
+                path, what = shown(held.path), shown(held.what)
+                say(f"note: {path} was not removed and may hold {config.forget}: {what}")
 
 
 def _record(folder: pathlib.Path, request: str, paths: Sequence[pathlib.Path]) -> None:

@@ -136,6 +136,8 @@ def absent(path: pathlib.Path) -> None:
 
 def told(line: dict[str, Any]) -> str:
     """One line of a ledger in words."""
+    from jfu.files import shown
+
     short = lambda digest: digest[:SHORT]
     points = lambda row: ", ".join(f"{name} {value:.1f}" for name, value in row.items())
     match line["event"]:
@@ -166,11 +168,12 @@ def told(line: dict[str, Any]) -> str:
             text = f"{len(line['missing'])} checkpoints were gone, and are made anew"
         case other:
             text = other
-    return f"{line['number']:3d}  {line['time']}  {text}"
+    return f"{line['number']:3d}  {line['time']}  {shown(text)}"
 
 
 def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
     """Lists every file with what it depends on; exit status 1 where one may hold the data."""
+    from jfu.files import shown
     from launch import erasure
 
     if not erasure.asked(wanted, lines):
@@ -186,7 +189,8 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
         )
     show("")
     for held in found:
-        show(f"{'HOLDS IT' if held.holds else 'free':8}  {held.path}: {held.what}")
+        # In one line, whatever name somebody gave a file.
+        show(f"{'HOLDS IT' if held.holds else 'free':8}  {shown(held.path)}: {shown(held.what)}")
     if lost := [held for held in found if held.lost]:
         main.complain(f"{lost[0].path}: {lost[0].what}", status=1)
     if left := [str(held.path) for held in found if held.holds]:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -94,7 +95,7 @@ def hold(folder: pathlib.Path) -> BinaryIO:
         raise _in_use(folder, who and who.group()) from None
     except (ImportError, OSError) as error:
         file.close()
-        say(f"note: files cannot be locked in {folder} ({error}); {HELD} stands for a lock there")
+        tell_once(f"files cannot be locked in {folder} ({error}); {HELD} stands for a lock there")
         return _hold_without(folder)
     if not _is_there(folder / LOCK, file):  # removed since it was opened
         file.close()
@@ -119,6 +120,11 @@ def wait(folder: pathlib.Path, seconds: float = 30) -> BinaryIO:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+
+
+@functools.cache
+def tell_once(text: str) -> None:
+    say(f"note: {text}")
 
 
 def check(folder: pathlib.Path, lock: BinaryIO | None) -> None:

@@ -54,7 +54,7 @@ def tune() -> None:
     config = shared.resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
-    from launch import cells, devices, experiment, federation, report, workdir
+    from launch import cells, devices, experiment, federation, records, report, workdir
 
     keep = list(experiment.remembered(names))
     federation.check(config, asked, keep, **shared.said())
@@ -86,6 +86,7 @@ def tune() -> None:
             )
         study = experiment.remembering(study, keep, trial)
         work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
+        hosts.agreed(lambda: records.believe(work.path))
         plan = {name: experiment.budget(config, name) for name in ("retrain", *names)}
         cells.announce(study, trial, f"{len(tried)} settings", work, plan)
         programs = cells.Programs()

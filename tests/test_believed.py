@@ -1,6 +1,8 @@
 """Files that were changed since they were written are not believed: cells, results, ledgers."""
 
+import contextlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -10,7 +12,7 @@ from test_table import CONFIG, LAYOUT, all_cells, whole
 
 import jfu.io
 from jfu import ledger
-from launch import audit, cells, records, table, workdir
+from launch import audit, cells, records, runs, table, workdir
 
 
 @pytest.fixture(autouse=True)
@@ -179,3 +181,69 @@ def test_a_plan_that_was_changed_is_refused(tmp_path):
 def test_copies_of_a_work_directory_are_believed(tmp_path):
     work = written(tmp_path / "W")
     records.settle(shutil.copytree(work.path, tmp_path / "V"))
+
+
+# ---------------------------------------------------------------- settings
+
+
+ODD = [3, 2.5, "x", True, [1], ["a", 2], {"a": 1}, [[["a"]]]]
+
+
+def settings(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_settings_of_another_type_are_a_sentence(tmp_path):
+    """Every field in turn, with every kind of JSON that it is not: no traceback, or what it was."""
+    work = written(tmp_path / "W")
+    kept, refused = settings(work.path), 0
+    for group in ("config", "layout", "more", "versions", "files"):
+        for name in kept[group]:
+            for odd in ODD:
+                changed = json.loads(json.dumps(kept))
+                changed[group][name] = odd
+                (work.path / "config.json").write_text(json.dumps(changed))
+                with contextlib.suppress(ValueError):
+                    run, refused = runs.read_run(str(work.path)), refused - 1
+                    value = getattr(run.config, name, odd)
+                    assert value == (tuple(odd) if isinstance(odd, list) else odd)
+                refused += 1
+    assert refused > 300
+
+
+@pytest.mark.parametrize("odd", [3, "x", [1], None, {}])
+def test_parts_of_settings_that_are_none_are_a_sentence(tmp_path, odd):
+    work = written(tmp_path / "W")
+    for name, kept in settings(work.path).items():
+        changed = settings(work.path) | {name: odd}
+        if kept is None or (name, type(odd)) in (("script", str), ("sealed", type(odd))):
+            continue
+        text = (work.path / "config.json").read_text()
+        (work.path / "config.json").write_text(json.dumps(changed))
+        if odd or name in ("config", "layout", "script"):
+            with pytest.raises(ValueError, match=r"config.json is unreadable"):
+                runs.read_run(str(work.path))
+        (work.path / "config.json").write_text(text)
+
+
+@pytest.mark.parametrize("plant", ["deep", "pipe", "folder", "large", "text", "list"])
+def test_settings_that_are_none_are_a_sentence(tmp_path, plant):
+    work = written(tmp_path / "W")
+    path = work.path / "config.json"
+    path.unlink()
+    if plant == "pipe":
+        os.mkfifo(path)
+    elif plant == "folder":
+        path.mkdir()
+    elif plant == "large":
+        with open(path, "wb") as file:
+            file.truncate(2**40)
+    else:
+        path.write_text({"deep": "[" * 100_000, "text": "my thesis", "list": "[]"}[plant])
+    for read in (
+        lambda: runs.read_run(str(work.path)),
+        lambda: workdir.open_workdir(str(work.path), CONFIG, "compare"),
+        lambda: table.read([work.path]),
+    ):
+        with pytest.raises(ValueError, match=r"config.json"):
+            read()
