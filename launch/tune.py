@@ -69,13 +69,7 @@ def tune() -> None:
         taken = workdir.taken(work, seeds)
         study = experiment.study(config, layout, seeds, taken, {work.path: work.data})
         experiment.methods(study, asked)  # refuses what cannot be
-        tried = {}
-        for name in names:
-            for options in GRID[name]:
-                own = {**study.setting.options.get(name, {}), **options}
-                setting = study.setting._replace(options={name: own})
-                tried[label(name, options)] = jfu.unlearn.UNLEARNERS[name](setting)
-        tried = experiment.bounded(config, tried)
+        tried = settings(study, names)
         trial = experiment.trial(study, seeds[0])
         for text, method in tried.items():
             jfu.unlearn.check_request(method, trial.request, keep, text)
@@ -120,6 +114,19 @@ def tune() -> None:
 
 
 MEASURES = ("retain", "forget", "test", "asr")
+
+
+def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
+    """Each setting of each method, by label; bounded as a comparison bounds its methods."""
+    from launch import experiment
+
+    tried = {}
+    for name in names:
+        for options in GRID[name]:
+            own = {**study.setting.options.get(name, {}), **options}
+            setting = study.setting._replace(options={name: own})
+            tried[label(name, options)] = jfu.unlearn.UNLEARNERS[name](setting)
+    return experiment.bounded(study.config, tried)
 
 
 def label(name: str, options: dict[str, Any]) -> str:

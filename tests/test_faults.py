@@ -1,6 +1,7 @@
 """Clients that fail: the round goes on as if they were not there, and says why they were not."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -424,6 +425,20 @@ def test_no_own_round_moves_the_model_further_than_asked(name, fed, model, data,
         assert int(after.round) == number + 1 and info.metrics["not_applied"] == 0
         assert all(np.isfinite(a).all() for a in jax.tree.leaves(after.variables))
         state = after
+
+
+def test_tuning_bounds_what_it_tries_as_a_comparison_does(fed, model, data, variables):
+    from launch import tune
+
+    request = jfu.split(data, jfu.forget_client(data, [5]))
+    config = SimpleNamespace(max_update_norm=1e-3)
+    study = SimpleNamespace(config=config, setting=bold(model, fed))
+    tried = tune.settings(study, ["ga"])
+    assert list(tried) == [f"ga[lr={rate}]" for rate in (0.01, 0.1, 0.03, 0.003)]
+    method = tried["ga[lr=0.1]"]
+    start, key = method.perturb(jfu.Trained(variables), request, None), jax.random.key(4)
+    after, _ = quick_jit(method.recover)(start, request, key)
+    assert 5e-4 < move(after.variables, variables) <= 1e-3 * (1 + 1e-6)
 
 
 def test_every_method_with_rounds_of_its_own_is_tried(fed, model):
