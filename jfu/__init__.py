@@ -39,6 +39,7 @@ from jfu.requests import (
 )
 from jfu.sampling import absent, sampled
 from jfu.select import by_layer, by_path, describe, select
+from jfu.server import fedadam, fedyogi
 from jfu.stacking import stack, weights
 from jfu.streaming import streamed
 from jfu.types import (
@@ -95,7 +96,9 @@ __all__ = [
     "distance",
     "dot_general",
     "faults",
+    "fedadam",
     "fedavg",
+    "fedyogi",
     "first_round_within",
     "forget_class",
     "forget_client",

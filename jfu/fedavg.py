@@ -1,9 +1,9 @@
 """Federated averaging: broadcast, train locally, aggregate, take a server step.
 
 With the server optimizer ``optax.sgd(1.0)`` this is FedAvg (McMahan et al., AISTATS 2017,
-arXiv 1602.05629); with momentum, Adam or Yogi it is FedAvgM, FedAdam and FedYogi (Reddi et
-al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295), which read the mean
-update as a negative gradient; with a proximal local loss it is FedProx.
+arXiv 1602.05629); with momentum it is FedAvgM, with ``jfu.fedadam`` or ``jfu.fedyogi`` FedAdam or
+FedYogi (Reddi et al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295), which read the
+mean update as a negative gradient; with a proximal local loss it is FedProx.
 """
 
 import functools

@@ -53,7 +53,8 @@ def local_sgd(
       loss: ``(variables, batch, key) -> loss`` or ``-> (loss, changed)``: the mean over live
         examples and, where the model keeps statistics, the collections to replace.
       optimizer: any optax optimizer, or a function of the round number that makes one (for
-        rates that change over rounds). Its state starts afresh each round.
+        rates that change over rounds). Its state starts afresh each round, in which what
+        ``optax.MultiSteps`` has gathered and not applied is lost.
       epochs: passes over the client's examples each round.
       batch_size: examples a step, at most.
       proximal: FedProx's mu. Adds ``mu / 2 * ||params - received||^2`` to the loss (Li et
@@ -63,16 +64,19 @@ def local_sgd(
     Returns:
       A client function for ``fedavg``: ``(broadcast, client, key) -> (update, info)``.
 
+    Raises:
+      ValueError: numbers below 1, no optimizer, or, when it is traced, a loss that returns
+        something else.
+
     >>> loss = lambda variables, batch, key: cross_entropy(batch.x @ variables["params"], batch)
     >>> work = local_sgd(loss, optax.sgd(0.1), epochs=2, batch_size=8)
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs is {epochs} and batch_size {batch_size}; both must be at least 1")
-    make = (lambda round: optimizer) if isinstance(optimizer, tuple) else optimizer
+    make = _maker(optimizer)
 
     def value(params, rest, received, batch, key):
-        out = loss({**rest, "params": params}, batch, key)
-        mean, changed = out if isinstance(out, tuple) else (out, {})
+        mean, changed = _told(loss({**rest, "params": params}, batch, key), rest)
         if proximal:
             mean += proximal / 2 * squares(optax.tree.sub(params, received))
         return mean, changed
@@ -80,7 +84,7 @@ def local_sgd(
     def work(shared: Broadcast, client: ClientData, key: Key):
         received = dict(shared.variables)
         params, rest = received.pop("params"), received
-        update = make(shared.round)
+        update = _stepper(make(shared.round))
         size = min(batch_size, client.index.shape[0])
         live = client.mask.sum()
         per_epoch = -(-live // size)
@@ -127,6 +131,47 @@ def local_sgd(
         return jax.tree.map(lambda u: jnp.where(usable, u, jnp.zeros_like(u)), sent), info
 
     return checked(work)
+
+
+def _maker(optimizer) -> Callable:
+    """A function of the round number that makes the optimizer."""
+    if hasattr(optimizer, "init") or not callable(optimizer):
+        _stepper(optimizer)
+        return lambda round: optimizer
+    return optimizer
+
+
+def _stepper(optimizer):
+    """The same, if it is an optimizer."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(
+            f"the optimizer is {optimizer!r:.80}; pass one of optax, such as optax.sgd(0.1), or a "
+            "function of the round number that makes one"
+        )
+    return optimizer
+
+
+def _told(out, rest: Mapping) -> tuple[jax.Array, Mapping]:
+    """A loss, and the collections that a step replaces."""
+    mean, changed = out if isinstance(out, tuple) and len(out) == 2 else (out, {})
+    if not isinstance(mean, jax.Array) or not isinstance(changed, Mapping):
+        raise ValueError(
+            f"the loss returned {jax.tree.map(jnp.shape, out)}; it must return the mean loss, or "
+            "(the mean, {collection: its new variables})"
+        )
+    if mean.shape or not jnp.issubdtype(mean.dtype, jnp.floating):
+        raise ValueError(
+            f"the loss returned {mean.dtype} {list(mean.shape)}; it must be one number, the mean "
+            "over live examples"
+        )
+    if other := sorted(changed.keys() - rest.keys()):
+        there = f"they are {', '.join(sorted(rest))}" if rest else "there is none"
+        raise ValueError(
+            f"the loss returned {', '.join(other)} beside its value, which training would replace, "
+            f"and that is no collection of the model's besides params ({there}); leave out what is "
+            "only to be looked at"
+        )
+    return mean, changed
 
 
 def _repeated(step: Callable, steps: jax.Array, most: int, start: Callable) -> tuple:
@@ -249,9 +294,18 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
-    unknown = (batch.mask > 0) & ((batch.y < 0) | (batch.y >= logits.shape[-1]))
+    unknown = (batch.mask > 0) & ~known(batch.y, logits.shape[-1])
     each = jnp.where(label | unknown[:, None], each, 0).sum(-1) * jnp.where(unknown, jnp.nan, 1.0)
     return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
+
+
+def known(y: jax.Array, classes: int) -> jax.Array:
+    """Which labels name a class.
+
+    >>> known(jnp.array([-1, 0, 3]), 3).tolist()
+    [False, True, False]
+    """
+    return (y >= 0) & (y < classes)
 
 
 def classification(apply: Callable) -> LossFn:

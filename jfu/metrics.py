@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 from jfu.clients import in_batches
-from jfu.types import Variables
+from jfu.local import known
+from jfu.types import PyTree, Variables
 
 GAP_MEASURES = ("retain", "forget", "test", "mia")
 
@@ -23,9 +24,17 @@ GAP_MEASURES = ("retain", "forget", "test", "mia")
 def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
     """A function of ``(variables, x [M, ...], y [M])`` that judges every example.
 
+    Args:
+      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``. Of a model with
+        several outputs, the one to be judged: ``lambda variables, x: apply(variables, x)["a"]``.
+
     Returns:
       ``(loss [M] float32, correct [M] bool)``: cross-entropy, and whether the most likely
-      class is the label. Runs ``batch_size`` examples at a time on every device of the mesh.
+      class is the label; NaN and False where the label is not in 0 to C - 1. Runs ``batch_size``
+      examples at a time on every device of the mesh.
+
+    Raises:
+      ValueError: when called, a model with several outputs, or whose output is not ``[B, C]``.
 
     >>> judge = per_example(lambda variables, x: variables["params"] * x)
     >>> loss, correct = judge({"params": 2.0}, jnp.eye(3), jnp.array([0, 1, 0]))
@@ -35,14 +44,40 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
 
     def judge(variables: Variables, x: jax.Array, y: jax.Array):
         def batch(variables, rows):
-            logits = jax.tree.leaves(apply(variables, rows[0]))[0].astype(jnp.float32)
+            logits = logits_of(apply(variables, rows[0])).astype(jnp.float32)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
+            loss = jnp.where(known(rows[1], logits.shape[-1]), loss, jnp.nan)
             # The most likely class of a model that has diverged is not an answer.
             return loss, (logits.argmax(-1) == rows[1]) & jnp.isfinite(loss)
 
         return in_batches(batch, batch_size)(variables, (x, y))
 
     return judge
+
+
+def logits_of(out: PyTree) -> jax.Array:
+    """The logits ``[B, C]`` in what a model gives: its one output, beside what it changed.
+
+    >>> logits_of((jnp.zeros((2, 3)), {"batch_stats": jnp.zeros(4)})).shape
+    (2, 3)
+    """
+    if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], Mapping):
+        out = out[0]
+    named = jax.tree_util.tree_leaves_with_path(out)
+    if len(named) != 1:
+        names = ", ".join(jax.tree_util.keystr(path) for path, _ in named)
+        raise ValueError(
+            f"the model gives {len(named)} outputs ({names}), and one can be judged; give the "
+            f"function that picks it, such as lambda variables, x: apply(variables, x)"
+            f"{jax.tree_util.keystr(named[-1][0]) if named else ''}"
+        )
+    ((_, logits),) = named
+    if logits.ndim != 2:
+        raise ValueError(
+            f"the model gives {list(logits.shape)} for a batch, and logits are [B, C]: a row of "
+            "classes for each example"
+        )
+    return logits
 
 
 def mia(members: np.ndarray, others: np.ndarray) -> float | None:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jfu.devices import AXIS
+from jfu.stacking import on_device
 from jfu.types import ClientData
 
 
@@ -92,6 +93,7 @@ def deal(a: np.ndarray, parts: Sequence[np.ndarray], mesh: Mesh, *, flat: bool =
     def block(where):
         device = (where[0].start or 0) // (longest if flat else 1)
         rows = np.asarray(a[parts[device]])
+        rows = rows.astype(on_device(rows.dtype), copy=False)
         rows = np.pad(rows, [(0, longest - len(rows))] + [(0, 0)] * (rows.ndim - 1))
         return rows if flat else rows[None]
 

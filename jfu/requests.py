@@ -23,6 +23,10 @@ def split(clients: ClientData, forget: jax.Array) -> Split:
     >>> weights(request.retain).tolist(), weights(request.forget).tolist()
     ([2.0, 0.0], [0.0, 2.0])
     """
+    if forget.dtype != bool:
+        raise ValueError(
+            f"forget is {forget.dtype}; it must be bool [K, N], as the forget_* functions make it"
+        )
     if forget.shape != clients.mask.shape:
         raise ValueError(
             f"forget has shape {list(forget.shape)}, the clients' mask has "
@@ -37,8 +41,11 @@ def split(clients: ClientData, forget: jax.Array) -> Split:
 def forget_client(clients: ClientData, ids: Sequence[int]) -> jax.Array:
     """Everything that the named clients hold, bool ``[K, N]``.
 
+    Args:
+      ids: of the clients; of those in a mask ``[K]`` they are ``clients.id[mask]``.
+
     Raises:
-      ValueError: an id that no client has.
+      ValueError: an id that no client has, or a mask in place of ids.
     """
     return _of_clients(clients, ids)[:, None] & clients.mask
 
@@ -54,7 +61,7 @@ def forget_class(
       ValueError: a label that the named clients do not hold, or an id that no client has.
     """
     _whole(clients)
-    labels = np.atleast_1d(np.asarray(labels))
+    labels = _named(labels, "labels")
     y = clients.y[clients.index]
     live = clients.mask & _of_clients(clients, ids)[:, None]
     held = np.unique(np.asarray(y)[np.asarray(live)])
@@ -98,10 +105,22 @@ def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
 def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:
     if ids is None:
         return jnp.ones(clients.id.shape, bool)
-    known = np.asarray(clients.id).tolist()
+    known, ids = np.asarray(clients.id).tolist(), _named(ids, "ids").tolist()
     if unknown := [i for i in ids if i not in known]:
         raise ValueError(f"there is no client {unknown}; the clients are {_shorten(known)}")
-    return jnp.isin(clients.id, jnp.asarray(list(ids), jnp.int32))
+    return jnp.isin(clients.id, jnp.asarray(ids, jnp.int32))
+
+
+def _named(given, what: str) -> np.ndarray:
+    """Names as an array; a mask is not one of the names 0 and 1."""
+    each = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    kinds = {getattr(a, "dtype", np.dtype(type(a))) for a in each}
+    if np.dtype(bool) in kinds:
+        raise ValueError(
+            f"{what} are bools, and would be read as 0 and 1; pass the {what} themselves, such as "
+            "np.asarray(clients.id)[mask] of a mask over the clients"
+        )
+    return np.atleast_1d(np.asarray(given))
 
 
 def _whole(clients: ClientData) -> None:

@@ -29,6 +29,11 @@ def by_path(*patterns: str) -> Selector:
     >>> select({"stem": {"bias": 0, "kernel": 0}, "head": {"kernel": 0}}, by_path("stem/.*"))
     {'head': {'kernel': False}, 'stem': {'bias': True, 'kernel': True}}
     """
+    if other := [p for p in patterns if not isinstance(p, str)]:
+        raise ValueError(
+            f"by_path was given {other[0]!r:.80}, and a pattern is text; pass patterns one by one, "
+            "such as by_path('stem/.*', 'head/kernel')"
+        )
     try:
         compiled = [re.compile(p) for p in patterns]
     except re.error as error:
@@ -62,7 +67,10 @@ def by_layer(
     >>> select(params, by_layer(["b", "a"], -1, weights_only=True))
     {'a': {'bias': False, 'kernel': True}, 'b': {'kernel': False}}
     """
+    if isinstance(layers, str):
+        raise ValueError(f"the layers are the text {layers!r}; pass a Model, or a list of paths")
     names = tuple(layers.layers) if isinstance(layers, Model) else tuple(layers)
+    positions = positions.tolist() if hasattr(positions, "tolist") else positions
     try:
         if isinstance(positions, slice):
             chosen = set(names[positions])

@@ -1,6 +1,6 @@
 """Clients as one pytree: a pool of examples and each client's rows of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jfu.types import ClientData
 
+INT32 = np.iinfo(np.int32)
+
 
 def stack(
     x: np.ndarray,
@@ -16,15 +18,19 @@ def stack(
     indices: Sequence[np.ndarray],
     *,
     ids: Sequence[int] | None = None,
+    classes: int | None = None,
     host: bool = False,
 ) -> ClientData:
     """A pool of examples and each client's rows of it, as one pytree.
 
     Args:
-      x: ``[M, ...]`` examples; uint8 images stay uint8.
-      y: ``[M]`` integer labels.
+      x: ``[M, ...]`` examples; uint8 images stay uint8, float64 becomes float32 and integers
+        int32 unless ``jax_enable_x64`` is set. Arrays of any byte order.
+      y: ``[M]`` integer labels, int32.
       indices: one array of rows a client, of any lengths; short ones are padded.
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
+      classes: how many there are; labels outside ``0 ... classes-1`` are refused. Not known, they
+        are NaN in ``cross_entropy`` and their clients are left out.
       host: whether everything stays in host memory as NumPy arrays, for ``streamed``; ``x`` is
         then not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``) or anything
         that is read by row, such as ``jfu.data.load(..., by_row=True)`` gives, which is not looked
@@ -32,31 +38,25 @@ def stack(
 
     Raises:
       ValueError: no clients, an empty client, rows outside the pool, lengths that differ,
-        labels that are not integers, or values that are not finite.
+        labels that are not integers or too large, or values that are not finite or that the type
+        on the device cannot hold.
 
     >>> data = stack(np.zeros((5, 2)), np.arange(5), [[0, 1], [2, 3, 4]])
     >>> data.index.shape, data.mask.sum(1).tolist()
     ((2, 3), [2, 3])
     """
-    by_row = host and hasattr(x, "dtype") and not isinstance(x, np.ndarray)
-    x, y = x if by_row else np.asarray(x), np.asarray(y)
-    if len(x) != len(y):
-        raise ValueError(f"stack was given {len(x)} examples and {len(y)} labels; pass one each")
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
-    if not by_row and (bad := _not_finite(x)):
-        raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
-    rows = [np.asarray(i) for i in indices]
-    if not rows:
-        raise ValueError("stack was given no clients; pass one array of rows for each client")
-    ids = list(range(len(rows))) if ids is None else list(ids)
-    if len(set(ids)) != len(rows) or min(ids) < 0:
-        raise ValueError(f"{len(rows)} clients need as many different ids from 0 on, got {ids}")
+    by_row = host and hasattr(x, "dtype") and not isinstance(x, np.ndarray | jax.Array)
+    x, y = x if by_row else _array(x, "examples"), _array(y, "labels")
+    if not x.shape or len(x) != len(y):
+        many = len(x) if x.shape else "no list of"
+        raise ValueError(f"stack was given {many} examples and {len(y)} labels; pass one each")
+    _check_labels(y, classes)
+    if not by_row:
+        _check_examples(x)
+    rows = _rows(indices)
+    ids = _ids(ids, len(rows))
     for name, i in zip(ids, rows, strict=True):
-        if i.ndim != 1 or len(i) == 0:
-            raise ValueError(f"client {name} holds no examples; give it at least one row")
-        if not np.issubdtype(i.dtype, np.integer) or i.min() < 0 or i.max() >= len(x):
-            raise ValueError(f"client {name} names rows outside the pool of {len(x)} examples")
+        _check_rows(name, i, len(x))
     longest = max(map(len, rows))
     index = np.zeros((len(rows), longest), np.int32)
     mask = np.zeros((len(rows), longest), bool)
@@ -65,9 +65,110 @@ def stack(
     arrays = (y.astype(np.int32), index, mask, np.asarray(ids, np.int32))
     if host:
         return ClientData(x, *arrays)
-    if x.dtype == np.float64:
-        x = x.astype(np.float32)
-    return _placed(ClientData(x, *arrays))
+    return _placed(ClientData(x.astype(on_device(x.dtype), copy=False), *arrays))
+
+
+def on_device(dtype: np.dtype) -> np.dtype:
+    """The type that an array of this type has on a device, in the machine's byte order.
+
+    >>> on_device(np.dtype(">f8")), on_device(np.dtype("u1"))
+    (dtype('float32'), dtype('uint8'))
+    """
+    return jax.dtypes.canonicalize_dtype(np.dtype(dtype).newbyteorder("="))
+
+
+def _array(given, what: str) -> np.ndarray:
+    """As an array, of which nothing is hidden."""
+    if isinstance(given, Mapping):
+        raise ValueError(
+            f"{what} are a dictionary of {', '.join(map(repr, given))}; pass one array: join them, "
+            "or pass row numbers, np.arange(M)[:, None], and let the loss look rows up"
+        )
+    if np.ma.is_masked(given):
+        raise ValueError(f"some {what} are masked; fill them in, or leave their rows out")
+    try:
+        return np.asarray(given)
+    except ValueError:
+        raise ValueError(f"{what} differ in shape from one another; pad them to one") from None
+
+
+def _check_labels(y: np.ndarray, classes: int | None) -> None:
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(
+            f"labels must be integers [M], got {y.dtype} {list(y.shape)}; targets that are no "
+            "classes can be columns of x"
+        )
+    low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
+    if low < INT32.min or high > INT32.max:
+        raise ValueError(
+            f"labels run from {low} to {high}, beyond 32 bits; number the classes 0, 1, ..., as "
+            "np.unique(y, return_inverse=True)[1] does"
+        )
+    if classes is not None and (low < 0 or high >= classes):
+        raise ValueError(
+            f"labels run from {low} to {high}, and there are {classes} classes; number them 0 to "
+            f"{classes - 1}"
+        )
+
+
+def _check_examples(x: np.ndarray) -> None:
+    if not (jnp.issubdtype(x.dtype, jnp.number) or x.dtype == bool):
+        raise ValueError(f"examples are of the type {x.dtype}; pass numbers")
+    bad = sum(int((~_finite(block)).sum()) for block in _blocks(x))
+    if bad:
+        raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
+    kind = on_device(x.dtype)
+    if any(not _held(block, kind) for block in _blocks(x) if block.size):
+        raise ValueError(
+            f"examples are {x.dtype}, and some are beyond what {kind} holds, which they become on "
+            "a device; scale or renumber them, or set jax_enable_x64"
+        )
+
+
+def _rows(indices: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each client's rows."""
+    if isinstance(indices, Mapping):
+        raise ValueError(
+            "rows are a dictionary of clients; pass list(rows.values()), and names that are "
+            "integers as ids=list(rows)"
+        )
+    rows = [_array(i, "rows") for i in indices]
+    if not rows:
+        raise ValueError("stack was given no clients; pass one array of rows for each client")
+    return rows
+
+
+def _check_rows(name: int, rows: np.ndarray, pool: int) -> None:
+    if rows.dtype == bool and rows.ndim == 1:
+        raise ValueError(
+            f"client {name}'s rows are a mask of {len(rows)} bools; pass the rows' numbers, as "
+            "np.flatnonzero(mask) gives them"
+        )
+    if rows.ndim == 1 and not len(rows):
+        raise ValueError(f"client {name} holds no examples; give it at least one row")
+    if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
+        raise ValueError(
+            f"client {name}'s rows are {rows.dtype} {list(rows.shape)}; pass one list of whole "
+            f"numbers, 0 to {pool - 1}, for each client"
+        )
+    if rows.min() < 0 or rows.max() >= pool:
+        raise ValueError(f"client {name} names rows outside the pool of {pool} examples")
+
+
+def _ids(ids: Sequence[int] | None, clients: int) -> list[int]:
+    ids = list(range(clients)) if ids is None else list(ids)
+    whole = all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in ids)
+    if not whole:
+        raise ValueError(
+            f"ids are integers, the roots of clients' randomness, and got {ids[:5]}; keep names in "
+            "a list beside, and pass their places in it"
+        )
+    ids = list(map(int, ids))
+    if len(ids) != clients or len(set(ids)) != clients or min(ids) < 0:
+        raise ValueError(f"{clients} clients need as many different ids from 0 on, got {ids}")
+    if max(ids) > INT32.max:
+        raise ValueError(f"the id {max(ids)} is beyond 32 bits; number the clients 0, 1, ...")
+    return ids
 
 
 def _placed(clients: ClientData) -> ClientData:
@@ -90,14 +191,26 @@ def _aligned(a: np.ndarray, to: int = 64) -> np.ndarray:
     return copy
 
 
-def _not_finite(x: np.ndarray, many: int = 4096) -> int:
-    """Examples that hold NaN or infinity; ``many`` are looked at together, so that a pool on disk
-    is never in memory."""
-    if not np.issubdtype(x.dtype, np.floating):
-        return 0
-    inside = tuple(range(1, x.ndim))
-    blocks = (x[i : i + many] for i in range(0, len(x), many))
-    return sum(int((~np.isfinite(block).all(inside)).sum()) for block in blocks)
+def _blocks(x: np.ndarray, many: int = 4096) -> Iterator[np.ndarray]:
+    """Some examples at a time, so that a pool on disk is never in memory."""
+    return (x[i : i + many] for i in range(0, len(x), many))
+
+
+def _finite(block: np.ndarray) -> np.ndarray:
+    """Which examples hold no NaN and no infinity."""
+    if not jnp.issubdtype(block.dtype, jnp.inexact):
+        return np.ones(len(block), bool)
+    return np.isfinite(block).all(tuple(range(1, block.ndim)))
+
+
+def _held(block: np.ndarray, kind: np.dtype) -> bool:
+    """Whether numbers that are finite stay what they are in a type that may be smaller."""
+    if block.dtype.itemsize <= kind.itemsize:
+        return True
+    if np.issubdtype(kind, np.integer):
+        return np.iinfo(kind).min <= block.min() and block.max() <= np.iinfo(kind).max
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(block.astype(kind)).all())
 
 
 def weights(clients: ClientData) -> jax.Array:

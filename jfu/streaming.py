@@ -24,6 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jfu.clients import NOBODY, all_reduce, sum_clients
 from jfu.devices import AXIS
+from jfu.stacking import on_device
 from jfu.sums import summable
 from jfu.types import Broadcast, ClientData, FederatedAlgorithm, Key, LocalInfo, PyTree, RoundInfo
 
@@ -170,7 +171,7 @@ def plan(clients: ClientData, piece: int, devices: int) -> Iterator[tuple[np.nda
 
 def gather(clients: ClientData, who: np.ndarray, slots: int) -> Piece:
     """A piece with copies of its clients' live examples, in the slots that they have."""
-    kind = jax.dtypes.canonicalize_dtype(clients.x.dtype)
+    kind = on_device(clients.x.dtype)
     shape = (len(who), slots)
     some = Piece(
         np.zeros((*shape, *clients.x.shape[1:]), kind),

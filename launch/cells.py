@@ -146,7 +146,7 @@ def run_cell(
     planned = private.planned(study.config, study, request.retain, name)
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     like = jax.eval_shape(method.perturb, trained, request, perturb_key)
-    if kept := read_cell(work, trial.seed, name, like):
+    if kept := kept_cell(work, trial, name, like):
         state, notes = kept
         state, rows, spent = place(state), notes["rows"], notes["spent"]
         if notes["round"] == budget or notes.get("finished"):
@@ -224,6 +224,23 @@ def run_cell(
         notes = dict(round=0, rows=rows, spent=spent, finished=True)
         write_cell(work, trial.seed, name, state, notes)
     return state, rows
+
+
+def kept_cell(work: WorkDir, trial: Trial, name: str, like: Any) -> tuple[Any, dict] | None:
+    """A cell's checkpoint; one of before histories said who came is of rounds with everybody."""
+    history = getattr(like, "history", {})
+    try:
+        return read_cell(work, trial.seed, name, like)
+    except ValueError as error:
+        if "came" not in history:
+            raise
+        earlier = {kind: rows for kind, rows in history.items() if kind != "came"}
+        try:
+            state, notes = read_cell(work, trial.seed, name, like._replace(history=earlier))
+        except ValueError:
+            raise error from None
+    everybody = jfu.weights(trial.everything.retain)
+    return state._replace(history={**state.history, "came": everybody}), notes
 
 
 def stream_of(key: jax.Array, name: str, past: Sequence[str]) -> jax.Array:

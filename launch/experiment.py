@@ -92,11 +92,15 @@ def study(
     Raises:
       ValueError: the data is not that of one of these, or is divided otherwise.
     """
+    from jfu import data
+
     given = hosts.opened(config.init_params) if config.init_params else None
     dataset = hosts.together(lambda: loaded(config))
     known, dataset = identity.of_read(dataset)
     for where, kept in made.items():
         identity.same_data(kept, known, where)
+    for text in data.oddities(dataset):
+        say(f"note: {text}")
     dataset, proxy = set_aside(dataset, config.proxy)
     each = hosts.together(lambda: divided(config, dataset, seeds, taken or {}))
     identity.same_draws_on_hosts({seed: each[seed].draws for seed in seeds})

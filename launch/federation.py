@@ -46,6 +46,8 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
         "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
         "adam": lambda rate: optax.adam(rate, b2=0.99, eps=1e-3),
         "yogi": lambda rate: optax.yogi(rate, b2=0.99, eps=1e-3),
+        "fedadam": jfu.fedadam,
+        "fedyogi": jfu.fedyogi,
     }
 
     def optimizer(round):

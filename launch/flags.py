@@ -195,8 +195,9 @@ def define() -> None:
     choice(
         "server",
         "sgd",
-        ["sgd", "momentum", "adam", "yogi"],
-        "Server optimizer: FedAvg, FedAvgM, FedAdam or FedYogi.",
+        ["sgd", "momentum", "adam", "yogi", "fedadam", "fedyogi"],
+        "Server optimizer: FedAvg, FedAvgM, Adam and Yogi with bias correction, or FedAdam and "
+        "FedYogi as published, without.",
     )
     real("server_lr", 1.0, "Server learning rate.", lower_bound=0.0)
     choice(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jfu
+import jfu.history
 import jfu.io
 from jfu import attacks, shadows
 from jfu.costs import entries
@@ -171,7 +172,7 @@ class Programs:
                 stream = 2 if name == RETRAIN else 3
                 mine = jax.random.fold_in(jax.random.fold_in(key, stream), number)
                 request = shadows.shadow(request, held)
-                trained = jfu.Trained(variables, {kind: history[kind] for kind in needs})
+                trained = jfu.Trained(variables, jfu.history.needed(history, needs))
                 trained = jfu.Trained(()) if name == RETRAIN else trained
                 return phi(answers[name](trained, request, mine).variables, request)
 

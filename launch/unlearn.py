@@ -184,6 +184,11 @@ def unlearn() -> None:
         if FLAGS.init_from and hosts.agreed(kept.exists):
             history = jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(kept)))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
+        if "last" in method.needs.history and "came" not in history:
+            main.say(
+                f"note: {FLAGS.init_from} was trained before histories said who came in the last "
+                f"round; {FLAGS.method} takes it that everybody did"
+            )
         work = workdir.begin(work, config, "unlearn", study.layout, study.data, **more)
         hosts.agreed(lambda: records.reopen(work))
         work = workdir.keep_draws(work, seed, trial.draws)

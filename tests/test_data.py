@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jfu.data import Dataset, load, npz, partition, poison, resize
+from jfu.data import Dataset, load, npz, oddities, partition, poison, resize
 from jfu.data import tfds as reader
 from jfu.data.rows import Rows, joined
 from jfu.data.synthetic import synthetic
@@ -788,3 +788,24 @@ def test_wrong_poison_says_what_is_possible(changes, message):
     arguments = {"rows": [1, 2], "label": 3, **changes}
     with pytest.raises(ValueError, match=message):
         poison.poison(data.x_train, data.y_train, **arguments)
+
+
+def test_labels_with_wide_gaps_are_refused(tmp_path):
+    """A network has an output for every number up to the largest."""
+    x, file = np.zeros((4, 8, 8), np.uint8), tmp_path / "own.npz"
+    np.savez(file, x_train=x, y_train=[0, 7, 500, 0], x_test=x, y_test=[0, 7, 7, 900])
+    with pytest.raises(ValueError, match="labels 0 to 900 and examples of 4 of them; number those"):
+        load(file)
+
+
+def test_what_may_be_a_mistake_is_told(tmp_path):
+    x, file = np.full((4, 8, 8), 200.0, np.float32), tmp_path / "own.npz"
+    np.savez(file, x_train=x, y_train=[0, 7, 5, 0], x_test=x, y_test=[0, 7, 7, 9])
+    scale, gaps = oddities(load(file))
+    assert scale.startswith("images are floats of up to 200, which networks take as they are")
+    assert gaps.startswith("of 10 classes 6 have no example (1, 2, 3, 4, 6, ...)")
+    np.savez(file, x_train=x / 255, y_train=[0, 1, 1, 0], x_test=x / 255, y_test=[0, 1, 1, 0])
+    assert oddities(load(file)) == []
+    flat = np.full((4, 8), 200.0)  # features of any scale are no images
+    np.savez(file, x_train=flat, y_train=[0, 1, 1, 0], x_test=flat, y_test=[0, 1, 1, 0])
+    assert oddities(load(file)) == []

@@ -151,8 +151,24 @@ def test_fedavgm_by_hand(weighted):
     np.testing.assert_allclose(_two_rounds(fed, weighted).params, 0.5 * 2.9 * MEAN, rtol=1e-6)
 
 
-def test_fedadam_by_hand(weighted):
-    """Reddi et al. with bias correction, the mean update as a negative gradient."""
+@pytest.mark.parametrize("yogi", [False, True])
+def test_fedadam_and_fedyogi_by_hand(weighted, yogi):
+    """Reddi et al., algorithm 2: no bias correction, and v begins at tau^2."""
+    b1, b2, tau, lr = 0.8, 0.97, 0.3, 0.1
+    make = jfu.fedyogi if yogi else jfu.fedadam
+    fed = jfu.fedavg(_fixed(U), server=make(lr, b1=b1, b2=b2, tau=tau))
+    params, m, v, square = np.zeros(2), np.zeros(2), np.full(2, tau**2), MEAN**2
+    for _ in range(2):
+        m = b1 * m + (1 - b1) * MEAN
+        v = v - (1 - b2) * square * np.sign(v - square) if yogi else b2 * v + (1 - b2) * square
+        params += lr * m / (np.sqrt(v) + tau)
+    np.testing.assert_allclose(_two_rounds(fed, weighted).params, params, rtol=1e-5)
+    with pytest.raises(ValueError, match="tau is 0; it keeps steps finite"):
+        make(lr, tau=0)
+
+
+def test_adam_at_the_server_by_hand(weighted):
+    """optax's, with bias correction, the mean update as a negative gradient."""
     b1, b2, eps, lr = 0.9, 0.99, 1e-3, 0.1
     fed = jfu.fedavg(_fixed(U), server=optax.adam(lr, b1=b1, b2=b2, eps=eps))
     params, m, v = np.zeros(2), np.zeros(2), np.zeros(2)

@@ -1,14 +1,18 @@
 """What training remembers, against the updates that a round shows."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import optax
 import pytest
 
 import jfu
+import jfu.io
 from jfu.history import needed
 from jfu.unlearn.fukd import subtracted
 from jfu.unlearn.pgd import without
+from launch import cells
 
 
 def train(fed, data, variables, rounds=3):
@@ -263,3 +267,21 @@ def test_histories_written_before_say_nothing_of_who_came(four):
     np.testing.assert_allclose(without(trained, request), reference, rtol=1e-5)
     assert set(needed(trained.history, ("last",))) == {"last"}
     assert set(needed({"last": 1, "came": 2, "norms": 3}, ("last",))) == {"last", "came"}
+
+
+def test_a_cell_written_before_is_one_of_rounds_with_everybody(four, tmp_path, monkeypatch):
+    fed = jfu.recorded(jfu.fedavg(fated), ["last"], clients=four, rounds=2)
+    state = fed.init({"params": np.zeros(2, np.float32)})
+    earlier = state._replace(history={"last": state.history["last"]})
+    read = lambda work, seed, name, like: jfu.io.load_state(tmp_path / name, like)
+    monkeypatch.setattr(cells, "read_cell", read)
+    trial = SimpleNamespace(seed=0, everything=jfu.split(four, np.zeros(four.mask.shape, bool)))
+    for name, written in dict(old=earlier, new=state).items():
+        jfu.io.save_state(tmp_path / name, written, name)
+        found, notes = cells.kept_cell(None, trial, name, jax.eval_shape(lambda: state))
+        assert notes == name and jax.tree.structure(found) == jax.tree.structure(state)
+        wanted = SIZES if name == "old" else np.zeros(4)
+        np.testing.assert_array_equal(found.history["came"], wanted)
+    jfu.io.save_state(tmp_path / "other", dict(a=np.zeros(2)), "other")
+    with pytest.raises(ValueError, match="other"):
+        cells.kept_cell(None, trial, "other", jax.eval_shape(lambda: state))

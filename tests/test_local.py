@@ -140,6 +140,56 @@ def test_no_epochs_or_no_batch_is_refused(epochs, batch_size):
         jfu.local_sgd(_total, optax.sgd(1.0), epochs=epochs, batch_size=batch_size)
 
 
+def _once(data, loss, optimizer=None, more=None):
+    fed = jfu.fedavg(jfu.local_sgd(loss, optimizer or optax.sgd(0.1), batch_size=2))
+    state = fed.init({"params": jnp.zeros((2, 3)), **(more or {})})
+    return jax.eval_shape(fed.round, state, data, jax.random.key(0))
+
+
+def _value(variables, batch, key):
+    return jfu.cross_entropy(batch.x @ variables["params"], batch)
+
+
+@pytest.mark.parametrize("optimizer", [0.1, "sgd", None, lambda round: 0.1])
+def test_what_is_no_optimizer_is_refused(data, optimizer):
+    with pytest.raises(ValueError, match="pass one of optax, such as optax.sgd"):
+        jax.eval_shape(
+            jfu.fedavg(jfu.local_sgd(_value, optimizer)).round,
+            jfu.fedavg(jfu.local_sgd(_value, optax.sgd(0.1))).init({"params": jnp.zeros((2, 3))}),
+            data,
+            jax.random.key(0),
+        )
+
+
+def test_an_optimizer_that_gathers_steps_is_one(data):
+    """Two batches of two at once are the batch of four, where each is whole."""
+    data = data._replace(mask=data.mask & (data.id == 5)[:, None] & (jnp.arange(7) < 4)[None])
+    ends = []
+    for size, optimizer in ((2, optax.MultiSteps(optax.sgd(0.1), 2)), (4, optax.sgd(0.1))):
+        fed = jfu.fedavg(jfu.local_sgd(_value, optimizer, batch_size=size))
+        state, _ = fed.round(fed.init({"params": jnp.zeros((2, 3))}), data, jax.random.key(0))
+        ends.append(state.params)
+    np.testing.assert_allclose(*ends, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda loss: (loss, {"acc": loss}), r"acc beside its value.*\(they are stats\)"),
+        (lambda loss: (loss, {"params": loss}), "params beside its value"),
+        (lambda loss: (loss, loss), r"it must return the mean loss, or \(the mean, {coll"),
+        (lambda loss: (loss, {}, {}), "it must return the mean loss"),
+        (lambda loss: {"loss": loss}, "it must return the mean loss"),
+        (lambda loss: loss * jnp.ones(2), r"the loss returned float32 \[2\]; it must be one"),
+        (lambda loss: loss.astype(int), "the loss returned int32"),
+    ],
+)
+def test_losses_that_return_something_else_are_refused(data, returned, words):
+    loss = lambda variables, batch, key: returned(_value(variables, batch, key))
+    with pytest.raises(ValueError, match=words):
+        _once(data, loss, more={"stats": jnp.zeros(())})
+
+
 @pytest.mark.parametrize("most", [1, 2])
 def test_steps_written_out_are_those_of_a_loop(most):
     """Their numbers too: each step multiplies by its own."""

@@ -32,6 +32,40 @@ def test_per_example_against_numpy(model, variables, examples, batch_size):
     assert (loss.dtype, correct.dtype) == (jnp.float32, bool)
 
 
+@pytest.mark.parametrize(
+    ("outputs", "words"),
+    [
+        (
+            lambda x: {"aux": -x, "logits": x},
+            r"2 outputs \(\['aux'\], \['logits'\]\).*\['logits'\]",
+        ),
+        (lambda x: (x, -x), r"2 outputs \(\[0\], \[1\]\), and one can be judged"),
+        (lambda x: {}, "0 outputs"),
+        (lambda x: x[:, 0], r"gives \[3\] for a batch, and logits are \[B, C\]"),
+        (lambda x: x[:, None], r"gives \[3, 1, 3\] for a batch"),
+    ],
+)
+def test_of_several_outputs_one_must_be_named(outputs, words):
+    x, y = jnp.eye(3) * 5, jnp.arange(3)
+    with pytest.raises(ValueError, match=words):
+        jfu.per_example(lambda variables, x: outputs(x))(None, x, y)
+
+
+@pytest.mark.parametrize("pack", [lambda x: {"a": x}, lambda x: (x, {"b": x}), lambda x: [x]])
+def test_one_output_is_judged_however_it_is_packed(pack):
+    x, y = jnp.eye(3) * 5, jnp.arange(3)
+    _, right = jfu.per_example(lambda variables, x: pack(x))(None, x, y)
+    assert right.all()
+
+
+def test_a_label_that_is_no_class_has_no_loss():
+    """Not that of the last class, which -1 would index."""
+    x, y = jnp.tile(jnp.array([[0.0, 1.0, 5.0]]), (4, 1)), jnp.array([-1, 3, 2, -3])
+    loss, right = jfu.per_example(lambda variables, x: x)(None, x, y)
+    assert np.isnan(loss).tolist() == [True, True, False, True]
+    assert right.tolist() == [False, False, True, False]
+
+
 def test_per_example_judges_low_precision_in_float32():
     logits = jnp.array([[30.0, 0.0, 0.0]], jnp.bfloat16)
     loss, _ = jfu.per_example(lambda v, x: logits)({}, jnp.zeros((1, 1)), jnp.array([1]))

@@ -372,3 +372,15 @@ def test_a_federated_round_with_batch_statistics():
     after, info = jax.jit(fed.round)(start, more, jax.random.key(1))
     assert info.clients.weight.tolist() == [6, 3, 5, 0]
     _same(after, state)
+
+
+@pytest.mark.parametrize("name", ["small", "cnn", "resnet18", "vit_tiny"])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (4, 20, 24)])
+def test_images_with_channels_first_are_refused(name, shape):
+    with pytest.raises(ValueError, match=r"transpose the images: x.transpose\(0, 2, 3, 1\)"):
+        build(name, classes=3, image_shape=shape)
+
+
+def test_what_only_looks_like_channels_is_taken():
+    assert build("mlp1", classes=3, image_shape=(3, 32, 32)).layers
+    assert build("resnet18_narrow", classes=3, image_shape=(32, 4, 64)).layers

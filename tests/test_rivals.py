@@ -286,6 +286,24 @@ def test_fedosd():
     assert counts(facts) == [[3, 3, 3, 0]] * 2 + [OTHERS] * 2
 
 
+def test_fedosd_of_two_that_leave_takes_the_plain_mean():
+    """As the authors' code does, whatever the sizes: 3 and 4 examples here."""
+    assert SIZES[0] != SIZES[2]
+
+    def bounded(k):
+        p = softmax(X[k] @ W)
+        right = p[np.arange(SIZES[k]), Y[k]]
+        factor = right / 2 / (1 - right / 2)
+        return X[k].T @ (factor[:, None] * (np.eye(3)[Y[k]] - p)) / SIZES[k]
+
+    g = (bounded(0) + bounded(2)).ravel() / 2
+    row = slope(W, X[1], Y[1]).ravel()
+    d = g - (row @ g) / (row @ row) * row
+    w = W - 0.3 * (d * np.linalg.norm(g) / np.linalg.norm(d)).reshape(2, 3)
+    models, _ = run("fedosd", 1, lr=0.3, rounds=1, forget=(0, 2))
+    close(models, [W, w], rtol=1e-4)
+
+
 def test_federaser():
     """Five stored rounds, every second one replayed: 0 as it is, 2 and 4 calibrated."""
     stay = SIZES[1] + SIZES[2]

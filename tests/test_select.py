@@ -114,3 +114,14 @@ def test_describe_counts_parameters():
     mask = jfu.select(PARAMS, jfu.by_layer(LAYERS, 0))
     said = jfu.describe(PARAMS, mask)  # 4 + 12 of 16 + 25 + 12 + 6
     assert said == "Dense_2/bias [4], Dense_2/kernel [3, 4]: 16 of 59 parameters (27.1 %)"
+
+
+@pytest.mark.parametrize("patterns", [(["stem/.*"],), (("a", "b"),), (3,), ("a", None)])
+def test_patterns_that_are_no_text_are_refused(patterns):
+    with pytest.raises(ValueError, match="a pattern is text; pass patterns one by one"):
+        jfu.by_path(*patterns)
+
+
+def test_layers_as_text_are_refused():
+    with pytest.raises(ValueError, match="the layers are the text 'stem'; pass a Model, or a list"):
+        jfu.by_layer("stem")

@@ -105,6 +105,7 @@ def load(
         from jfu.data import npz
 
         data = npz.read(name, by_row=by_row)
+        _check_gaps(data, name)
     else:
         from jfu.data import tfds
 
@@ -140,6 +141,52 @@ def load(
             x_test=_resize_all(data.x_test, image_size),
         )
     return data
+
+
+MOST_UNUSED = 100  # numbers without an example: fewer may be classes that none was drawn of
+SCALE = 10.0  # images that are divided by 255, or by their deviation, stay below
+
+
+def _check_gaps(data: Dataset, name: str) -> None:
+    """Refuses labels that would make a network mostly of outputs that no example has."""
+    classes, used = len(data.labels), _used(data)
+    if classes - len(used) > MOST_UNUSED and classes > 2 * len(used):
+        raise ValueError(
+            f"{name} has labels 0 to {classes - 1} and examples of {len(used)} of them; number "
+            "those, as np.unique(y, return_inverse=True)[1] does of all labels together, since a "
+            "network has an output for every number"
+        )
+
+
+def _used(data: Dataset) -> np.ndarray:
+    return np.union1d(data.y_train, data.y_test)
+
+
+def oddities(data: Dataset) -> list[str]:
+    """What of a data set may be a mistake, a sentence each.
+
+    >>> data = load("synthetic", train_size=100)
+    >>> oddities(data)
+    []
+    >>> oddities(data._replace(x_test=data.x_test.astype(np.float32)))[0][:48]
+    'images are floats of up to 255, which networks t'
+    """
+    found = []
+    some = data.x_test[:1000]  # training images may lie in a file
+    largest = float(np.abs(some).max(initial=0)) if some.dtype.kind == "f" else 0.0
+    if some.ndim > 2 and largest > SCALE:
+        found.append(
+            f"images are floats of up to {largest:.4g}, which networks take as they are and learn "
+            "from badly; store uint8, which is divided by 255 on its way in, or divide them"
+        )
+    missing = np.setdiff1d(np.arange(len(data.labels)), _used(data))
+    if len(missing):
+        some = ", ".join(data.labels[c] for c in missing[:5]) + ", ..." * (len(missing) > 5)
+        found.append(
+            f"of {len(data.labels)} classes {len(missing)} have no example ({some}); the network "
+            "has an output for each"
+        )
+    return found
 
 
 def choose(examples: int, size: int, seed: int, option: str = "train_size") -> np.ndarray:

@@ -77,6 +77,13 @@ def build(
         )
     if 0 in image_shape:
         raise ValueError(f"image_shape is {tuple(image_shape)}; no side of it may be 0")
+    if not flat and _channels_first(*image_shape):
+        channels, height, width = image_shape
+        raise ValueError(
+            f"image_shape is {tuple(image_shape)}, which seems to be {channels} channel"
+            f"{'s' * (channels > 1)} of {height}x{width} pixels, and (height, width, channels) is "
+            "wanted; transpose the images: x.transpose(0, 2, 3, 1)"
+        )
     options = {}
     if norm is not None:
         if norm not in NORMS.get(name, ()):
@@ -88,6 +95,18 @@ def build(
     module = MODELS[name](classes=classes, **options)
     model = from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
     return at_precision(model, precision)
+
+
+def _channels_first(first: int, second: int, third: int) -> bool:
+    """Whether so shaped images are rather channels than rows first.
+
+    >>> _channels_first(3, 32, 32), _channels_first(1, 28, 28), _channels_first(32, 32, 3)
+    (True, True, False)
+    >>> _channels_first(1, 128, 9)  # a signal of nine channels
+    False
+    """
+    pixels = second == third if first == 1 else min(second, third) > 4
+    return first in (1, 3, 4) and pixels and second > 4
 
 
 def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> Model:

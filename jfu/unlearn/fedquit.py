@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jfu.fedavg import fedavg
-from jfu.local import local_sgd
+from jfu.local import known, local_sgd
 from jfu.types import FederatedAlgorithm, LossFn, Model, Needs, Unlearner, Variables
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
@@ -67,10 +67,11 @@ def distillation(model: Model, teacher: Variables) -> LossFn:
 
 
 def quasi_competent(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The logits with that of the true class lowered to the least.
+    """The logits with that of the true class lowered to the least; NaN where there is none.
 
     >>> quasi_competent(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))
     Array([[1., 1., 2.]], dtype=float32)
     """
     true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-    return jnp.where(true, logits.min(-1, keepdims=True), logits)
+    wise = jnp.where(true, logits.min(-1, keepdims=True), logits)
+    return jnp.where(known(labels, logits.shape[-1])[:, None], wise, jnp.nan)

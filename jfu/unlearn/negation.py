@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jfu.metrics import logits_of
 from jfu.select import select
 from jfu.types import FederatedAlgorithm, Params, PyTree, Selector, Unlearner, Variables
 from jfu.unlearn.finetune import on_retained
@@ -128,7 +129,8 @@ def check_changed(
 0 of 1.52 over 4 inputs), so nothing would be forgotten: the negations cancel; choose layers of \
 which none feeds another, such as the first alone
     """
-    logits = lambda variables: jax.tree.leaves(apply(variables, x))[0]
+    first = lambda out: out[0] if isinstance(out, tuple) else out
+    logits = lambda variables: logits_of(first(apply(variables, x)))
     old, new = logits(before), logits(after)
     difference, scale = float(jnp.abs(new - old).max()), float(jnp.abs(old).max())
     if not (np.isfinite(difference) and np.isfinite(scale)):

@@ -1,0 +1,70 @@
+"""Server optimizers of Adaptive Federated Optimization, as published, in optax's form.
+
+    m <- b1 m + (1 - b1) D
+    v <- b2 v + (1 - b2) D^2                        FedAdam
+    v <- v - (1 - b2) D^2 sign(v - D^2)             FedYogi
+    w <- w + lr m / (sqrt(v) + tau)                 m = 0 and v = tau^2 at the start
+
+with D the mean update. Nothing is corrected for its bias, which is what tells them from
+``optax.adam`` and ``optax.yogi``: of equal updates Adam's first step is as long as all others,
+FedAdam's shorter, and the more so the smaller they are beside ``tau``.
+
+Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan. Adaptive Federated Optimization.
+ICLR 2021, arXiv 2003.00295, algorithm 2.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jfu.types import Params, PyTree
+
+
+class Moments(NamedTuple):
+    """What the server remembers of mean updates."""
+
+    first: PyTree  # m
+    second: PyTree  # v
+
+
+def fedadam(
+    lr: float, *, b1: float = 0.9, b2: float = 0.99, tau: float = 1e-3
+) -> optax.GradientTransformation:
+    """FedAdam, for ``jfu.fedavg(..., server=fedadam(0.1))``.
+
+    >>> server = fedadam(1.0, tau=1.0)
+    >>> step, _ = server.update(jnp.float32(-1), server.init(jnp.float32(0)))
+    >>> print(f"{step:.3f}")  # 0.1 / (sqrt(0.99 + 0.01) + 1)
+    0.050
+    """
+    return _adaptive(lr, b1, tau, lambda v, square: b2 * v + (1 - b2) * square)
+
+
+def fedyogi(
+    lr: float, *, b1: float = 0.9, b2: float = 0.99, tau: float = 1e-3
+) -> optax.GradientTransformation:
+    """FedYogi, whose second moment moves by no more than the square of the update."""
+    return _adaptive(lr, b1, tau, lambda v, square: v - (1 - b2) * square * jnp.sign(v - square))
+
+
+def _adaptive(lr: float, b1: float, tau: float, second: Callable) -> optax.GradientTransformation:
+    if not tau > 0:
+        raise ValueError(f"tau is {tau}; it keeps steps finite, and must be above 0")
+
+    def init(params: Params) -> Moments:
+        return Moments(
+            jax.tree.map(jnp.zeros_like, params),
+            jax.tree.map(lambda p: jnp.full_like(p, tau**2), params),
+        )
+
+    def update(slope, state, params=None):
+        del params
+        m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, slope)
+        v = jax.tree.map(lambda v, g: second(v, g**2), state.second, slope)
+        step = jax.tree.map(lambda m, v: -lr * m / (jnp.sqrt(v) + tau), m, v)
+        return step, Moments(m, v)
+
+    return optax.GradientTransformation(init, update)
