@@ -34,6 +34,7 @@ def define() -> None:
         "Shadow federations for the attacks on single examples (U-LiRA, LiRA); an even number, "
         "64 say. 0 leaves them out.",
         lower_bound=0,
+        upper_bound=100_000,
     )
     flags.DEFINE_integer(
         "shadows_chunk",
@@ -47,8 +48,9 @@ def define() -> None:
         20,
         "Rounds in which the forgotten data may be relearnt, for each model; 0 leaves that out.",
         lower_bound=0,
+        upper_bound=100_000,
     )
-    flags.DEFINE_integer("draws", 1000, "Draws of the bootstrap intervals.", lower_bound=100)
+    flags.DEFINE_integer("draws", 1000, "Draws of the bootstrap intervals.", 100, 1_000_000)
     flags.DEFINE_string("data_dir", None, "Where prepared data lies, if it has moved.")
     flags.DEFINE_string("dataset", None, "Where the own data (.npz) lies, if it has moved.")
     flags.DEFINE_string("key_file", None, "The key that the ledger is kept with, if it is.")

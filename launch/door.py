@@ -42,6 +42,8 @@ def check(flags: Any) -> None:
     """
     for name in flags:
         flag = flags[name]
+        if flag.present and not _text(flag.value):
+            raise ValueError(f"--{name}={flag.value} has bytes that are no text; write UTF-8")
         if flag.value in ("", []) and flag.value != flag.default:
             raise ValueError(f"--{name}= is empty; give it a value, or leave it out")
         if isinstance(flag.value, float) and not math.isfinite(flag.value):
@@ -53,6 +55,19 @@ def check(flags: Any) -> None:
             raise ValueError(f"--{name} does nothing without --{other}; add it, or leave it out")
         if name in PATHS or name in WORDS:
             flag.value = _at_home(name, flag.value)
+
+
+def _text(value: Any) -> bool:
+    """Whether what a flag says can be written down, as configurations and ledgers are.
+
+    >>> _text("Zoë"), _text(["a", "\\udcff"]), _text(3)
+    (True, False, True)
+    """
+    try:
+        "".join([value] if isinstance(value, str) else value).encode()
+        return True
+    except (UnicodeEncodeError, TypeError) as error:
+        return isinstance(error, TypeError)
 
 
 def _at_home(name: str, value: Any) -> Any:

@@ -38,6 +38,16 @@ def drawn(draw: Callable, what: Any, path: str, *more: Any) -> bool:
         return False
 
 
+def panel(series: dict[str, list], title: str, *more: Any) -> str:
+    """``lines``, or nothing and a note where it cannot be drawn."""
+    try:
+        return lines(series, title, *more)
+    except Exception as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        say(f"note: the panel of {title} was not drawn ({why}); the report says all the same")
+        return ""
+
+
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
     """Matplotlib as it comes: without the user's backend, style and warnings. A decorator too."""

@@ -320,13 +320,14 @@ def plots(report: dict[str, Any]) -> list[str]:
             continue
         ends = ", ".join(f"{name} {points[-1][1]:.3g}" for name, points in series.items())
         start, floor = report["curves"][key].get("original"), floor_of(report, key)
-        drawn = figures.lines(series, title, start[-1][1] if start else None, floor)
+        drawn = figures.panel(series, title, start[-1][1] if start else None, floor)
         band = f"; retrained models end at {floor[0]:.3g} to {floor[1]:.3g}" if floor else ""
         label = escape(f"{title} by communication round; at the end: {ends}{band}")
         left = [title_of(n) for n in report["methods"] if n not in REFERENCES]
         left = [name for name in left if name not in series]
         words = f'<p class="dim">Not shown: {escape(", ".join(left))}.</p>' if left else ""
-        out.append(f'<figure style="margin:0">{inline(drawn, label)}{words}</figure>')
+        shown = inline(drawn, label) if drawn else f"<p>{label}</p>"
+        out.append(f'<figure style="margin:0">{shown}{words}</figure>')
     return [*out, "</div>"]
 
 

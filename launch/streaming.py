@@ -142,7 +142,7 @@ def markdown(rows: list[dict]) -> str:
 def define() -> None:
     flags.DEFINE_integer("rounds", 3, "Turns.", lower_bound=1)
     flags.DEFINE_integer("most", 10_000, "Leaves out who has more clients.", lower_bound=1000)
-    flags.DEFINE_integer("devices", 2, "CPU devices.", lower_bound=1)
+    flags.DEFINE_integer("devices", 2, "CPU devices.", 1, 256)
     flags.DEFINE_integer("piece", 2**24, "Bytes of examples on a device at once.", lower_bound=1)
     flags.DEFINE_string("json", None, "Where to write the results, one JSON object a line.")
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")

@@ -173,8 +173,8 @@ def verdict(rows: Sequence[dict]) -> str:
 
 def define() -> None:
     flags.DEFINE_string("workdir", "runs/theory", "Where the results go.")
-    flags.DEFINE_integer("seeds", 3, "How many times: images, labels, weights.", lower_bound=1)
-    flags.DEFINE_integer("processes", 2, "Activations tried at once.", lower_bound=1)
+    flags.DEFINE_integer("seeds", 3, "How many times: images, labels, weights.", 1, 1000)
+    flags.DEFINE_integer("processes", 2, "Activations tried at once.", 1, 64)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 

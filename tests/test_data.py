@@ -623,6 +623,14 @@ def test_dirichlet_favours_no_client():
     assert np.allclose(np.mean(sizes, 0), 7 / 4, atol=0.15)
 
 
+def test_shards_keep_the_minimum_or_are_refused():
+    """Ten clients of two shards: 1,000 examples in 20 shards of 50 are 100 each, and no more."""
+    y = np.arange(1000) % 10
+    assert min(map(len, partition.partition("shards:2", y, 10, minimum=100))) == 100
+    with pytest.raises(ValueError, match="shards:3 leaves a client 99 examples, and each is to"):
+        partition.partition("shards:3", y, 10, minimum=100)
+
+
 def test_iid_is_even_and_shards_limit_the_classes():
     lists = partition.iid(Y, 7, seed=0)
     assert {len(rows) for rows in lists} == {142, 143} and skew(lists, Y) < 0.15

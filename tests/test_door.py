@@ -59,6 +59,8 @@ def parsed(*words):
         (["--methods="], "--methods= is empty"),
         (["--host_timeout=3"], "--host_timeout does nothing without --coordinator; add it, or"),
         (["--shadows_chunk=3", "--shadows=0"], "--shadows_chunk does nothing without --shadows"),
+        (["--dataset=a\udcff.npz"], "has bytes that are no text; write UTF-8"),
+        (["--methods=a,\udcff"], "has bytes that are no text"),
         (["--gone=A"], "--gone does nothing without --prove_erased"),
         (["--workdir=~nobody at all/x"], "there is no such home; write the path out"),
     ],

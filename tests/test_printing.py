@@ -10,7 +10,7 @@ import pytest
 from test_experiment import rows
 from test_launch import ROOT, environment
 
-from launch import figures, printing, report
+from launch import figures, page, printing, report
 
 EVERY = [*rows("retrain", 10.0, 80.0, 90.0), *rows("not", 10.0, 89.6, 88.0)]
 LITTLE = ["--dataset=synthetic", "--train_size=100", "--clients=2", "--rounds=1", "--seeds=1"]
@@ -57,6 +57,16 @@ def test_a_figure_that_cannot_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     assert not figures.drawn(figures.curves, EVERY, str(tmp_path / "none" / "curves.png"))
     assert "could not be written" in capsys.readouterr().err
+
+
+def test_a_page_whose_panels_cannot_be_drawn_says_all_in_words(capsys, monkeypatch):
+    curves = {"retain": {"not": [[0, 1.0], [1, 93.25]]}}
+    told = dict(curves=curves, methods={"not": dict(measures={})})
+    assert "<svg" in "".join(page.plots(told))
+    monkeypatch.setattr(figures, "sheet", lambda *_, **options: 1 / 0)
+    text = "".join(page.plots(told))
+    assert "<svg" not in text and "at the end: NoT 93.2" in text
+    assert "note: the panel of retained accuracy, % was not drawn" in capsys.readouterr().err
 
 
 def test_figures_leave_the_callers_settings_alone(tmp_path, monkeypatch):

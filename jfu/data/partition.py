@@ -51,7 +51,13 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
             "dirichlet:0.5, or shards:S with a whole number such as shards:2"
         ) from None
     more = {"minimum": minimum} if kind == "dirichlet" else {}
-    return divide(y, clients, number, seed, **more)
+    lists = divide(y, clients, number, seed, **more)
+    if (fewest := min(map(len, lists))) < minimum:
+        raise ValueError(
+            f"{spec} leaves a client {fewest} examples, and each is to have at least {minimum}; "
+            "give fewer clients, a smaller minimum, or dirichlet:B, which evens them out"
+        )
+    return lists
 
 
 def iid(y: np.ndarray, clients: int, seed: int = 0) -> Rows:
