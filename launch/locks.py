@@ -83,7 +83,7 @@ def hold(folder: pathlib.Path) -> BinaryIO:
     """
     if os.path.lexists(folder / LOCK) and not (folder / LOCK).is_file():
         raise ValueError(f"{folder / LOCK} is no plain file; remove it")
-    file = open(folder / LOCK, "ab+", buffering=0)  # noqa: SIM115
+    file = _Lock(folder / LOCK, "ab+")
     try:
         import fcntl
 
@@ -159,7 +159,14 @@ def _in_use(folder: pathlib.Path, who: str | None, more: str = "") -> ValueError
     )
 
 
-class _Held(io.FileIO):
+class _Lock(io.FileIO):
+    """Held until the process ends: no file that somebody forgot to close, as Python warns of."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Held(_Lock):
     """A file that stands for a lock while it is there; closing removes it."""
 
     def close(self) -> None:
