@@ -58,7 +58,9 @@ def key(
     for leaf in jax.tree.leaves((model, request.retain.mask, request.forget.mask)):
         purpose.update(_whole(leaf).tobytes())
     mixed = hashlib.blake2b(purpose.digest(), key=secret, digest_size=jfu.chacha.BYTES)
-    return place(jfu.privacy.secret_key(mixed.digest()))
+    made = jfu.privacy.secret_key(mixed.digest())
+    words = place(jax.random.key_data(made))  # a key as such goes to this host's devices alone
+    return jax.random.wrap_key_data(words, impl=jax.random.key_impl(made))
 
 
 def _whole(leaf: Any) -> np.ndarray:
