@@ -155,7 +155,7 @@ def spent(
         clients that have examples; where fewer have any, all of them take part.
 
     Returns:
-      ``inf`` without noise.
+      ``inf`` without noise, or with too little for any number.
 
     Raises:
       ValueError: one of these cannot be.
@@ -204,7 +204,7 @@ def composed(
     phases = [(many, clients) for many, clients in phases if many]
     if not phases:
         return 0.0
-    if noise <= 0:
+    if noise < 1e-100:  # whose squares no float holds
         return float("inf")
     share = lambda clients: None if drawn is None else (clients, min(drawn, clients))
     costs = [(many, *_one_round(noise, present, share(clients))) for many, clients in phases]

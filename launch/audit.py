@@ -117,6 +117,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
         experiment,
         identity,
         page,
+        private,
         reproduce,
         runs,
         shadows,
@@ -174,6 +175,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
             files |= {str(path.relative_to(where)): jfu.ledger.digest(path) for path in blocks}
     measures, missing, broken = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
     notes += partial(names, config, seeds)
+    notes += private.page_notes(config)
     methods = {}
     anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
     for name in measures:

@@ -48,7 +48,7 @@ def define() -> None:
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from launch import figures, hosts, records, report, table, workdir
+    from launch import figures, hosts, private, records, report, table, workdir
 
     if not hosts.first():
         return
@@ -56,6 +56,7 @@ def compare() -> None:
     summary, text = table.write(work.path, table.read([work.path]))
     many = len(summary["seeds"])
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
+    title += private.title(config)
     plots = [(figures.curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
     named = [n for draw, of, n in plots if figures.drawn(draw, of, str(work.path / n), title)]
     records.compared(work, config, rows, [*report.contents(summary, text), workdir.PLAN, *named])

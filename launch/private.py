@@ -18,11 +18,11 @@ ASKED += ("recovery_warmup_rounds", "options")
 APART = ("data_dir", "init_params", "rounds_before", "eval_every", "attack_every", "proxy")
 APART += ("dp_noise_from_seed",)
 
-# What a row tells exactly of clients' examples: of accuracies those that test images do not give.
-EXACT = ("retain", "forget", "mia", "mia_matched", "flops", "seconds")
+# What of a row comes of the model, of test images and of settings alone; all else is exact.
+COVERED = ("method", "seed", "round", "own", "test", "test_kept", "test_forgotten", "asr")
+COVERED += ("bytes_down", "bytes_up", "storage", "not_applied", "epsilon")
 # What is left out, since a single client may be read from it.
-UNTOLD = ("loss_retain", "loss_forget")
-HIDDEN = frozenset(("left_out", *jfu.faults.REASONS))
+HIDDEN = ("loss_retain", "loss_forget", "guess", "left_out", *jfu.faults.REASONS)
 MUCH = 10.0  # an epsilon above which hardly anything is promised
 
 
@@ -132,29 +132,35 @@ def outlook(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
 
 OUTSIDE = (
     "Epsilon is of a model by itself; whoever sees several adds them up. Outside of it, and exact, "
-    "are accuracies on clients' examples, attacks on them, times, numbers of clients and digests "
-    "of data. Losses on clients' examples and who was left out are not told; costs are expected "
-    "ones."
+    "are accuracies on clients' examples, attacks on them, times, who holds how much and which "
+    "rows, and digests of data. Losses on clients' examples and who was left out are not told; "
+    "costs are expected ones."
 )
 
 
-def untold(config: Config) -> dict[str, None]:
-    """Measures that a private run's rows leave out."""
-    return {} if config.dp_clip is None else dict.fromkeys(UNTOLD)
-
-
-def hidden(config: Config) -> frozenset[str]:
-    """Counts that a private run's rows leave out."""
-    return frozenset() if config.dp_clip is None else HIDDEN
-
-
-def row_notes(config: Config, row: Mapping[str, Any]) -> dict[str, str]:
-    """What a row of a private run says of itself; {} without DP."""
+def page_notes(config: Config) -> list[str]:
+    """What the page of an audit says of a private run."""
     if config.dp_clip is None:
-        return {}
+        return []
+    return [
+        "This page is outside epsilon, and so are the answers of shadow federations: they are made "
+        "of clients' examples as they are, and are for those who may see these."
+    ]
+
+
+def title(config: Config) -> str:
+    """What the titles of a private run's plots end with."""
+    return "" if config.dp_clip is None else " (on clients' examples: outside epsilon)"
+
+
+def published(config: Config, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is written: of a private run with what it says of itself, and not all of it."""
+    if config.dp_clip is None:
+        return dict(row)
+    row = {name: value for name, value in row.items() if name not in HIDDEN}
+    exact = [name for name in row if name not in COVERED and row[name] is not None]
     why = dict(epsilon_is=boundless(config)) if boundless(config) else {}
-    exact = ", ".join(name for name in EXACT if row.get(name) is not None)
-    return dict(outside_epsilon=exact, **why)
+    return row | dict(outside_epsilon=", ".join(exact), **why)
 
 
 def marked(config: Config, line: Mapping[str, Any], exact: Sequence[str]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def rounds() -> None:
     )
     text = markdown(lines) + private.footnote(dataclasses.asdict(config))
     jfu.io.write_bytes(work.path / "rounds.md", text.encode())
-    title = f"{config.dataset}: forget {config.forget}"
+    title = f"{config.dataset}: forget {config.forget}{private.title(config)}"
     plotted = figures.drawn(plot, lines, str(work.path / "rounds.png"), title)
     names = ["rounds.jsonl", "rounds.md", *["rounds.png"] * plotted]
     records.compared(work, config, rows, [*names, workdir.PLAN])

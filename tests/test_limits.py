@@ -52,6 +52,8 @@ def changed(config, **changes):
         (dict(faults=("late:0.7", "nan:0.7")), {}, "all together at most 1"),
         (dict(dp_clip=1.0, dp_delta=0.0), {}, "--dp_delta=0 cannot be accounted for"),
         (dict(dp_clip=1.0, dp_delta=1.0), {}, "--dp_delta=1 cannot be accounted for"),
+        (dict(dp_clip=1.0, dp_noise=np.nan), {}, "--dp_noise=nan is no amount of noise"),
+        (dict(dp_clip=1.0, dp_noise=np.inf), {}, "--dp_noise=inf is no amount of noise"),
         (dict(dp_clip=1.0, aggregator="krum"), {}, "--dp_clip is an aggregator of its own"),
         (dict(dp_clip=1.0, sample=2, absent=0.5), {}, "for --sample or for --absent, not for both"),
         (dict(dp_clip=1.0), dict(names=["puf"]), "puf has rounds of its own or a history"),

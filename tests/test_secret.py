@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from crashes import Runs, results
 from test_launch import rows_of
+from test_limits import PLAIN, PRIVATE, changed
 
 import jfu
 from jfu.io import flatten, load_notes, load_params
-from launch import cells, private, runs, secret
+from launch import cells, private, runs, secret, workdir
 from launch.workdir import MODEL
 
 TINY = ["--dataset=synthetic", "--train_size=60", "--test_size=40", "--clients=3", "--nobackdoor"]
@@ -172,7 +174,7 @@ def test_a_private_run_says_what_its_epsilon_is_of(published):
         rows, config = rows_of(path), json.loads((path / "config.json").read_text())
         assert config["outside_epsilon"] == private.OUTSIDE
         for row in rows:
-            assert row["loss_retain"] is None and not {"left_out", "not_finite"} & row.keys()
+            assert not {"loss_retain", "loss_forget", "left_out", "not_finite"} & row.keys()
             assert row["outside_epsilon"] == "retain, flops, seconds"
             assert (row["epsilon"] is None) == (not hidden) == ("epsilon_is" in row)
             if (
@@ -233,3 +235,139 @@ def test_a_stopped_run_goes_on_with_its_noise_and_then_nobody_can(started, tmp_p
 
 def flat_leaves(tree):
     return list(flatten(tree).values())
+
+
+# ---------------------------------------------------------------- what is said
+
+
+def trial_of(data, gone):
+    nothing = jfu.split(data, np.zeros(data.mask.shape, bool))
+    request = jfu.split(data, jfu.forget_client(data, gone))
+    return SimpleNamespace(everything=nothing, request=request, fewest=3, seed=0)
+
+
+def test_no_noise_has_no_epsilon_and_says_why(data):
+    """Nor has noise that everybody knows; a row stays JSON that any reader takes."""
+    trial, row = trial_of(data, [5]), dict(method="not", round=1, retain=50.0, test=40.0)
+    for changes, words in (
+        (dict(dp_noise=0.0), "none: there is no noise"),
+        (dict(dp_noise_from_seed=True), "anybody can compute the noise"),
+        (dict(rounds_before=None), "not known"),
+        (dict(dp_noise=1e-170), None),
+        ({}, None),
+    ):
+        config = changed(PRIVATE, **changes)
+        told = private.account(config, trial, "not", trial.request)(1)
+        line = private.published(
+            config, row | told | dict(loss_retain=0.5, left_out=1, seconds=2.0)
+        )
+        assert line["outside_epsilon"] == "retain, seconds"
+        assert json.loads(json.dumps(line, allow_nan=False)) == line
+        assert "loss_retain" not in line and "left_out" not in line
+        assert words in line["epsilon_is"] if words else "epsilon_is" not in line
+        assert (line["epsilon"] is None) == (changes != {})
+        said = "\n".join(private.outlook(config, trial, {"not": 1}))
+        assert (words or "epsilon") in said
+    assert private.published(PLAIN, row) == row
+    assert private.outlook(PLAIN, trial, {"not": 1}) == [] == private.page_notes(PLAIN)
+
+
+def test_what_epsilon_and_delta_are_worth_is_said_before_the_first_round(data):
+    """Training of four rounds and ten more at noise 1: 20.6; three clients, so delta below 1/3."""
+    pytest.importorskip("dp_accounting")
+    trial = trial_of(data, [5])
+    first, note, outside = private.outlook(PRIVATE, trial, {"not": 2, "retrain": 10})
+    assert f"epsilon {by_hand(14):.3g} at delta 0.001 after the last round" in first
+    assert "above 10 promises hardly anything" in note and private.OUTSIDE in outside
+    quiet = private.outlook(changed(PRIVATE, dp_noise=10.0), trial, {"not": 2, "retrain": 10})
+    assert len(quiet) == 2
+    *_, delta, _ = private.outlook(changed(PRIVATE, dp_noise=10.0, dp_delta=0.4), trial, {"not": 2})
+    assert (
+        "--dp_delta=0.4 is more than one over the 3 clients" in delta and "less than 0.33" in delta
+    )
+
+
+def test_what_a_round_costs_does_not_tell_who_came(data):
+    """Clients of 7, 3 and 5 examples in batches of 3: 3 + 1 + 2 steps; half of them come."""
+    study = SimpleNamespace(per_client=(100, 60), per_step=10.0, per_forward=4.0)
+    of = lambda name, **changes: private.planned(
+        changed(PRIVATE, batch_size=3, **changes), study, data, name
+    )
+    assert of("not")(1) == dict(bytes_down=300, bytes_up=180, flops=60.0)
+    assert of("not", absent=0.5)(1) == dict(bytes_down=150, bytes_up=90, flops=30.0)
+    assert of("not", sample=2)(9) == dict(bytes_down=200, bytes_up=120, flops=40.0)
+    assert of("not", sample=5, epochs=2)(9) == dict(bytes_down=300, bytes_up=180, flops=120.0)
+    assert of("anchored")(1) == dict(bytes_down=600, bytes_up=180, flops=84.0)
+    assert of("anchored")(2) == dict(bytes_down=300, bytes_up=180, flops=84.0)
+    assert private.planned(PLAIN, study, data, "not") is None
+
+
+def test_a_sum_of_one_is_told(data):
+    """One of three leaves; two stay, of whom one alone comes in 2 * 0.9 * 0.1 of rounds."""
+    alone, two = trial_of(data, [5]), trial_of(data, [5, 2])
+    plan = dict.fromkeys(("not", "ga", "puf", "fedquit"), 2)
+    sums = changed(PLAIN, sum_only=True)
+    (line,) = private.lonely(sums, alone, plan)
+    assert "a single client leaves" in line and "ga, fedquit: that sum is its update" in line
+    assert private.lonely(sums, alone, {"not": 2}) == private.lonely(PLAIN, alone, plan) == []
+    (line,) = private.lonely(sums, two, {"not": 2})
+    assert "one client alone takes part" in line
+    (line,) = private.lonely(changed(sums, sample=1), alone, {"not": 2})
+    assert "one client alone takes part" in line
+    (line,) = private.lonely(changed(sums, absent=0.9), alone, {"not": 2})
+    assert "--absent=0.9 one of the 2 clients comes alone in 18 % of rounds" in line
+
+
+def test_what_is_no_secret_is_left_alone(tmp_path):
+    """Half of one was used by no round; anything else is the user's."""
+    place = tmp_path / secret.FOLDER / "0-not"
+    text = secret.write(place)
+    assert secret.read(place) == text and len(text) == 65 and mode(place) == 0o600
+    place.write_text(text[:20])
+    assert secret.read(place) is None and secret.write(place) != text
+    place.write_text("my own notes")
+    with pytest.raises(ValueError, match="is no secret that jfu wrote; move it elsewhere"):
+        secret.read(place)
+    assert not secret.is_one(place) and place.read_text() == "my own notes"
+    secret.forget(tmp_path, 0, "not")
+    secret.forget(tmp_path, 0, "not")
+    assert not place.parent.exists()
+
+
+def test_a_secret_beside_other_data_draws_other_noise(data, tmp_path):
+    """Or beside another run's settings, another cell, model, or request."""
+    request, other = (trial_of(data, gone).request for gone in ([5], [2]))
+    work = lambda run: SimpleNamespace(path=tmp_path, run=run)
+    text = secret.write(secret.where(tmp_path, 0, "not"))
+    for seed, name in ((1, "not"), (0, "noise")):
+        secret.write(secret.where(tmp_path, seed, name))
+        secret.where(tmp_path, seed, name).write_text(text)
+    made = [
+        secret.key(work(run), seed, name, model, side, begun=False)
+        for run, seed, name, model, side in (
+            ("a", 0, "not", np.ones(3), request),
+            ("b", 0, "not", np.ones(3), request),
+            ("a", 1, "not", np.ones(3), request),
+            ("a", 0, "noise", np.ones(3), request),
+            ("a", 0, "not", np.zeros(3), request),
+            ("a", 0, "not", np.ones(3), other),
+            ("a", 0, "not", np.ones(3), request),
+        )
+    ]
+    words = [jax.random.key_data(key).tobytes() for key in made]
+    assert len(set(words)) == 6 and words[0] == words[-1]
+
+
+def test_what_is_older_had_noise_that_anybody_can_compute():
+    """It is read as that, and a run of its name is another than one with a secret."""
+    kept = dict(script="train", more={}, layout={}, files={}, config=dict(dp_clip=1.0, lr=0.1))
+    same = dict(kept, config=dict(dp_clip=1.0, lr=0.1, dp_noise_from_seed=True))
+    now = dict(kept, config=dict(dp_clip=1.0, lr=0.1, dp_noise_from_seed=False))
+    assert workdir.fingerprint(kept) == workdir.fingerprint(same) != workdir.fingerprint(now)
+    plain = dict(kept, config=dict(dp_clip=None, lr=0.1))
+    later = dict(kept, config=dict(dp_clip=None, lr=0.1, dp_noise_from_seed=False))
+    assert workdir.fingerprint(plain) == workdir.fingerprint(later)
+    values = dataclasses.asdict(PRIVATE)
+    del values["dp_noise_from_seed"]
+    assert runs.config_of(values).dp_noise_from_seed
+    assert not runs.config_of(values | dict(dp_clip=None)).dp_noise_from_seed
