@@ -395,7 +395,7 @@ def announce(study, trial, doing: str, work, plan: Mapping[str, int]) -> None:
       plan: rounds by cell.
     """
     config, clients = study.config, trial.everything.retain
-    sizes = jfu.weights(clients)
+    sizes = clients.mask.sum(-1)  # integers: weights are float32, whose sum may be rounded
     say(
         f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "
         f"({int(sizes.min())} to {int(sizes.max())} each), model {config.model}, "
@@ -408,7 +408,7 @@ def announce(study, trial, doing: str, work, plan: Mapping[str, int]) -> None:
             f"{config.backdoor_label}"
         )
     if config.forget:
-        gone = int(jfu.weights(trial.request.forget).sum())
+        gone = int(trial.request.forget.mask.sum())
         say(f"request: forget {config.forget} ({gone} images)")
     params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
     chosen = jfu.describe(params, jfu.select(params, study.setting.selector))

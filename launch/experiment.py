@@ -333,7 +333,8 @@ def clients_of(
             config.partition, y, config.clients, seed, minimum=config.min_examples
         )
         names = list(range(len(lists)))
-    clients, poisoned = jfu.stack(x, y, lists, host=True), np.zeros(len(y), bool)
+    clients = jfu.stack(x, y, lists, classes=len(dataset.labels), host=True)
+    poisoned = np.zeros(len(y), bool)
     key = request_key(seed)
     named = lambda text, held: requests.parse(text, held, names, key).forget.mask
     left, past = requests.standing(config.past, clients, names, key, taken.past if taken else ())

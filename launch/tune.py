@@ -73,7 +73,7 @@ def tune() -> None:
         trial = experiment.trial(study, seeds[0])
         for text, method in tried.items():
             jfu.unlearn.check_request(method, trial.request, keep, text)
-        if int(jfu.weights(trial.request.forget).sum()) < 10:
+        if int(trial.request.forget.mask.sum()) < 10:
             raise ValueError(
                 "fewer than ten examples are to be forgotten, too few for the membership attack "
                 "that the gap is made of; tune on a larger request"

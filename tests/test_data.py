@@ -817,3 +817,25 @@ def test_what_may_be_a_mistake_is_told(tmp_path):
     flat = np.full((4, 8), 200.0)  # features of any scale are no images
     np.savez(file, x_train=flat, y_train=[0, 1, 1, 0], x_test=flat, y_test=[0, 1, 1, 0])
     assert oddities(load(file)) == []
+
+
+@pytest.mark.parametrize("seed", [-1, None, 0.5, True])
+def test_seeds_that_fix_nothing_are_refused(seed):
+    with pytest.raises(ValueError, match="it must be a whole number from 0 on"):
+        partition.iid(np.zeros(4, int), 2, seed)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (np.arange(6) < 2, r"has bool \[6\]; of a mask they are np.flatnonzero"),
+        (np.array([0.0, 1.0]), r"has float64 \[2\]"),
+    ],
+)
+def test_lists_that_are_no_rows_are_named(tmp_path, rows, words):
+    np.savez(tmp_path / "own.npz", anna=rows)
+    with pytest.raises(ValueError, match="client anna .*" + words):
+        partition.from_file(tmp_path / "own.npz", 6)
+    (tmp_path / "own.json").write_text('{"ben": [0, true]}')
+    with pytest.raises(ValueError, match="client ben .* not empty, and has True"):
+        partition.from_file(tmp_path / "own.json", 6)

@@ -279,3 +279,12 @@ def test_errors_say_what_is_possible():
             deepest(FED, NET, wrong)
     with pytest.raises(ValueError, match="this model names none: give cuts="):
         deepest(FED, NET)
+
+
+def test_counts_stay_exact_where_float32_would_round(model, variables):
+    """They are sums of integers over clients."""
+    data = jfu.stack(np.zeros((3, 2), np.float32), [0, 1, 2], [[0, 1], [2]])
+    found, _ = confusions(model, [["stem"]])(variables, data)
+    assert found.dtype == jnp.int32 and found.sum() == 3
+    exact = jnp.array([[40, 3], [2, 40]])
+    assert information(exact) == information(exact.astype(float))

@@ -254,6 +254,15 @@ def test_mode():
     assert counts(facts) == [[2 + 3 + 1, 2 + 3, 2 + 3, 1], [3 + 1, 3, 3, 1], OTHERS]
 
 
+def test_mode_guides_those_who_stay_at_a_rate_of_their_own():
+    fresh = plain_round(FRESH)
+    w, says = 0.8 * W + 0.2 * fresh, (X[0] @ fresh).argmax(1)
+    mine, theirs = step_of(w, 0, y=says), [step_of(w, k, rate=0.01) for k in (1, 2)]
+    first = w + P[0] * mine + P[1] * theirs[0] + P[2] * theirs[1]
+    models, _ = run("mode", 2, lam=0.8, degrade=1, guide=1, stay_lr=0.01)
+    close(models, [W, first, plain_round(first)])
+
+
 def test_fedosd():
     """Two orthogonal steps; then steps that do not lead back to the trained model."""
 
@@ -348,6 +357,11 @@ def test_federaser_counts_those_who_took_part():
         ("federaser", dict(interval=0), "must be at least 1"),
         ("fcu", dict(every=11, iterations=10), "every must lie between 1 and iterations"),
         ("fcu", dict(low="high"), "low is 'high'; it must be 'original' or 'unlearned'"),
+        ("fcu", dict(tau=0.0), "the one must be above 0"),
+        ("fcu", dict(ratio=1.5), r"the other lie in \[0, 1\]"),
+        ("pgd", dict(draws=0), "it must be 1 at least"),
+        ("fukd", dict(temperature=0.0), "it must be above 0"),
+        ("mode", dict(lam=1.2), r"in \[0, 1\]"),
     ],
 )
 def test_options_that_cannot_be(name, options, message):

@@ -63,7 +63,7 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
 def iid(y: np.ndarray, clients: int, seed: int = 0) -> Rows:
     """A random division into equal parts, whose sizes differ by one at most."""
     y = _check(y, clients)
-    return _sorted(np.array_split(np.random.default_rng(seed).permutation(len(y)), clients))
+    return _sorted(np.array_split(_rng(seed).permutation(len(y)), clients))
 
 
 def dirichlet(y: np.ndarray, clients: int, beta: float, seed: int = 0, *, minimum: int = 1) -> Rows:
@@ -89,7 +89,7 @@ def dirichlet(y: np.ndarray, clients: int, beta: float, seed: int = 0, *, minimu
             f"{clients} clients cannot have {minimum} of {len(y)} examples each; the minimum must "
             f"be between 1 and {len(y) // clients}"
         )
-    rng = np.random.default_rng(seed)
+    rng = _rng(seed)
     parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for label in np.unique(y):
         rows = rng.permutation(np.flatnonzero(y == label))
@@ -133,7 +133,7 @@ def shards(y: np.ndarray, clients: int, per_client: int, seed: int = 0) -> Rows:
             f"{clients} clients with {per_client} shards each need {many} shards of {len(y)} "
             f"examples; the shards a client must be between 1 and {len(y) // clients}"
         )
-    rng = np.random.default_rng(seed)
+    rng = _rng(seed)
     order = rng.permutation(len(y))
     order = order[np.argsort(y[order], kind="stable")]
     pieces = np.array_split(order, many)
@@ -199,7 +199,11 @@ def from_file(path: str | os.PathLike, examples: int) -> tuple[Rows, tuple[str |
     for client, rows in pairs:
         who = f"client {shown(client)} of {name}"
         if rows.ndim != 1 or rows.dtype.kind not in "iu" or len(rows) == 0:
-            raise ValueError(f"{who} must have a list of integers, not empty")
+            hint = "; of a mask they are np.flatnonzero(mask)" if rows.dtype == bool else ""
+            raise ValueError(
+                f"{who} must have a list of integers, not empty, and has {rows.dtype} "
+                f"{list(rows.shape)}{hint}"
+            )
         if rows.min() < 0 or rows.max() >= examples:
             wrong = rows.min() if rows.min() < 0 else rows.max()
             raise ValueError(f"{who} names row {wrong}; the rows are 0 to {examples - 1}")
@@ -217,10 +221,18 @@ def _json_pairs(path: str) -> list[tuple[str | int, np.ndarray]]:
         )
     pairs = list(value) if isinstance(value, tuple) else list(enumerate(value))
     for name, rows in pairs:
-        if not isinstance(rows, list) or any(type(i) is not int for i in rows):
-            who = f"client {shown(name)} of {shown(path)}"
-            raise ValueError(f"{who} must have a list of integers, not empty")
+        who = f"client {shown(name)} of {shown(path)}"
+        wrong = [i for i in rows if type(i) is not int] if isinstance(rows, list) else [rows]
+        if wrong:
+            said = shown(repr(wrong[0])[:50])
+            raise ValueError(f"{who} must have a list of integers, not empty, and has {said}")
     return [(name, np.array(rows)) for name, rows in pairs]
+
+
+def _rng(seed: int) -> np.random.Generator:
+    if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"the seed is {seed!r}; it must be a whole number from 0 on")
+    return np.random.default_rng(seed)
 
 
 def _check(y: np.ndarray, clients: int) -> np.ndarray:

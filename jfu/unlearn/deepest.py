@@ -89,7 +89,7 @@ def deepest(
         del key
         counts, info = count(state.variables, request.retain)
         # Where some rows were no numbers, and so are not counted, nothing is known.
-        whole = counts.sum((1, 2)) >= info.weight.sum()
+        whole = counts.sum((1, 2)) >= info.weight.astype(jnp.int32).sum()
         told = jnp.where(whole, jax.vmap(information)(counts), jnp.inf)
         silent = jnp.arange(len(cuts)) * (told <= tells)
         best = jnp.where((told <= tells).any(), silent.argmax(), told.argmin())
@@ -124,7 +124,7 @@ def confusions(
     Not counted are examples whose logits are not finite, nor those whose label is no class.
 
     Returns:
-      ``(variables, clients) -> (counts [cuts, C, C], info)``, labels by row.
+      ``(variables, clients) -> (counts [cuts, C, C] int32, info)``, labels by row.
 
     Raises:
       ValueError: no cuts, or a cut of layers that the model does not have.
@@ -168,6 +168,7 @@ def information(counts: jax.Array) -> jax.Array:
     >>> print(f"{information(jnp.array([[20.0, 20.0], [20.0, 20.0]])):.3f}")
     -0.009
     """
+    counts = jnp.asarray(counts, jnp.float32)
     total = jnp.maximum(counts.sum(), 1)
     entropy = lambda counts: -jax.scipy.special.xlogy(counts / total, counts / total).sum()
     rows, columns = counts.sum(1), counts.sum(0)
@@ -241,12 +242,13 @@ def _counting(model: Model, signs: PyTree, many: int, batch_size: int) -> Client
             def met(cut):
                 logits, _ = model.apply(_signed(dict(shared.variables), signs, cut), batch.x)
                 said = jax.nn.one_hot(logits.argmax(-1), classes)
-                return label.T @ jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), said, 0)
+                met = label.T @ jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), said, 0)
+                return met.astype(jnp.int32)  # exact beyond 2^24 too
 
             return counts + jax.lax.map(met, jnp.arange(many)), known + label.sum()
 
-        none = jnp.zeros(())
-        start = jnp.zeros((many, classes, classes)), none
+        none = jnp.float32(0)
+        start = jnp.zeros((many, classes, classes), jnp.int32), none
         counts, known = jax.lax.fori_loop(0, batches, step, start)
         return counts, LocalInfo(known, none, none, (many * batches).astype(jnp.float32))
 

@@ -83,6 +83,11 @@ def fcu(
             f"fcu restores every {every} of {iterations} iterations; every must lie between 1 and "
             "iterations"
         )
+    if not tau > 0 or not 0 <= ratio <= 1:
+        raise ValueError(
+            f"fcu was given tau={tau} and ratio={ratio}; the one must be above 0, the other lie in "
+            "[0, 1]"
+        )
     if low not in ("original", "unlearned"):
         raise ValueError(f"low is {low!r}; it must be 'original' or 'unlearned'")
     work = guarded(contrasted(model, lr, iterations, every, batch_size, tau, ratio, low))

@@ -55,6 +55,8 @@ def fukd(
     >>> fukd(fed, model, np.zeros((64, 4, 4, 1), np.uint8), epochs=10).server
     ServerWork(steps=20, forwards=20)
     """
+    if not temperature > 0:
+        raise ValueError(f"fukd's temperature is {temperature}; it must be above 0")
     if len(proxy) < batch_size:
         raise ValueError(
             f"fukd distils on {len(proxy)} images in batches of {batch_size}; give it at least one "

@@ -69,6 +69,8 @@ def mode(
             f"mode degrades in {degrade} of {guide} guided rounds; there must be one guided at "
             "least, and no more that degrade"
         )
+    if not 0 <= lam <= 1:
+        raise ValueError(f"mode's lam is {lam}; it is what stays of the model, in [0, 1]")
     if within is not None:
         most = max(1, within // 2)
         degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)

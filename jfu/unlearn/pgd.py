@@ -55,6 +55,9 @@ def pgd(
     ('last',)
     """
 
+    if draws < 1:
+        raise ValueError(f"pgd's radius is of {draws} random models; it must be 1 at least")
+
     def perturb(trained, request, key):
         del key
         return fed.init({**trained.variables, "params": without(trained, request)})
