@@ -282,7 +282,7 @@ def test_no_command_of_the_documents_and_no_preset_is_refused(script, names):
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("small", (1, 8, 8), "the images are 1x8 and the network 'small' needs at least 4x4"),
+        ("small", (2, 8, 8), "the images are 2x8 and the network 'small' needs at least 4x4"),
         ("small", (3, 3, 1), "the images are 3x3 and the network 'small' needs at least 4x4"),
         ("small", (64,), "or choose mlp, mlp1 or mlp4, which take any shape"),
         ("mlp", (8, 8, 0), "no side of it may be 0"),

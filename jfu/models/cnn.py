@@ -27,7 +27,7 @@ class SmallNet(nn.Module):
         if min(x.shape[1:3]) < 4:
             raise ValueError(
                 f"the images are {x.shape[1]}x{x.shape[2]} and the network 'small' needs at least "
-                "4x4; use 'mlp', or put height and width before the channels"
+                "4x4; use 'mlp'"
             )
         he = nn.initializers.he_normal()
         conv3x3 = partial(
