@@ -49,7 +49,8 @@ SETTINGS = (CONFIG, PLAN)
 FOLDERS = ("cells", "shadows", DRAWS, secret.FOLDER)
 # What the scripts write into a line of a ledger, beside what all lines have.
 FIELDS = dict(
-    trained="from history dataset clients past rounds seed model results cells draws",
+    trained="from history dataset clients past rounds seed model results cells draws "
+    "outside_epsilon",
     asked="request method from",
     answered="request method from model weights rounds before after costs results cells draws "
     "wrote outside_epsilon",

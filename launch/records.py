@@ -400,6 +400,7 @@ def trained(
         model=jfu.ledger.digest(work.path / MODEL),
         results=jfu.ledger.digest(work.path / RESULTS),
         cells=cells_of(work, [(seed, "train")]),
+        **({} if config.dp_clip is None else dict(outside_epsilon="clients")),
     )
 
 

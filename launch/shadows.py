@@ -16,7 +16,7 @@ import jfu.history
 import jfu.io
 from jfu import attacks, shadows
 from jfu.costs import entries
-from launch import report
+from launch import private, report
 from launch.cells import looked_at, not_kept
 from launch.devices import place
 from launch.experiment import Study, Trial, budget
@@ -92,6 +92,7 @@ def run(
             # A block that methods join later keeps what its training took.
             spent = {name: t / len(numbers) for name, t in took.items()} | spent
             notes = dict(shadows=numbers.tolist(), seconds=spent, of=own)
+            notes |= {"outside_epsilon": note for note in private.page_notes(study.config)}
             jfu.io.save_state(path, known, notes)
             left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")

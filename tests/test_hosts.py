@@ -3,6 +3,7 @@
 import itertools
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from host_worker import HELD, dataset, federation
 from test_launch import ROOT, environment, launch, rows_of
 
 import jfu.data
+from jfu.io import load_params
 from launch.hosts import alike, check
 
 
@@ -299,6 +301,24 @@ def test_training_and_a_request_on_two_hosts(tmp_path):
         rows = (rows_of(tmp_path / name, without=("seconds",)) for name in (ours, theirs))
         close(*rows)
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
+@pytest.mark.slow
+def test_two_hosts_share_a_secret_that_the_first_one_keeps(tmp_path):
+    """Stopped after a round, and gone on with on both and in one process: the same noise."""
+    paths = [tmp_path / name for name in ("first", "other")]
+    private = [*SMALL, "--dp_clip=1", "--absent=0.2", "--nobackdoor", "--checkpoint_every=1"]
+    ended = on_hosts(*commands("train", paths, *private, "--max_minutes=0"))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    assert (paths[0] / "secret" / "0-train").is_file() and not paths[1].exists()
+    alone = tmp_path / "alone"
+    shutil.copytree(paths[0], alone)
+    launch("train", *private, "--devices=2", f"--workdir={alone}")
+    ended = on_hosts(*commands("train", paths, *private))
+    assert [status for status, _, _ in ended] == [0, 0], ended
+    both, one = (load_params(path / "model.safetensors") for path in (paths[0], alone))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), both, one)
+    assert not any((path / "secret").exists() for path in (paths[0], alone))
 
 
 @pytest.mark.slow

@@ -279,6 +279,7 @@ def test_what_a_model_from_elsewhere_tells_is_not_known(data, monkeypatch):
         (dict(init_params="A/model", rounds_before=6), 10),
         (dict(init_params="other.msgpack"), None),
         (dict(init_params="B/model", rounds_before=None), None),
+        (dict(dp_noise_from_seed=True), None),
     ],
 )
 def test_a_models_rounds_are_known_or_not(changes, before, tmp_path, monkeypatch):
