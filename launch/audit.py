@@ -175,7 +175,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
             files |= {str(path.relative_to(where)): jfu.ledger.digest(path) for path in blocks}
     measures, missing, broken = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
     notes += partial(names, config, seeds)
-    notes += private.page_notes(config)
+    notes += [note for note in [private.page_note(config)] if note]
     methods = {}
     anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
     for name in measures:

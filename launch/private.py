@@ -138,14 +138,14 @@ OUTSIDE = (
 )
 
 
-def page_notes(config: Config) -> list[str]:
-    """What the page of an audit says of a private run."""
+def page_note(config: Config) -> str:
+    """What the page of an audit says of a private run, and its shadows; empty without DP."""
     if config.dp_clip is None:
-        return []
-    return [
+        return ""
+    return (
         "This page is outside epsilon, and so are the answers of shadow federations: they are made "
         "of clients' examples as they are, and are for those who may see these."
-    ]
+    )
 
 
 def title(config: Config) -> str:

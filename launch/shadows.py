@@ -92,7 +92,8 @@ def run(
             # A block that methods join later keeps what its training took.
             spent = {name: t / len(numbers) for name, t in took.items()} | spent
             notes = dict(shadows=numbers.tolist(), seconds=spent, of=own)
-            notes |= {"outside_epsilon": note for note in private.page_notes(study.config)}
+            if note := private.page_note(study.config):
+                notes["outside_epsilon"] = note
             jfu.io.save_state(path, known, notes)
             left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")

@@ -269,7 +269,7 @@ def test_no_noise_has_no_epsilon_and_says_why(data):
         said = "\n".join(private.outlook(config, trial, {"not": 1}))
         assert (words or "epsilon") in said
     assert private.published(PLAIN, row) == row
-    assert private.outlook(PLAIN, trial, {"not": 1}) == [] == private.page_notes(PLAIN)
+    assert private.outlook(PLAIN, trial, {"not": 1}) == [] and private.page_note(PLAIN) == ""
 
 
 def test_what_epsilon_and_delta_are_worth_is_said_before_the_first_round(data):
