@@ -148,6 +148,11 @@ def why(number: int, native: str) -> str:
             "two processes came with the same --host_id; give every host its own, and start all of "
             "them again to go on from the last checkpoint"
         )
+    if "Unexpected task registered" in native:
+        return (
+            "the first host expects nobody with this --host_id; give all hosts the same --hosts, "
+            "and start all of them again"
+        )
     if status := re.search(r"absl::Status: (.+?)(?: \[type\.|\s*$)", native, re.MULTILINE):
         return lost(status[1])
     limited = limit() is not None and number != signal.SIGKILL

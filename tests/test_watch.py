@@ -89,6 +89,8 @@ def state(pid):
 def test_words_of_native_code():
     third = "F1 absl::Status: ABORTED: 1 unexpectedly tried with a different incarnation. It has"
     assert watch.why(6, third).startswith("two processes came with the same --host_id")
+    many = "F1 absl::Status: INVALID_ARGUMENT: Unexpected task registered with task=2"
+    assert "give all hosts the same --hosts" in watch.why(6, many)
     assert "(SIGSEGV); with --debug it says more" in watch.why(11, "*** stack ***")
     for words in ("what():  std::bad_alloc", "creation via pthread_create() failed."):
         assert watch.why(6, words).startswith("memory ran out; allow more")
