@@ -34,6 +34,7 @@ def watched(code, size=64 * GB):
         ("os.kill(os.getpid(), signal.SIGSEGV)", 1, "allows this process 64 GB; allow more"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 1, "this process was killed, as the system does"),
         ('os.write(2, b"cannot\\n"); os._exit(127)', 1, "memory ran out"),
+        ('os.write(2, b"pthread_create failed"); signal.raise_signal(2)', 1, "memory ran out"),
         ('raise MemoryError("Unable to allocate 9 TiB")', 2, "memory ran out"),
         ('raise ValueError("no such client")', 2, "no such client"),
         ('main.tell("error: told"); os.abort()', 1, "told"),
