@@ -373,7 +373,8 @@ def restore(flat: Mapping[str, np.ndarray], like: PyTree, source: Any) -> PyTree
     """Arrays by path -> the structure of ``like``; refuses other paths, shapes and dtypes."""
     wanted = by_name(like)
     if wanted.keys() != flat.keys():
-        missing, extra = sorted(wanted.keys() - flat.keys()), sorted(flat.keys() - wanted.keys())
+        missing, extra = wanted.keys() - flat.keys(), flat.keys() - wanted.keys()
+        missing, extra = ([name[:80] for name in sorted(names)] for names in (missing, extra))
         raise ValueError(
             f"{source} holds other arrays than expected (missing {missing[:5]}, not expected "
             f"{extra[:5]}); it belongs to another model or optimizer"

@@ -88,8 +88,11 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
                 "nothing was touched"
             )
         return WorkDir(where, None)
+    from launch.runs import check_types
+
     try:
         kept = read_json(notes, finite=False)  # an infinity stands in older ones
+        check_types(kept)
         had = later(kept["config"]) | kept["config"] | kept["more"]
         known = later(kept["config"]) | named_by_content(kept) | kept["more"]
         layout = Layout(**kept["layout"])

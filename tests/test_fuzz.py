@@ -561,7 +561,7 @@ def kept(folder):
 def test_many_changed_files_are_results_or_sentences(samples, name):
     path, content, _ = samples[name]
 
-    @settings(MANY, max_examples=3000, derandomize=False)
+    @settings(MANY, max_examples=1000, derandomize=False)
     @given(changed(READERS[name].suffix, None))
     def run(change):
         check(samples, name, change)
