@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -35,6 +36,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         elif watch.wanted("coordinator" in flags.FLAGS and flags.FLAGS.coordinator):
             raise SystemExit(watch.over(show_all=flags.FLAGS.debug))
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
+        warnings.filterwarnings("ignore", module="joblib")  # which tries what it can write, too
         if len(argv) > 1:
             complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
         if name := passed_over(sys.argv[1:]):

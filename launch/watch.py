@@ -174,12 +174,13 @@ def why(number: int, native: str) -> str:
 def lost(reason: str) -> str:
     """What a user is told where another host has gone.
 
-    >>> lost("Socket closed")[:53]
+    >>> lost("Socket closed [type.googleapis.com/more]")[:53]
     'this host failed or lost another one (Socket closed);'
     """
+    gist = " ".join(reason.partition("[type.")[0].split())
     return (
-        f"this host failed or lost another one ({' '.join(reason.split())}); see what the others "
-        "say, and start all of them again to go on from the last checkpoint"
+        f"this host failed or lost another one ({gist}); see what the others say, and start all of "
+        "them again to go on from the last checkpoint"
     )
 
 

@@ -61,6 +61,18 @@ def test_a_run_under_a_limit_that_is_too_small(tmp_path):
     assert err.count("error: ") == 1 and "Traceback" not in err and "Fatal" not in err
 
 
+def test_a_limit_of_no_bytes_for_files(tmp_path):
+    """Of whatever is written: one sentence, also where libraries try what they can write."""
+    import resource
+
+    none = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    flags = ["--dataset=digits", "--model=mlp1", "--rounds=1", f"--workdir={tmp_path / 'w'}"]
+    status, out, err = ended(started("-m", "launch.train", *flags, preexec_fn=none))
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"error: {tmp_path / 'w'}/config.json could not be writ")
+    assert err.count("error: ") == 1 and "Traceback" not in err and "joblib" not in err
+
+
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
 
 
