@@ -234,9 +234,16 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def digest(path: str | os.PathLike) -> str:
-    """SHA-256 of a plain file, as hexadecimal text."""
+def digest(path: str | os.PathLike, *, most: int | None = None) -> str:
+    """SHA-256 of a plain file, as hexadecimal text.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no plain file, or has more than ``most`` bytes.
+    """
     with files.opened(path) as file:
+        if most is not None and os.fstat(file.fileno()).st_size > most:
+            raise ValueError(f"{files.shown(path)} has more than {most} bytes, the most it may")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -70,8 +70,6 @@ def ledger() -> None:
         lines = records.read(path, FLAGS.head)
     except ValueError as error:
         main.complain(str(error), status=1)
-    if not lines:
-        main.complain(f"{path / records.LEDGER} is empty: its lines were removed", status=1)
     for line in lines:
         try:
             show(told(line))

@@ -26,7 +26,7 @@ from absl import flags
 
 import jfu.io
 import jfu.ledger
-from jfu.files import read_bytes, shown
+from jfu.files import MOST, read_bytes, shown
 from jfu.io import check_state, load_params, load_seal, write_bytes
 from launch import hosts, locks
 from launch.flags import Config
@@ -36,6 +36,7 @@ from launch.runs import read_run
 from launch.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir, own_notes, read_results
 
 LEDGER = "ledger.jsonl"
+LARGE = 2**28  # bytes of results, which are 600,000 rows
 
 # What of a row of results.jsonl stands in the ledger.
 EVIDENCE = ("retain", "forget", "test", "mia_matched", "asr", "epsilon")
@@ -120,8 +121,8 @@ def believe(path: pathlib.Path) -> None:
     told, results = [line for line in mine if "results" in line], path / RESULTS
     if not os.path.lexists(results):
         return
-    if not (told and jfu.ledger.digest(results) == told[-1]["results"]):
-        _check_rows(path)
+    if not (told and jfu.ledger.digest(results, most=LARGE) == told[-1]["results"]):
+        _check_rows(path, told[-1] if told else {})
 
 
 def settle(path: pathlib.Path) -> None:
@@ -168,8 +169,12 @@ def named_cells(mine: Sequence[dict[str, Any]]) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _check_rows(path: pathlib.Path) -> None:
-    """The results are what the cells say, by method and seed."""
+def _check_rows(path: pathlib.Path, last: dict[str, Any]) -> None:
+    """The results are what the cells say, by method and seed, and all that a line named is there.
+
+    Args:
+      last: the last line that says what results were; a run that goes on only adds to them.
+    """
     from launch.cells import as_original
 
     run = read_run(str(path))
@@ -178,6 +183,8 @@ def _check_rows(path: pathlib.Path) -> None:
     groups: dict[tuple, list] = {}
     for row in read_results(work):
         groups.setdefault((row["seed"], row["method"]), []).append(row)
+    known = {(seed, name) for seed in last.get("seeds", []) for name in last.get("methods", [])}
+    groups |= {place: [] for place in sorted(known - groups.keys())}
     for (seed, method), rows in groups.items():
         own = "train" if (method, run.script) == ("original", "train") else method
         cell = work.cell(seed, own)
@@ -213,6 +220,8 @@ def cells_of(work: WorkDir, names: Iterable[tuple[int, str]]) -> dict[str, str]:
 
 def _lines(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
     lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
+    if not lines and os.path.lexists(path / LEDGER):
+        raise ValueError(f"{path / LEDGER} is empty: its lines were removed")
     for line in lines:
         named = [line.get(name, {}) for name in ("files", "cells", "wrote", "draws")]
         named = all(isinstance(one, dict) for one in named)
@@ -227,7 +236,8 @@ def _lines(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[d
 
 def settings(path: pathlib.Path) -> str | None:
     """The digest of a work directory's config.json."""
-    return jfu.ledger.digest(path / CONFIG) if (path / CONFIG).is_file() else None
+    notes = path / CONFIG
+    return jfu.ledger.digest(notes, most=MOST) if notes.is_file() else None
 
 
 def own(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -262,7 +272,8 @@ def _check_model(path: pathlib.Path, mine: list[dict[str, Any]], source: bool) -
 
 def _check_results(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
     results, told = path / RESULTS, [line for line in mine if "results" in line]
-    if told and (not results.exists() or jfu.ledger.digest(results) != told[-1]["results"]):
+    there = results.exists() and jfu.ledger.digest(results, most=LARGE)
+    if told and there != told[-1]["results"]:
         raise ValueError(
             f"{results} is not what line {told[-1]['number']} of its ledger says: it was changed, "
             "or a run that adds to it has not finished"

@@ -367,7 +367,7 @@ def read_results(work: WorkDir) -> list[dict[str, Any]]:
     if not os.path.lexists(path):
         return []
     try:
-        rows = read_lines(path, most=2**28, finite=False)  # 600,000 rows
+        rows = read_lines(path, most=2**28, finite=False)
         check_rows(rows)
     except ValueError as error:
         raise ValueError(

@@ -66,6 +66,24 @@ EDITS = {
 }
 
 
+@pytest.mark.parametrize("change", [lambda rows: rows.clear(), lambda rows: rows.pop(0)])
+def test_results_of_whole_cells_that_are_missing_are_refused(tmp_path, change):
+    """A run that goes on adds to them; before the ledger has a line it may not have come so far."""
+    edited(written(tmp_path / "W").path / "results.jsonl", change)
+    with pytest.raises(ValueError, match=r"results.jsonl is not what its ledger says, nor what"):
+        records.believe(tmp_path / "W")
+    edited(written(tmp_path / "V", ended=False).path / "results.jsonl", change)
+    records.believe(tmp_path / "V")
+
+
+def test_a_ledger_that_was_emptied_is_told(tmp_path):
+    work = written(tmp_path / "W")
+    (work.path / "ledger.jsonl").write_text("")
+    for read in (records.believe, records.settle, records.check, records.read):
+        with pytest.raises(ValueError, match="ledger.jsonl is empty: its lines were removed"):
+            read(work.path)
+
+
 @pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
 def test_results_that_were_edited_are_refused(work, change):
     """By whoever reads them, also before a line of the ledger says what they are."""
