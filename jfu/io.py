@@ -170,7 +170,8 @@ def load_params(path: str | os.PathLike | BinaryIO) -> dict:
       FileNotFoundError: there is no such file.
       ValueError: another ending, or a file that is truncated or of another kind.
     """
-    kind, content = _kind(_name(path)), _read(path)
+    kind = _kind(_name(path))
+    content = _read(path, kind[1:])
     path = _name(path)
     try:
         if kind == ".msgpack":
@@ -290,7 +291,7 @@ def load_seal(path: str | os.PathLike) -> str | None:
 
 
 def _checkpoint(path: str | os.PathLike | BinaryIO) -> tuple[dict[str, np.ndarray], Any]:
-    path, content = _name(path), _read(path)
+    path, content = _name(path), _read(path, "a checkpoint")
     try:
         flat = _deserialize(content)  # checks offsets and lengths
         length = int.from_bytes(content[:8], "little")
@@ -400,9 +401,23 @@ def _name(path: str | os.PathLike | BinaryIO) -> pathlib.Path:
     return pathlib.Path(getattr(path, "name", path) if hasattr(path, "read") else path)
 
 
-def _read(path: str | os.PathLike | BinaryIO) -> bytes:
+def _read(path: str | os.PathLike | BinaryIO, kind: str) -> bytes:
+    """The file's bytes; of safetensors none before its header says that there are as many."""
     if hasattr(path, "read"):
         return path.read()
+    if kind == "msgpack":
+        return files.read_bytes(path)
+    with files.opened(path) as file:
+        try:
+            length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+            if length > min(files.MOST, size - 8):
+                raise ValueError(f"its header claims {length} bytes")
+            header = files.parse_json(file.read(length), "its header")
+            ends = [header[name]["data_offsets"][1] for name in header if name != "__metadata__"]
+            if 8 + length + max(ends, default=0) != size:
+                raise ValueError(f"its header claims other arrays than its {size} bytes hold")
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise _unreadable(path, kind, error) from None
     return files.read_bytes(path)
 
 

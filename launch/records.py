@@ -122,7 +122,7 @@ def believe(path: pathlib.Path) -> None:
     if not os.path.lexists(results):
         return
     if not (told and jfu.ledger.digest(results, most=LARGE) == told[-1]["results"]):
-        _check_rows(path, told[-1] if told else {})
+        _check_rows(path, told[-1] if told else {}, named_cells(mine))
 
 
 def settle(path: pathlib.Path) -> None:
@@ -169,11 +169,12 @@ def named_cells(mine: Sequence[dict[str, Any]]) -> dict[str, tuple[int, str]]:
     return found
 
 
-def _check_rows(path: pathlib.Path, last: dict[str, Any]) -> None:
+def _check_rows(path: pathlib.Path, last: dict[str, Any], cells: Iterable[str]) -> None:
     """The results are what the cells say, by method and seed, and all that a line named is there.
 
     Args:
       last: the last line that says what results were; a run that goes on only adds to them.
+      cells: the names of those that lines name.
     """
     from launch.cells import as_original
 
@@ -184,6 +185,8 @@ def _check_rows(path: pathlib.Path, last: dict[str, Any]) -> None:
     for row in read_results(work):
         groups.setdefault((row["seed"], row["method"]), []).append(row)
     known = {(seed, name) for seed in last.get("seeds", []) for name in last.get("methods", [])}
+    parts = [cell.partition("-") for cell in cells]
+    known |= {(int(seed), name) for seed, _, name in parts if seed.isdecimal()}
     groups |= {place: [] for place in sorted(known - groups.keys())}
     for (seed, method), rows in groups.items():
         own = "train" if (method, run.script) == ("original", "train") else method

@@ -337,7 +337,7 @@ def test_an_answer_that_changes_nothing_is_none(place, forks):
         (["--method=finetune", "--recovery_rounds=0"], "is the model that the request met"),
         (
             ["--method=finetune", "--recovery_rounds=1", "--recovery_lr=0", "--stop=budget"],
-            "is the model that the request met",
+            "--recovery_lr=0 learns nothing",
         ),
         (["--method=not", "--recovery_rounds=0"], "not changed signs alone"),
     ):
@@ -345,5 +345,8 @@ def test_an_answer_that_changes_nothing_is_none(place, forks):
         ended = forks.run("unlearn", *flags, *more, f"--workdir={folder}")
         assert ended.status == 2 and said in ended.said, ended.said
         assert not (folder / "model.safetensors").exists()
-        assert "answered" not in (folder / "ledger.jsonl").read_text()
-    assert unlocked(place / "A") == before
+        ledger = folder / "ledger.jsonl"
+        assert not ledger.exists() or "answered" not in ledger.read_text()
+    after = unlocked(place / "A")  # whose ledger names what was begun from it
+    assert after.pop("ledger.jsonl").startswith(before.pop("ledger.jsonl"))
+    assert after == before

@@ -484,3 +484,13 @@ def test_notes_are_json_in_the_header(tmp_path):
     content = (tmp_path / "a").read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert json.loads(header["__metadata__"]["notes"]) == {"x": 1}
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "state"])
+def test_a_file_is_not_read_that_is_larger_than_its_header_says(tmp_path, name):
+    path = tmp_path / name
+    io.save_state(path, {"w": np.zeros(3, np.float32)}, {"round": 1})
+    os.truncate(path, 2**41)  # without content; more than any memory
+    for read in [io.load_arrays, io.check_state] + [io.load_params] * (name != "state"):
+        with pytest.raises(ValueError, match="claims other arrays than its"):
+            read(path)
