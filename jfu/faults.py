@@ -43,7 +43,8 @@ def censored(
 
     An update becomes zero with weight zero where its squares do not add up to a finite number,
     where it is longer than ``max_norm``, and where its weight is negative or no finite number,
-    which counts as ``not_finite`` too. A weight above ``weigh(client)`` becomes that.
+    which counts as ``not_finite`` too. A weight above ``weigh(client)`` becomes that, and who has
+    nothing to weigh sends nothing.
 
     Args:
       max_norm: Euclidean length that a whole update may have; any if not given.
@@ -77,10 +78,11 @@ def censored(
         # left itself out has said why.
         counts = ~numeric | (said > 0)
         why = jnp.where(out > 0, out, jnp.where(counts, why, 0.0))
-        update = jax.tree.map(lambda u: jnp.where(stays, u, jnp.zeros_like(u)), update)
-        most = jnp.asarray(weigh(client), jnp.float32)
+        weight = jnp.where(stays, jnp.minimum(said, jnp.asarray(weigh(client), jnp.float32)), 0.0)
+        # Who weighs nothing sends nothing, also where updates are not weighed.
+        update = jax.tree.map(lambda u: jnp.where(weight > 0, u, jnp.zeros_like(u)), update)
         return update, info._replace(
-            weight=jnp.where(stays, jnp.minimum(said, most), 0.0),
+            weight=weight,
             loss=jnp.where(stays, info.loss, 0.0),
             steps=_number(info.steps),
             forwards=_number(info.forwards),

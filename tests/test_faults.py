@@ -168,6 +168,16 @@ def test_who_is_away_weighs_nothing_whatever_it_says(clients):
     assert info.clients.weight.tolist() == [3, 0, 2]
 
 
+def test_who_weighs_nothing_sends_nothing(clients):
+    """Where a method looks at directions alone, an update without a weight would count too."""
+    shared = jfu.types.Broadcast({"params": jnp.zeros(2)}, jnp.zeros((), jnp.int32))
+    for who, said in ((only(clients, 0, 2), [3, 1, 2]), (clients, [3, 0, 2])):
+        work = faults.censored(sends(U, said))
+        updates, info = jfu.map_clients(work)(shared, who, jax.random.key(0))
+        np.testing.assert_array_equal(updates["params"], U * [[1], [0], [1]])
+        assert info.weight.tolist() == [3, 0, 2] and info.left_out.tolist() == [0, 0, 0]
+
+
 def test_other_weights_are_asked_for_by_name(clients):
     """All alike, or what clients say; but never what is no number."""
     found, _ = one_round(clients, U, weigh=lambda client: 1.0)

@@ -160,6 +160,37 @@ def test_the_table_of_streaming_is_that_of_the_recorded_results():
     assert shown == streaming.markdown([json.loads(line) for line in lines])
 
 
+def test_the_table_of_attacks_is_that_of_the_recorded_results():
+    """And what is said below it."""
+    from launch import robustness
+
+    lines = (ROOT / "launch" / "results" / "robustness-digits-cpu.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    shown = README.split("<!-- robustness -->\n")[1].split("<!-- /robustness -->")[0]
+    assert shown == robustness.markdown(rows)
+    worst = lambda part, name, attack, bad: min(
+        np.mean(row["accuracy"])
+        for row in rows
+        if (row["partition"], row["aggregator"]) == (part, name)
+        and (row["attack"], row["bad"]) == (attack, bad)
+    )
+    iid, skewed = robustness.PARTS
+    best = {part: worst(part, "mean", "none", 1) for part in robustness.PARTS}
+    lost = lambda part, name: best[part] - worst(part, name, "sign", 3)
+    of = lambda part: [round(lost(part, name)) for name in ("limited", "clipped")]
+    assert (of(iid), of(skewed)) == ([16, 18], [26, 36])
+    tried = [attack for attack in robustness.ATTACKS if attack != "none"]
+    least = lambda part, name, bad: min(worst(part, name, attack, bad) for attack in tried)
+    for name in ("median", "trimmed", "multi-krum", "geometric", "mixed"):
+        assert min(least(iid, name, bad) for bad in robustness.BAD) > best[iid] - 5
+    ends = {name: least(skewed, name, 3) for name in robustness.AGGREGATORS}
+    assert max(ends, key=ends.get) == "mixed" and int(ends["mixed"]) == 52
+    one = {name: least(skewed, name, 1) for name in robustness.AGGREGATORS}
+    assert max(one, key=one.get) == "limited" and round(best[skewed] - one["limited"]) == 4
+    krum = worst(skewed, "krum", "none", 1), worst(skewed, "krum", "inner", 1)
+    assert [round(value) for value in (*krum, worst(iid, "krum", "inner", 3))] == [64, 22, 83]
+
+
 def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
     from launch import report, rounds
 
