@@ -294,18 +294,18 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
-    unknown = (batch.mask > 0) & ~known(batch.y, logits.shape[-1])
-    each = jnp.where(label | unknown[:, None], each, 0).sum(-1) * jnp.where(unknown, jnp.nan, 1.0)
+    other = (batch.mask > 0) & unknown(batch.y, logits.shape[-1])
+    each = jnp.where(label | other[:, None], each, 0).sum(-1) * jnp.where(other, jnp.nan, 1.0)
     return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1)
 
 
-def known(y: jax.Array, classes: int) -> jax.Array:
-    """Which labels name a class.
+def unknown(y: jax.Array, classes: int) -> jax.Array:
+    """Which labels name no class.
 
-    >>> known(jnp.array([-1, 0, 3]), 3).tolist()
-    [False, True, False]
+    >>> unknown(jnp.array([-1, 0, 3]), 3).tolist()
+    [True, False, True]
     """
-    return (y >= 0) & (y < classes)
+    return (y < 0) | (y >= classes)
 
 
 def classification(apply: Callable) -> LossFn:

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jfu.clients import in_batches
-from jfu.local import known
+from jfu.local import unknown
 from jfu.types import PyTree, Variables
 
 GAP_MEASURES = ("retain", "forget", "test", "mia")
@@ -46,7 +46,7 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
         def batch(variables, rows):
             logits = logits_of(apply(variables, rows[0])).astype(jnp.float32)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
-            loss = jnp.where(known(rows[1], logits.shape[-1]), loss, jnp.nan)
+            loss = jnp.where(unknown(rows[1], logits.shape[-1]), jnp.nan, loss)
             # The most likely class of a model that has diverged is not an answer.
             return loss, (logits.argmax(-1) == rows[1]) & jnp.isfinite(loss)
 

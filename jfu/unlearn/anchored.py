@@ -20,7 +20,7 @@ import optax
 
 from jfu.faults import guarded
 from jfu.fedavg import fedavg
-from jfu.local import known
+from jfu.local import unknown
 from jfu.types import ClientFn, FederatedAlgorithm, LossFn, Model, Selector, Unlearner, Variables
 from jfu.unlearn.negation import negation
 from jfu.unlearn.phases import Beside
@@ -95,7 +95,7 @@ def anchored_loss(model: Model, old: Variables, temperature: float, anchor: floa
         logits, changed = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
         wise = jax.lax.stop_gradient(model.apply(old, batch.x)[0])
         labels = optax.softmax_cross_entropy_with_integer_labels(logits, batch.y)
-        labels = jnp.where(known(batch.y, logits.shape[-1]), labels, jnp.nan)
+        labels = jnp.where(unknown(batch.y, logits.shape[-1]), jnp.nan, labels)
         soft = jax.nn.log_softmax(logits / temperature)
         answers = optax.kl_divergence(soft, jax.nn.softmax(wise / temperature))
         each = (1 - anchor) * labels + anchor * temperature**2 * answers

@@ -29,7 +29,7 @@ import optax
 from jfu.clients import map_clients
 from jfu.faults import guarded
 from jfu.fedavg import check_shapes, fedavg
-from jfu.local import known
+from jfu.local import unknown
 from jfu.sums import narrow, norm, squares, wide
 from jfu.types import (
     Broadcast,
@@ -117,7 +117,7 @@ def bounded(model: Model) -> LossFn:
     def loss(variables, batch, key):
         logits, changed = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
         p = jnp.exp(-optax.softmax_cross_entropy_with_integer_labels(logits, batch.y))
-        each = jnp.where(known(batch.y, logits.shape[-1]), -jnp.log1p(-p / 2), jnp.nan)
+        each = jnp.where(unknown(batch.y, logits.shape[-1]), jnp.nan, -jnp.log1p(-p / 2))
         return (each * batch.mask).sum() / jnp.maximum(batch.mask.sum(), 1), changed
 
     return loss

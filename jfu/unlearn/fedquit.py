@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jfu.fedavg import fedavg
-from jfu.local import known, local_sgd
+from jfu.local import local_sgd, unknown
 from jfu.types import FederatedAlgorithm, LossFn, Model, Needs, Unlearner, Variables
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
@@ -74,4 +74,4 @@ def quasi_competent(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     true = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     wise = jnp.where(true, logits.min(-1, keepdims=True), logits)
-    return jnp.where(known(labels, logits.shape[-1])[:, None], wise, jnp.nan)
+    return jnp.where(unknown(labels, logits.shape[-1])[:, None], jnp.nan, wise)
