@@ -89,17 +89,31 @@ def _add_since(found: Lineage, seen: set[str]) -> None:
     waiting = list(found.steps)
     while waiting:
         step = waiting.pop(0)
-        for line in (line for line in step.lines if line["event"] == "begun"):
-            beside = os.path.join(os.path.realpath(step.folder), str(line.get("beside")))
-            places = [pathlib.Path(str(line.get("path"))), pathlib.Path(os.path.normpath(beside))]
-            there = [place for place in places if records.settings(place) == line.get("run")]
-            if not there:
-                missing = Missing(places[0], step.folder, True)
-                found.missing.extend([missing] * (missing not in found.missing))
-            elif (place := os.path.realpath(there[0])) not in seen:
-                seen.add(place)
-                if (more := later(there[0], step, found)) is not None:
+        told = {(str(x.get("path")), x.get("run")): x for x in step.lines if x["event"] == "begun"}
+        there = {key: place for key, line in told.items() if (place := _begun_at(step, line))}
+        # One that was moved alone is not where it was; a step without another line is that.
+        taken = {os.path.realpath(place) for place in there.values()}
+        spare = [s for s in found.steps if os.path.realpath(s.folder) not in taken]
+        for key in sorted(told.keys() - there.keys(), key=str):
+            same = [s for s in spare if s is not step and records.settings(s.folder) == key[1]]
+            if same:
+                spare.remove(same[0])
+            else:
+                found.missing.append(Missing(pathlib.Path(key[0]), step.folder, True))
+        for place in there.values():
+            if os.path.realpath(place) not in seen:
+                seen.add(os.path.realpath(place))
+                if (more := later(place, step, found)) is not None:
                     waiting.append(more)
+
+
+def _begun_at(step: Step, line: dict[str, Any]) -> pathlib.Path | None:
+    """Where the run lies that a line names: where it was, or where that is from here."""
+    beside = os.path.join(os.path.realpath(step.folder), str(line.get("beside")))
+    for place in (str(line.get("path")), os.path.normpath(beside)):
+        if records.settings(pathlib.Path(place)) == line.get("run"):
+            return pathlib.Path(place)
+    return None
 
 
 def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:

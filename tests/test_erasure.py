@@ -369,6 +369,19 @@ def test_what_came_later_and_has_not_finished_is_told_and_stops_no_removal(root)
     assert broken.path == root / "D" and "results.jsonl is not what line" in broken.what
 
 
+def test_one_that_was_moved_alone_is_not_missed(root, tmp_path):
+    """Where a proof is asked of it; a second answer with the very same settings is."""
+    erasure.erase(*opened(root / "B"), "not")
+    moved = pathlib.Path(shutil.move(root / "B", tmp_path / "B"))
+    held = [h for h in erasure.holdings(moved, "client:0")[0] if h.holds]
+    assert [h.path for h in held] == []
+    run = records.settings(moved)
+    line = {"event": "begun", "config": records.settings(root / "A"), "run": run, "path": "/x/B"}
+    ledger.append(root / "A" / "ledger.jsonl", line | {"from": "", "beside": "../x"})
+    held = [h for h in erasure.holdings(moved, "client:0")[0] if h.holds]
+    assert len(held) == 1 and held[0].lost
+
+
 def test_runs_are_told_in_the_ledger_that_they_began_from(root):
     for source, name in (("A", "B"), ("B", "C")):
         lines = ledger.read(root / source / "ledger.jsonl")
