@@ -407,6 +407,17 @@ def _read(path: str | os.PathLike | BinaryIO, kind: str) -> bytes:
         return path.read()
     if kind == "msgpack":
         return files.read_bytes(path)
+    check_size(path, kind)
+    return files.read_bytes(path)
+
+
+def check_size(path: str | os.PathLike, kind: str = "safetensors") -> None:
+    """Refuses a safetensors file whose header claims other arrays than it has bytes for.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no plain file, truncated, padded or of another kind.
+    """
     with files.opened(path) as file:
         try:
             length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
@@ -418,7 +429,6 @@ def _read(path: str | os.PathLike | BinaryIO, kind: str) -> bytes:
                 raise ValueError(f"its header claims other arrays than its {size} bytes hold")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise _unreadable(path, kind, error) from None
-    return files.read_bytes(path)
 
 
 def _deserialize(content: bytes) -> dict[str, np.ndarray]:

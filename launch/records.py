@@ -27,7 +27,7 @@ from absl import flags
 import jfu.io
 import jfu.ledger
 from jfu.files import MOST, read_bytes, shown
-from jfu.io import check_state, load_params, load_seal, write_bytes
+from jfu.io import check_size, check_state, load_params, load_seal, write_bytes
 from launch import hosts, locks
 from launch.flags import Config
 from launch.identity import DRAWS
@@ -263,6 +263,7 @@ def erased(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> dict[str, str
 def _check_model(path: pathlib.Path, mine: list[dict[str, Any]], source: bool) -> None:
     model, named = path / MODEL, [line for line in mine if "model" in line]
     if model.exists():
+        check_size(model)  # before it is read whole
         if not named or jfu.ledger.digest(model) != named[-1]["model"]:
             raise ValueError(
                 f"{model} is not the model that {path / LEDGER} names last: it was changed, lines "
@@ -286,6 +287,8 @@ def _check_results(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
 def _check_history(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
     """One that no line names may be of another federation, and would pass for this one's."""
     history, named = path / HISTORY, [line for line in mine if "model" in line]
+    if named and history.exists():
+        check_size(history)
     if named and history.exists() and jfu.ledger.digest(history) != named[-1].get("history"):
         raise ValueError(
             f"{history} is not the history that line {named[-1]['number']} of its ledger names: it "
