@@ -237,11 +237,11 @@ def _counting(model: Model, signs: PyTree, many: int, batch_size: int) -> Client
         def step(number, carry):
             counts, known = carry
             batch, _ = take(client, jax.lax.dynamic_slice(order, (number * size,), (size,)))
-            label = jax.nn.one_hot(batch.y, classes) * batch.mask[:, None]
+            label = jax.nn.one_hot(batch.y, classes, dtype=jnp.float32) * batch.mask[:, None]
 
             def met(cut):
                 logits, _ = model.apply(_signed(dict(shared.variables), signs, cut), batch.x)
-                said = jax.nn.one_hot(logits.argmax(-1), classes)
+                said = jax.nn.one_hot(logits.argmax(-1), classes, dtype=jnp.float32)
                 met = label.T @ jnp.where(jnp.isfinite(logits).all(-1, keepdims=True), said, 0)
                 return met.astype(jnp.int32)  # exact beyond 2^24 too
 

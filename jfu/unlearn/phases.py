@@ -54,7 +54,7 @@ def phases(rounds: int, early: RecoverFn, later: RecoverFn) -> RecoverFn:
         def alike(step):
             def run(state, request, key):
                 new, info = step(state, request, key)
-                same = lambda new, old: new.astype(old.dtype)
+                same = lambda new, old: new if new.dtype == old.dtype else new.astype(old.dtype)
                 return jax.tree.map(same, new, state), _of_all(info, many)
 
             return run
