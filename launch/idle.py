@@ -125,7 +125,10 @@ def check(
     Raises:
       ValueError: a flag that was typed does nothing.
     """
+    from launch.experiment import read_options  # which imports this
+
     _check_rows(config)
+    read_options(config.options)  # before any note, as all that is refused
     fields = dataclasses.asdict(config) | dict(methods=", ".join(names))
     for name, lacking, mend in _idle(config, given):
         raise ValueError(_sentence(name, lacking.format(**fields), mend))

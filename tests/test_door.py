@@ -178,9 +178,10 @@ def test_flags_that_do_something_are_taken(capsys):
         (dict(aggregator="trimmed"), ["trim", "momentum", "clients", "min_examples"]),
         (dict(aggregator="clipped", dataset="cifar10"), ["clip", "data_dir"]),
         (dict(aggregator="krum", norm="batch"), ["byzantine", "layers", "follow_means"]),
-        (dict(options=("not_deepest.step=0.1",)), ["options", "recovery_rounds", "weights_only"]),
+        ({}, ["recovery_rounds", "weights_only"]),
     ):
         federation.check(changed(PLAIN, **changes), ["not", "not_deepest"], given=typed, alone=True)
+    federation.check(changed(PLAIN, options=("pgd.lr=1",)), ["pgd"], given=["options"], alone=True)
     federation.check(changed(PLAIN, proxy=0.1), ["fukd"], given=["proxy"], alone=True)
     assert capsys.readouterr().err == ""
 
