@@ -150,8 +150,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
             put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new, begin, 0)
             memory = jax.tree.map(put, memory, mine)
             # One array for each dtype through the loop and the all-reduce, not one a scalar.
-            sent = jax.tree.map(lambda t, a: t + a.sum(0), total, summable(sent))
-            return (sent, memory), _pack(info)
+            return (_added(total, sent), memory), _pack(info)
 
         numbers = jnp.arange(rows[2].shape[0])
         (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
@@ -164,8 +163,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
             total, info = carry
             sent, told, _ = _chunk(one, size)(row, memory)
             put = lambda a, new: a.at[places].set(new, mode="drop")
-            total = jax.tree.map(lambda t, a: t + a.sum(0), total, sent)
-            return total, jax.tree.map(put, info, _pack(told))
+            return _added(total, sent), jax.tree.map(put, info, _pack(told))
 
         total, info = _large(add_large, (total, cut(info)), everybody, few, size, key)
         return total, info, cut(memory), like
@@ -206,6 +204,11 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         return (total, info, *memory)
 
     return everywhere
+
+
+def _added(total: PyTree, sent: PyTree) -> PyTree:
+    """The sum and what a chunk of clients sent, in the types of sums."""
+    return jax.tree.map(lambda t, a: t + a.sum(0, dtype=a.dtype), total, summable(sent))
 
 
 def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array | None]:

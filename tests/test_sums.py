@@ -189,3 +189,21 @@ def test_float32_stays_as_it_is(variables):
 def test_what_has_no_mean_is_refused(fed, value, said):
     with pytest.raises(ValueError, match=said + ".*must be numbers; let the loss close over it"):
         fed.init({"params": jnp.zeros(2), "rng": {"a": value}})
+
+
+def test_sums_of_integers_keep_their_type_with_64_bits():
+    """int32 counts stay int32 through the running sum of clients."""
+    with jax.enable_x64(True):
+        data = clients_of([1, 2, 3])
+        work = lambda shared, client, key: (jnp.int32(2**30 // 3), client.id)
+        found, _ = jfu.sum_clients(work, chunk=2)((), data, jax.random.key(0))
+        assert found == 3 * (2**30 // 3) and found.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_sums_of_skewed_clients_are_as_wide(chunk):
+    """One client far larger than the others, which runs apart from them."""
+    data = clients_of([1] * 600 + [4000])
+    work = lambda shared, client, key: (jnp.asarray(1, jnp.bfloat16), client.id)
+    found, _ = jax.jit(jfu.sum_clients(work, chunk=chunk))((), data, jax.random.key(0))
+    assert found == 601 and found.dtype == jnp.float32
