@@ -104,7 +104,8 @@ def rmia(
     z = np.asarray(others, np.float64) / mean(other_references)
     if len(z) < 2:
         raise ValueError(f"rmia was given {len(z)} others; it needs at least 2 to compare with")
-    above = lambda rows: (rows[:, None] > gamma * z[None]).sum(1)
+    ladder = np.sort(gamma * z)  # NaN, which nothing is above, goes last
+    above = lambda rows: np.where(np.isnan(rows), 0, np.searchsorted(ladder, rows))
     itself = z > gamma * z
     return above(x) / len(z), (above(z) - itself) / (len(z) - 1)
 

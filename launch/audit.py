@@ -16,7 +16,7 @@ import pathlib
 import platform
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -50,7 +50,15 @@ def define() -> None:
         lower_bound=0,
         upper_bound=100_000,
     )
-    flags.DEFINE_integer("draws", 1000, "Draws of the bootstrap intervals.", 100, 1_000_000)
+    flags.DEFINE_boolean(
+        "control",
+        None,
+        "Retrain once more on every seed, as a control of which the answer is known: without it no "
+        "model is called forgotten. Default: where --shadows are run.",
+    )
+    flags.DEFINE_integer(
+        "draws", 1000, "Draws of the intervals of a single seed's examples.", 100, 1_000_000
+    )
     flags.DEFINE_string("data_dir", None, "Where prepared data lies, if it has moved.")
     flags.DEFINE_string("dataset", None, "Where the own data (.npz) lies, if it has moved.")
     flags.DEFINE_string("key_file", None, "The key that the ledger is kept with, if it is.")
@@ -81,7 +89,7 @@ def audit() -> None:
 
 def asked(where: pathlib.Path) -> Any:
     """What the work directory says of itself, if it can be audited with these flags."""
-    from launch import idle, records, runs, workdir
+    from launch import estimates, idle, records, runs, workdir
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
@@ -99,31 +107,21 @@ def asked(where: pathlib.Path) -> Any:
             f"--data_dir does nothing for {run.config.dataset}, which is no set of "
             "tensorflow-datasets; leave it out"
         )
-    if not workdir.read_results(workdir.WorkDir(where, run.layout)):
+    rows = workdir.read_results(workdir.WorkDir(where, run.layout))
+    if not rows:
         raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
+    if FLAGS.control and not {*estimates.RETRAINED} <= {row["method"] for row in rows}:
+        raise ValueError(
+            f"--control retrains a third time, and {where} has not two retrained models for it to "
+            "stand beside: run launch.compare with retrain among --methods and audit that"
+        )
     records.settle(where)
     return run
 
 
 def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
-    import jfu
-    import jfu.ledger
-    from launch import (
-        cells,
-        devices,
-        estimates,
-        evidence,
-        experiment,
-        identity,
-        page,
-        private,
-        reproduce,
-        runs,
-        shadows,
-        verdicts,
-        workdir,
-    )
+    from launch import devices, estimates, identity, page, private, runs, verdicts, workdir
 
     work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint, run.data, lock=lock)
     rows = workdir.read_results(work)
@@ -133,87 +131,34 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     layout = devices.start(None, None, config.clients, run.layout, FLAGS.compilation_cache)
     # Training's own rows describe the model before the request, which is original's.
     names = [n for n in dict.fromkeys(row["method"] for row in rows) if n != "train"]
-    names.sort(key=lambda n: page.REFERENCES.index(n) if n in page.REFERENCES else 9)
     seeds = sorted({row["seed"] for row in rows})
-    notes: list[str] = []
-    found: estimates.Evidence = {}
-    files: dict[str, str] = {}
-    asked = True
     with devices.on_devices(layout):
-        taken = workdir.taken(work, seeds)
-        study = experiment.study(config, layout, seeds, taken, {where: run.data})
-        main.say(f"auditing {where}; {cells.in_words(study.layout)}")
-        undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
-        tools = evidence.tools(study, undo)
-        first = None
-        for seed in seeds:
-            trial = experiment.trial(study, seed)
-            first = first or trial
-            work = workdir.with_draws(work, seed, trial.draws)
-            asked = asked and experiment.names_the_poison(study, trial)
-            models = {}
-            for name in names:
-                cell = "train" if (name, run.script) == ("original", "train") else name
-                variables = evidence.stored(work, seed, cell)
-                if variables is None:
-                    notes.append(f"The model of {name} on seed {seed} is not there or not done.")
-                    continue
-                models[name] = variables
-                files[str(work.cell(seed, cell).relative_to(where))] = jfu.ledger.digest(
-                    work.cell(seed, cell)
-                )
-            mine = [row for row in rows if row["seed"] == seed]
-            rounds = FLAGS.relearn_rounds
-            for name, measured in evidence.of_seed(
-                study, trial, models, mine, tools, rounds
-            ).items():
-                for key, arrays in measured.items():
-                    found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
-        if FLAGS.shadows:
-            more, blocks = of_shadows(work, study, first, names, found, rows, shadows)
-            notes += more + (other_shadows(run) if blocks else [])
-            files |= {str(path.relative_to(where)): jfu.ledger.digest(path) for path in blocks}
-    measures, missing, broken = estimates.estimate(found, estimates.TABLE, FLAGS.draws)
-    notes += partial(names, config, seeds)
-    notes += [note for note in [private.page_note(config)] if note]
-    methods = {}
-    anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
-    for name in measures:
-        costs = verdicts.ratios(rows, name, ratio_bounds)
-        absent = not_shown(measures[name], missing | broken[name], names, config, FLAGS)
-        if name in page.REFERENCES:
-            absent |= {key: "others are compared with it" for key in absent if key in anywhere}
-        given = verdicts.verdicts(name, measures[name], costs, absent, asked)
-        methods[name] = dict(
-            seeds=sorted({row["seed"] for row in rows if row["method"] == name}),
-            measures=measures[name],
-            not_shown=absent,
-            costs=costs,
-            verdicts={question: verdict for question, (verdict, _) in given.items()},
-            reasons={question: why for question, (_, why) in given.items()},
-        )
+        seen = look(work, run, config, layout, names, seeds, rows)
+    measures, missing, broken = estimates.estimate(seen.found, estimates.TABLE, FLAGS.draws)
+    order = [*page.REFERENCES, *names]
+    names = sorted(measures, key=order.index)
+    absent = {
+        name: not_shown(measures[name], missing | broken[name], names, config, FLAGS)
+        for name in names
+    }
+    known = verdicts.controls(measures, absent, seen.asked)
+    methods = {
+        name: judged(name, measures, absent[name], rows, seen.asked, known) for name in names
+    }
     everywhere = [entry["not_shown"] for entry in methods.values()]
-    request = first.request
+    told = [note for note in [private.page_note(config)] if note]
     return dict(
         audited=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        asked=dict(
-            request=config.forget,
-            examples=int(request.forget.mask.sum()),
-            retained=int(request.retain.mask.sum()),
-            clients=len(request.retain.id),
-            dataset=config.dataset,
-            model=config.model,
-            backdoor=config.backdoor,
-            backdoor_named=asked,
-        ),
+        asked=requested(config, seen),
         done=dict(
             rounds=config.rounds,
             recovery_rounds=config.recovery_rounds,
-            retrained=[name for name in estimates.RETRAINED if name in names],
+            retrained=[name for name in (*estimates.RETRAINED, estimates.THIRD) if name in names],
         ),
         seeds=seeds,
-        notes=notes,
+        notes=[*seen.notes, *partial(names, config, seeds, known), *told],
         questions=verdicts.RULES,
+        controls=dict(old=known.old, third=known.third),
         methods=methods,
         not_shown={
             key: everywhere[-1][key]
@@ -221,27 +166,133 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
             if all(key in absent for absent in everywhere)
         },
         curves=curves(rows),
-        reproduce=dict(
-            command=reproduce.command(run, seeds, names),
-            audit=audit_command(where),
-            config=dataclasses.asdict(run.config),
-            layout=run.layout._asdict(),
-            versions=dict(run=run.versions, audit=workdir.versions() | dict(jfu=jfu.__version__)),
-            python=platform.python_version(),
-            hashes={
-                "config.json": jfu.ledger.digest(where / "config.json"),
-                "results.jsonl": jfu.ledger.digest(where / "results.jsonl"),
-            }
-            | files,
-        ),
+        reproduce=again(where, run, seeds, names, seen.files),
+    )
+
+
+class Seen(NamedTuple):
+    """What was looked at."""
+
+    found: dict[str, Any]  # samples by method, measure and seed
+    trial: Any  # of the first seed
+    asked: bool  # whether the request names every image with the trigger
+    files: dict[str, str]  # digests of what was read
+    notes: list[str]
+
+
+def look(work, run, config, layout, names, seeds, rows) -> Seen:
+    """The samples of every model and, if they are asked for, of shadow federations."""
+    import jfu
+    import jfu.ledger
+    from launch import cells, evidence, experiment, shadows, workdir
+
+    notes: list[str] = []
+    found: dict[str, Any] = {}
+    files: dict[str, str] = {}
+    first, poisoned = None, True
+    taken = workdir.taken(work, seeds)
+    study = experiment.study(config, layout, seeds, taken, {work.path: run.data})
+    main.say(f"auditing {work.path}; {cells.in_words(study.layout)}")
+    undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
+    tools = evidence.tools(study, undo)
+    for seed in seeds:
+        trial = experiment.trial(study, seed)
+        first = first or trial
+        work = workdir.with_draws(work, seed, trial.draws)
+        poisoned = poisoned and experiment.names_the_poison(study, trial)
+        models = {}
+        for name, place, cell in stored_cells(work, run, study, trial, names, tools):
+            variables = evidence.stored(place, seed, cell)
+            if variables is None:
+                notes.append(f"The model of {name} on seed {seed} is not there or not done.")
+                continue
+            models[name] = variables
+            path = place.cell(seed, cell)
+            files[str(path.relative_to(work.path))] = jfu.ledger.digest(path)
+        mine = [row for row in rows if row["seed"] == seed]
+        of_models = evidence.of_seed(study, trial, models, mine, tools, FLAGS.relearn_rounds)
+        for name, measured in of_models.items():
+            for key, arrays in measured.items():
+                found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
+    if FLAGS.shadows:
+        more, blocks = of_shadows(work, study, first, names, found, rows, shadows)
+        notes += more + (other_shadows(run) if blocks else [])
+        files |= {str(path.relative_to(work.path)): jfu.ledger.digest(path) for path in blocks}
+    return Seen(found, first, poisoned, files, notes)
+
+
+def stored_cells(work, run, study, trial, names, tools) -> list[tuple[str, Any, str]]:
+    """Where a seed's models lie: name, work directory, cell. Makes the control's, if it is due."""
+    from launch import estimates, evidence
+
+    asked = FLAGS.shadows > 0 if FLAGS.control is None else FLAGS.control
+    first = "train" if run.script == "train" else "original"
+    out = [(name, work, first if name == "original" else name) for name in names]
+    due = asked and run.config.forget and set(estimates.RETRAINED) <= set(names)
+    if due and all(evidence.stored(work, trial.seed, n) for n in estimates.RETRAINED):
+        place = evidence.third(work, study, trial, tools.programs)
+        out.append((estimates.THIRD, place, estimates.THIRD))
+    return out
+
+
+def judged(name, measures, absent, rows, asked, known) -> dict[str, Any]:
+    """What the report says of one method."""
+    from launch import page, verdicts
+
+    costs = verdicts.ratios(rows, name)
+    given = verdicts.verdicts(name, measures[name], costs, absent, asked, known)
+    if name in page.REFERENCES:
+        anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
+        absent = absent | {k: "others are compared with it" for k in absent if k in anywhere}
+    return dict(
+        seeds=sorted({row["seed"] for row in rows if row["method"] == name}),
+        measures=measures[name],
+        not_shown=absent,
+        costs=costs,
+        verdicts={question: verdict for question, (verdict, _) in given.items()},
+        reasons={question: why for question, (_, why) in given.items()},
+    )
+
+
+def requested(config, seen: Seen) -> dict[str, Any]:
+    """What was asked for, of the first seed."""
+    request = seen.trial.request
+    return dict(
+        request=config.forget,
+        examples=int(request.forget.mask.sum()),
+        counted=int(seen.trial.exam.forget.sum()),
+        retained=int(request.retain.mask.sum()),
+        clients=len(request.retain.id),
+        dataset=config.dataset,
+        model=config.model,
+        backdoor=config.backdoor,
+        backdoor_named=seen.asked,
+    )
+
+
+def again(where, run, seeds, names, files) -> dict[str, Any]:
+    """What makes the report again, and digests of what it is of."""
+    import jfu
+    import jfu.ledger
+    from launch import reproduce, workdir
+
+    kept = {name: jfu.ledger.digest(where / name) for name in ("config.json", "results.jsonl")}
+    return dict(
+        command=reproduce.command(run, seeds, names),
+        audit=audit_command(where),
+        config=dataclasses.asdict(run.config),
+        layout=run.layout._asdict(),
+        versions=dict(run=run.versions, audit=workdir.versions() | dict(jfu=jfu.__version__)),
+        python=platform.python_version(),
+        hashes=kept | files,
     )
 
 
 def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[str], list]:
     """Adds what shadow federations show; returns notes, and the files in which they are kept."""
-    from launch import experiment
+    from launch import experiment, page
 
-    asked = [n for n in names if n not in ("original", "retrain", "retrain_again")]
+    asked = [n for n in names if n not in page.REFERENCES]
     keep = (work.more or {}).get("keep_history") or experiment.remembered(asked)
     study = experiment.remembering(study, keep, trial)
     methods = experiment.methods(study, asked)
@@ -286,19 +337,22 @@ def other_shadows(run) -> list[str]:
     return notes
 
 
-def ratio_bounds(values: Sequence[float]) -> dict[str, float]:
-    """The interval of the mean of one value a seed."""
-    import numpy as np
-
-    from launch import estimates
-
-    measure = estimates.Measure("", "", np.mean)
-    return estimates.bounds(measure, [(np.array([value]),) for value in values], FLAGS.draws)
-
-
-def partial(names: list[str], config, seeds: list[int]) -> list[str]:
+def partial(names: list[str], config, seeds: list[int], known) -> list[str]:
     """What this report cannot say, in sentences."""
+    from launch import verdicts
+
     notes = []
+    if known.mistaken:
+        notes.append(
+            f"A control failed: {verdicts.titles(known.mistaken)} took a third retraining, which "
+            "forgot by making, for a model that did not. It says no to nobody here, and there is "
+            "no yes: compare on more seeds."
+        )
+    elif known.old and "retrain" in names and len(seeds) >= verdicts.FEWEST and not known.told:
+        notes.append(
+            f"{verdicts.TOO_SMALL}: by its own rule the old model, which forgot nothing, cannot "
+            "be told from retrained ones, so no other model is called forgotten."
+        )
     if "retrain" not in names:
         notes.append(
             "There is no retrained model, so nothing can be compared with what forgetting would "
@@ -312,7 +366,7 @@ def partial(names: list[str], config, seeds: list[int]) -> list[str]:
     if len(seeds) == 1:
         notes.append("There is one seed, and one seed decides nothing: compare on five.")
     elif len(seeds) < 5:
-        notes.append(f"There are {len(seeds)} seeds; below five nothing is called forgotten.")
+        notes.append(f"There are {len(seeds)} seeds; below five nothing is decided.")
     return notes
 
 
@@ -341,6 +395,8 @@ def not_shown(
             why = "not run; --relearn_rounds=20 runs it"
         elif key == "anamnesis":
             why = "there is no retrained model that relearnt in so many rounds"
+        elif key == "relearn":
+            why = "the model that the request met is not there"
         elif measure.pair or key.startswith("rmia"):
             why = "there is no retrained model, or not every answer is finite"
         else:
@@ -352,6 +408,8 @@ def not_shown(
 def audit_command(where: pathlib.Path) -> str:
     given = ("shadows", "relearn_rounds", "draws", "shadows_chunk", "data_dir")
     words = [f"--workdir={where}"]
+    if FLAGS.control is not None:
+        words.append("--control" if FLAGS.control else "--nocontrol")
     words += [f"--{name}={FLAGS[name].value}" for name in given if FLAGS[name].value is not None]
     return "python -m launch.audit " + " ".join(map(shlex.quote, words))
 

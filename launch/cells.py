@@ -17,12 +17,13 @@ from jfu.faults import REASONS
 from launch import hosts, private, secret
 from launch.devices import place
 from launch.exam import grade
-from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, TRAIN, Study, Trial
+from launch.experiment import RECOVER, RETRAIN, RETRAIN_AGAIN, RETRAIN_THIRD, TRAIN, Study, Trial
 from launch.main import OutOfTime, say
 from launch.workdir import WorkDir, cell_notes, read_cell, write_cell
 
 # Methods that begin anew get keys of their own; all others share the recovery's.
 STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
+STREAMS |= {"retrain_third": RETRAIN_THIRD}  # launch.audit's control
 PAST = 8  # below a stream: not 0 and 1, which are its two halves where nothing is past
 
 # Why clients were left out, and rounds whose mean was not finite: in rows where there are any.

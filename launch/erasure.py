@@ -63,7 +63,7 @@ FIELDS = dict(
 )
 
 # Methods that begin anew: what they make never met the forgotten data.
-ANEW = ("retrain", "retrain_again")
+ANEW = ("retrain", "retrain_again", "retrain_third")
 
 
 def holdings(
@@ -247,7 +247,7 @@ def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str,
         return "the secret of a run's noise, which is not finished", False, True
     if name in (MODEL, HISTORY) and run.script == "train":
         return "a model" if name == MODEL else "a history of clients' updates", met, True
-    cell = re.fullmatch(r"cells/(\d+)-(.+)\.safetensors", name)
+    cell = re.fullmatch(r"(?:controls/)?cells/(\d+)-(.+)\.safetensors", name)
     if cell and _is_of(path, dict(run=run.fingerprint, method=cell[2], seed=int(cell[1]))):
         if not _is_sealed(step, path):
             return "a checkpoint that its ledger does not name", True, True

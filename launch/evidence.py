@@ -12,15 +12,17 @@ import jfu.io
 from jfu import attacks, distance
 from launch import cells
 from launch.devices import place
-from launch.estimates import RETRAINED, Arrays, percent
+from launch.estimates import RETRAINED, THIRD, Arrays, percent
 from launch.exam import sides
 from launch.experiment import Study, Trial
+from launch.locks import make_folder
 from launch.main import say
 from launch.workdir import WorkDir, cell_notes
 
 RELEARN = 6  # a stream of randomness of its own, beside those of launch.experiment
 DRAWN = 3  # likewise, of NumPy's
 FEW = 256  # images that layers are compared on
+CONTROLS = "controls"  # the folder of retrainings that are the audit's own
 
 
 class Seen(NamedTuple):
@@ -43,6 +45,19 @@ def stored(work: WorkDir, seed: int, name: str) -> Any:
         if k.startswith("variables/")
     }
     return place(jfu.io.unflatten(flat))
+
+
+def third(work: WorkDir, study: Study, trial: Trial, programs: cells.Programs) -> WorkDir:
+    """Retrains once more, different in chance alone, unless that was done before.
+
+    Returns:
+      Where its cell ``retrain_third`` lies: beside the run's own, which are its ledger's.
+    """
+    apart = work._replace(path=work.path / CONTROLS)
+    make_folder(apart.path / "cells")
+    cell = cells.runner(apart, study, trial, programs, 10)
+    cell(THIRD, study.fresh, jfu.Trained(()), trial.request, study.config.rounds, quiet=True)
+    return apart
 
 
 class Tools(NamedTuple):
@@ -202,7 +217,7 @@ def matched(exam, score: np.ndarray, *names: str) -> dict[str, Arrays]:
 
 def undone(exam, tools: Tools, seen: dict[str, Seen], name: str, trial) -> dict[str, Arrays]:
     """What is left when the negation, which is public, is taken back; of the retrained ones too."""
-    if name not in ("not", *RETRAINED):
+    if name not in ("not", *RETRAINED, THIRD):
         return {}
     back = look(tools, tools.undo(seen[name].variables), trial)
     away = distance.relative(back.variables["params"], seen["original"].variables["params"])

@@ -27,6 +27,7 @@ from launch.main import say
 
 # Independent streams of randomness, folded into a seed's key.
 TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(1, 6)
+RETRAIN_THIRD = 8  # 6 and 7 are launch.evidence's and launch.shadows'
 
 
 class Study(NamedTuple):

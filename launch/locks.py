@@ -44,7 +44,7 @@ def halves(folder: pathlib.Path) -> list[pathlib.Path]:
     work directory of its own.
     """
     places = {".": OURS, "cells": r"\d+-.+\.safetensors", "shadows": r"[\d-]+\.safetensors"}
-    places |= {"draws": r"\d+\.json"}
+    places |= {"draws": r"\d+\.json", "controls/cells": places["cells"]}
     found = []
     for place, name in places.items():
         here = folder / place

@@ -6,21 +6,24 @@ from typing import Any
 
 from launch import estimates, figures, verdicts
 
-NAMES = {"not": "NoT", "retrain_again": "retrain again", "none": "none (the old model)"}
+NAMES = {"not": "NoT", "retrain_again": "retrain again", "retrain_third": "third retraining"}
+NAMES |= {"none": "none (the old model)"}
+CONTROLS = dict(old="the old model", third="a third retraining")
 MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
-REFERENCES = ("original", "retrain", "retrain_again")
+REFERENCES = ("original", "retrain", "retrain_again", "retrain_third")
 
 FLOOR = (
-    "The noise floor of a measure is where one retrained model falls; a second retraining of every "
-    "seed, different in chance alone, is among those that it is drawn from. Both the floor and the "
-    "intervals draw examples within seeds, and so count the noise of examples twice. Of attacks "
-    "with shadow federations the floor is the interval of the same attack on retrained ones, twice "
-    "as wide. Every model is judged against the floor, never against 0 or 100."
+    "On every seed all models are judged on the same examples, and what is compared is a method's "
+    "value less the mean of the two retrained models' on that seed: most of the examples' noise is "
+    "in both. Every model is judged against retraining, never against 0 or 100. The band of a "
+    "picture is the margin within which a difference is as good as none, of measures that decide; "
+    "of others it is where the difference of one more retrained model would lie."
 )
 INTERVALS = (
-    "Intervals are percentile bootstrap intervals, nominally of 95 %, over what each table names. "
-    "Over five seeds alone such an interval holds the true mean about 84 times in 100, not 95; "
-    "where examples are drawn too it is wider."
+    "Intervals of values are of 95 %, of differences of 90 %, so that 95 in 100 lie above the low "
+    "end and 95 below the high one: Student's over seeds, with one number a seed; of shadow "
+    "federations the jackknife's over pairs; of a single seed over its examples. How often the "
+    "verdicts are wrong was measured on simulated models (launch.rates)."
 )
 
 STYLE = """
@@ -92,20 +95,54 @@ def text(report: dict[str, Any]) -> str:
     for name, entry in methods.items():
         if name not in REFERENCES:
             rows.append([title_of(name), *(entry["verdicts"][q] for q in verdicts.QUESTIONS)])
+    known = [(n, report["controls"][n]) for n in CONTROLS if report["controls"][n]]
+    for name, (verdict, why) in known:
+        small = f" ({TOO_SMALL})" if is_small(verdict, why) else ""
+        rows.append([f"control: {CONTROLS[name]}", f"{verdict}{small}", "-", "-", "-"])
     lines = [f"note: {note}" for note in report["notes"]]
     lines += ["", aligned(rows) if len(rows) > 1 else ""]
     keys = [k for k in SHOWN if any(k in entry["measures"] for entry in methods.values())]
-    rows, floors = [["mean [95 % interval]", *(SHOWN[k] for k in keys)]], {}
+    headings = [SHOWN[key] for key in keys]
+    rows = [["mean [95 % interval]", *headings]]
     for name, entry in methods.items():
-        found = [entry["measures"].get(k) for k in keys]
-        floors |= {k: f["floor"] for k, f in zip(keys, found, strict=True) if f}
-        rows.append([title_of(name), *(_interval(k, f) for k, f in zip(keys, found, strict=True))])
-    rows.append(["noise floor", *(_interval(k, floors.get(k)) for k in keys)])
+        found = [entry["measures"].get(key) for key in keys]
+        rows.append([title_of(name), *map(_interval, keys, found)])
+    lines.append(aligned(rows))
+    rows = [["difference to retraining [90 %]", *headings]]
+    for name, entry in methods.items():
+        found = [entry["measures"].get(key) or {} for key in keys]
+        if name not in estimates.RETRAINED and any(e.get("difference") for e in found):
+            rows.append([title_of(name), *map(_difference, keys, found)])
+    margins = [estimates.measure_of(key).margin for key in keys]
+    rows.append(["margin", *("-" if m is None else f"± {m:g}" for m in margins)])
     return "\n".join([*lines, aligned(rows)])
+
+
+TOO_SMALL = "too small to tell"
+
+
+def is_small(verdict: str, why: str) -> bool:
+    """Whether a verdict is that the audit itself could not tell."""
+    return verdict == verdicts.OPEN and (verdicts.TOO_SMALL in why or verdicts.WIDE in why)
 
 
 def _interval(key: str, found: dict[str, Any] | None) -> str:
     return in_words(found, 2 if estimates.measure_of(key).unit == "" else 1) if found else "-"
+
+
+def _difference(key: str, found: dict[str, Any]) -> str:
+    digits = 2 if estimates.measure_of(key).unit == "" else 1
+    return apart(found["difference"], digits) if found.get("difference") else "-"
+
+
+def apart(difference: dict[str, float], digits: int) -> str:
+    """A difference with its interval, signed.
+
+    >>> apart(dict(value=1.25, low=-0.5, high=3.0), 1)
+    '+1.2 [-0.5, +3.0]'
+    """
+    value, low, high = (f"{difference[k]:+.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def in_words(entry: dict[str, Any], digits: int) -> str:
@@ -132,6 +169,7 @@ def html(report: dict[str, Any]) -> str:
         '<div class="cards">',
         *(card(name, entry) for name, entry in report["methods"].items() if name not in REFERENCES),
         "</div>",
+        *checked(report),
         "<h2>How verdicts are made</h2>",
         f"<p>{FLOOR}</p><p>{INTERVALS}</p><dl>",
         *(
@@ -153,6 +191,23 @@ def html(report: dict[str, Any]) -> str:
     )
 
 
+def checked(report: dict[str, Any]) -> list[str]:
+    """What the rule says of models of which the answer is known."""
+    lines = ["<h2>Controls</h2>"]
+    wanted = dict(old="must be a no", third="must be yes or too small to tell")
+    for name, title in CONTROLS.items():
+        found = report["controls"][name]
+        if not found:
+            lines.append(f"<p><strong>{title}</strong>: not shown, so there is no yes.</p>")
+            continue
+        verdict, why = found
+        lines.append(
+            f'<p><strong>{title}</strong> ({wanted[name]}) <span class="mark '
+            f'{verdict.split()[-1]}">{MARKS[verdict]} {verdict}</span> {escape(why)}</p>'
+        )
+    return lines
+
+
 def what_was_done(report: dict[str, Any]) -> list[str]:
     asked, done, seeds = report["asked"], report["done"], report["seeds"]
     methods = [title_of(n) for n in report["methods"] if n not in REFERENCES]
@@ -162,6 +217,7 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
         + (
             f"then {asked['examples']} examples were to be forgotten "
             f"(<code>{escape(asked['request'])}</code>), {asked['retained']} were retained."
+            + shared(asked)
             if asked["request"]
             else "no request was made."
         )
@@ -172,7 +228,7 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
         f"recover at most, on {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
         + (
             f"retrained from scratch in {done['rounds']} rounds, "
-            f"{'twice' if len(done['retrained']) > 1 else 'once'} a seed"
+            f"{('once', 'twice', 'three times')[len(done['retrained']) - 1]} a seed"
             if done["retrained"]
             else "nothing was retrained"
         )
@@ -182,6 +238,14 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
         items = "".join(f"<p>{escape(note)}</p>" for note in report["notes"])
         lines.append(f'<div class="notes">{items}</div>')
     return lines
+
+
+def shared(asked: dict[str, Any]) -> str:
+    """That some examples are held by clients that stay as well, which nobody unlearns."""
+    many = asked["examples"] - asked.get("counted", asked["examples"])
+    if not many:
+        return ""
+    return f" Of these {many} are held by clients that stay as well, and do not count as forgotten."
 
 
 def backdoor(asked: dict[str, Any]) -> str:
@@ -237,37 +301,31 @@ def beside(tables: list[str]) -> list[str]:
 
 
 def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title: str) -> str:
-    """One measure of every model: value, interval and floor, in numbers and as a strip."""
+    """One measure of every model: value and difference with intervals, in numbers and drawn."""
     entries = {
         name: entry["measures"][key]
         for name, entry in report["methods"].items()
         if key in entry["measures"]
     }
-    one = next(iter(entries.values()))
-    floor = one["floor"]
-    ends = [e[k] for e in entries.values() for k in ("low", "high")]
-    ends += [floor["low"], floor["high"]] if floor else []
-    low, high = min(ends), max(ends)
-    margin = (high - low) * 0.04 or 0.5
-    digits = 1 if measure.unit == "%" else 3
-    number = lambda value: f"{value:.{digits}f}"
+    one, digits = next(iter(entries.values())), 1 if measure.unit == "%" else 3
+    ends = [end for e in entries.values() for end in drawn_ends(e)]
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    wide = (high - low) * 0.04 or 0.5
+    caption = about(measure, one, [*entries.values()], digits)
     unit = f", {measure.unit}" if measure.unit else ""
-    about = [measure.note] if measure.note else []
-    about += ["decides"] if measure.decides else []
-    about.append(
-        f"floor {number(floor['low'])} to {number(floor['high'])}" if floor else "no floor"
-    )
-    about.append(f"interval over {one['resampled']}")
-    if models := one.get("models"):
-        about.append(f"rests on {models[0]} unlearned and {models[1]} retrained models an example")
     rows = []
     for name, entry in report["methods"].items():
         reference = ' class="reference"' if name in REFERENCES else ""
         heading = f'<tr{reference}><th scope="row">{escape(title_of(name))}</th>'
         if name in entries:
-            words = in_words(entries[name], digits)
-            drawn = strip(entries[name], low - margin, high + margin, words)
-            cells = f'<td class="strip">{drawn}</td><td class="number">{escape(words)}</td>'
+            words, mine = escape(in_words(entries[name], digits)), entries[name]["difference"]
+            if mine:
+                said = apart(mine, digits)
+                drawn = strip(entries[name], low - wide, high + wide, said)
+                words += f'<br><span class="dim">{escape(said)}</span>'
+            else:
+                drawn = '<span class="dim">nothing to compare with</span>'
+            cells = f'<td class="strip">{drawn}</td><td class="number">{words}</td>'
         elif name not in REFERENCES:
             why = entry["not_shown"].get(key) or entry["not_shown"].get(key.partition(".")[0], "")
             cells = f'<td colspan="2" class="dim">not shown ({escape(why)})</td>'
@@ -275,27 +333,56 @@ def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title
             continue
         rows.append(f"{heading}{cells}</tr>")
     return (
-        f"<table><caption>{escape(title + unit)}<span>{escape('; '.join(about))}</span></caption>"
+        f"<table><caption>{escape(title + unit)}<span>{escape(caption)}</span></caption>"
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
+def about(measure: estimates.Measure, one: dict, entries: list[dict], digits: int) -> str:
+    """What a table's numbers are, in a line."""
+    words = [measure.note] if measure.note else []
+    words += ["decides"] if measure.decides else []
+    words += ["a sign of memory, which forbids a yes"] if measure.sign else []
+    if measure.margin is not None:
+        words.append(f"margin ± {measure.margin:g}")
+    floors = [e["floor"] for e in entries if e["floor"]]
+    if floors:
+        ends = (f"{floors[0][end]:+.{digits}f}" for end in ("low", "high"))
+        words.append(f"one more retrained model: {' to '.join(ends)}")
+    words.append(f"interval over {one['resampled']}")
+    if models := one.get("models"):
+        words.append(f"rests on {models[0]} unlearned and {models[1]} retrained models an example")
+    return "; ".join(words)
+
+
+def band(entry: dict[str, Any]) -> tuple[float, float] | None:
+    """Where a difference is as good as none, or where one more retrained model's would lie."""
+    if entry["margin"] is not None:
+        return -entry["margin"], entry["margin"]
+    floor = entry["floor"]
+    return (floor["low"], floor["high"]) if floor else None
+
+
+def drawn_ends(entry: dict[str, Any]) -> list[float]:
+    if not entry["difference"]:
+        return []
+    return [entry["difference"]["low"], entry["difference"]["high"], 0.0, *(band(entry) or ())]
+
+
 def strip(entry: dict[str, Any], low: float, high: float, words: str) -> str:
-    """A value with its interval over the floor's band, 120 units wide."""
+    """A difference with its interval over its band, 120 units wide, and where none would be."""
     place = lambda value: round(120 * (value - low) / (high - low), 1)
-    floor, shapes = entry["floor"], []
-    if floor:
-        wide = max(1.0, place(floor["high"]) - place(floor["low"]))
-        shapes.append(
-            f'<rect x="{place(floor["low"])}" width="{wide:.1f}" height="16" fill="#cfe3f7"/>'
-        )
-    a, b, middle = (place(entry[k]) for k in ("low", "high", "value"))
+    shapes, label = [], words
+    if ends := band(entry):
+        wide = max(1.0, place(ends[1]) - place(ends[0]))
+        shapes.append(f'<rect x="{place(ends[0])}" width="{wide:.1f}" height="16" fill="#cfe3f7"/>')
+        label += f", band {ends[0]:.3g} to {ends[1]:.3g}"
+    shapes.append(f'<path d="M{place(0.0)} 0V16" stroke="#8fb3d9" stroke-width="1"/>')
+    a, b, middle = (place(entry["difference"][k]) for k in ("low", "high", "value"))
     shapes.append(f'<path d="M{a} 8H{b}M{a} 4V12M{b} 4V12" stroke="#1d2430" stroke-width="1.5"/>')
     shapes.append(f'<circle cx="{middle}" cy="8" r="3.5" fill="#1d2430"/>')
-    band = f", floor {floor['low']:.3g} to {floor['high']:.3g}" if floor else ""
     return (
-        f'<svg viewBox="0 0 120 16" role="img" '
-        f'aria-label="{escape(words + band)}">{"".join(shapes)}</svg>'
+        f'<svg viewBox="0 0 120 16" role="img" aria-label="{escape(label)}">{"".join(shapes)}</svg>'
     )
 
 
@@ -313,7 +400,7 @@ def plots(report: dict[str, Any]) -> list[str]:
         series = {
             title_of(n): s
             for n, s in report["curves"].get(key, {}).items()
-            if n not in ("original", "retrain_again", "train")
+            if n not in ("original", *REFERENCES[2:], "train")
         }
         if not series:
             out.append(f'<p>{title}: not shown <span class="dim">(not measured)</span></p>')
@@ -332,10 +419,14 @@ def plots(report: dict[str, Any]) -> list[str]:
 
 
 def floor_of(report: dict[str, Any], key: str) -> tuple[float, float] | None:
-    """The floor of a measure, which is the same beside every method."""
-    entries = [entry["measures"].get(key) for entry in report["methods"].values()]
-    floor = next((e["floor"] for e in entries if e), None)
-    return (floor["low"], floor["high"]) if floor else None
+    """Where one more retrained model would lie: the floor about the mean of those there are."""
+    entries = {name: entry["measures"].get(key) for name, entry in report["methods"].items()}
+    there = [entries[name] for name in estimates.RETRAINED if entries.get(name)]
+    floor = next((e["floor"] for e in entries.values() if e and e["floor"]), None)
+    if not (there and floor):
+        return None
+    middle = sum(e["value"] for e in there) / len(there)
+    return middle + floor["low"], middle + floor["high"]
 
 
 def inline(svg: str, label: str) -> str:

@@ -23,7 +23,7 @@ def command(run, seeds: list[int], names: list[str]) -> str:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else value
             words.append(f"--{flag}={text}")
     if run.script == "compare":
-        methods = [n for n in names if n not in ("original", "retrain_again")]
+        methods = [n for n in names if n not in ("original", "retrain_again", "retrain_third")]
         words.append(f"--methods={','.join(methods)}")
         if run.more.get("keep_history"):
             words.append(f"--keep_history={','.join(run.more['keep_history'])}")

@@ -14,9 +14,9 @@ import numpy as np
 import jfu
 import jfu.history
 import jfu.io
-from jfu import attacks, shadows
+from jfu import attacks, inference, shadows
 from jfu.costs import entries
-from launch import private, report
+from launch import estimates, private
 from launch.cells import looked_at, not_kept
 from launch.devices import place
 from launch.experiment import Study, Trial, budget
@@ -206,15 +206,15 @@ class Programs:
 
 
 def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple]]]:
-    """What the shadows show of every method, as ``evidence.Evidence``; its groups are pairs.
+    """What the shadows show of every method, as ``evidence.Evidence``.
 
     Of shadows ``2 i`` and ``2 i + 1`` one held an example and the other did not, so that a pair
-    has one model of either kind for every example, and both are held out together. For the floor
-    both are retrained.
+    has one model of either kind for every example. Neither of the two, retrained, has seen any:
+    they stand beside each other for one more retraining, the control.
     """
     held = found["held"]
     retrained, other = by_pair(found[RETRAIN], held)
-    sides = {report.AGAIN: ((retrained, other), (retrained, other))}
+    sides = {estimates.THIRD: ((retrained, other), (retrained, other))}
     for name in found:
         if name not in ("held", RETRAIN):
             inside, outside = by_pair(found[name], held)
@@ -223,21 +223,34 @@ def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple
     for name, attacked in sides.items():
         out[name] = {}
         for key, pair in zip(("ulira", "lira"), attacked, strict=True):
-            if not all(np.isfinite(phi).all() for phi in pair):
-                continue  # a federation diverged: not shown
-            scores = by_row(attacks.lira(*pair))
-            out[name] |= {key: scores, f"{key}_tpr_1": scores, f"{key}_tpr_01": scores}
+            if all(np.isfinite(phi).all() for phi in pair):  # else a federation diverged
+                out[name] |= areas(key, *pair)
         if "ulira" in out[name]:
             models = np.array([[len(side) for side in attacked[0]]])
             out[name]["forgetting_score"] = {0: (attacks.epsilon(*attacked[0]), models)}
     return out
 
 
+def areas(key: str, members: np.ndarray, others: np.ndarray) -> dict[str, dict[int, tuple]]:
+    """AUC and true-positive rates of an attack on pairs ``[S/2, n]``, all and without each.
+
+    The attack learns from all pairs but the one that it is tried on, so a pair that is left out
+    changes what it says of the rest.
+    """
+    pooled = len(members) < 32  # of all parts alike
+
+    def rates(*sides):
+        scores = [side.ravel() for side in attacks.lira(*sides, pooled=pooled)]
+        some = [attacks.tpr_at(*scores, rate=rate) for rate in (0.01, 0.001)]
+        return [attacks.auc(*scores), *(np.nan if rate is None else rate for rate in some)]
+
+    columns = inference.left_out(rates, members, others).T
+    names = (key, f"{key}_tpr_1", f"{key}_tpr_01")
+    shown = zip(names, columns, strict=True)
+    return {name: {0: (values,)} for name, values in shown if np.isfinite(values).all()}
+
+
 def by_pair(phi: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """``phi`` of the shadow of each pair that held the example and of the other, ``[S/2, n]``."""
     even, odd = phi[0::2], phi[1::2]
     return np.where(held[0::2], even, odd), np.where(held[0::2], odd, even)
-
-
-def by_row(scores: tuple[np.ndarray, np.ndarray]) -> dict[int, tuple]:
-    return dict(enumerate(zip(*scores, strict=True)))

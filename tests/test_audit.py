@@ -4,150 +4,237 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from browser import chromium, look
-from test_launch import ROOT, environment, launch
+from test_launch import launch
 from test_limits import PLAIN, changed
 
-from jfu import attacks
-from launch import audit, estimates, evidence, experiment, page, reproduce, verdicts
+from jfu import attacks, inference
+from launch import (
+    audit,
+    erasure,
+    estimates,
+    evidence,
+    experiment,
+    page,
+    reproduce,
+    shadows,
+    verdicts,
+)
 
 # ---------------------------------------------------------------- the rules
 
 
-def entry(value, low, high, floor=(0.4, 0.6), seeds=5):
-    floor = floor and dict(value=sum(floor) / 2, low=floor[0], high=floor[1])
+def entry(value, low, high, margin=None, chance=1.0, *, seeds=5, halfway=None):
+    """A measure: its difference to retraining, and how often chance alone shows as much memory."""
     spans = dict(value=value, low=low, high=high)
-    return spans | dict(resampled="seeds", seeds=seeds, floor=floor)
+    known = dict(resampled="seeds", seeds=seeds, floor=dict(low=-0.1, high=0.1), halfway=halfway)
+    return spans | known | dict(difference=spans, margin=margin, chance=chance)
 
 
-SHADOWS = dict(ulira=entry(0.5, 0.49, 0.51, seeds=1), lira=entry(0.5, 0.49, 0.51, seeds=1))
-MATCHED = SHADOWS | dict(
-    forget=entry(50, 45, 55, (40, 60)),
-    auc_matched=entry(0.5, 0.45, 0.55),
-    rmia=entry(0.5, 0.41, 0.59),
-)
-ABOVE, BELOW = entry(0.7, 0.61, 0.8), entry(0.3, 0.2, 0.39)
+ALIKE = {
+    key: entry(0.0, -0.6 * (width := m.margin or 1.0), 0.6 * width, m.margin, seeds=1 + 4 * here)
+    for key, m in estimates.TABLE.items()
+    if key in verdicts.NEEDED
+    for here in [not m.pooled]
+}
+CAUGHT = dict(chance=0.004)
+KNOWN = verdicts.Controls(("no", ""), ("forget", "lira"), ("yes", ""), ())
 
 
-def forgotten(asked=False, **more):
-    return verdicts.forgotten(MATCHED | more, {}, asked)[0]
+def forgotten(asked=False, known=KNOWN, without=(), **more):
+    measures = {k: e for k, e in (ALIKE | more).items() if k not in without}
+    return verdicts.forgotten(measures, {}, asked, known)
 
 
-def test_forgotten_is_inside_the_floor_in_everything_that_decides():
-    assert forgotten() == "yes"
-    assert forgotten(auc_matched=entry(0.58, 0.55, 0.61)) == "inconclusive"
-    assert forgotten(rmia=ABOVE) == "no"
-    # Below the floor there is no memory, but it is not like retraining either.
-    assert forgotten(rmia=BELOW) == "inconclusive"
+def test_forgotten_is_within_every_margin_of_retraining():
+    verdict, why = forgotten()
+    assert verdict == "yes"
+    assert "the old model is told by accuracy on forgotten data; LiRA: AUC" in why
+    verdict, why = forgotten(auc_matched=entry(0.0, -0.02, 0.06, 0.05))
+    assert verdict == "inconclusive" and "AUC (-0.020 to +0.060, margin 0.05)" in why
+    # Below the margin there is no memory, but it is not like retraining either.
+    verdict, why = forgotten(rmia=entry(-0.2, -0.3, -0.1, 0.05))
+    assert verdict == "inconclusive" and "not by memory beyond chance, by RMIA" in why
     # The unmatched attack and distances are shown and do not decide.
-    assert forgotten(auc=ABOVE, mia=entry(90, 80, 95, (40, 60)), tpr_1_unmatched=ABOVE) == "yes"
-    assert forgotten(js_forget=entry(0.9, 0.8, 1.0, (0, 0.1)), update_auc_matched=ABOVE) == "yes"
+    far = entry(0.5, 0.4, 0.6, None, 0.001)
+    assert forgotten(auc=far, mia=far, js_forget=far, update_auc_matched=far)[0] == "yes"
+
+
+def test_memory_beyond_chance_is_a_no_whatever_its_size():
+    verdict, why = forgotten(rmia=entry(0.03, 0.02, 0.04, 0.05, 0.04))
+    assert verdict == "no" and "told from models that never saw the data by RMIA" in why
+    assert forgotten(rmia=entry(0.03, 0.02, 0.04, 0.05, 0.05))[0] == "yes"
+    # Of shadow federations a chance of one in a hundred is taken.
+    assert forgotten(lira=entry(0.03, 0.02, 0.04, 0.05, 0.01, seeds=1))[0] == "no"
+    assert forgotten(lira=entry(0.03, 0.02, 0.04, 0.05, 0.02, seeds=1))[0] == "yes"
 
 
 def test_every_matched_measure_decides():
     names = [k for k in estimates.TABLE if k.startswith(("tpr", "rmia", "lira"))]
     names = [k for k in names if not k.endswith("unmatched")]
     assert len(names) == 8
-    for name in ("auc_matched", "mia_matched", "undo_auc_matched", *names):
-        assert forgotten(**{name: ABOVE}) == "no", name
+    for name in ("forget", "auc_matched", "mia_matched", "undo_auc_matched", *names):
+        margin = estimates.TABLE[name].margin
+        assert forgotten(**{name: entry(9, 8, 9.5, margin, 0.001)})[0] == "no", name
+        if margin:
+            wide = entry(0, -2 * margin, 2 * margin, margin)
+            assert forgotten(**{name: wide})[0] == "inconclusive", name
 
 
 @pytest.mark.parametrize("key", verdicts.NEEDED)
 def test_no_yes_without_every_kind_of_attack(key):
-    rest = {k: e for k, e in MATCHED.items() if k != key}
-    verdict, why = verdicts.forgotten(rest, {key: "not run; --shadows=64 runs it"}, False)
+    rest = {k: e for k, e in ALIKE.items() if k != key}
+    verdict, why = verdicts.forgotten(rest, {key: "not run; --shadows=64 runs it"}, False, KNOWN)
     assert verdict == "inconclusive"
     assert f"{estimates.TABLE[key].title} (not run; --shadows=64 runs it)" in why
-    # A measure without a floor is none; to say no one of them is enough.
-    assert forgotten(**{key: entry(0.5, 0.45, 0.55, None)}) == "inconclusive"
-    other = "rmia" if key != "rmia" else "lira"
-    assert verdicts.forgotten(rest | {other: ABOVE}, {}, False)[0] == "no"
+    # What cannot be compared is none; to say no one measure is enough.
+    alone = ALIKE[key] | dict(difference=None)
+    assert forgotten(**{key: alone})[0] == "inconclusive"
+    other = "rmia" if key != "rmia" else "forget"
+    assert forgotten(without=(key,), **{other: entry(9, 8, 9.5, 1, 0.001)})[0] == "no"
 
 
 def test_a_backdoor_decides_where_the_request_names_it():
-    alive, gone = entry(90, 80, 95, (0, 5)), entry(1, 0, 2, (0, 5))
-    assert forgotten(asr=alive) == "yes" and forgotten(asked=True, asr=alive) == "no"
-    assert forgotten(asked=True, asr=gone) == "yes"
-    assert forgotten(asked=True) == "inconclusive"
+    alive, gone = entry(90, 80, 95, 5.0, 0.004), entry(1, 0, 2, 5.0)
+    assert forgotten(asr=alive)[0] == "yes" and forgotten(asked=True, asr=alive)[0] == "no"
+    assert forgotten(asked=True, asr=gone)[0] == "yes"
+    assert forgotten(asked=True)[0] == "inconclusive"
+
+
+def test_no_yes_where_the_same_rule_cannot_say_no_to_the_old_model():
+    """A request so small that whatever is asked, every interval is wide or nothing is seen."""
+    verdict, why = forgotten(known=KNOWN._replace(told=(), old=("inconclusive", "")))
+    assert verdict == "inconclusive" and verdicts.TOO_SMALL in why
+    # The old model itself, through the rule and its own controls.
+    measures = dict(original=ALIKE, retrain_third=ALIKE)
+    known = verdicts.controls(measures, {}, False)
+    assert known.old[0] == "inconclusive" and known.told == ()
+    measures["original"] = ALIKE | dict(forget=entry(9, 8, 9.5, 5.0, 0.004))
+    known = verdicts.controls(measures, {}, False)
+    assert known.old[0] == "no" and known.told == ("forget",) and known.third[0] == "yes"
+
+
+def test_no_yes_for_what_is_not_shown_to_be_nearer_to_retraining_than_to_the_old_model():
+    """In the measure that tells the old model most clearly."""
+    between, near = (dict(value=v, low=v - 1, high=v + 1) for v in (-0.5, -2.0))
+    half = entry(1.0, 0.2, 1.8, 5.0, halfway=between)
+    verdict, why = forgotten(forget=half)
+    assert verdict == "inconclusive" and "nearer to retraining than to the old model" in why
+    assert forgotten(forget=half | dict(halfway=near))[0] == "yes"
+    faint = ALIKE["lira"] | dict(halfway=between)  # not the clearest
+    assert forgotten(lira=faint)[0] == "yes"
+
+
+def test_controls_that_are_missing_or_fail_leave_no_yes():
+    verdict, why = forgotten(known=KNOWN._replace(third=None))
+    assert verdict == "inconclusive" and "--control makes it" in why
+    failed = KNOWN._replace(third=("no", ""), mistaken=("rmia",))
+    verdict, why = forgotten(known=failed)
+    assert verdict == "inconclusive" and "A control failed: RMIA" in why
+    # What takes an exact retraining for the old model says no to nobody, other measures do.
+    assert forgotten(known=failed, rmia=entry(9, 8, 9, 0.05, 0.01))[0] == "inconclusive"
+    assert forgotten(known=failed, forget=entry(9, 8, 9, 5.0, 0.01))[0] == "no"
+    wide = ("inconclusive", f"{verdicts.WIDE}: RMIA.")
+    assert forgotten(known=KNOWN._replace(third=wide))[0] == "inconclusive"
+
+
+def test_signs_of_memory_forbid_a_yes_and_are_no_no():
+    """It knows the data again after one round, retrained models after fifteen."""
+    verdict, why = forgotten(relearn=entry(-14, -16, -12, None, 0.004))
+    assert verdict == "inconclusive" and "It shows signs of memory: rounds to relearn." in why
+    for key in ("undo_forget", "undo_asr"):
+        assert forgotten(**{key: entry(20, 10, 30, None, 0.05)})[0] == "inconclusive"
+        assert forgotten(**{key: entry(20, 10, 30, None, 0.06)})[0] == "yes"
 
 
 def test_what_tells_models_apart_without_memory_forbids_a_yes_and_is_no_no():
     """Unlearned models that are less sure of the forgotten labels than retrained ones."""
     draw = np.random.default_rng(0)
     unlearned, retrained = draw.normal(-5, 1, (32, 40)), draw.normal(0, 1, (32, 40))
-    other = draw.normal(0, 1, (32, 40))
-    scores = lambda a, b: dict(enumerate(zip(*attacks.lira(a, b), strict=True)))
-    never = scores(unlearned, draw.normal(-5, 1, (32, 40)))
+    other, never = draw.normal(0, 1, (32, 40)), draw.normal(-5, 1, (32, 40))
     found = {
-        "not": dict(ulira=scores(unlearned, retrained), lira=never),
-        "retrain_again": dict.fromkeys(("ulira", "lira"), scores(other, retrained)),
+        "not": shadows.areas("ulira", unlearned, retrained)
+        | shadows.areas("lira", unlearned, never),
+        "retrain_third": shadows.areas("ulira", other, retrained),
     }
     measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
     mine = measures["not"]
-    assert mine["ulira"]["value"] > 0.99
-    verdict, why = verdicts.forgotten(MATCHED | mine, {}, False)
-    assert verdict == "inconclusive" and "not by memory, by U-LiRA: AUC." in why
-    assert forgotten(ulira=BELOW) == forgotten(ulira_tpr_1=ABOVE) == "inconclusive"
+    assert mine["ulira"]["value"] > 0.99 and mine["ulira"]["chance"] is None
+    verdict, why = forgotten(**mine)
+    assert verdict == "inconclusive" and "not by memory beyond chance, by U-LiRA: AUC" in why
     # With LiRA on the side of memory it is one, and both are named.
-    verdict, why = verdicts.forgotten(MATCHED | mine | dict(lira=ABOVE), {}, False)
+    lira = mine["lira"] | dict(chance=0.001)
+    verdict, why = forgotten(**mine | dict(lira=lira))
     assert verdict == "no" and "LiRA: AUC; U-LiRA: AUC" in why
+    assert measures["retrain_third"]["ulira"]["difference"]["low"] < 0
+    assert measures["retrain_third"]["ulira"]["difference"]["high"] > 0
 
 
-def test_few_seeds_are_never_enough_for_a_yes():
-    for seeds in (2, 3, 4):
-        fewer = entry(0.5, 0.45, 0.55, seeds=seeds)
-        assert forgotten(auc_matched=fewer) == "inconclusive"
-        assert forgotten(auc_matched=fewer, rmia=ABOVE) == "no"
-    # What one seed shows is no verdict, whatever others there are.
-    once = {k: v | dict(seeds=1) for k, v in MATCHED.items()}
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+def test_few_seeds_are_never_enough_for_a_verdict(seeds):
+    fewer = {k: e | dict(seeds=seeds) for k, e in ALIKE.items() if k not in ("ulira", "lira")}
+    verdict, why = forgotten(**fewer)
+    assert verdict == "inconclusive" and f"{seeds} seeds are too few" in why
+    caught = fewer | dict(forget=fewer["forget"] | CAUGHT)
+    assert forgotten(**caught)[0] == "inconclusive"
+    # One measure alone that is known on fewer counts for neither.
+    assert forgotten(rmia=ALIKE["rmia"] | dict(seeds=seeds))[0] == "inconclusive"
+    assert forgotten(rmia=ALIKE["rmia"] | dict(seeds=seeds) | CAUGHT)[0] == "inconclusive"
+    less = dict(low=0.1, high=0.2)
+    costs = dict(seeds=seeds, never=0, rounds=less, bytes=less, operations=less)
+    others = dict(asr=entry(0, -1, 1, 5.0, seeds=seeds), test=entry(0, -0.1, 0.1, 1.0, seeds=seeds))
+    given = verdicts.verdicts("not", fewer | others, costs, {}, True, KNOWN)
+    assert {verdict for verdict, _ in given.values()} == {"inconclusive"}
+    assert all("seeds are too few" in why for _, why in given.values())
+
+
+def test_what_one_seed_shows_is_no_verdict():
+    once = {k: v | dict(seeds=1) for k, v in ALIKE.items()}
     costs = dict(seeds=1, never=0, rounds=dict(low=0.1, high=0.2))
-    more = dict(test=entry(90, 80, 95, seeds=1), asr=entry(90, 80, 95, seeds=1))
+    more = dict(test=entry(0, -1, 1, 1.0, seeds=1), asr=entry(0, -1, 1, 5.0, seeds=1))
     given = verdicts.verdicts("not", once | more, costs, {}, True)
     assert {verdict for verdict, _ in given.values()} == {"not shown"}
     assert all("One seed" in why for _, why in given.values())
-    assert forgotten(rmia=ABOVE | dict(seeds=1)) == "inconclusive"
 
 
 def test_seeds_are_counted_where_they_were_measured():
     """Rows tell of five seeds; the method's model is there on four, the retrained on three."""
     share = lambda seeds: {"test": {s: (np.arange(9) < 5 + s,) for s in seeds}}
-    found = {"retrain": share((0, 1, 2)), "retrain_again": share((0,)), "not": share(range(1, 5))}
+    found = {"retrain": share((0, 1, 2)), "retrain_again": share((0, 1)), "not": share(range(1, 5))}
     measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
     assert {name: m["test"]["seeds"] for name, m in measures.items()} == {
-        "retrain": 3,
-        "retrain_again": 1,
-        "not": 2,
+        "retrain": 2,
+        "retrain_again": 2,
+        "not": 1,
     }
 
 
 def test_nothing_is_said_without_a_retrained_model():
+    bare = lambda *spans: entry(*spans) | dict(difference=None)
     alone = dict(
-        auc_matched=entry(0.9, 0.8, 1.0, None),
-        asr=entry(90, 80, 95, None),
-        test=entry(90, 80, 95, None),
+        auc_matched=bare(0.9, 0.8, 1.0), asr=bare(90, 80, 95, 5.0), test=bare(90, 80, 95, 1.0)
     )
     given = verdicts.verdicts("not", alone, {}, {}, True)
     assert {verdict for verdict, _ in given.values()} == {"not shown"}
     assert all("retrained" in why for _, why in given.values())
 
 
-def test_backdoor_and_use_are_judged_from_one_side():
-    success = lambda low, high: dict(asr=entry(0, low, high, (0, 5)))
+def test_backdoor_and_use_are_judged_from_one_side_of_a_margin():
+    success = lambda low, high: dict(asr=entry(0, low, high, 5.0))
     gone = lambda low, high: verdicts.backdoor_gone(success(low, high), True)[0]
-    assert [gone(0, 5), gone(4, 6), gone(5.1, 9)] == ["yes", "inconclusive", "no"]
-    use = lambda low, high: verdicts.useful(dict(test=entry(0, low, high, (90, 95))))[0]
-    assert [use(90, 99), use(89, 91), use(80, 89.9)] == ["yes", "inconclusive", "no"]
+    assert [gone(-9, 5), gone(4, 6), gone(5.1, 9)] == ["yes", "inconclusive", "no"]
+    use = lambda low, high: verdicts.useful(dict(test=entry(0, low, high, 1.0)))[0]
+    assert [use(-1, 9), use(-1.1, 1), use(-9, -1.1)] == ["yes", "inconclusive", "no"]
 
 
 def test_a_backdoor_that_the_request_does_not_name_is_not_said_to_be_gone():
-    """It lives on in retrained models too, so any success is inside their floor."""
-    alive = dict(asr=entry(95, 90, 99, (90, 100)))
+    """It lives on in retrained models too, so any success is within their margin."""
+    alive = dict(asr=entry(0, -1, 1, 5.0))
     verdict, why = verdicts.backdoor_gone(alive, False)
     assert verdict == "not shown" and "does not name every image with the trigger" in why
     assert verdicts.backdoor_gone({}, False) == ("not shown", "No backdoor was planted.")
@@ -174,74 +261,139 @@ def test_costs_are_ratios_to_retraining_on_the_same_seed():
     rows += rows_of("retrain", 1, [0, 100, 100], 10, 7)  # at round 1
     rows += rows_of("not", 0, [9, 99.4], 20, 7)
     rows += rows_of("not", 1, [9, 80, 90, 99.5], 10, 7)
-    one = lambda values: dict(zip(("low", "high"), sorted(values), strict=True))
-    found = verdicts.ratios(rows, "not", one)
-    assert found["never"] == 0
-    assert found["rounds"] == dict(low=1 / 3, high=3.0)
-    assert found["bytes"] == dict(low=pytest.approx(2 / 3), high=3.0)
-    assert verdicts.cheaper("not", found)[0] == "inconclusive"
-    assert found["seeds"] == 2
-    less = dict(seeds=2, never=0, rounds=dict(low=0.2, high=0.9), bytes=dict(low=0.2, high=0.99))
+    found = verdicts.ratios(rows, "not")
+    assert found["never"] == 0 and found["seeds"] == 2
+    # 1/3 and 3: their geometric mean is one, and no arithmetic of ratios says otherwise.
+    half = 12.706 * np.log(3)  # Student's of one degree of freedom, times sd / sqrt(2)
+    assert found["rounds"]["value"] == pytest.approx(1)
+    assert found["rounds"]["high"] == pytest.approx(np.exp(half), rel=1e-3)
+    assert found["bytes"]["value"] == pytest.approx(np.sqrt(2))
+    assert verdicts.cheaper("not", found | dict(seeds=5))[0] == "inconclusive"
+    less = dict(seeds=5, never=0, rounds=dict(low=0.2, high=0.9), bytes=dict(low=0.2, high=0.99))
     assert verdicts.cheaper("not", less)[0] == "yes"
     assert verdicts.cheaper("not", less | dict(bytes=dict(low=1.1, high=1.2)))[0] == "no"
     rows += rows_of("ga", 0, [100, 20, 20], 10, 7)
-    found = verdicts.ratios(rows, "ga", one)
+    found = verdicts.ratios(rows, "ga")
     assert found == dict(seeds=1, never=1)
-    assert verdicts.cheaper("ga", found | dict(seeds=2)) == (
+    assert verdicts.cheaper("ga", found | dict(seeds=5)) == (
         "no",
         "Retained accuracy never came back on 1 of the seeds.",
     )
 
 
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_what_costs_as_much_as_retraining_is_seldom_called_cheaper(seeds):
+    """Rounds drawn alike for both: it was 8 in 100 with percentiles of five seeds."""
+    rng = np.random.default_rng(seeds)
+
+    def audit_once():
+        rows = []
+        for seed in range(seeds):
+            for name in ("retrain", "not"):
+                back = int(rng.integers(20, 50))
+                rows += rows_of(name, seed, [0] * back + [100], 10, 7)
+        return verdicts.cheaper("not", verdicts.ratios(rows, "not"))[0]
+
+    said = [audit_once() for _ in range(300)]
+    assert said.count("yes") <= 17 and said.count("no") <= 17  # 2.5 % are 7.5
+
+
 # ---------------------------------------------------------------- the numbers
 
 
-def test_the_floor_is_where_single_retrained_models_fall():
-    draw = np.random.default_rng(0)
-    coins = lambda p, n=400: (draw.random(n) < p,)
-    shares = {"retrain": (0.80, 0.84, 0.82), "retrain_again": (0.86, 0.78, 0.81)}
-    found = {name: {"test": {s: coins(p) for s, p in enumerate(ps)}} for name, ps in shares.items()}
-    found["not"] = {"test": {s: coins(0.5) for s in range(3)}}
+def test_a_difference_is_of_one_seeds_models():
+    """The method's share less the mean of the retrained ones', seed by seed, on 400 examples."""
+    shares = dict(retrain=(0.80, 0.84, 0.82), retrain_again=(0.86, 0.78, 0.81))
+    shares |= {"original": (0.99, 0.95, 0.94), "not": (0.84, 0.83, 0.83)}
+    hits = lambda p: (np.arange(400) < 400 * p,)
+    found = {n: {"forget": {s: hits(p) for s, p in enumerate(ps)}} for n, ps in shares.items()}
     measures, missing, broken = estimates.estimate(found, estimates.TABLE, 400)
     assert not missing and not any(broken.values())
-    floors = {name: measures[name]["test"]["floor"] for name in found}
-    floor = floors["not"]
-    assert floors["retrain"] == floor
-    values = [100 * a[0].mean() for n in shares for a in found[n]["test"].values()]
-    assert floor["value"] == pytest.approx(np.mean(values))
-    # Of one model of 400 examples: they are drawn, and so is the model among six.
-    sd = 100 * np.sqrt(0.82 * 0.18 / 400 + np.var([v / 100 for v in values]))
-    assert floor["high"] - floor["low"] == pytest.approx(2 * 1.96 * sd, rel=0.1)
-    assert floor["low"] < min(values) and max(values) < floor["high"]
-    mine = measures["not"]["test"]
-    assert mine["low"] < mine["value"] < mine["high"] < floor["low"]
-    assert mine["value"] == pytest.approx(
-        np.mean([100 * a[0].mean() for a in found["not"]["test"].values()])
-    )
-    assert mine["resampled"] == "seeds and examples"
+    mine = measures["not"]["forget"]
+    apart = 100 * np.array([0.84 - 0.83, 0.83 - 0.81, 0.83 - 0.815])
+    student = inference.t_interval(apart, level=0.9)
+    assert [mine["difference"][k] for k in ("value", "low", "high")] == pytest.approx(student)
+    assert mine["value"] == pytest.approx(100 * np.mean(shares["not"]))
+    assert mine["seeds"] == 3 and mine["resampled"] == "seeds" and mine["margin"] == 5
+    # One more retrained model, by the differences of those there are: -6, 6 and 1 points.
+    sd = np.sqrt((36 + 36 + 1) / 3 / 2 * 1.5)
+    assert mine["floor"]["high"] == pytest.approx(2.353 * sd, rel=1e-3)
+    old = 100 * np.array([0.99 - 0.83, 0.95 - 0.81, 0.94 - 0.815])
+    halfway = inference.t_interval(apart - old / 2, level=0.9)
+    assert mine["halfway"]["high"] == pytest.approx(halfway.high) and mine["halfway"]["high"] < 0
+    # Of 27 ways to name a model of each seed the true one shows most for the old model.
+    assert measures["original"]["forget"]["chance"] == pytest.approx(1 / 27)
+    assert measures["original"]["forget"]["halfway"] is None
+    assert measures["retrain"]["forget"]["chance"] is None
+    other = measures["retrain"]["forget"]["difference"]["value"]
+    assert other == pytest.approx(100 * np.mean([-0.06, 0.06, 0.01]))
 
 
-def test_a_distance_has_the_second_retraining_for_a_floor():
+def test_paired_differences_see_what_the_examples_noise_hides():
+    """Examples of very different difficulty, an excess of eight points, 144 examples, five seeds.
+
+    Judged unpaired, against where single retrained models fall, it was inside.
+    """
+    rng = np.random.default_rng(0)
+
+    def audit_once():
+        found = {name: {"forget": {}} for name in ("retrain", "retrain_again", "none")}
+        for seed in range(5):
+            hard = np.clip(rng.normal(0.5, 0.5, 144), 0, 1)
+            for name in found:
+                p = np.clip(hard + 0.16 * (name == "none") * (hard < 1), 0, 1)
+                found[name]["forget"][seed] = (rng.random(144) < p,)
+        return estimates.estimate(found, estimates.TABLE, 100)[0]["none"]["forget"]
+
+    seen = [audit_once() for _ in range(60)]
+    assert np.mean([e["chance"] <= estimates.SEEDS for e in seen]) > 0.8
+
+
+def test_one_seeds_examples_are_drawn_for_all_models_together():
+    hits = lambda p: {"forget": {0: (np.arange(400) < 400 * p,)}}
+    found = {"retrain": hits(0.5), "retrain_again": hits(0.5), "not": hits(0.55)}
+    (mine,) = estimates.estimate(found, estimates.TABLE, 400)[0]["not"].values()
+    assert mine["seeds"] == 1 and mine["resampled"] == "examples" and mine["chance"] is None
+    # The same examples are right for all three, but for a twentieth: sd 100 sqrt(.05 .95 / 400).
+    wide = mine["difference"]["high"] - mine["difference"]["low"]
+    assert wide == pytest.approx(2 * 1.645 * 1.09, rel=0.15)
+
+
+def test_a_distance_is_compared_with_that_of_a_second_retraining():
     found = {
         "retrain_again": {"js_test": {0: (np.full(9, 0.1),), 1: (np.full(9, 0.3),)}},
         "not": {"js_test": {0: (np.full(9, 0.2),), 1: (np.full(9, 0.2),)}},
     }
     measures, _, _ = estimates.estimate(found, estimates.TABLE, 200)
-    floor = measures["not"]["js_test"]["floor"]
-    assert (floor["low"], floor["high"]) == pytest.approx((0.1, 0.3))
+    apart = measures["not"]["js_test"]["difference"]
+    student = inference.t_interval([0.1, -0.1], level=0.9)
+    assert [apart[k] for k in ("value", "low", "high")] == pytest.approx(student)
+    assert measures["retrain_again"]["js_test"]["difference"] is None
 
 
-def test_the_floor_of_shadows_is_twice_as_wide_as_its_mean_is_sure():
+def test_an_attack_with_shadows_is_compared_with_a_coin():
+    """And by its own deviation over pairs, with what it learns from the others."""
     draw = np.random.default_rng(1)
-    scores = {s: (draw.normal(size=40), draw.normal(size=40)) for s in range(12)}
-    found = {"retrain_again": {"lira": scores}}
+    inside, outside = draw.normal(0.5, 1, (12, 40)), draw.normal(0, 1, (12, 40))
+    old = draw.normal(2, 1, (12, 40))
+    found = {
+        "not": shadows.areas("lira", inside, outside),
+        "original": shadows.areas("lira", old, outside),
+    }
     measures, _, _ = estimates.estimate(found, estimates.TABLE, 400)
-    own = measures["retrain_again"]["lira"]
-    together = [np.concatenate(side) for side in zip(*scores.values(), strict=True)]
-    assert own["value"] == pytest.approx(attacks.auc(*together))
-    for end in ("low", "high"):
-        assert own["floor"][end] - own["value"] == pytest.approx(2 * (own[end] - own["value"]))
-    assert verdicts.inside(own)
+    mine, theirs = measures["not"]["lira"], measures["original"]["lira"]
+    area = attacks.auc(*map(np.ravel, attacks.lira(inside, outside)))
+    assert mine["value"] == pytest.approx(area)
+    left = [
+        attacks.auc(*map(np.ravel, attacks.lira(*(np.delete(a, r, 0) for a in (inside, outside)))))
+        for r in range(12)
+    ]
+    student = inference.jackknife([area - 0.5, *(np.array(left) - 0.5)], level=0.9)
+    spans = [mine["difference"][k] for k in ("value", "low", "high")]
+    assert spans == pytest.approx(student)
+    assert mine["chance"] == pytest.approx(inference.above(student, 0, 11, level=0.9))
+    assert mine["halfway"]["value"] == pytest.approx(area - 0.5 - (theirs["value"] - 0.5) / 2)
+    assert measures["not"].keys() == {"lira"}  # 480 others show no rate of 1 %
 
 
 def test_a_rate_that_cannot_be_shown_is_not():
@@ -253,11 +405,17 @@ def test_a_rate_that_cannot_be_shown_is_not():
 def test_every_attack_has_its_true_positive_rates():
     for name in ("tpr_{}_unmatched", "tpr_{}", "rmia_tpr_{}", "ulira_tpr_{}", "lira_tpr_{}"):
         one, tenth = (estimates.TABLE[name.format(key)] for key in ("1", "01"))
+        assert "at 1 % false" in one.title and "at 0.1 % false" in tenth.title
+        assert (one.null, tenth.null) == (0.01, 0.001)
+        if one.pooled:
+            continue
         sure = np.full(5, 20_000), np.arange(10_000)
         assert one.statistic(*sure) == tenth.statistic(*sure) == 1
         assert one.statistic(np.array([9905]), np.arange(10_000)) == 1
         assert tenth.statistic(np.array([9905]), np.arange(10_000)) == 0
-        assert "at 1 % false" in one.title and "at 0.1 % false" in tenth.title
+    draw = np.random.default_rng(0)
+    found = shadows.areas("lira", *draw.normal(size=(2, 4, 400)))
+    assert found.keys() == {"lira", "lira_tpr_1"} and found["lira_tpr_1"][0][0].shape == (5,)
 
 
 def test_what_was_cut_off_is_marked():
@@ -267,19 +425,18 @@ def test_what_was_cut_off_is_marked():
     measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
     mine = measures["not"]["relearn"]
     assert (mine["value"], mine["censored"], mine["limit"]) == (14, 0.5, 20)
-    assert mine["floor"]["censored"] == 1
     assert page.in_words(mine, 1).startswith("≥ 14.0 [")
-    assert page.in_words(mine["floor"], 1) == "> 20"
+    assert page.in_words(measures["retrain_again"]["relearn"], 1) == "> 20"
     assert mine["resampled"] == "seeds"
 
 
 def test_the_forgetting_quality_says_how_many_models_it_rests_on():
     scores = {0: (np.array([0.2, 0.7, 9.0]), np.array([[32, 31]]))}
-    found = {name: dict(forgetting_score=scores) for name in ("not", "retrain_again")}
+    found = {name: dict(forgetting_score=scores) for name in ("not", "retrain_third")}
     measures, _, _ = estimates.estimate(found, estimates.TABLE, 200)
     mine = measures["not"]["forgetting_score"]
     assert mine["models"] == [32, 31] and mine["resampled"] == "examples"
-    assert mine["floor"]["low"] < mine["value"] < mine["floor"]["high"]
+    assert mine["low"] < mine["value"] < mine["high"]
 
 
 def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
@@ -309,7 +466,7 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
     assert [measures["ga"][key]["value"] for key in ("retain", "forget", "test")] == [0, 0, 0]
     assert {"auc", "auc_matched", "loss_gap", "js_forget"} <= set(broken["ga"])
     assert "rmia" not in measures["ga"] and "rmia" in measures["retrain"]
-    assert verdicts.forgotten(measures["ga"], {}, False)[0] != "yes"
+    assert verdicts.forgotten(measures["ga"], {}, False, KNOWN)[0] != "yes"
     # The same of the true logits is right.
     assert measures["retrain"]["forget"]["value"] == 100
 
@@ -329,7 +486,7 @@ def planted():
 
     def measure():
         low, value, high = sorted(draw.uniform(0, 100, 3))
-        return entry(value, low, high, (20.0, 30.0))
+        return entry(value, low, high, draw.choice([None, 5.0]))
 
     methods = {
         name: dict(
@@ -353,7 +510,12 @@ def planted():
             backdoor=True,
             backdoor_named=True,
         ),
-        done=dict(rounds=80, recovery_rounds=40, retrained=["retrain", "retrain_again"]),
+        done=dict(
+            rounds=80,
+            recovery_rounds=40,
+            retrained=["retrain", "retrain_again", "retrain_third"],
+        ),
+        controls=dict(old=["no", "It can be told."], third=["inconclusive", verdicts.WIDE]),
         seeds=[0, 1, 2, 3, 4],
         notes=["A note."],
         questions=verdicts.RULES,
@@ -397,11 +559,12 @@ def test_the_page_says_what_was_not_shown_and_never_passed(planted):
     # Of a measure or a curve that is there for others too.
     assert "not shown (a reason of its own)" in text and "Not shown: finetune." in text
     assert "test accuracy, %: not shown" in text
-    for words in ("80 rounds of training", "with 40 rounds to recover", "twice a seed"):
+    for words in ("80 rounds of training", "with 40 rounds to recover", "three times a seed"):
         assert words in text
     for words in ("run: jax 1", "audit: jax 2", "Python 3.11.0", "interval over seeds"):
         assert words in text
-    assert "retrained models end at 20 to 30" in text and "floor at the last round" in text
+    assert "retrained models end at" in text and "floor at the last round" in text
+    assert "must be a no" in text and "must be yes or too small to tell" in text
     foreign = {**found, "notes": ["<script>alert(1)</script>"]}
     assert "<script>" not in page.html(foreign)
 
@@ -477,7 +640,7 @@ def audited(tmp_path_factory):
 def test_planted_cases_come_out_right(audited):
     _, found, _ = audited
     methods = found["methods"]
-    assert list(methods) == ["original", "retrain", "retrain_again", "finetune", "none", "not"]
+    assert list(methods) == [*page.REFERENCES, "finetune", "none", "not"]
     for method in methods.values():
         assert list(method["verdicts"]) == QUESTIONS
         assert set(method["verdicts"].values()) <= {"yes", "no", "inconclusive", "not shown"}
@@ -492,10 +655,13 @@ def test_planted_cases_come_out_right(audited):
     assert "U-LiRA" in never["reasons"]["forgotten"]
     assert never["measures"]["relearn"]["value"] == 0
     assert never["measures"]["barrier_to_original"]["value"] < 1e-5
-    # Retrained models, first or second, are not called unforgotten.
+    # A third retraining is not called unforgotten; the first two are what it is judged by.
+    assert methods["retrain_third"]["verdicts"]["forgotten"] in ("yes", "inconclusive")
+    assert methods["retrain_third"]["verdicts"]["backdoor_gone"] == "yes"
+    assert found["controls"]["old"][0] == "no"
+    assert found["controls"]["third"][0] == methods["retrain_third"]["verdicts"]["forgotten"]
     for name in ("retrain", "retrain_again"):
-        assert methods[name]["verdicts"]["forgotten"] in ("yes", "inconclusive")
-        assert methods[name]["verdicts"]["backdoor_gone"] == "yes"
+        assert methods[name]["verdicts"]["forgotten"] == "not shown"
     # NoT's negation, taken back, is nearer to the original than a retrained model's.
     away = {n: methods[n]["measures"]["undo_to_original"]["value"] for n in ("not", "retrain")}
     assert away["not"] < away["retrain"]
@@ -573,62 +739,61 @@ def memorised(tmp_path_factory):
     recipe = ["--clients=4", "--model=small", "--rounds=60", "--epochs=2", "--batch_size=16"]
     recipe += ["--lr=0.15", "--backdoor", "--backdoor_fraction=0.3", "--eval_every=60"]
     work = folder / "W"
-    flags = [f"--dataset={folder / 'noise.npz'}", *recipe, "--methods=retrain,none", "--seeds=3"]
+    flags = [f"--dataset={folder / 'noise.npz'}", *recipe, "--methods=retrain,none", "--seeds=5"]
     launch("compare", *flags, f"--workdir={work}")
     return work
 
 
 @pytest.mark.slow
 def test_what_was_learnt_by_heart_is_caught_by_every_attack(memorised):
-    flags = ["--shadows=16", "--relearn_rounds=0", "--draws=200"]
-    launch("audit", f"--workdir={memorised}", *flags)
-    never = json.loads((memorised / "audit.json").read_text())["methods"]["none"]
-    for key in (*verdicts.NEEDED, "mia_matched", "asr"):
-        assert verdicts.side(never["measures"][key]) == 1, key
-    assert never["measures"]["ulira"]["value"] > 0.9
+    launch("audit", f"--workdir={memorised}", "--shadows=16", "--relearn_rounds=3")
+    found = json.loads((memorised / "audit.json").read_text())
+    never = found["methods"]["none"]
+    told = verdicts.caught(never["measures"], False)
+    assert {"forget", "auc_matched", "rmia", "lira", "mia_matched"} <= set(told)
+    assert "asr" in verdicts.caught(never["measures"], True)
+    assert (
+        verdicts.outside(never["measures"]["ulira"]) and never["measures"]["ulira"]["value"] > 0.9
+    )
+    assert never["measures"]["relearn"]["chance"] <= estimates.SIGNS
     assert never["verdicts"]["forgotten"] == never["verdicts"]["backdoor_gone"] == "no"
-    for key in verdicts.NEEDED:
+    for key in ("forget", "auc_matched", "rmia", "lira", "ulira"):
         assert estimates.TABLE[key].title in never["reasons"]["forgotten"]
-
-
-# Retrains once more, from another stream of randomness, under the name of a method.
-PLANT = """
-import pathlib, sys
-import jfu
-from launch import cells, devices, experiment, runs, workdir
-
-run = runs.read_run(sys.argv[1])
-work = workdir.WorkDir(pathlib.Path(sys.argv[1]), run.layout, run.more, run.fingerprint)
-layout = devices.start(None, None, run.config.clients, run.layout, None)
-with devices.on_devices(layout):
-    seeds = sorted({row["seed"] for row in workdir.read_results(work)})
-    study = experiment.study(run.config, layout, seeds)
-    programs = cells.Programs()
-    for seed in seeds:
-        trial = experiment.trial(study, seed)
-        cell = cells.runner(work, study, trial, programs, 1000)
-        nothing = jfu.Trained(())
-        _, rows = cell("finetune", study.fresh, nothing, trial.request, run.config.rounds)
-        workdir.write_results(work, rows)
-"""
+    assert found["controls"]["old"][0] == "no"
 
 
 @pytest.mark.slow
-def test_a_third_retraining_is_not_called_unforgotten(memorised, tmp_path):
-    """It is judged by two others, not by itself."""
+def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
+    """It is judged by two others, not by itself; the run's own files stay as they are."""
     work = tmp_path / "W"
     shutil.copytree(memorised, work)
-    command = [sys.executable, "-c", PLANT, str(work)]
-    subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
-    launch("audit", f"--workdir={work}", "--relearn_rounds=0", "--draws=200")
-    found = json.loads((work / "audit.json").read_text())["methods"]
-    third, floor = (found[name]["measures"] for name in ("finetune", "retrain"))
+    shutil.rmtree(work / "controls", ignore_errors=True)
+    mine = ("results.jsonl", "ledger.jsonl", "table.json", "cells/0-retrain.safetensors")
+    before = [(work / name).read_bytes() for name in mine]
+    flags = ["--relearn_rounds=0", "--draws=200"]
+    launch("audit", f"--workdir={work}", *flags)
+    found = json.loads((work / "audit.json").read_text())
+    assert found["controls"]["third"] is None and not (work / "controls").exists()
+    assert (
+        "--control makes it" in found["controls"]["old"][1] or found["controls"]["old"][0] == "no"
+    )
+    launch("audit", f"--workdir={work}", *flags, "--control")
+    found = json.loads((work / "audit.json").read_text())
+    third, first = (found["methods"][n]["measures"] for n in ("retrain_third", "retrain"))
     for key in ("forget", "auc_matched", "rmia"):
-        assert third[key]["value"] != floor[key]["value"]
-        assert third[key]["floor"] == floor[key]["floor"]
-    assert found["finetune"]["verdicts"]["forgotten"] == "inconclusive"
-    assert found["finetune"]["verdicts"]["backdoor_gone"] != "no"
-    assert found["none"]["verdicts"]["forgotten"] == "no"
+        assert third[key]["value"] != first[key]["value"]
+    assert found["controls"]["third"][0] == "inconclusive"
+    assert found["methods"]["none"]["verdicts"]["forgotten"] == "no"
+    kept = sorted((work / "controls" / "cells").iterdir())
+    assert [path.name for path in kept] == [f"{s}-retrain_third.safetensors" for s in range(5)]
+    assert str(kept[0].relative_to(work)) in found["reproduce"]["hashes"]
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    launch("audit", f"--workdir={work}", *flags, "--control")
+    assert [path.stat().st_mtime_ns for path in kept] == stamps
+    assert [(work / name).read_bytes() for name in mine] == before
+    files, _ = erasure.holdings(work, "client:0")
+    (held,) = [f for f in files if f.path == kept[0]]
+    assert not held.holds and "never met" in held.what
 
 
 @pytest.mark.slow
@@ -639,7 +804,7 @@ def test_without_a_reference_the_report_is_partial(tmp_path):
     assert "There is no retrained model" in out and "one seed decides nothing" in out
     found = json.loads((work / "audit.json").read_text())
     assert set(found["methods"]["not"]["verdicts"].values()) == {"not shown"}
-    assert found["methods"]["not"]["measures"]["auc_matched"]["floor"] is None
+    assert found["methods"]["not"]["measures"]["auc_matched"]["difference"] is None
     assert "not shown" in (work / "audit.html").read_text()
 
 
@@ -652,7 +817,7 @@ def test_too_few_examples_get_a_sentence_and_a_partial_report(tmp_path):
     found = json.loads((work / "audit.json").read_text())
     assert "5 examples were to be forgotten, too few for attacks with shadow federations" in out
     assert {"ulira", "lira", "auc_matched", "rmia"} <= set(found["not_shown"])
-    assert found["methods"]["not"]["measures"]["forget"]["floor"]
+    assert found["methods"]["not"]["measures"]["forget"]["difference"]
 
 
 @pytest.mark.slow
@@ -684,10 +849,18 @@ def test_wrong_asks_get_one_sentence(tmp_path, given, words):
     assert lines[-1].startswith("error: ") and words in lines[-1]
 
 
+def test_a_control_without_retrained_models_is_refused(tmp_path):
+    work = shutil.copytree(Path(__file__).parent / "older" / "A", tmp_path / "A")
+    _, error = launch("audit", f"--workdir={work}", "--control", expect=2)
+    assert "--control retrains a third time" in error and "launch.compare with retrain" in error
+    assert not (work / "controls").exists()
+
+
 @pytest.mark.slow
 def test_the_text_for_a_terminal_has_a_row_a_method(audited):
     told, measured = audited[2].split("| mean [95 % interval] |")
     for name in ("finetune", "none (the old model)", "NoT"):
         assert f"| {name}" in told and f"| {name}" in measured
-    # What methods are compared with has measures and no verdict.
-    assert "| retrain" not in told and "| retrain" in measured and "| noise floor" in measured
+    # What methods are compared with has measures and no verdict; controls have one.
+    assert "| retrain" not in told and "| retrain" in measured and "| margin" in measured
+    assert "| control: the old model" in told and "| control: a third retraining" in told

@@ -231,3 +231,11 @@ def test_the_table_of_the_theorems_is_that_of_the_recorded_lines():
     lines = (ROOT / "launch" / "results" / "theory-cpu.jsonl").read_text().splitlines()
     shown = README.split("<!-- theory -->\n")[1].split("<!-- /theory -->")[0]
     assert shown == theory.markdown([json.loads(line) for line in lines]).split("\n\n")[1]
+
+
+def test_the_rates_of_the_audit_are_the_recorded_ones():
+    from launch import rates
+
+    lines = json.loads((ROOT / "launch" / "results" / "audit-rates.json").read_text())
+    shown = README.split("<!-- audit-rates -->\n")[1].split("<!-- /audit-rates -->")[0]
+    assert shown == rates.markdown(lines)

@@ -11,7 +11,7 @@ from conftest import bits, network
 
 import jfu
 import jfu.io
-from jfu import attacks, shadows
+from jfu import attacks, inference, shadows
 from launch import shadows as audited
 from launch.devices import place
 from launch.workdir import WorkDir
@@ -143,7 +143,7 @@ def test_a_federation_that_diverged_is_not_attacked():
     phi = dict(held=held, retrain=draw, original=draw + 1, ga=np.where(draw > 1, np.nan, draw))
     found = audited.samples(phi)
     assert found["ga"] == {}
-    assert {"ulira", "lira", "lira_tpr_01", "forgetting_score"} <= set(found["original"])
+    assert {"ulira", "lira", "forgetting_score"} == set(found["original"])
     assert found["original"]["forgetting_score"][0][1].tolist() == [[4, 4]]
 
 
@@ -201,13 +201,12 @@ def test_blocks_are_of_one_seed_and_keep_what_they_took(tmp_path, monkeypatch, d
 
 def test_memorised_noise_is_found_and_its_absence_too(memorised):
     found = audited.samples(memorised)
-    area = lambda name, key: attacks.auc(
-        *(np.concatenate(side) for side in zip(*found[name][key].values(), strict=True))
-    )
-    assert area("none", "ulira") > 0.9
-    assert area("none", "lira") > 0.9
+    area = lambda name, key: inference.jackknife(*found[name][key][0])
     for key in ("ulira", "lira"):
-        assert abs(area("retrain_again", key) - 0.5) < 0.06
-    epsilon = attacks.forgetting_score
-    scores = {name: epsilon(found[name]["forgetting_score"][0][0]) for name in found}
-    assert scores["none"] < scores["retrain_again"] / 2
+        assert area("none", key).low > 0.85
+        # One more retraining, a coin: what was judged beside itself is now judged beside 0.5.
+        assert area("retrain_third", key).low < 0.5 < area("retrain_third", key).high
+    scores = {
+        name: attacks.forgetting_score(found[name]["forgetting_score"][0][0]) for name in found
+    }
+    assert scores["none"] < scores["retrain_third"] / 2

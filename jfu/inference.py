@@ -1,0 +1,152 @@
+"""How sure a comparison is: intervals that cover, and a test that needs no law of chance.
+
+What is compared are models of several seeds: those of a method, and of each seed some models
+that were retrained without the forgotten data. All models of a seed are judged on the same
+examples, whose noise cancels in the difference
+
+    d_s = T(method, s) - mean_r T(retrained r, s),
+
+one number a seed. Seeds are independent, so the interval of the mean of d is Student's. And a
+method that is retraining by another name could change places with the retrained models of its
+seed: how often that gives as large a difference is a test that holds for any law of T and any
+number of measures at once.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import special
+
+
+class Interval(NamedTuple):
+    value: float
+    low: float
+    high: float
+
+
+def t_interval(values: Sequence[float], *, level: float = 0.95, least: float = 0.0) -> Interval:
+    """Student's interval of the mean of independent values, one a seed.
+
+        mean -+ t sd / sqrt(S),  t the (1 + level) / 2 quantile with S - 1 degrees of freedom
+
+    It covers the true mean as often as ``level`` says where values are near to normal, for few
+    seeds too, for which a percentile bootstrap does not.
+
+    Args:
+      values: ``[S]``, at least two.
+      least: half the interval's width at the least. Shares that are all alike have no spread, yet
+        an event that was not seen in N trials may have a rate of 3 / N (Hanley, Lippman-Hand. If
+        Nothing Goes Wrong, Is Everything All Right? JAMA 1983).
+
+    Raises:
+      ValueError: fewer than two values.
+
+    >>> t_interval([1.0, 2.0, 3.0]).high.round(3)  # 2 + 4.303 / sqrt(3)
+    np.float64(4.484)
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) < 2:
+        raise ValueError(f"{len(values)} value has no spread; an interval wants at least 2 seeds")
+    error = values.std(ddof=1) / np.sqrt(len(values))
+    return _interval(values.mean(), error, len(values) - 1, level, least)
+
+
+def jackknife(values: Sequence[float], *, level: float = 0.95) -> Interval:
+    """Interval of a statistic of independent rows, though it reads all of them at once.
+
+        T -+ t sqrt((R - 1) / R sum_r (T_r - mean T_r)^2),  T_r without row r
+
+    For attacks that learn from shadow models and are tried on the same ones: drawing their scores
+    anew leaves out what learning from other models would change, and is too narrow by a third.
+    This one is too wide rather where nothing is to be found (Efron, Stein. The Jackknife Estimate
+    of Variance. Annals of Statistics 1981).
+
+    Args:
+      values: ``[1 + R]``, as ``left_out`` makes them; linear combinations of several such are one
+        too, where the rows are the same.
+
+    >>> jackknife(left_out(np.mean, np.array([1.0, 2.0, 3.0]))).high.round(3)  # Student's
+    np.float64(4.484)
+    """
+    value, left = float(values[0]), np.asarray(values[1:], np.float64)
+    if len(left) < 3:
+        raise ValueError(f"{len(left)} rows were left out one by one; at least 3 are needed")
+    error = np.sqrt((len(left) - 1) * left.var())
+    return _interval(value, error, len(left) - 1, level, 0.0)
+
+
+def left_out(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarray:
+    """A statistic of all rows of the arrays, then without each of them, ``[1 + R, ...]``.
+
+    >>> left_out(np.sum, np.array([1.0, 2.0, 4.0])).tolist()
+    [7.0, 6.0, 5.0, 3.0]
+    """
+    parts = [[np.delete(a, r, 0) for a in arrays] for r in range(len(arrays[0]))]
+    return np.array([statistic(*part) for part in (arrays, *parts)])
+
+
+def _interval(value, error, freedom, level, least) -> Interval:
+    half = max(students(level, freedom) * error, least)
+    return Interval(value, value - half, value + half)
+
+
+def students(level: float, freedom: int) -> float:
+    """How many standard errors an interval of this level reaches to either side.
+
+    >>> students(0.95, 4).round(3)
+    np.float64(2.776)
+    """
+    return special.stdtrit(freedom, (1 + level) / 2)
+
+
+def exchanges(scores: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> np.ndarray:
+    """How often models that change places within a seed show as much, adjusted for all measures.
+
+    In each way to name one model of every seed "the method", measure k has the mean over seeds of
+    the named model's score less the mean of the others', divided by its deviation over all ways.
+    The chance of measure k is the share of ways in which the largest of these over the measures is
+    at least what measure k shows under the true names. If method and retrained models have one
+    law, then a chance of at most 4 % is met by any of the measures in at most 4 of 100 audits,
+    whatever the law, however the measures hang together (Westfall, Young. Resampling-Based
+    Multiple Testing. Wiley 1993). With S seeds and two retrained models none is below 3^-S.
+
+    Args:
+      scores: ``[S, 1 + R, K]``, the method's first, larger where there is more of what is looked
+        for.
+      draws: ways at most; all of them where there are no more, else drawn from ``seed``.
+
+    Returns:
+      ``[K]``; 1 where all models have one score.
+
+    >>> alike, apart = [[5, 5, 5]] * 5, [[9, 1, 2]] * 5  # of 3^5 ways one names all five nines
+    >>> exchanges(np.stack([alike, apart], 2)).tolist() == [1.0, 1 / 3**5]
+    True
+    """
+    scores = np.asarray(scores, np.float64)
+    many, models, measures = scores.shape
+    if not measures:
+        return np.zeros(0)
+    apart = scores - (scores.sum(1, keepdims=True) - scores) / (models - 1)
+    if models**many <= draws:
+        named = np.array([*itertools.product(range(models), repeat=many)])
+    else:
+        named = np.random.default_rng(seed).integers(0, models, (draws, many))
+        named[0] = 0  # the true names
+    means = sum(apart[s, named[:, s]] for s in range(many)) / many
+    spread = np.sqrt((apart**2).mean(1).sum(0)) / many
+    found = means / np.where(spread > 1e-12, spread, np.inf)
+    return (found.max(1)[:, None] >= found[0] - 1e-9).mean(0)
+
+
+def above(interval: Interval, null: float, freedom: int, *, level: float = 0.95) -> float:
+    """The chance of a value as far above ``null``, from Student's interval around it.
+
+    >>> round(above(t_interval([1.0, 2.0, 3.0]), 2 - 4.303 / 3**0.5, 2), 3)
+    0.025
+    """
+    error = (interval.high - interval.value) / students(level, freedom)
+    if error == 0:
+        return float(interval.value <= null)
+    return float(special.stdtr(freedom, (null - interval.value) / error))
