@@ -333,10 +333,18 @@ def check(path: pathlib.Path) -> list[dict[str, Any]]:
 
 @by_first
 def follow(work: WorkDir, source: str | None) -> None:
-    """Begins the ledger of a new work directory where that of the model's own one ends."""
+    """Begins the ledger of a new work directory where that of the model's own one ends.
+
+    What else was begun from that model since is not this run's story, and is left out.
+    """
     before = source and pathlib.Path(source) / LEDGER
     if before and before.exists() and not (work.path / LEDGER).exists():
-        write_bytes(work.path / LEDGER, read_bytes(before, most=jfu.ledger.MOST))
+        text = read_bytes(before, most=jfu.ledger.MOST).decode()
+        lines = jfu.ledger.verify(text)
+        while lines and lines[-1]["event"] == "begun":
+            lines.pop()
+        kept = text.split("\n")[: len(lines)]
+        write_bytes(work.path / LEDGER, "".join(f"{line}\n" for line in kept).encode())
 
 
 @by_first

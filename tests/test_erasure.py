@@ -369,6 +369,15 @@ def test_what_came_later_and_has_not_finished_is_told_and_stops_no_removal(root)
     assert broken.path == root / "D" and "results.jsonl is not what line" in broken.what
 
 
+def test_a_run_does_not_copy_what_else_was_begun(root):
+    """Its ledger is the same whoever began before it, and goes on from the same line."""
+    unlearn(root / "F", root / "A", "client:1", 9.0)
+    events = [line["event"] for line in ledger.read(root / "F" / "ledger.jsonl")]
+    assert events == ["trained", "asked", "answered"]
+    assert [line["event"] for line in ledger.read(root / "A" / "ledger.jsonl")][1:] == ["begun"] * 2
+    assert lineage.trace(root / "F", "client:1").missing == []
+
+
 def test_one_that_was_moved_alone_is_not_missed(root, tmp_path):
     """Where a proof is asked of it; a second answer with the very same settings is."""
     erasure.erase(*opened(root / "B"), "not")
