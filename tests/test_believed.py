@@ -101,11 +101,12 @@ def test_the_scripts_ask(tmp_path, monkeypatch):
     work = written(tmp_path / "W")
     edited(work.path / "results.jsonl", EDITS["a number"])
     before = sorted(tmp_path.rglob("*"))
-    flags = dict(workdir=[str(work.path)], record=None, shadows=0, data_dir=None)
-    monkeypatch.setattr(table, "FLAGS", type("Flags", (), flags))
+    flags = dict(workdir=[str(work.path)], record=None, data_dir=None)
+    flags |= dict(__getattr__=lambda _, name: 0)  # what else there may be is not given
+    monkeypatch.setattr(table, "FLAGS", type("Flags", (), flags)())
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
         table.table()
-    monkeypatch.setattr(audit, "FLAGS", type("Flags", (), flags))
+    monkeypatch.setattr(audit, "FLAGS", type("Flags", (), flags)())
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
         audit.asked(work.path)
     assert sorted(tmp_path.rglob("*")) == before
