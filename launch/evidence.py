@@ -1,5 +1,6 @@
 """What stored models show: the samples of every measure of an audit, seed by seed."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,11 +40,12 @@ def stored(work: WorkDir, seed: int, name: str) -> Any:
     notes = cell_notes(work, seed, name)
     if not (notes and notes.get("finished")):
         return None
-    flat = {
-        k.removeprefix("variables/"): a
-        for k, a in jfu.io.load_arrays(work.cell(seed, name)).items()
-        if k.startswith("variables/")
-    }
+    # A method may keep something beside the federation's state, which is then called inner.
+    named = re.compile(r"(?:inner/)*variables/(.+)")
+    arrays = jfu.io.load_arrays(work.cell(seed, name))
+    flat = {found[1]: a for path, a in arrays.items() if (found := named.fullmatch(path))}
+    if not flat:
+        raise ValueError(f"{work.cell(seed, name)} holds no model; restore it")
     return place(jfu.io.unflatten(flat))
 
 

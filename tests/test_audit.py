@@ -24,6 +24,7 @@ from launch import (
     reproduce,
     shadows,
     verdicts,
+    workdir,
 )
 
 # ---------------------------------------------------------------- the rules
@@ -864,3 +865,21 @@ def test_the_text_for_a_terminal_has_a_row_a_method(audited):
     # What methods are compared with has measures and no verdict; controls have one.
     assert "| retrain" not in told and "| retrain" in measured and "| margin" in measured
     assert "| control: the old model" in told and "| control: a third retraining" in told
+
+
+def test_a_model_is_found_within_what_its_method_keeps_beside(tmp_path):
+    """Histories of training and old models lie beside the state that is audited."""
+    work = workdir.WorkDir(tmp_path, None, run="r")
+    notes = dict(round=1, rows=[], spent={}, finished=True)
+    (tmp_path / "cells").mkdir()
+    state = {"variables": {"params": {"w": np.arange(2.0, dtype=np.float32)}}, "round": np.int32(1)}
+    old = {"params": {"w": np.full(2, 9, np.float32)}}
+    kept = dict(plain=state, beside=dict(inner=state, own=old))
+    kept |= dict(deeper=dict(inner=dict(inner=state, history={"variables": old}), own=old))
+    for name, each in kept.items():
+        workdir.write_cell(work, 0, name, each, notes)
+        found = evidence.stored(work, 0, name)
+        assert list(found) == ["params"] and found["params"]["w"].tolist() == [0, 1]
+    workdir.write_cell(work, 0, "none", dict(own=old), notes)
+    with pytest.raises(ValueError, match="holds no model"):
+        evidence.stored(work, 0, "none")
