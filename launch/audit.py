@@ -67,8 +67,7 @@ def define() -> None:
 
 
 def audit() -> None:
-    import jfu.io
-    from launch import locks, page, records, workdir
+    from launch import locks, outputs, page, records, workdir
 
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
@@ -78,8 +77,8 @@ def audit() -> None:
     report = examine(where, run, lock)
     text = json.dumps(report, indent=1, allow_nan=False)
     locks.check(where, lock)
-    jfu.io.write_bytes(where / "audit.json", (text + "\n").encode())
-    jfu.io.write_bytes(where / "audit.html", page.html(report).encode())
+    outputs.put(where / "audit.json", (text + "\n").encode())
+    outputs.put(where / "audit.html", page.html(report).encode())
     records.wrote(workdir.WorkDir(where, None, lock=lock), ["audit.json", "audit.html"])
     show(page.text(report))
     show(f"audit.html and audit.json are in {where}/")

@@ -26,6 +26,7 @@ from launch.identity import DRAWS
 from launch.lineage import Step
 from launch.locks import HELD, LOCK, WHO, take
 from launch.main import say
+from launch.outputs import OUTPUTS, holds_digests
 from launch.requests import in_force, meant
 from launch.workdir import CONFIG, HISTORY, MODEL, PLAN, RESULTS, WorkDir, is_of, read_results
 
@@ -172,6 +173,9 @@ def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]
             return CHANGED, True, False
         what = "measures" if name in MEASURES else "settings and records"
         return "rows that requests took out, by number" if DRAWS in name else what, False, True
+    if name == OUTPUTS:
+        plain = holds_digests(path)
+        return ("settings and records", False, True) if plain else (CHANGED, True, False)
     if name in (LOCK, HELD):
         plain = WHO.fullmatch(read_bytes(path).decode(errors="replace").strip())
         short = plain and path.stat().st_size < 300

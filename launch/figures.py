@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-import jfu.io
-from launch import report
+from launch import outputs, report
 from launch.main import say
 
 COLOURS = {
@@ -149,7 +148,7 @@ def save(figure: Any, path: str) -> None:
     """Writes a figure as PNG, at once or not at all."""
     out = io.BytesIO()
     figure.savefig(out, dpi=110, format="png")
-    jfu.io.write_bytes(path, out.getvalue())
+    outputs.put(path, out.getvalue())
 
 
 def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:

@@ -109,6 +109,7 @@ def pays() -> None:
         figures,
         hosts,
         identity,
+        outputs,
         pays_figure,
         pays_report,
         workdir,
@@ -140,7 +141,7 @@ def pays() -> None:
             keep_rows(path, rows)
             took = time.perf_counter() - began
     text = f"{pays_report.markdown(rows)}\n{pays_report.groups(rows)}"
-    write(work.path / "pays.md", text)
+    outputs.put(work.path / "pays.md", text.encode())
     plotted = figures.drawn(pays_figure.draw, rows, str(work.path / "pays.png"))
     names = ["pays.jsonl", "pays.md", *["pays.png"] * plotted]
     show(f"\n{text}\n{listed(names)} are in {work.path}/")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 import jfu
-import jfu.io
 from jfu.metrics import GAP_MEASURES
-from launch import private
+from launch import outputs, private
 
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
 COSTS = ("bytes_down", "bytes_up", "flops", "storage", "seconds")
@@ -404,7 +403,7 @@ def write(folder: pathlib.Path, summary: dict[str, Any], text: str) -> list[str]
     """Writes table.md, table.json and, where rules can be compared, stopping.md; their names."""
     found = contents(summary, text)
     for name, content in found.items():
-        jfu.io.write_bytes(folder / name, content)
+        outputs.put(folder / name, content)
     return list(found)
 
 

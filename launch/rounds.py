@@ -22,7 +22,6 @@ from typing import Any
 
 from absl import flags
 
-import jfu.io
 from launch import compare, figures, main, private
 from launch import flags as shared
 from launch.printing import listed, show
@@ -51,17 +50,17 @@ def rounds() -> None:
             "note: targets that are not given are taken from retraining, which is not asked for"
         )
     work, config, rows = compare.run()
-    from launch import hosts, records, workdir
+    from launch import hosts, outputs, records, workdir
 
     if not hosts.first():
         return
     lines = reach(rows, given)
     lines = [private.marked(config, line, ("target", *COSTS)) for line in lines]
-    jfu.io.write_bytes(
+    outputs.put(
         work.path / "rounds.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
     )
     text = markdown(lines) + private.footnote(dataclasses.asdict(config))
-    jfu.io.write_bytes(work.path / "rounds.md", text.encode())
+    outputs.put(work.path / "rounds.md", text.encode())
     title = f"{config.dataset}: forget {config.forget}{private.title(config)}"
     plotted = figures.drawn(plot, lines, str(work.path / "rounds.png"), title)
     names = ["rounds.jsonl", "rounds.md", *["rounds.png"] * plotted]

@@ -17,7 +17,6 @@ from typing import Any
 from absl import flags
 
 import jfu
-import jfu.io
 from launch import compare, main, private
 from launch import flags as shared
 from launch.printing import show
@@ -54,7 +53,7 @@ def tune() -> None:
     config = shared.resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
-    from launch import cells, devices, experiment, federation, records, report, workdir
+    from launch import cells, devices, experiment, federation, outputs, records, report, workdir
 
     keep = list(experiment.remembered(names))
     federation.check(config, asked, keep, **shared.said())
@@ -99,7 +98,7 @@ def tune() -> None:
     found = report.table(rows)["methods"]
     lines, best = choose({k: v for k, v in found.items() if k in tried}, names)
     lines = [private.marked(config, line, ("gap", "chosen", *MEASURES)) for line in lines]
-    jfu.io.write_bytes(
+    outputs.put(
         work.path / "tuning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
     )
     cells_ = [["method", "option", "gap", "retain %", "forget %", "test %", "backdoor %", ""]]
@@ -108,8 +107,8 @@ def tune() -> None:
         chosen = "chosen" if line["chosen"] else ""
         cells_.append([line["method"], line["option"], f"{line['gap']:.2f}", *measures, chosen])
     text = report.aligned(cells_) + private.footnote(dataclasses.asdict(config))
-    jfu.io.write_bytes(work.path / "tuning.md", text.encode())
-    jfu.io.write_bytes(work.path / "options.flags", f"--options={','.join(best)}\n".encode())
+    outputs.put(work.path / "tuning.md", text.encode())
+    outputs.put(work.path / "options.flags", f"--options={','.join(best)}\n".encode())
     show(f"\n{text}\n--options={','.join(best)}\n\nThe same is in {work.path}/")
 
 

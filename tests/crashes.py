@@ -242,6 +242,7 @@ def kept(folder: Path) -> dict[str, bytes | str | None]:
 def results(folder: Path) -> dict[str, object]:
     """What a run has found, without the seconds that it took and the time of day."""
     found: dict[str, object] = kept(folder)
+    found.pop("outputs.json", None)  # digests of what says how long it took
     # Of a ledger's lines; checkpoints and tables say how long they took, folders have names.
     timed = ("time", "previous", "hash", "results", "cells", "wrote", "since", "path", "beside")
     for name in found:
