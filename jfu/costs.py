@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jfu.types import Batch, Broadcast, ClientData, ClientFn, LossFn, PyTree, Variables
 
@@ -24,7 +25,7 @@ def entries(tree: PyTree) -> int:
     >>> entries({"w": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": jnp.zeros(4)})
     16
     """
-    return sum(math.prod(a.shape) for a in jax.tree.leaves(tree))
+    return sum(math.prod(np.shape(a)) for a in jax.tree.leaves(tree))
 
 
 def wire(send: ClientFn, variables: Variables, clients: ClientData) -> tuple[int, int]:

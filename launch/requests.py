@@ -177,7 +177,10 @@ def _numbers(kind, values: str, text: str) -> list:
 
 def _mask(path: str, examples: int) -> np.ndarray:
     """The mask of a file, which has a byte an image and a little more."""
-    mask = read_npy(path, most=2**20 + 2 * examples)
+    try:
+        mask = read_npy(path, most=2**20 + 2 * examples)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} is no .npy file of bools: {error}") from None
     if mask.dtype != bool:
         raise ValueError(f"{shown(path)} is no .npy file of bools: it holds {mask.dtype}")
     return mask

@@ -247,7 +247,8 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     workdir = tmp_path / "B"
     flags = [f"--init_from={trained}", f"--workdir={workdir}", f"--method={method}"]
     _, said = launch("unlearn", *flags, "--stop=budget")
-    assert ("outlook: back after about" in said) == (method == "not")
+    # Four rounds are too few here: it names one class.
+    assert ("outlook: the model retains 12.0 % and has learnt nothing" in said) == (method == "not")
     assert ("what it then predicts tells" in said) == (method == "not_deepest")
     rows = rows_of(workdir)
     budget = dict(retrain=4, none=0).get(method, 2)
@@ -260,7 +261,11 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     old, new = (jfu.io.load_params(w / "model.safetensors") for w in (trained, workdir))
     same = np.array_equal(old["params"]["stem"]["kernel"], new["params"]["stem"]["kernel"])
     assert same == (method == "none")
-    assert before == {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    after = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    told = after[trained / "ledger.jsonl"].removeprefix(before[trained / "ledger.jsonl"])
+    assert json.loads(told)["event"] == "begun" and str(workdir) in told.decode()
+    changing = [trained / name for name in ("lock", "ledger.jsonl")]
+    assert [p for p in after if after[p] != before.get(p)] == [p for p in after if p in changing]
 
 
 def test_two_steps_give_what_one_comparison_gives(trained, tmp_path):

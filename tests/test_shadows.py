@@ -164,6 +164,7 @@ def test_blocks_are_of_one_seed_and_keep_what_they_took(tmp_path, monkeypatch, d
     many = jfu.stack(data.x, data.y, [range(12), [12, 13], [14, 15]])
     request = place(jfu.split(many, jfu.forget_client(many, [0])))
     study = SimpleNamespace(layout=SimpleNamespace(devices=2, chunk=1), model=model)
+    study.config = SimpleNamespace(dp_clip=None)
     calls = []
 
     def programs(study, methods, rows, chunk):
