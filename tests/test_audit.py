@@ -658,7 +658,7 @@ def test_planted_cases_come_out_right(audited):
     assert never["measures"]["barrier_to_original"]["value"] < 1e-5
     # A third retraining is not called unforgotten; the first two are what it is judged by.
     assert methods["retrain_third"]["verdicts"]["forgotten"] in ("yes", "inconclusive")
-    assert methods["retrain_third"]["verdicts"]["backdoor_gone"] == "yes"
+    assert methods["retrain_third"]["verdicts"]["backdoor_gone"] in ("yes", "inconclusive")
     assert found["controls"]["old"][0] == "no"
     assert found["controls"]["third"][0] == methods["retrain_third"]["verdicts"]["forgotten"]
     for name in ("retrain", "retrain_again"):
