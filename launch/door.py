@@ -28,6 +28,9 @@ NEEDS = dict(
     shadows_chunk="shadows",
 )
 
+# Lists that may be empty though they are not by default.
+NOBODY = ("peers",)
+
 LARGEST = 2**20  # bytes of a file of flags
 
 
@@ -44,7 +47,7 @@ def check(flags: Any) -> None:
         flag = flags[name]
         if flag.present and not _text(flag.value):
             raise ValueError(f"--{name}={flag.value} has bytes that are no text; write UTF-8")
-        if flag.value in ("", []) and flag.value != flag.default:
+        if flag.value in ("", []) and flag.value != flag.default and name not in NOBODY:
             raise ValueError(f"--{name}= is empty; give it a value, or leave it out")
         if isinstance(flag.value, float) and not math.isfinite(flag.value):
             raise ValueError(f"--{name}={flag.value} is no finite number; give one")

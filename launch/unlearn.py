@@ -147,8 +147,11 @@ def unlearn() -> None:
         raise ValueError(
             f"--stop=regained does nothing with {FLAGS.method}, which uses its budget; leave it out"
         )
-    if FLAGS.erase and FLAGS.method == "none":
-        raise ValueError("none passes the old model off as unlearned, which --erase cannot undo")
+    if FLAGS.method == "none":
+        raise ValueError(
+            "--method=none passes the old model off as unlearned, which is no answer; it is a "
+            "control, for launch.compare"
+        )
     if FLAGS.erase and hosts.several():
         raise ValueError(
             "files are removed by one host; unlearn first, then give the same command with --erase "

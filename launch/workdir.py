@@ -318,20 +318,12 @@ def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
 
 
 def taken(work: WorkDir, seeds: Sequence[int]) -> dict[int, identity.Draws]:
-    """What the seeds' requests took out, where the directory says so already.
+    """What the seeds' requests took out, where the directory says so.
 
-    Raises:
-      ValueError: it has a seed's cells and no longer says what was drawn for them.
+    A seed of which it says nothing is drawn; its checkpoints, if there are any, name what they were
+    drawn from, and are refused where that is another.
     """
-
-    def begun():
-        cells = (work.path / "cells").glob("*.safetensors")
-        return sorted({path.name.partition("-")[0] for path in cells})
-
-    known = {int(seed) for seed in hosts.agreed(begun) if seed.isdigit()} if work.data else set()
-    needed = [seed for seed in seeds if seed in known]
-    others = [seed for seed in seeds if seed not in known]
-    return identity.read(work.path, needed, needed=True) | identity.read(work.path, others)
+    return identity.read(work.path, seeds)
 
 
 def with_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:

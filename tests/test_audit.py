@@ -769,7 +769,8 @@ def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
     work = tmp_path / "W"
     shutil.copytree(memorised, work)
     shutil.rmtree(work / "controls", ignore_errors=True)
-    mine = ("results.jsonl", "ledger.jsonl", "table.json", "cells/0-retrain.safetensors")
+    mine = ("results.jsonl", "table.json", "cells/0-retrain.safetensors")
+    told = (work / "ledger.jsonl").read_bytes()
     before = [(work / name).read_bytes() for name in mine]
     flags = ["--relearn_rounds=0", "--draws=200"]
     launch("audit", f"--workdir={work}", *flags)
@@ -792,6 +793,9 @@ def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
     launch("audit", f"--workdir={work}", *flags, "--control")
     assert [path.stat().st_mtime_ns for path in kept] == stamps
     assert [(work / name).read_bytes() for name in mine] == before
+    more = (work / "ledger.jsonl").read_bytes()
+    assert more.startswith(told)  # then it says what the report is
+    assert {json.loads(line)["event"] for line in more[len(told) :].splitlines()} == {"wrote"}
     files, _ = erasure.holdings(work, "client:0")
     (held,) = [f for f in files if f.path == kept[0]]
     assert not held.holds and "never met" in held.what

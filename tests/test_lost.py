@@ -323,7 +323,8 @@ def test_a_full_disk_is_told_and_nothing_is_lost(apart, whole):
     place = small / "w" / "cells" / CELL
     assert refused(ended, f"{place} could not be written (No space left on device)", "; make room")
     assert runs.written() == [(CELL, 1)]
-    assert set(kept(seen / "w")) == {"config.json", "cells", f"cells/{CELL}"}
+    there = {"config.json", "cells", f"cells/{CELL}", "draws", "draws/0.json"}
+    assert set(kept(seen / "w")) == there
     assert load_notes(seen / "w" / "cells" / CELL)["round"] == 1
     (seen / "filler").unlink()
     assert runs.run(*TRAIN, f"--workdir={small / 'w'}").status == 0
