@@ -67,7 +67,7 @@ def define() -> None:
 
 
 def audit() -> None:
-    from launch import locks, outputs, page, records, workdir
+    from launch import evidence, locks, outputs, page, records, workdir
 
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
@@ -79,7 +79,9 @@ def audit() -> None:
     locks.check(where, lock)
     outputs.put(where / "audit.json", (text + "\n").encode())
     outputs.put(where / "audit.html", page.html(report).encode())
-    records.wrote(workdir.WorkDir(where, None, lock=lock), ["audit.json", "audit.html"])
+    controls = sorted((where / evidence.CONTROLS / "cells").glob("*.safetensors"))
+    names = ["audit.json", "audit.html", *(str(path.relative_to(where)) for path in controls)]
+    records.wrote(workdir.WorkDir(where, None, lock=lock), names)
     show(page.text(report))
     show(f"audit.html and audit.json are in {where}/")
     if lock:
