@@ -313,6 +313,11 @@ def classification(apply: Callable) -> LossFn:
 
     def loss(variables: Mapping[str, Params], batch: Batch, key: Key):
         logits, changed = apply(variables, batch.x, train=True, mask=batch.mask, key=key)
+        if not isinstance(logits, jax.Array):
+            raise ValueError(
+                f"the model gives a {type(logits).__name__} where logits [B, C] are wanted; give "
+                "an apply that picks them, or a loss of your own"
+            )
         return cross_entropy(logits, batch), changed
 
     return loss

@@ -213,7 +213,7 @@ def unlearn() -> None:
             poisoned = experiment.names_the_poison(study, trial)
             for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
                 main.say(line)
-        regained = stop == "regained" and FLAGS.method not in ("retrain", "none")
+        regained = stop == "regained" and FLAGS.method != "retrain"
         enough = row["retain"] - 0.5 if regained else None
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
         if not identity.changed(trained.variables, state.variables, FLAGS.method):
@@ -235,7 +235,7 @@ def unlearn() -> None:
     names = report.write(work.path, summary, text)
     records.answered(work, config, FLAGS.method, [row, *rows], names)
     show(f"\n{text}")
-    if FLAGS.method not in ("retrain", "none"):
+    if FLAGS.method != "retrain":
         for line in advice.behind(dataclasses.asdict(config), row, rows[-1]):
             main.say(line)
     show(f"the unlearned model is {work.path / workdir.MODEL}")

@@ -332,3 +332,11 @@ def test_shuffles_walk_over_no_more_than_their_length():
     assert "cond" in text(chosen(jax.random.key(0)), clients.mask[0])
     # One branch for all that run side by side; a choice for each would run all of them.
     assert "cond" in text(jax.vmap(chosen(None)), clients.mask)
+
+
+def test_a_model_of_several_outputs_is_told_that_one_is_wanted(data):
+    apply = lambda variables, x, **_: ({"logits": x @ variables["params"], "aux": x}, {})
+    work = jfu.local_sgd(jfu.classification(apply), optax.sgd(0.1), batch_size=2)
+    fed = jfu.fedavg(work)
+    with pytest.raises(ValueError, match="gives a dict where logits"):
+        fed.round(fed.init({"params": jnp.zeros((2, 3))}), data, jax.random.key(0))
