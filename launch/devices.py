@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 import jfu
-from jfu.devices import cores
 from jfu.pools import everywhere
 from launch import hosts
 
@@ -37,7 +36,7 @@ def start(
     if hosts.several():
         wanted = len(jax.devices())
     else:
-        wanted = split_cpu(
+        wanted = hosts.split_cpu(
             devices or (kept.devices if kept and kept.backend == "cpu" else None), clients
         )
     if cache:
@@ -64,12 +63,6 @@ def start(
             "the same or another --workdir"
         )
     return layout
-
-
-def split_cpu(devices: int | None, clients: int) -> int:
-    """CPU devices of this host: as many as given, or one a core and at most one a client."""
-    # Scripts wait for every round.
-    return jfu.cpu_devices(devices or max(1, min(cores(), clients)), ahead=False)
 
 
 def on_devices(layout: Layout) -> contextlib.AbstractContextManager:

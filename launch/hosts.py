@@ -7,11 +7,9 @@ each, so they take the same decisions and need not ask.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import os
-import pathlib
 import re
 import sys
 import threading
@@ -24,8 +22,8 @@ import jax
 import numpy as np
 
 import jfu
-import launch
-from launch import address, watch
+from jfu.devices import cores
+from launch import address, software, watch
 from launch.main import complain, say, sentence
 from launch.printing import listed
 
@@ -50,8 +48,6 @@ def join(given: Any, clients: int) -> None:
     """
     if not check(given.coordinator, given.hosts, given.host_id):
         return
-    from launch.devices import split_cpu
-
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     split_cpu(given.devices, clients)
     # A host that waits in vain is ended by JAX with a stack trace; this says it in a sentence.
@@ -65,7 +61,7 @@ def join(given: Any, clients: int) -> None:
         patience.cancel()
     alike([device.process_index for device in devices], jax.default_backend())
     same(flags_of(given))
-    same_software(software())
+    same_software(software.own())
 
 
 def _meet(given: Any) -> None:
@@ -202,6 +198,12 @@ def refuse(given: Any, script: str) -> None:
         )
 
 
+def split_cpu(devices: int | None, clients: int) -> int:
+    """CPU devices of this host: as many as given, or one a core and at most one a client."""
+    # Scripts wait for every round.
+    return jfu.cpu_devices(devices or max(1, min(cores(), clients)), ahead=False)
+
+
 # ---------------------------------------------------------------- telling one another
 
 
@@ -330,18 +332,6 @@ def flags_of(given: Any) -> dict[str, Any]:
     ours = [f.name for m, some in modules.items() if not m.startswith("absl") for f in some]
     theirs = {n: given[n].value for n in ours if n not in OWN}
     return {n: v for n, v in theirs.items() if isinstance(v, str | int | float | list | None)}
-
-
-def software() -> dict[str, Any]:
-    """What this host computes with: packages, jfu's own files, and settings of JAX."""
-    from launch import identity, workdir
-
-    code = hashlib.sha256()
-    folders = (pathlib.Path(package.__file__).parent for package in (jfu, launch))
-    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
-        code.update(path.read_bytes())
-    own = dict(jfu=f"{jfu.__version__} ({code.hexdigest()[:8]})")
-    return own | workdir.versions() | identity.numerics()
 
 
 def same(values: dict[str, Any]) -> None:

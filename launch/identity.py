@@ -27,6 +27,7 @@ from jfu.files import read_json
 from jfu.io import write_bytes
 from launch import hosts
 from launch.locks import make_folder
+from launch.software import numerics
 
 DRAWS = "draws"  # the folder in a work directory
 BLOCK = 1024  # examples read at once where they lie in files
@@ -37,14 +38,6 @@ DATA = dict(
     test="the test examples",
     owners="who holds which example (client)",
     classes="the classes",
-)
-
-# Settings of JAX under which the same run comes out with other bits.
-NUMERICS = (
-    "jax_enable_x64",
-    "jax_default_prng_impl",
-    "jax_threefry_partitionable",
-    "jax_default_matmul_precision",
 )
 
 
@@ -150,11 +143,6 @@ def _text(value: Any) -> str:
     """The digest of what JSON holds."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def numerics() -> dict[str, Any]:
-    """The settings of JAX that change bits, as they are now."""
-    return {name: getattr(jax.config, name) for name in NUMERICS}
 
 
 # ---------------------------------------------------------------- comparing

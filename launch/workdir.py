@@ -8,7 +8,6 @@ works in a work directory (``launch.locks``).
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -26,6 +25,7 @@ from launch.flags import Config
 from launch.locks import HELD, LOCK, half_of, make_folder, take
 from launch.locks import check as check_lock
 from launch.main import say
+from launch.software import versions
 
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS, PLAN = "config.json", "results.jsonl", "plan.json"
@@ -215,11 +215,6 @@ def place(name: str | None, path: pathlib.Path) -> dict[str, str] | None:
         return None
     where = os.path.abspath(name)
     return dict(path=where, beside=os.path.relpath(where, os.path.realpath(path)))
-
-
-def versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
-    return {name: importlib.metadata.version(name) for name in packages}
 
 
 def begin(
