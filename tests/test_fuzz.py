@@ -87,7 +87,8 @@ lines = lambda some: "".join(json.dumps(row) + "\n" for row in some)
 text = lambda content: lambda path: path.write_text(content)
 in_run = lambda read: lambda path: read(workdir.WorkDir(path.parent, LAYOUT))
 like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), PARAMS)
-PAYS = Path(recorded.__file__).parent / "results" / "pays-fashion-cpu.jsonl"
+RESULTS = Path(__file__).parents[1] / "launch" / "results"  # of the checkout: not installed
+PAYS = RESULTS / "pays-fashion-cpu.jsonl"
 READERS = {
     "model.safetensors": Reader(
         lambda p: jfu.io.save_params(p, PARAMS), lambda p: jfu.io.adopt(p, like), "safetensors"
