@@ -3,7 +3,7 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:
-    from launch import interrupt, printing
+    from launch.shell import interrupt, printing
 
     printing.prepare()
     interrupt.catch()

@@ -21,8 +21,9 @@ from typing import Any
 
 from absl import flags
 
-from launch import main
-from launch.printing import show
+from launch.shell import entry
+from launch.shell.printing import show
+from launch.shell.say import complain
 
 FLAGS = flags.FLAGS
 SHORT = 12  # letters of a digest that tell models apart
@@ -52,7 +53,7 @@ def define() -> None:
 
 def ledger() -> None:
     import jfu.ledger
-    from launch import records
+    from launch.records import records
 
     path = pathlib.Path(FLAGS.workdir)
     if not path.is_dir():
@@ -69,13 +70,13 @@ def ledger() -> None:
     try:
         lines = records.read(path, FLAGS.head)
     except ValueError as error:
-        main.complain(str(error), status=1)
+        complain(str(error), status=1)
     for line in lines:
         try:
             show(told(line))
         except (KeyError, TypeError, ValueError, AttributeError):
             where = f"line {line['number']} of {path / records.LEDGER}"
-            main.complain(f"{where} is none that jfu's scripts write", status=1)
+            complain(f"{where} is none that jfu's scripts write", status=1)
     for number in jfu.ledger.backwards(lines):
         show(
             f"note: line {number} says an earlier time than the line before: a clock was put back, "
@@ -97,7 +98,8 @@ def ledger() -> None:
 def rekey(path: pathlib.Path) -> None:
     """Gives the ledger another key, or its first."""
     import jfu.ledger
-    from launch import locks, records
+    from launch.records import records
+    from launch.workdir import locks
 
     if FLAGS.head or FLAGS.prove_erased:
         raise ValueError(
@@ -107,7 +109,7 @@ def rekey(path: pathlib.Path) -> None:
     try:
         records.read(path)
     except ValueError as error:
-        main.complain(str(error), status=1)
+        complain(str(error), status=1)
     with locks.take(path):
         content = dict(event="key", config=records.settings(path))
         line = jfu.ledger.rekey(path / records.LEDGER, content, new=new, key=old)
@@ -116,7 +118,7 @@ def rekey(path: pathlib.Path) -> None:
 
 def absent(path: pathlib.Path) -> None:
     """Says that there is no ledger; exit status 1 where other files tell that there must be one."""
-    from launch import runs, workdir
+    from launch.workdir import runs, workdir
 
     try:
         script = runs.read_run(str(path)).script
@@ -124,7 +126,7 @@ def absent(path: pathlib.Path) -> None:
         script = None
     results = [workdir.RESULTS] if script in ("train", "unlearn", "compare") else []
     if found := [n for n in (workdir.MODEL, *results) if (path / n).exists()]:
-        main.complain(
+        complain(
             f"{path} holds {' and '.join(found)} and no ledger: that was removed, or the run has "
             "not finished; start the same command again to go on with it",
             status=1,
@@ -172,14 +174,14 @@ def told(line: dict[str, Any]) -> str:
 def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
     """Lists every file with what it depends on; exit status 1 where one may hold the data."""
     from jfu.files import shown
-    from launch import erasure
+    from launch.records import erasure
 
     if not erasure.asked(wanted, lines):
-        main.complain(f"no request in {path} forgets {wanted}", status=1)
+        complain(f"no request in {path} forgets {wanted}", status=1)
     try:
         found, unused = erasure.holdings(path, wanted, FLAGS.gone)
     except ValueError as error:
-        main.complain(str(error), status=1)
+        complain(str(error), status=1)
     if unused:
         raise ValueError(
             f"--gone={','.join(unused)} names nothing that is missed; leave it out, or give the "
@@ -190,9 +192,9 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
         # In one line, whatever name somebody gave a file.
         show(f"{'HOLDS IT' if held.holds else 'free':8}  {shown(held.path)}: {shown(held.what)}")
     if lost := [held for held in found if held.lost]:
-        main.complain(f"{lost[0].path}: {lost[0].what}", status=1)
+        complain(f"{lost[0].path}: {lost[0].what}", status=1)
     if left := [str(held.path) for held in found if held.holds]:
-        main.complain(
+        complain(
             f"{len(left)} of {len(found)} files hold or may hold {wanted}: {', '.join(left[:5])}",
             status=1,
         )
@@ -206,4 +208,4 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(ledger)
+    entry.run(ledger)

@@ -8,8 +8,8 @@ The one script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU
 from absl import flags
 
 from jfu.data import tfds as reader
-from launch import main
-from launch.printing import show
+from launch.shell import entry
+from launch.shell.printing import show
 
 FLAGS = flags.FLAGS
 _DATASET = flags.DEFINE_string(
@@ -64,4 +64,4 @@ def prepare(name: str, data_dir: str | None = None) -> str:
 if __name__ == "__main__":
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
     flags.mark_flag_as_required("dataset")
-    main.run(lambda: show(prepare(_DATASET.value, _DATA_DIR.value)))
+    entry.run(lambda: show(prepare(_DATASET.value, _DATA_DIR.value)))

@@ -11,132 +11,9 @@ Memory is the peak of the process's anonymous pages while it runs rounds (RssAno
 pieces. Pages of the mapped file are not in it; the system takes them back whenever it likes.
 """
 
-import os
-import statistics
-import sys
-import tempfile
-import threading
-import time
-from typing import Any
-
 from absl import flags
 
-from launch import main
-from launch.bench import Worker, free, publish
-from launch.main import say
-
-FLAGS = flags.FLAGS
-
-IMAGES = 100  # of each client, on average
-REFERENCE = ("resident", "equal", 1000)
-# Who is measured: how, sizes, clients.
-ROWS = (
-    REFERENCE,
-    ("resident", "equal", 100),
-    ("streamed", "equal", 100),
-    ("streamed", "equal", 1000),
-    ("streamed", "equal", 10_000),
-    ("resident", "dirichlet", 1000),
-    ("streamed", "dirichlet", 100),
-    ("streamed", "dirichlet", 1000),
-)
-
-
-def streaming() -> None:
-    free(FLAGS.json)
-    rows = [row for row in ROWS if row[2] <= FLAGS.most]
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "images.npy")
-        write(path, max(count for _, _, count in rows) * IMAGES)
-        found = taking_turns(rows, path)
-    publish(FLAGS.json, found, markdown(found))
-
-
-def write(path: str, count: int) -> None:
-    """Random images in a file, written in blocks."""
-    import numpy as np
-
-    x = np.lib.format.open_memmap(path, "w+", np.uint8, (count, 28, 28, 1))
-    rng = np.random.default_rng(0)
-    for i in range(0, count, 10_000):
-        x[i : i + 10_000] = rng.integers(0, 256, x[i : i + 10_000].shape, dtype=np.uint8)
-    x.flush()
-
-
-def taking_turns(rows: list[tuple[str, str, int]], path: str) -> list[dict[str, Any]]:
-    workers, told = [], []
-    for how, sizes, count in rows:
-        asked = dict(name="streaming", how=how, sizes=sizes, clients=count, pool=path)
-        worker = Worker(asked | dict(devices=FLAGS.devices, piece=FLAGS.piece), sys.executable)
-        told.append(worker.wait("ready"))
-        warm = worker.go() if told[-1] else None
-        if warm is None:
-            raise ValueError(f"{how} {sizes} {count} cannot be measured: {worker.why()}")
-        say(f"{how} {sizes} {count}: {warm:.2f} s in its first round")
-        workers.append(worker)
-    taken: list[list[float]] = [[] for _ in rows]
-    ratios: list[list[float]] = [[] for _ in rows]
-    for number in range(FLAGS.rounds):
-        before = workers[0].go()
-        taken[0].append(before)
-        for i in range(1, len(rows)):
-            mine, after = workers[i].go(), workers[0].go()
-            taken[i].append(mine)
-            taken[0].append(after)
-            each = (before + after) / 2 / REFERENCE[2]
-            ratios[i].append(mine / rows[i][2] / each)
-            before = after
-        say(f"turn {number + 1}/{FLAGS.rounds}: " + ", ".join(f"{t[-1]:.2f}" for t in taken) + " s")
-    found = []
-    for row, facts, seconds, ratio, worker in zip(rows, told, taken, ratios, workers, strict=True):
-        end = worker.close()
-        found.append(
-            dict(zip(("how", "sizes", "clients"), row, strict=True))
-            | {name: value for name, value in facts.items() if name != "event"}
-            | dict(seconds=statistics.median(seconds), all_seconds=seconds)
-            | dict(ratio=statistics.median(ratio or [1.0]), all_ratios=ratio)
-            | dict(peak_mb=end["peak_mb"], rounds=len(seconds), piece=FLAGS.piece)
-        )
-    return found
-
-
-def anonymous() -> float:
-    """MB of this process's own pages, without those of mapped files; 0 where it is not told."""
-    try:
-        with open("/proc/self/status") as lines:
-            return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
-    except OSError:
-        return 0.0
-
-
-def follow() -> dict[str, float]:
-    """A dictionary whose ``peak`` a thread keeps up to date until it has an entry ``over``."""
-    seen = dict(peak=0.0)
-
-    def look():
-        while "over" not in seen:
-            seen["peak"] = max(seen["peak"], anonymous())
-            time.sleep(0.005)
-
-    threading.Thread(target=look, daemon=True).start()
-    return seen
-
-
-def markdown(rows: list[dict]) -> str:
-    """The rows as a table; ``x`` is time a client over that of the resident 1,000 equal ones."""
-    from launch import report
-
-    columns = ["", "sizes", "clients", "images of one", "data MB", "s/round", "ms/client", "x"]
-    lines = [[*columns, "peak MB"]]
-    for row in rows:
-        sizes = dict(equal="equal", dirichlet="Dirichlet 0.1")[row["sizes"]]
-        lines.append([row["how"], sizes, f"{row['clients']:,}"])
-        small, large = row["smallest"], row["largest"]
-        lines[-1].append(f"{small:,}" if small == large else f"{small:,} to {large:,}")
-        each = 1000 * row["seconds"] / row["clients"]
-        lines[-1] += [f"{row['data_mb']:.0f}", f"{row['seconds']:.2f}", f"{each:.2f}"]
-        lines[-1] += [f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}"]
-    return report.aligned(lines)
+from launch.shell import entry
 
 
 def define() -> None:
@@ -148,6 +25,12 @@ def define() -> None:
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
+def streaming() -> None:
+    from launch.timing import streaming
+
+    streaming.streaming()
+
+
 if __name__ == "__main__":
     define()
-    main.run(streaming, private=False)
+    entry.run(streaming, private=False)

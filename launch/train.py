@@ -16,8 +16,9 @@ import pathlib
 
 from absl import flags
 
-from launch import flags as shared
-from launch import main
+from launch.shell import entry
+from launch.shell import flags as shared
+from launch.shell.say import say
 
 FLAGS = flags.FLAGS
 
@@ -83,20 +84,14 @@ def resolve(runs, requests) -> tuple:
 
 
 def train() -> None:
-    until = main.deadline(FLAGS.max_minutes)
+    until = entry.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import (
-        cells,
-        devices,
-        experiment,
-        federation,
-        hosts,
-        records,
-        requests,
-        runs,
-        workdir,
-    )
+    from launch.records import records
+    from launch.running import cells
+    from launch.setup import experiment, federation, requests
+    from launch.shell import devices, hosts
+    from launch.workdir import runs, workdir
 
     hosts.join(FLAGS, FLAGS.clients)
     met, rounds = resolve(runs, requests)
@@ -138,13 +133,13 @@ def train() -> None:
     if keep and hosts.first():
         jfu.io.save_state(work.path / workdir.HISTORY, trained.history, dict(keep=keep))
         held = jfu.nbytes(trained.history) / 1e6
-        main.say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")
+        say(f"the history ({', '.join(keep)}, {held:.1f} MB) is {work.path / workdir.HISTORY}")
     workdir.export(work.path / workdir.MODEL, trained.variables)
     present = int((jfu.weights(trial.everything.retain) > 0).sum())
     records.trained(work, config, seed, present, rounds, history=bool(keep))
-    main.say(f"the model is {work.path / workdir.MODEL}")
+    say(f"the model is {work.path / workdir.MODEL}")
 
 
 if __name__ == "__main__":
     define()
-    main.run(train)
+    entry.run(train)

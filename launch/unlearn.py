@@ -17,9 +17,10 @@ import pathlib
 
 from absl import flags
 
-from launch import flags as shared
-from launch import main
-from launch.printing import show
+from launch.shell import entry
+from launch.shell import flags as shared
+from launch.shell.printing import show
+from launch.shell.say import say
 
 FLAGS = flags.FLAGS
 
@@ -93,7 +94,7 @@ def resolve(runs):
         changes["forget"] = FLAGS.forget
     if FLAGS["backdoor_client"].present:
         raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
-    from launch import hosts
+    from launch.shell import hosts
 
     # The folder's own place, and the model's in it, though that be a link: so the folder is found.
     model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL))
@@ -118,25 +119,15 @@ def stopping(config) -> str:
 
 
 def unlearn() -> None:
-    until = main.deadline(FLAGS.max_minutes)
+    until = entry.deadline(FLAGS.max_minutes)
     import jfu
     import jfu.io
-    from launch import (
-        advice,
-        cells,
-        devices,
-        erasure,
-        experiment,
-        federation,
-        hosts,
-        identity,
-        idle,
-        locks,
-        records,
-        report,
-        runs,
-        workdir,
-    )
+    from launch.records import erasure, records
+    from launch.report import advice, report
+    from launch.running import cells
+    from launch.setup import experiment, federation, identity, idle
+    from launch.shell import devices, hosts
+    from launch.workdir import locks, runs, workdir
 
     hosts.join(FLAGS, FLAGS.clients)
     met = resolve(runs)
@@ -188,7 +179,7 @@ def unlearn() -> None:
             history = jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(kept)))
         jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
         if "last" in method.needs.history and "came" not in history:
-            main.say(
+            say(
                 f"note: {FLAGS.init_from} was trained before histories said who came in the last "
                 f"round; {FLAGS.method} takes it that everybody did"
             )
@@ -212,7 +203,7 @@ def unlearn() -> None:
             training = [line for line in rows if line["method"] == "train"]
             poisoned = experiment.names_the_poison(study, trial)
             for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
-                main.say(line)
+                say(line)
         regained = stop == "regained" and FLAGS.method != "retrain"
         enough = row["retain"] - 0.5 if regained else None
         state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
@@ -223,7 +214,7 @@ def unlearn() -> None:
             )
             if FLAGS.erase:
                 raise ValueError(f"{signs}, before --erase removes anything")
-            main.say(f"note: {signs}, here or elsewhere, before anybody is given the model")
+            say(f"note: {signs}, here or elsewhere, before anybody is given the model")
     workdir.write_results(work, [row, *rows])
     workdir.export(work.path / workdir.MODEL, state.variables)
     if export:
@@ -237,7 +228,7 @@ def unlearn() -> None:
     show(f"\n{text}")
     if FLAGS.method != "retrain":
         for line in advice.behind(dataclasses.asdict(config), row, rows[-1]):
-            main.say(line)
+            say(line)
     show(f"the unlearned model is {work.path / workdir.MODEL}")
     if FLAGS.erase:
         erasure.erase(work, config, FLAGS.method)
@@ -245,4 +236,4 @@ def unlearn() -> None:
 
 if __name__ == "__main__":
     define()
-    main.run(unlearn)
+    entry.run(unlearn)

@@ -26,8 +26,18 @@ SERVER = r"""
 import ctypes, json, os, pathlib, resource, signal, sys, tempfile, time, warnings
 
 import matplotlib, numpy, jax, jfu, jfu.io  # whatever all scripts import
-from launch import audit, cells, compare, devices, erasure, evidence, exam, experiment, figures
-from launch import ledger, main, page, report, shadows, train, unlearn, verdicts, workdir
+from launch import audit, compare
+from launch.records import erasure
+from launch.report import figures
+from launch.running import auditing, cells, comparison, evidence
+from launch.setup import exam, experiment
+from launch.shell import devices
+from jfu.audit import verdicts
+from launch import ledger, train, unlearn
+from launch.report import page, report
+from launch.running import shadows
+from launch.shell import entry
+from launch.workdir import workdir
 
 matplotlib.use("Agg")
 import matplotlib.pyplot
@@ -153,7 +163,7 @@ if task["powerless"]:
 script = SCRIPTS[task["script"]]
 sys.argv = [f"launch.{task['script']}", *task["flags"]]
 script.define()
-main.run(getattr(script, task["script"]))
+entry.run(getattr(script, task["script"]))
 """
 
 

@@ -49,9 +49,10 @@ def dataset(change=None, rows=12):
 def main(port: str, host: str, devices: str, folder: str) -> None:
     """One host: a round, an evaluation, and what hosts tell one another, into FOLDER/HOST.*"""
     from jfu.data.rows import Rows
-    from launch import hosts, identity
-    from launch.devices import compiled, place
-    from launch.exam import dealt
+    from launch.setup import identity
+    from launch.setup.exam import dealt
+    from launch.shell import hosts
+    from launch.shell.devices import compiled, place
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jfu.cpu_devices(int(devices))

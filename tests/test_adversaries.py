@@ -10,7 +10,8 @@ from scipy import stats
 
 import jfu
 from jfu import adversaries, aggregate
-from launch import federation, robustness
+from launch.setup import federation
+from launch.studies import robustness
 
 K, BAD = 9, np.isin(np.arange(9), [1, 5, 6])
 RNG = np.random.default_rng(0)

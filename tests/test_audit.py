@@ -14,18 +14,13 @@ from test_launch import launch
 from test_limits import PLAIN, changed
 
 from jfu import attacks, inference
-from launch import (
-    audit,
-    erasure,
-    estimates,
-    evidence,
-    experiment,
-    page,
-    reproduce,
-    shadows,
-    verdicts,
-    workdir,
-)
+from jfu.audit import estimates, verdicts
+from launch.records import erasure
+from launch.report import page, reproduce
+from launch.running import auditing as audit
+from launch.running import evidence, shadows
+from launch.setup import experiment
+from launch.workdir import workdir
 
 # ---------------------------------------------------------------- the rules
 

@@ -11,8 +11,11 @@ from test_lost import flip, resaved
 from test_table import CONFIG, LAYOUT, all_cells, whole
 
 import jfu.io
-from jfu import ledger
-from launch import audit, cells, records, runs, table, workdir
+from jfu import ledger, results
+from launch.records import records
+from launch.running import auditing as audit
+from launch.running import table
+from launch.workdir import runs, workdir
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def written(folder, *, ended=True):
     for place, ((seed, name), notes) in enumerate(all_cells().items()):
         state = {"variables": {"w": np.full(3, place, np.float32)}}
         workdir.write_cell(work, seed, name, state, notes)
-        rows += [cells.as_original(notes["rows"][-1])] if name == "original" else notes["rows"]
+        rows += [results.as_original(notes["rows"][-1])] if name == "original" else notes["rows"]
     workdir.write_results(work, rows)
     if ended:
         records.compared(work, CONFIG, rows)

@@ -15,7 +15,7 @@ import optax
 import pytest
 from test_launch import launch
 
-from launch import bench, scaling, startup, streaming, workers, workloads
+from launch.timing import bench, scaling, startup, streaming, workers, workloads
 
 
 def test_the_jobs_are_as_they_are_written_down():

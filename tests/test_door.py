@@ -14,9 +14,11 @@ from test_limits import PLAIN, changed
 
 import jfu.data
 from jfu import models
-from launch import door, experiment, federation, idle, unlearn
-from launch import flags as shared
-from launch.paper import ROWS
+from launch import unlearn
+from launch.report.paper import ROWS
+from launch.setup import experiment, federation, idle
+from launch.shell import door
+from launch.shell import flags as shared
 
 
 @pytest.fixture(scope="module")
@@ -235,8 +237,10 @@ def test_rates_that_learn_nothing_are_refused():
 COMMANDS = """
 import shlex, sys
 from absl import flags
-from launch import {script}, federation
-from launch import flags as shared
+from launch import {script}
+from launch.running import comparison
+from launch.setup import federation
+from launch.shell import flags as shared
 FLAGS = flags.FLAGS
 {script}.define()
 FLAGS.set_default("workdir", "nowhere")
@@ -256,7 +260,7 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize(
     ("script", "names"),
-    [("compare", "compare.asked(flags.FLAGS.methods, flags.FLAGS.forget)"), ("pays", "[]")],
+    [("compare", "comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)"), ("pays", "[]")],
 )
 def test_no_command_of_the_documents_and_no_preset_is_refused(script, names):
     text = "".join((ROOT / name).read_text() for name in ("README.md", "BUILD.md"))

@@ -14,8 +14,11 @@ from test_experiment import CONFIG, LAYOUT
 
 import jfu.io
 from jfu import ledger
-from launch import erasure, lineage, records, report, requests, runs, workdir
 from launch import ledger as script
+from launch.records import erasure, lineage, records
+from launch.report import report
+from launch.setup import requests
+from launch.workdir import runs, workdir
 
 NOTES = dict(round=1, rows=[], spent={}, finished=True)
 SETTINGS = dataclasses.replace(CONFIG, forget="", rounds=1, rounds_before=0, init_params=None)

@@ -12,10 +12,12 @@ import pytest
 
 import jfu
 from jfu.data import Dataset
-from launch import advice, experiment, federation, locks, report, requests, runs, workdir
-from launch.devices import Layout
-from launch.exam import examine, grade
-from launch.flags import Config
+from launch.report import advice, report
+from launch.setup import experiment, federation, requests
+from launch.setup.exam import examine, grade
+from launch.shell.devices import Layout
+from launch.shell.flags import Config
+from launch.workdir import locks, runs, workdir
 
 NONE = {f.name: None for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING}
 CONFIG = Config(

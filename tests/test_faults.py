@@ -438,7 +438,7 @@ def test_no_own_round_moves_the_model_further_than_asked(name, fed, model, data,
 
 
 def test_tuning_bounds_what_it_tries_as_a_comparison_does(fed, model, data, variables):
-    from launch import tune
+    from launch.studies import tuning as tune
 
     request = jfu.split(data, jfu.forget_client(data, [5]))
     config = SimpleNamespace(max_update_norm=1e-3)

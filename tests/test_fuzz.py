@@ -34,8 +34,14 @@ import jfu.io
 import jfu.ledger
 from jfu import files
 from jfu.data import npz, partition
-from launch import door, identity, main, pays, recorded, records, requests, runs, shadows, workdir
-from launch.printing import one_line
+from launch.records import records
+from launch.report import recorded
+from launch.running import shadows
+from launch.setup import identity, requests
+from launch.shell import door, say
+from launch.shell.printing import one_line
+from launch.studies import pays
+from launch.workdir import runs, workdir
 
 SECONDS, BYTES = 10, 2 * 2**30
 PARAMS = {"params": {"stem": {"kernel": np.ones((3, 4), np.float32)}, "b": np.zeros(2, np.float32)}}
@@ -361,10 +367,10 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.stat().st_size < 2**20 else None
 
 
-def sentence(error, path, library):
+def one_sentence(error, path, library):
     """Asserts that an error is one, of a file that it names."""
     assert type(error) is ValueError or isinstance(error, OSError), repr(error)
-    raw, said = str(error), one_line(main.sentence(error))
+    raw, said = str(error), one_line(say.sentence(error))
     assert said and "\n" not in said and len(said) < 1900, said
     assert path.name in said or path.parent.name in said, said
     assert said == files.shown(said), repr(said)
@@ -377,7 +383,7 @@ def tried(reader, path):
         try:
             return reader.read(path)
         except (ValueError, OSError, MemoryError) as error:
-            sentence(error, path, path.name in LIBRARY)
+            one_sentence(error, path, path.name in LIBRARY)
     return None
 
 

@@ -12,7 +12,7 @@ import jfu.io
 from jfu.history import needed
 from jfu.unlearn.fukd import subtracted
 from jfu.unlearn.pgd import without
-from launch import cells
+from launch.running import cells
 
 
 def train(fed, data, variables, rounds=3):

@@ -18,7 +18,7 @@ from test_launch import ROOT, environment, launch, rows_of
 
 import jfu.data
 from jfu.io import load_params
-from launch.hosts import alike, check
+from launch.shell.hosts import alike, check
 
 
 def free_port() -> int:
@@ -172,7 +172,7 @@ def test_one_hosts_error_is_every_hosts(pair):
 
 def test_what_hosts_compute_with_and_have_read_is_compared(pair):
     """The same digests as one host's; whatever differs is named on both hosts."""
-    from launch import identity
+    from launch.setup import identity
 
     assert pair[1][0]["errors"] == pair[1][1]["errors"]
     *_, software, fewer, one, other, owners, lists = pair[1][0]["errors"]
@@ -436,7 +436,7 @@ def test_what_one_host_has_otherwise_is_told_before_the_first_round(tmp_path, ch
 
 
 def test_an_example_that_is_another_is_told_when_it_is_read():
-    from launch import identity
+    from launch.setup import identity
 
     hashes = identity._rows(dataset().x_train, 0, 12)
     same, other = (identity.as_hashed(dataset(k).x_train, hashes) for k in (None, 7))

@@ -13,7 +13,8 @@ from test_experiment import CONFIG, LAYOUT, dataset  # noqa: F401
 
 import jfu
 from jfu.data import Dataset, digits
-from launch import experiment, identity, requests, runs, workdir
+from launch.setup import experiment, identity, requests
+from launch.workdir import runs, workdir
 
 TRAIN = ["--rounds=2", "--model=mlp1", "--devices=1"]
 ANSWER = ["--recovery_rounds=1", "--stop=budget", "--devices=1"]

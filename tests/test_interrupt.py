@@ -11,12 +11,12 @@ from crashes import POINTS, Runs, results
 from test_launch import ROOT, environment
 from test_lost import TRAIN
 
-from launch.interrupt import STOPPED
+from launch.shell.interrupt import STOPPED
 
 SENTENCE = STOPPED.decode()
 SMALL = ["-m", "launch.train", *TRAIN[1:]]
 # Imports one after another, the first before a flag is read, the last when all are nearly done.
-MODULES = ["absl.flags", "numpy", "jax._src.core", "launch.experiment"]
+MODULES = ["absl.flags", "numpy", "jax._src.core", "launch.setup.experiment"]
 MANY = [*MODULES, "absl.app", "jaxlib", "jax._src.xla_bridge", "flax.core", "optax", "jfu.types"]
 
 
@@ -52,9 +52,9 @@ def started(*command, **more):
 
 def planted(code, **more):
     """A process of a script, whose first line "now" was read if it says that."""
-    head = "import os, signal, time\nfrom absl import flags\nfrom launch import main\n"
-    head += 'from launch.printing import show\nflags.DEFINE_bool("debug", False, "")\n'
-    process = started("-c", f"{head}{code}\nmain.run(script)", **more)
+    head = "import os, signal, time\nfrom absl import flags\nfrom launch.shell import entry\n"
+    head += 'from launch.shell.printing import show, tell\nflags.DEFINE_bool("debug", False, "")\n'
+    process = started("-c", f"{head}{code}\nentry.run(script)", **more)
     if 'show("now")' in code:
         assert process.stdout.readline() == "now\n"
     return process

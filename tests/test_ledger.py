@@ -14,7 +14,7 @@ from test_launch import SMALL, launch, rows_of
 import jfu
 import jfu.io
 from jfu import ledger
-from launch import requests
+from launch.setup import requests
 
 TIME = "2026-01-01T00:00:00Z"
 KEY = b"a key of enough bytes"

@@ -12,10 +12,12 @@ from test_experiment import CONFIG
 from test_launch import launch
 
 import jfu
-from jfu import faults
+from jfu import faults, results
 from jfu.data import Dataset
-from launch import cells, experiment, federation, private, runs, workdir
-from launch.devices import Layout
+from launch.running import cells
+from launch.setup import experiment, federation, private
+from launch.shell.devices import Layout
+from launch.workdir import runs, workdir
 
 PLAIN = dataclasses.replace(
     CONFIG,
@@ -223,7 +225,7 @@ def test_rows_say_why_clients_were_left_out(monkeypatch):
     watched = row(study, told(study))
     assert [watched[name] for name in cells.FAILURES] == [0, 0, 0, 0]
     # Training's are still told when the request comes.
-    assert cells.as_original(some)["late"] == cells.as_original(some)["left_out"] == 4
+    assert results.as_original(some)["late"] == results.as_original(some)["left_out"] == 4
 
 
 # ---------------------------------------------------------------- what a run tells

@@ -22,8 +22,10 @@ from test_launch import rare
 
 import jfu.io
 from jfu.io import load_notes
-from launch import figures, locks, records, workdir
-from launch.main import sentence
+from launch.records import records
+from launch.report import figures
+from launch.shell.say import sentence
+from launch.workdir import locks, workdir
 
 FEW = ["--dataset=synthetic", "--train_size=60", "--clients=2", "--model=mlp", "--devices=1"]
 FEW += ["--nobackdoor", "--checkpoint_every=1"]

@@ -15,7 +15,9 @@ from crashes import Runs
 from test_launch import launch
 
 from jfu.io import load_params
-from launch import ledger, records, runs
+from launch import ledger
+from launch.records import records
+from launch.workdir import runs
 
 OLDER = Path(__file__).parent / "older"
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from launch import outputs
+from launch.shell import outputs
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_launch import SMALL, launch, rows_of
 
-from launch import advice, pays, pays_report
+from launch.report import advice
+from launch.studies import pays, pays_report
 
 RESULTS = Path(__file__).parents[1] / "launch" / "results"  # of the checkout: not installed
 

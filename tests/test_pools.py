@@ -11,7 +11,7 @@ from conftest import quick_jit
 
 import jfu
 from jfu.pools import deal, held, homes
-from launch.devices import place
+from launch.shell.devices import place
 
 # Rows of the pool that eleven clients hold; 3 is held by three of them, the fourth client by none.
 HELD = [[0, 3], [5, 1, 3], [7], [], [9, 8, 2, 11], [4, 6], [10], [3], [12, 13], [14, 15, 19], [16]]

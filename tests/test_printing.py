@@ -10,7 +10,8 @@ import pytest
 from test_experiment import rows
 from test_launch import ROOT, environment
 
-from launch import figures, page, printing, report
+from launch.report import figures, page, report
+from launch.shell import printing
 
 EVERY = [*rows("retrain", 10.0, 80.0, 90.0), *rows("not", 10.0, 89.6, 88.0)]
 LITTLE = ["--dataset=synthetic", "--train_size=100", "--clients=2", "--rounds=1", "--seeds=1"]
@@ -83,14 +84,14 @@ def test_figures_leave_the_callers_settings_alone(tmp_path, monkeypatch):
 
 
 def test_no_script_draws_on_a_display():
-    for path in (ROOT / "launch").glob("*.py"):
+    for path in (ROOT / "launch").rglob("*.py"):
         text = path.read_text()
         assert "pyplot" not in text and "matplotlib.use" not in text, path
 
 
 # ---------------------------------------------------------------- who reads
 
-SAY = "from launch.printing import prepare, show, tell; prepare(); "
+SAY = "from launch.shell.printing import prepare, show, tell; prepare(); "
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,9 @@ def test_no_file_gets_the_place_of_a_stream_that_was_closed(tmp_path):
 
 
 def test_a_result_that_cannot_be_printed_is_an_error_of_one_sentence():
-    code = "from launch import main; from launch.printing import show; from absl import flags\n"
-    code += 'flags.DEFINE_bool("debug", False, "")\nmain.run(lambda: show("x" * 9))'
+    code = "from absl import flags\nfrom launch.shell import entry\n"
+    code += "from launch.shell.printing import show\n"
+    code += 'flags.DEFINE_bool("debug", False, "")\nentry.run(lambda: show("x" * 9))'
     status, _, err = python("-c", code, shell="{} > /dev/full")
     assert (status, err.count("\n")) == (2, 1)
     assert err.startswith("error: standard output: No space left on device; make room")

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import rates, verdicts
+from jfu.audit import verdicts
+from launch.studies import rates
 
 RECORDED = Path(__file__).parents[1] / "launch" / "results" / "audit-rates.json"
 

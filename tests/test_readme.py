@@ -36,7 +36,7 @@ def test_the_line_of_negate_runs():
 
 
 def test_the_table_is_made_of_the_recorded_results():
-    from launch import report
+    from launch.report import report
 
     recorded = ROOT / "launch" / "results" / "quickstart-cpu.jsonl"
     rows = [json.loads(line) for line in recorded.read_text().splitlines()]
@@ -47,7 +47,8 @@ def test_the_table_is_made_of_the_recorded_results():
 
 def test_the_list_of_the_papers_rows_is_that_of_the_recorded_results():
     """A row without recorded results is empty; a block of a recorded file is its table."""
-    from launch import paper, recorded, table
+    from launch.report import paper, recorded
+    from launch.running import table
 
     results = ROOT / "launch" / "results"
     shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
@@ -61,7 +62,8 @@ def test_the_list_of_the_papers_rows_is_that_of_the_recorded_results():
     "name", ["resnet-narrow-cpu", "fashion-iid-warm-cpu", "cifar10_cnn_iid-cpu"]
 )
 def test_tables_are_those_of_the_recorded_rows(name):
-    from launch import recorded, table
+    from launch.report import recorded
+    from launch.running import table
 
     path = ROOT / "launch" / "results" / f"{name}.jsonl"
     shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
@@ -72,7 +74,7 @@ def test_tables_are_those_of_the_recorded_rows(name):
 
 @pytest.mark.parametrize("job", ["mlp", "cnn"])
 def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
-    from launch import bench
+    from launch.timing import bench
 
     lines = (ROOT / "launch" / "results" / f"bench-{job}-cpu.jsonl").read_text().splitlines()
     shown = README.split(f"<!-- bench-{job} -->\n")[1].split(f"<!-- /bench-{job} -->")[0]
@@ -126,7 +128,7 @@ def test_the_time_of_a_start_is_that_of_the_recorded_results():
 
 
 def test_what_is_said_of_recovery_without_warming_up_was_recorded():
-    from launch import recorded
+    from launch.report import recorded
 
     kept = recorded.read(ROOT / "launch" / "results" / "cnn-iid-nowarm-cpu.jsonl")
     ends = {name: kept["methods"][name]["retain"]["mean"] for name in ("not", "not_deepest")}
@@ -135,7 +137,7 @@ def test_what_is_said_of_recovery_without_warming_up_was_recorded():
 
 
 def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
-    from launch import pays_report
+    from launch.studies import pays_report
 
     lines = (ROOT / "launch" / "results" / "pays-digits-cpu.jsonl").read_text().splitlines()
     shown = README.split("<!-- pays -->\n")[1].split("<!-- /pays -->")[0]
@@ -143,7 +145,7 @@ def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
 
 
 def test_the_points_on_fashion_mnist_are_those_of_the_recorded_results():
-    from launch import pays_report
+    from launch.studies import pays_report
 
     read = lambda name: (ROOT / "launch" / "results" / f"pays-{name}-cpu.jsonl").read_text()
     rows = lambda name: [json.loads(line) for line in read(name).splitlines()]
@@ -153,7 +155,7 @@ def test_the_points_on_fashion_mnist_are_those_of_the_recorded_results():
 
 
 def test_the_table_of_streaming_is_that_of_the_recorded_results():
-    from launch import streaming
+    from launch.timing import streaming
 
     lines = (ROOT / "launch" / "results" / "streaming-cpu.jsonl").read_text().splitlines()
     shown = README.split("<!-- streaming -->\n")[1].split("<!-- /streaming -->")[0]
@@ -162,7 +164,7 @@ def test_the_table_of_streaming_is_that_of_the_recorded_results():
 
 def test_the_table_of_attacks_is_that_of_the_recorded_results():
     """And what is said below it."""
-    from launch import robustness
+    from launch.studies import robustness
 
     lines = (ROOT / "launch" / "results" / "robustness-digits-cpu.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
@@ -192,7 +194,8 @@ def test_the_table_of_attacks_is_that_of_the_recorded_results():
 
 
 def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
-    from launch import report, rounds
+    from launch.report import report
+    from launch.running import targets as rounds
 
     results = ROOT / "launch" / "results"
     summary = json.loads((results / "digits-all-cpu.json").read_text())
@@ -208,7 +211,7 @@ TABLES = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5, "digits
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_those_of_the_recorded_summaries(name):
-    from launch import report
+    from launch.report import report
 
     summary = json.loads((ROOT / "launch" / "results" / f"{name}-cpu.json").read_text())
     shown = README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
@@ -218,7 +221,7 @@ def test_tables_are_those_of_the_recorded_summaries(name):
 
 
 def test_the_tables_of_the_audit_are_those_of_the_recorded_report():
-    from launch import page
+    from launch.report import page
 
     report = json.loads((ROOT / "launch" / "results" / "audit-digits-cpu.json").read_text())
     shown = README.split("<!-- audit -->\n")[1].split("<!-- /audit -->")[0]
@@ -226,7 +229,7 @@ def test_the_tables_of_the_audit_are_those_of_the_recorded_report():
 
 
 def test_the_table_of_the_theorems_is_that_of_the_recorded_lines():
-    from launch import theory
+    from launch.studies import theory
 
     lines = (ROOT / "launch" / "results" / "theory-cpu.jsonl").read_text().splitlines()
     shown = README.split("<!-- theory -->\n")[1].split("<!-- /theory -->")[0]
@@ -234,7 +237,7 @@ def test_the_table_of_the_theorems_is_that_of_the_recorded_lines():
 
 
 def test_the_rates_of_the_audit_are_the_recorded_ones():
-    from launch import rates
+    from launch.studies import rates
 
     lines = json.loads((ROOT / "launch" / "results" / "audit-rates.json").read_text())
     shown = README.split("<!-- audit-rates -->\n")[1].split("<!-- /audit-rates -->")[0]

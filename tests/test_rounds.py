@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from launch import rounds
+from launch.running import targets as rounds
 
 GIVEN = dict(test=None, forget=None, asr=None)
 
@@ -72,7 +72,7 @@ def test_without_a_backdoor_there_is_no_such_target():
 
 
 def test_tuning_chooses_the_smallest_gap():
-    from launch import tune
+    from launch.studies import tuning as tune
 
     gaps = dict(zip(("0.01", "0.1", "0.03", "0.003"), (4.0, 2.0, 1.0, 3.0), strict=True))
     entry = lambda gap: dict.fromkeys(tune.MEASURES) | dict(gap_per_seed=dict(mean=gap))

@@ -17,8 +17,10 @@ from test_limits import PLAIN, PRIVATE, changed
 
 import jfu
 from jfu.io import flatten, load_notes, load_params
-from launch import cells, private, runs, secret, workdir
-from launch.workdir import MODEL
+from launch.running import cells
+from launch.setup import private
+from launch.workdir import runs, secret, workdir
+from launch.workdir.workdir import MODEL
 
 TINY = ["--dataset=synthetic", "--train_size=60", "--test_size=40", "--clients=3", "--nobackdoor"]
 TINY += ["--model=mlp1", "--rounds=2", "--recovery_rounds=1", "--devices=1"]

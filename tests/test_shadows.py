@@ -12,9 +12,9 @@ from conftest import bits, network
 import jfu
 import jfu.io
 from jfu import attacks, inference, shadows
-from launch import shadows as audited
-from launch.devices import place
-from launch.workdir import WorkDir
+from launch.running import shadows as audited
+from launch.shell.devices import place
+from launch.workdir.workdir import WorkDir
 
 
 @pytest.fixture(scope="module")

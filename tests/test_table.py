@@ -13,9 +13,11 @@ import pytest
 
 import jfu.io
 from jfu.metrics import GAP_MEASURES
-from launch import paper, recorded, report, runs, table, workdir
-from launch.devices import Layout
-from launch.flags import Config
+from launch.report import paper, recorded, report
+from launch.running import table
+from launch.shell.devices import Layout
+from launch.shell.flags import Config
+from launch.workdir import runs, workdir
 
 ROOT = Path(__file__).parents[1]
 PRESETS = ROOT / "launch" / "presets"
@@ -413,14 +415,16 @@ CODE = """
 import dataclasses, json, pathlib, sys
 from absl import flags
 from absl.testing import flagsaver
-from launch import compare, flags as shared
-compare.define()
+from launch.running import comparison
+from launch.shell import flags as shared
+shared.define()
+shared.define_comparison()
 found = {}
 for name in sys.argv[1:]:
     with flagsaver.flagsaver():
         files = [f"--flagfile=launch/presets/{part}.flags" for part in name.split("+")]
         flags.FLAGS(["x", *files])
-        names = compare.asked(flags.FLAGS.methods, flags.FLAGS.forget)
+        names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
         config = dataclasses.asdict(shared.resolve(names))
         found[name] = dict(config, methods=names, seeds=flags.FLAGS.seeds)
         flags.FLAGS.unparse_flags()
@@ -572,8 +576,11 @@ from absl.testing import flagsaver
 import numpy as np
 import tensorflow_datasets as tfds
 import jfu
-from launch import compare, devices, experiment, flags as shared
-compare.define()
+from launch.running import comparison
+from launch.setup import experiment
+from launch.shell import devices, flags as shared
+shared.define()
+shared.define_comparison()
 found = {}
 with tfds.testing.mock_data(num_examples=120):
     for name in sys.argv[1:]:
@@ -581,7 +588,7 @@ with tfds.testing.mock_data(num_examples=120):
         more += ["--image_size=32"] if name.startswith("caltech") else []
         with flagsaver.flagsaver():
             flags.FLAGS(["x", f"--flagfile=launch/presets/{name}.flags", *more])
-            names = compare.asked(flags.FLAGS.methods, flags.FLAGS.forget)
+            names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
             config = dataclasses.replace(shared.resolve(names), model="mlp", norm=None)
             flags.FLAGS.unparse_flags()
         study = experiment.study(config, devices.Layout("cpu", 1, 1), [0])

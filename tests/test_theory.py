@@ -10,8 +10,8 @@ import pytest
 from conftest import quick_jit
 
 from jfu import theory
-from launch import theorems
-from launch import theory as script
+from launch.studies import theorems
+from launch.studies import theory as script
 
 KEY = jax.random.key(0)
 ACTIVATIONS = theory.ACTIVATIONS.items()

@@ -11,7 +11,7 @@ from crashes import until
 from test_interrupt import SENTENCE, ended, planted, started
 from test_lost import TRAIN
 
-from launch import address, watch
+from launch.shell import address, watch
 
 GB = 10**9
 
@@ -37,7 +37,7 @@ def watched(code, size=64 * GB):
         ('os.write(2, b"pthread_create failed"); signal.raise_signal(2)', 1, "memory ran out"),
         ('raise MemoryError("Unable to allocate 9 TiB")', 2, "memory ran out"),
         ('raise ValueError("no such client")', 2, "no such client"),
-        ('main.tell("error: told"); os.abort()', 1, "told"),
+        ('tell("error: told"); os.abort()', 1, "told"),
     ],
 )
 def test_one_sentence_however_it_ends(code, status, words):
@@ -47,7 +47,7 @@ def test_one_sentence_however_it_ends(code, status, words):
 
 
 def test_what_a_script_says_and_returns_goes_through():
-    code = 'show("a table"); main.tell("note: this"); raise SystemExit(7)'
+    code = 'show("a table"); tell("note: this"); raise SystemExit(7)'
     assert watched(code) == (7, "a table\n", "note: this\n")
     status, _, err = watched("raise LookupError('a fault of ours')")
     assert status == 1 and "Traceback" in err and "error: " not in err

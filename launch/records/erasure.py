@@ -1,0 +1,345 @@
+"""What the files of a work directory hold of forgotten data, and their removal.
+
+``holdings`` knows every file that the scripts write, by its place and by its content: it is free
+only if the ledger names its digest, or if it can be written anew from what that names. A model, a
+checkpoint or a history depends on everyone whose data trained it or a model before it; an unlearned
+model is what a method made of such a model, and what that is worth is for an audit to tell, but one
+that is the model before it was not unlearned; settings, measures and the ledger hold no parameters.
+Any other file may hold anything, and so may the name of a folder that is not jfu's, and what a link
+leads to, which is not followed.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jfu.ledger
+from jfu.files import read_bytes, shown
+from jfu.io import check_state, load_notes, load_seal
+from launch.records import lineage, records
+from launch.records.lineage import Step
+from launch.report import report
+from launch.setup.identity import DRAWS
+from launch.setup.requests import in_force, meant
+from launch.shell.flags import Config
+from launch.shell.outputs import OUTPUTS, holds_digests
+from launch.shell.say import say
+from launch.workdir import secret
+from launch.workdir.locks import HELD, LOCK, WHO, take
+from launch.workdir.workdir import (
+    CONFIG,
+    HISTORY,
+    MODEL,
+    PLAN,
+    RESULTS,
+    WorkDir,
+    is_of,
+    read_results,
+)
+
+
+class Holding(NamedTuple):
+    path: pathlib.Path
+    folder: pathlib.Path | None  # the work directory; None for what jfu did not write there
+    what: str  # in words
+    holds: bool  # whether the forgotten data's influence is, or may be, in it
+    lost: bool = False  # whether it is not there, and nobody knows of its removal
+
+
+UNKNOWN = "unknown: no file that jfu writes"
+
+CHANGED = "not what its ledger says that jfu wrote there; remove it, and let jfu write it anew"
+
+# Files without parameters, by their places in a work directory.
+MEASURES = (RESULTS, "table.md", "table.json", "stopping.md", "curves.png", "costs.png")
+MEASURES += ("rounds.jsonl", "rounds.md", "rounds.png", "audit.html", "audit.json")
+SETTINGS = (CONFIG, PLAN)
+FOLDERS = ("cells", "shadows", DRAWS, secret.FOLDER)
+# What the scripts write into a line of a ledger, beside what all lines have.
+FIELDS = dict(
+    trained="from history dataset clients past rounds seed model results cells draws "
+    "outside_epsilon",
+    asked="request method from",
+    answered="request method from model weights rounds before after costs results cells draws "
+    "wrote outside_epsilon",
+    compared="request methods seeds results cells wrote draws",
+    begun="run path from beside",
+    wrote="wrote since",
+    missing="missing since",
+    key="",
+    erased="request files",
+)
+
+# Methods that begin anew: what they make never met the forgotten data.
+ANEW = ("retrain", "retrain_again", "retrain_third")
+
+
+def holdings(
+    path: pathlib.Path, wanted: str, gone: Sequence[str] = ()
+) -> tuple[list[Holding], list[str]]:
+    """Every file of a work directory, and of those that its model came from.
+
+    Args:
+      wanted: the request, such as ``client:0``.
+      gone: work directories or models that somebody says were removed.
+
+    Returns:
+      ``(files, unused)``: what of ``gone`` is not missing is unused.
+
+    Raises:
+      ValueError: a ledger does not hold, or its files are not those that it names.
+    """
+    known, found = lineage.trace(path, wanted), []
+    within(known)
+    inner = {os.path.realpath(step.folder) for step in known.steps}
+    inner |= {os.path.realpath(folder) for folder, _ in known.broken}
+    for step in known.steps:
+        for file in walk(step.folder, inner):
+            what, holds, ours = _held(step, file, wanted)
+            found.append(Holding(file, step.folder if ours else None, what, holds))
+    for model in known.elsewhere:
+        found.append(Holding(model, None, "the model that the request met", True))
+    for folder, error in known.broken:
+        what = f"a work directory that came from these or lies in one, and does not hold: {error}"
+        found.append(Holding(folder, None, what, True))
+    said = {os.path.abspath(place): place for place in gone}
+    for missing in known.missing:
+        place = missing.place.parent if missing.place.name == MODEL else missing.place
+        told = said.pop(str(place), None)
+        came = "was begun in it" if missing.since else "came from it"
+        of = f"a run from {missing.folder}" if missing.since else missing.folder
+        what = f"{of} {came}, and it was removed by your word"
+        if not told:
+            state = "what lies there now is another" if place.exists() else "it is not there"
+            what = f"{of} {came}, and {state}, so that it was not looked at; put it back, "
+            all_that = " with all that came of it" if missing.since else " with all it came from"
+            what += f"or, if you removed it{all_that}, say so: --gone={place}"
+        found.append(Holding(place, None, what, not told, lost=not told))
+    return found, list(said.values())
+
+
+def within(known: lineage.Lineage) -> None:
+    """Adds the work directories that lie in others."""
+    seen = {os.path.realpath(step.folder) for step in known.steps}
+    waiting = list(known.steps)
+    while waiting:
+        step = waiting.pop(0)
+        for here, folders, files in os.walk(step.folder):
+            place = os.path.realpath(here)
+            if CONFIG in files and place not in seen:
+                seen.add(place)
+                if (more := lineage.later(pathlib.Path(here), step, known)) is not None:
+                    waiting.append(more)
+                folders.clear()
+
+
+def asked(wanted: str, lines: Sequence[dict[str, Any]]) -> bool:
+    """Whether the requests of a work directory's ledger name all that ``wanted`` does."""
+    kinds = ("answered", "compared", "erased")
+    answers = [f"-{line.get('request')}" for line in lines if line["event"] in kinds]
+    return meant(wanted, answers) <= in_force(answers)
+
+
+def walk(folder: pathlib.Path, others: Collection[str] = ()) -> Iterator[pathlib.Path]:
+    """Everything in a folder: files, links, which are not followed, and folders without anything.
+
+    Args:
+      others: real paths of folders in it that are looked at by themselves.
+
+    Raises:
+      OSError: a folder that cannot be looked into.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    own = os.path.realpath(folder)
+    for here, folders, files in os.walk(folder, onerror=refuse):
+        if os.path.realpath(here) in others and os.path.realpath(here) != own:
+            folders.clear()
+            continue
+        empty = not (folders or files) and here not in [str(folder / name) for name in FOLDERS]
+        folders.sort()
+        links = [name for name in folders if os.path.islink(os.path.join(here, name))]
+        yield from (pathlib.Path(here, name) for name in sorted([*files, *links]))
+        if empty and here != str(folder):
+            yield pathlib.Path(here)
+
+
+def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]:
+    """What a file is, whether it depends on what ``wanted`` means, and whether jfu wrote it."""
+    name = path.relative_to(step.folder).as_posix()
+    if path.is_symlink():
+        return f"a link to {os.readlink(path)}, which jfu does not follow", True, False
+    if path.is_dir():
+        return "an empty folder, which jfu did not make", True, False
+    if not path.is_file():
+        return "no plain file", True, False
+    if name in MEASURES + SETTINGS or name.startswith(f"{DRAWS}/"):
+        if not (_named(step, path, name) or _anew(step, path, name)):
+            return CHANGED, True, False
+        what = "measures" if name in MEASURES else "settings and records"
+        return "rows that requests took out, by number" if DRAWS in name else what, False, True
+    if name == OUTPUTS:
+        plain = holds_digests(path)
+        return ("settings and records", False, True) if plain else (CHANGED, True, False)
+    if name in (LOCK, HELD):
+        plain = WHO.fullmatch(read_bytes(path).decode(errors="replace").strip())
+        short = plain and path.stat().st_size < 300
+        return ("settings and records", False, True) if short else (CHANGED, True, False)
+    if name == records.LEDGER:
+        odd = [line["number"] for line in jfu.ledger.read(path) if not _is_plain(line)]
+        what = f"a ledger whose line {odd[0]} holds more than jfu writes" if odd else "records"
+        return what, bool(odd), not odd
+    return _model(step, path, name, wanted)
+
+
+def _named(step: Step, path: pathlib.Path, name: str) -> bool:
+    """Whether the ledger says that this file is what jfu wrote."""
+    return records.vouched(step.lines).get(name) == jfu.ledger.digest(path)
+
+
+def _anew(step: Step, path: pathlib.Path, name: str) -> bool:
+    """Whether a table is what the results make it, which the ledger names."""
+    if step.run.script != "unlearn" or name not in ("table.md", "table.json", "stopping.md"):
+        return False
+    try:
+        rows = read_results(WorkDir(step.folder, None))
+        summary = report.table(rows, dataclasses.asdict(step.run.config))
+        made = report.contents(summary, report.markdown(summary))
+    except (ValueError, KeyError, TypeError, IndexError):  # of an older one
+        return False
+    return made.get(name) == read_bytes(path)
+
+
+def _is_plain(line: dict[str, Any]) -> bool:
+    """Whether a line of a ledger has what jfu writes, and nothing that would hold a model."""
+    fields = set(FIELDS.get(line["event"], "").split()) | {"event", "config", *jfu.ledger.CHAIN}
+    return line["event"] in FIELDS and line.keys() <= fields and _is_short(line)
+
+
+def _is_short(value: Any) -> bool:
+    """Whether no text in it is longer than a path, no list than requests and measures are."""
+    if isinstance(value, dict):
+        most = 10_000 if all(isinstance(one, str) for one in value.values()) else 50
+        return len(value) < most and all(map(_is_short, [*value, *value.values()]))
+    if isinstance(value, list):
+        return len(value) < 1000 and all(map(_is_short, value))
+    return not isinstance(value, str) or len(value) <= 4096
+
+
+def _unchanged(step: Step) -> bool:
+    """Whether an answer of a work directory is the model that its request met."""
+    answers = [line for line in step.lines if line["event"] == "answered"]
+    weights = [line["weights"] for line in answers if isinstance(line.get("weights"), dict)]
+    same = any(line.get("from") == line.get("model") for line in answers)
+    return same or any(pair.get("met") == pair.get("made") for pair in weights)
+
+
+def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str, bool, bool]:
+    """As ``_held``, of what may hold parameters."""
+    run = step.run
+    past = run.config.past
+    # Whether the model that a request met knew it.
+    met = not step.wanted <= in_force(past) and not step.other
+    answers = step.wanted <= in_force([*past, f"-{run.config.forget}"])
+    method = run.more.get("method")
+    if name in (MODEL, HISTORY) and not _named(step, path, name):
+        return "a model or a history that its ledger does not name", True, True
+    if name == MODEL and run.script == "unlearn":
+        if met and method != "none" and _unchanged(step):
+            return "the model that the request met: nothing was unlearned", True, True
+        if method in ANEW and answers:
+            return f"a model that never met {wanted}", False, True
+        if met and answers and method != "none":
+            return f"the model after {wanted} was unlearned by {method}", False, True
+        return "a model", met, True
+    if re.fullmatch(rf"{secret.FOLDER}/\d+-.+", name) and secret.is_one(path):
+        return "the secret of a run's noise, which is not finished", False, True
+    if name in (MODEL, HISTORY) and run.script == "train":
+        return "a model" if name == MODEL else "a history of clients' updates", met, True
+    cell = re.fullmatch(r"(?:controls/)?cells/(\d+)-(.+)\.safetensors", name)
+    if cell and _is_of(path, dict(run=run.fingerprint, method=cell[2], seed=int(cell[1]))):
+        if not (_is_sealed(step, path) or _named(step, path, name)):  # an audit names its own so
+            return "a checkpoint that its ledger does not name", True, True
+        if cell[2] in ANEW and answers:
+            return f"a checkpoint of a model that never met {wanted}", False, True
+        # A method's state may hold the old model beside the new one.
+        return "a checkpoint", met, True
+    block = re.fullmatch(r"shadows/(\d+)-\d+-\d+-\d+\.safetensors", name)
+    if block and _is_of(path, dict(run=run.fingerprint, seed=int(block[1]))):
+        return "shadow models' answers, with and without the examples to forget", met, True
+    return UNKNOWN, True, False
+
+
+def _is_sealed(step: Step, path: pathlib.Path) -> bool:
+    """Whether the ledger names what a cell holds."""
+    named = records.named_cells(step.lines).get(path.stem)
+    try:
+        check_state(path)
+        return named is not None and named[1] == load_seal(path)
+    except (ValueError, OSError):
+        return False
+
+
+def _is_of(path: pathlib.Path, mine: dict[str, Any]) -> bool:
+    """Whether a checkpoint says that it is this run's, at its own place."""
+    try:
+        notes = load_notes(path)
+    except (ValueError, OSError):
+        return False
+    return isinstance(notes, dict) and is_of(notes.get("of") or {}, mine)
+
+
+def erase(work: WorkDir, config: Config, method: str) -> None:
+    """Removes what holds the data that the request names; the ledgers list it before.
+
+    The model that the request met goes last, so that a removal that was stopped can go on.
+
+    Raises:
+      ValueError: the request has no answer yet, or a ledger does not hold; nothing was removed.
+    """
+    if not records.is_answered(work, config, method):
+        raise ValueError(
+            f"{work.path} holds no answer to {config.forget} by {method} yet; nothing was removed"
+        )
+    steps = lineage.trace(work.path, config.forget).steps
+    if _unchanged(steps[0]):
+        raise ValueError(
+            f"the model in {work.path} is the one that {config.forget} was asked of, up to signs: "
+            "nothing was unlearned, and nothing was removed; answer the request anew"
+        )
+    # What came since is another's work: it is told, not removed.
+    folders = [step.folder for step in steps if step.since is None]
+    with contextlib.ExitStack() as locks:
+        for folder in folders:
+            if folder != work.path and (lock := take(folder)):
+                locks.enter_context(lock)
+        found = [held for held in holdings(work.path, config.forget)[0] if held.holds]
+        met = os.path.realpath(config.init_params)
+        ours = [held for held in found if held.folder in folders]
+        ours.sort(key=lambda held: os.path.realpath(held.path) == met)
+        for folder in folders:
+            _record(folder, config.forget, [h.path for h in ours if h.folder == folder])
+        for held in ours:
+            others = held.path.stat().st_nlink - 1
+            held.path.unlink()
+            say(f"erased: {shown(held.path)}, {held.what}")
+            if others:
+                say(f"note: it has {others} other names (hard links) elsewhere, and is still there")
+        for held in found:
+            if held.folder not in folders:
+                path, what = shown(held.path), shown(held.what)
+                say(f"note: {path} was not removed and may hold {config.forget}: {what}")
+
+
+def _record(folder: pathlib.Path, request: str, paths: Sequence[pathlib.Path]) -> None:
+    """Says in a work directory's ledger what is about to be removed, unless it says so already."""
+    files = {str(path.relative_to(folder)): jfu.ledger.digest(path) for path in paths}
+    known = records.erased(folder, records.check(folder))
+    if any(known.get(name) != digest for name, digest in files.items()):
+        records.write(WorkDir(folder, None), "erased", request=request, files=files)

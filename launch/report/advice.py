@@ -1,0 +1,109 @@
+"""What can be said of NoT's prospects before it starts, from what everybody knows then.
+
+Two rules without a retrained model to compare with, read off the map of ``launch.pays``
+(``results/pays-digits-cpu.jsonl``: small networks on small images; a test holds the numbers here
+to it):
+
+* NoT took 0.7 times as many rounds (0.5 to 1.0 in eight of ten) to come back as training had
+  taken to come within 0.5 points of where it ended.
+* What fine-tuning alone leaves behind depends on what the model shows of the data to forget beyond
+  what data that it never saw would show. Where that is ten points or fewer, fine-tuning for
+  as many rounds came as close to retraining as NoT; where it is more than sixty, it never did.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jfu
+from launch.report.report import learnt
+
+# Rounds that NoT needed over those that training took: median, first and last decile.
+USUAL, FEWEST, MOST = 0.7, 0.5, 1.0
+# Points of excess up to which fine-tuning did as well, and beyond which it never did.
+LITTLE, MUCH = 10.0, 60.0
+
+
+def outlook(
+    config: Mapping[str, Any],
+    row: Mapping[str, Any],
+    training: Sequence[Mapping[str, Any]],
+    poisoned: bool,
+) -> list[str]:
+    """Sentences for whoever is about to answer a request with NoT.
+
+    Args:
+      config: the request's, as ``launch.shell.flags.Config`` has it.
+      row: measures of the model that the request meets.
+      training: rows of its training, by round; none where they are not known.
+      poisoned: whether the request names every image with the trigger.
+
+    >>> training = [dict(round=number, retain=float(number)) for number in range(1, 101)]
+    >>> row = dict(retain=100.0, forget=99.0, test=97.5, asr=None)
+    >>> config = dict(forget="client:0", recovery_rounds=50)
+    >>> for line in outlook(config, row, training, poisoned=False):
+    ...     print(line)
+    outlook: back after about 70 rounds (50 to 100), more than the 50 there are: training took 100
+    outlook: the model shows 1.5 points more on data to forget than on unseen data: fine-tuning \
+alone (--method=finetune --stop=budget) may come as close
+    """
+    if not learnt(row):
+        how = "naming one class gets as much right; train anew, with another --lr"
+        return [f"outlook: the model retains {row['retain']:.1f} % and has learnt nothing: {how}"]
+    lines, budget = [], config["recovery_rounds"]
+    if took := jfu.first_round_within(training, row["retain"]):
+        usual, fewest, most = (max(1, round(share * took)) for share in (USUAL, FEWEST, MOST))
+        words = f", more than the {budget} there are" * (usual > budget)
+        lines.append(
+            f"back after about {usual} rounds ({fewest} to {most}){words}: training took {took}"
+        )
+    points = excess(config["forget"], row, poisoned)
+    if points is not None:
+        more = f"{points:.1f} points" if points > 0 else "no"
+        shown = f"the model shows {more} more on data to forget than on unseen data"
+        if points <= LITTLE:
+            how = "--method=finetune --stop=budget"
+            lines.append(f"{shown}: fine-tuning alone ({how}) may come as close")
+        elif points > MUCH:
+            lines.append(f"{shown}: fine-tuning alone would leave much of it")
+    return [f"outlook: {line}" for line in lines]
+
+
+def behind(config: Mapping[str, Any], row: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """A sentence where retained accuracy has not come back, with what may bring it back.
+
+    Args:
+      row: measures of the model that the request met.
+      last: those after the last round of recovery.
+
+    >>> config = dict(recovery_rounds=40, recovery_warmup_rounds=0)
+    >>> behind(config, dict(retain=100.0), dict(retain=99.5, round=31))
+    []
+    >>> print(*behind(config, dict(retain=100.0), dict(retain=33.3, round=40)))
+    not back: retained accuracy is 33.3 % after 40 rounds, and was 100.0 %; try \
+--recovery_warmup_rounds=3 (recovery begins at the full rate, which can be too much for what \
+negation leaves) or more than --recovery_rounds=40
+    """
+    if not learnt(last):
+        how = "naming one class gets as much right; try a smaller --recovery_lr"
+        return [f"not back: the model retains {last['retain']:.1f} % and has learnt nothing: {how}"]
+    if last["retain"] >= row["retain"] - 0.5:
+        return []
+    now, was = f"{last['retain']:.1f} % after {last['round']} rounds", f"{row['retain']:.1f} %"
+    line = f"not back: retained accuracy is {now}, and was {was}; try "
+    if not config["recovery_warmup_rounds"]:
+        line += "--recovery_warmup_rounds=3 (recovery begins at the full rate, which can be too "
+        line += "much for what negation leaves) or "
+    return [f"{line}more than --recovery_rounds={config['recovery_rounds']}"]
+
+
+def excess(forget: str, row: Mapping[str, Any], poisoned: bool) -> float | None:
+    """What the model shows of the data to forget beyond what unseen data would show, points.
+
+    Backdoor success where the request names all the poison, else accuracy on that data less that
+    on test images. None for requests of classes, of which the same classes' test images are part.
+    """
+    if poisoned:
+        return row["asr"]
+    if forget.startswith("class:"):
+        return None
+    return row["forget"] - row["test"]

@@ -1,0 +1,457 @@
+"""The audit as one HTML page that needs no network, and as a few lines of text."""
+
+import html as markup
+import json
+from typing import Any
+
+from jfu.audit import estimates, verdicts
+from launch.report import figures
+
+NAMES = {"not": "NoT", "retrain_again": "retrain again", "retrain_third": "third retraining"}
+NAMES |= {"none": "none (the old model)"}
+CONTROLS = dict(old="the old model", third="a third retraining")
+MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
+REFERENCES = ("original", "retrain", "retrain_again", "retrain_third")
+
+FLOOR = (
+    "On every seed all models are judged on the same examples, and what is compared is a method's "
+    "value less the mean of the two retrained models' on that seed: most of the examples' noise is "
+    "in both. Every model is judged against retraining, never against 0 or 100. The band of a "
+    "picture is the margin within which a difference is as good as none, of measures that decide; "
+    "of others it is where the difference of one more retrained model would lie."
+)
+INTERVALS = (
+    "Intervals of values are of 95 %, of differences of 90 %, so that 95 in 100 lie above the low "
+    "end and 95 below the high one: Student's over seeds, with one number a seed; of shadow "
+    "federations the jackknife's over pairs; of a single seed over its examples. How often the "
+    "verdicts are wrong was measured on simulated models (launch.rates)."
+)
+
+STYLE = """
+:root { color-scheme: light; --line: #d8dce3; --soft: #f4f6f9; --ink: #1d2430; --dim: #5b6472; }
+* { box-sizing: border-box; }
+body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; }
+main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 0 0 .25rem; }
+p { margin: .4rem 0; } .dim { color: var(--dim); font-size: .85rem; }
+.notes { background: #fff7e0; border: 1px solid #e8d391; border-radius: .5rem;
+  padding: .5rem 1rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
+  gap: 1rem; }
+.card { border: 1px solid var(--line); border-radius: .5rem; padding: .9rem; min-width: 0; }
+.card dl { margin: 0; } .card dt { font-weight: 600; margin-top: .6rem; }
+.card dd { margin: 0; font-size: .88rem; color: var(--dim); overflow-wrap: anywhere; }
+.mark { display: inline-block; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem;
+  font-weight: 600; }
+.yes { background: #d9f2e1; color: #12562c; } .no { background: #fbdcdc; color: #83161a; }
+.inconclusive { background: #fdeecb; color: #6b4a00; }
+.shown { background: #e6e9ee; color: #424a57; }
+.measures { display: grid; gap: 0 2.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
+.measures > div { min-width: 0; }
+table { width: 100%; border-collapse: collapse; table-layout: fixed; font-size: .88rem; }
+caption { text-align: left; font-weight: 600; padding: .9rem 0 .1rem; }
+caption span { font-weight: 400; color: var(--dim); display: block; font-size: .83rem; }
+th, td { text-align: left; padding: .15rem .35rem; border-bottom: 1px solid var(--soft);
+  vertical-align: middle; font-weight: 400; overflow-wrap: anywhere; }
+td.number { font-variant-numeric: tabular-nums; }
+th { width: 26%; } td.strip { width: 36%; }
+td.strip svg { display: block; width: 100%; height: auto; }
+tr.reference { color: var(--dim); }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
+  gap: 1rem; }
+.plots svg { width: 100%; height: auto; display: block; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .75rem;
+  border-radius: .5rem; font-size: .78rem; }
+@media (max-width: 32rem) { th { width: 27%; } td.strip { width: 29%; }
+  table { font-size: .8rem; } }
+@media print { .card, table, .plots svg { break-inside: avoid; } }
+"""
+
+
+def title_of(name: str) -> str:
+    return NAMES.get(name, name)
+
+
+# What the terminal shows beside the verdicts, with a short heading.
+SHOWN = dict(
+    forget="forget %",
+    asr="backdoor %",
+    auc_matched="matched AUC",
+    rmia="RMIA",
+    ulira="U-LiRA",
+    lira="LiRA",
+    relearn="rounds to relearn",
+)
+
+
+def text(report: dict[str, Any]) -> str:
+    """The verdicts for a terminal, as Markdown, what they rest on, and what could not be said."""
+    from launch.report.report import aligned
+
+    methods = report["methods"]
+    rows = [["method", *verdicts.TITLES.values()]]
+    for name, entry in methods.items():
+        if name not in REFERENCES:
+            rows.append([title_of(name), *(entry["verdicts"][q] for q in verdicts.QUESTIONS)])
+    known = [(n, report["controls"][n]) for n in CONTROLS if report["controls"][n]]
+    for name, (verdict, why) in known:
+        small = f" ({TOO_SMALL})" if is_small(verdict, why) else ""
+        rows.append([f"control: {CONTROLS[name]}", f"{verdict}{small}", "-", "-", "-"])
+    lines = [f"note: {note}" for note in report["notes"]]
+    lines += ["", aligned(rows) if len(rows) > 1 else ""]
+    keys = [k for k in SHOWN if any(k in entry["measures"] for entry in methods.values())]
+    headings = [SHOWN[key] for key in keys]
+    rows = [["mean [95 % interval]", *headings]]
+    for name, entry in methods.items():
+        found = [entry["measures"].get(key) for key in keys]
+        rows.append([title_of(name), *map(_interval, keys, found)])
+    lines.append(aligned(rows))
+    rows = [["difference to retraining [90 %]", *headings]]
+    for name, entry in methods.items():
+        found = [entry["measures"].get(key) or {} for key in keys]
+        if name not in estimates.RETRAINED and any(e.get("difference") for e in found):
+            rows.append([title_of(name), *map(_difference, keys, found)])
+    margins = [estimates.measure_of(key).margin for key in keys]
+    rows.append(["margin", *("-" if m is None else f"± {m:g}" for m in margins)])
+    return "\n".join([*lines, aligned(rows)])
+
+
+TOO_SMALL = "too small to tell"
+
+
+def is_small(verdict: str, why: str) -> bool:
+    """Whether a verdict is that the audit itself could not tell."""
+    return verdict == verdicts.OPEN and (verdicts.TOO_SMALL in why or verdicts.WIDE in why)
+
+
+def _interval(key: str, found: dict[str, Any] | None) -> str:
+    return in_words(found, 2 if estimates.measure_of(key).unit == "" else 1) if found else "-"
+
+
+def _difference(key: str, found: dict[str, Any]) -> str:
+    digits = 2 if estimates.measure_of(key).unit == "" else 1
+    return apart(found["difference"], digits) if found.get("difference") else "-"
+
+
+def apart(difference: dict[str, float], digits: int) -> str:
+    """A difference with its interval, signed.
+
+    >>> apart(dict(value=1.25, low=-0.5, high=3.0), 1)
+    '+1.2 [-0.5, +3.0]'
+    """
+    value, low, high = (f"{difference[k]:+.{digits}f}" for k in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def in_words(entry: dict[str, Any], digits: int) -> str:
+    """A value with its interval; ``≥`` or ``>`` where some or all of its seeds were cut off.
+
+    >>> in_words(dict(value=21.0, low=21.0, high=21.0, censored=1.0, limit=20), 1)
+    '> 20'
+    """
+    value, low, high = (f"{entry[k]:.{digits}f}" for k in ("value", "low", "high"))
+    words = f"{value} [{low}, {high}]"
+    if cut := entry.get("censored"):
+        return f"> {entry['limit']:.3g}" if cut == 1 else f"≥ {words}"
+    return words
+
+
+def html(report: dict[str, Any]) -> str:
+    """The page: verdicts first, then every measure, curves, and how to make it again."""
+    asked = report["asked"]
+    title = f"Audit: forget {asked['request']}" if asked["request"] else "Audit: no request"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        *what_was_done(report),
+        "<h2>Verdicts</h2>",
+        '<div class="cards">',
+        *(card(name, entry) for name, entry in report["methods"].items() if name not in REFERENCES),
+        "</div>",
+        *checked(report),
+        "<h2>How verdicts are made</h2>",
+        f"<p>{FLOOR}</p><p>{INTERVALS}</p><dl>",
+        *(
+            f"<dt><strong>{verdicts.TITLES[q]}</strong></dt><dd>{escape(rule)}</dd>"
+            for q, rule in report["questions"].items()
+        ),
+        "</dl>",
+    ]
+    for group, table in estimates.GROUPS.items():
+        body += [f"<h2>{group}</h2>", *beside(sections(report, table))]
+    for key, measure in estimates.LAYERS.items():
+        body += layer_sections(report, key, measure)
+    body += ["<h2>By communication round</h2>", *plots(report), *again(report)]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title><style>{STYLE}</style>'
+        f"</head><body><main>\n{chr(10).join(body)}\n</main></body></html>\n"
+    )
+
+
+def checked(report: dict[str, Any]) -> list[str]:
+    """What the rule says of models of which the answer is known."""
+    lines = ["<h2>Controls</h2>"]
+    wanted = dict(old="must be a no", third="must be yes or too small to tell")
+    for name, title in CONTROLS.items():
+        found = report["controls"][name]
+        if not found:
+            lines.append(f"<p><strong>{title}</strong>: not shown, so there is no yes.</p>")
+            continue
+        verdict, why = found
+        lines.append(
+            f'<p><strong>{title}</strong> ({wanted[name]}) <span class="mark '
+            f'{verdict.split()[-1]}">{MARKS[verdict]} {verdict}</span> {escape(why)}</p>'
+        )
+    return lines
+
+
+def what_was_done(report: dict[str, Any]) -> list[str]:
+    asked, done, seeds = report["asked"], report["done"], report["seeds"]
+    methods = [title_of(n) for n in report["methods"] if n not in REFERENCES]
+    lines = [
+        f"<p><strong>Asked:</strong> {asked['clients']} clients trained a model "
+        f"({escape(asked['model'])}) on {escape(asked['dataset'])} together; "
+        + (
+            f"then {asked['examples']} examples were to be forgotten "
+            f"(<code>{escape(asked['request'])}</code>), {asked['retained']} were retained."
+            + shared(asked)
+            if asked["request"]
+            else "no request was made."
+        )
+        + backdoor(asked)
+        + "</p>",
+        f"<p><strong>Done:</strong> {done['rounds']} rounds of training, then "
+        f"{escape(', '.join(methods)) or 'nothing'} with {done['recovery_rounds']} rounds to "
+        f"recover at most, on {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
+        + (
+            f"retrained from scratch in {done['rounds']} rounds, "
+            f"{('once', 'twice', 'three times')[len(done['retrained']) - 1]} a seed"
+            if done["retrained"]
+            else "nothing was retrained"
+        )
+        + f". Audited on {report['audited']}.</p>",
+    ]
+    if report["notes"]:
+        items = "".join(f"<p>{escape(note)}</p>" for note in report["notes"])
+        lines.append(f'<div class="notes">{items}</div>')
+    return lines
+
+
+def shared(asked: dict[str, Any]) -> str:
+    """That some examples are held by clients that stay as well, which nobody unlearns."""
+    many = asked["examples"] - asked.get("counted", asked["examples"])
+    if not many:
+        return ""
+    return f" Of these {many} are held by clients that stay as well, and do not count as forgotten."
+
+
+def backdoor(asked: dict[str, Any]) -> str:
+    if not asked["backdoor"]:
+        return ""
+    if asked["backdoor_named"]:
+        return " What was to be forgotten held a backdoor, the trigger with its label."
+    return " A backdoor was planted, and the request does not name every image that holds it."
+
+
+def card(name: str, entry: dict[str, Any]) -> str:
+    """A method's four verdicts."""
+    rows = [f"<h3>{escape(title_of(name))}</h3><dl>"]
+    for question in verdicts.QUESTIONS:
+        verdict, why = entry["verdicts"][question], entry["reasons"][question]
+        rows.append(
+            f'<dt>{verdicts.TITLES[question]} <span class="mark {verdict.split()[-1]}">'
+            f"{MARKS[verdict]} {verdict}</span></dt><dd>{escape(why)}</dd>"
+        )
+    return f'<section class="card">{"".join(rows)}</dl></section>'
+
+
+def sections(report: dict[str, Any], table: dict[str, estimates.Measure]) -> list[str]:
+    out = []
+    for key, measure in table.items():
+        if key in report["not_shown"]:
+            out.append(
+                f"<p><strong>{escape(measure.title)}</strong>: not shown "
+                f'<span class="dim">({escape(report["not_shown"][key])})</span></p>'
+            )
+        else:
+            out.append(measured(report, key, measure, measure.title))
+    return out
+
+
+def layer_sections(report: dict[str, Any], key: str, measure: estimates.Measure) -> list[str]:
+    """A table for each layer, in call order."""
+    keys = dict.fromkeys(
+        k
+        for entry in report["methods"].values()
+        for k in entry["measures"]
+        if k.startswith(f"{key}.")
+    )
+    heading = f"<h2>{escape(measure.title)}, layer by layer</h2>"
+    if not keys:
+        return [heading, f'<p>not shown <span class="dim">({report["not_shown"][key]})</span></p>']
+    return [heading, *beside([measured(report, k, measure, k.partition(".")[2]) for k in keys])]
+
+
+def beside(tables: list[str]) -> list[str]:
+    """Side by side where there is room."""
+    return ['<div class="measures">', *(f"<div>{one}</div>" for one in tables), "</div>"]
+
+
+def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title: str) -> str:
+    """One measure of every model: value and difference with intervals, in numbers and drawn."""
+    entries = {
+        name: entry["measures"][key]
+        for name, entry in report["methods"].items()
+        if key in entry["measures"]
+    }
+    one, digits = next(iter(entries.values())), 1 if measure.unit == "%" else 3
+    ends = [end for e in entries.values() for end in drawn_ends(e)]
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    wide = (high - low) * 0.04 or 0.5
+    caption = about(measure, one, [*entries.values()], digits)
+    unit = f", {measure.unit}" if measure.unit else ""
+    rows = []
+    for name, entry in report["methods"].items():
+        reference = ' class="reference"' if name in REFERENCES else ""
+        heading = f'<tr{reference}><th scope="row">{escape(title_of(name))}</th>'
+        if name in entries:
+            words, mine = escape(in_words(entries[name], digits)), entries[name]["difference"]
+            if mine:
+                said = apart(mine, digits)
+                drawn = strip(entries[name], low - wide, high + wide, said)
+                words += f'<br><span class="dim">{escape(said)}</span>'
+            else:
+                drawn = '<span class="dim">nothing to compare with</span>'
+            cells = f'<td class="strip">{drawn}</td><td class="number">{words}</td>'
+        elif name not in REFERENCES:
+            why = entry["not_shown"].get(key) or entry["not_shown"].get(key.partition(".")[0], "")
+            cells = f'<td colspan="2" class="dim">not shown ({escape(why)})</td>'
+        else:
+            continue
+        rows.append(f"{heading}{cells}</tr>")
+    return (
+        f"<table><caption>{escape(title + unit)}<span>{escape(caption)}</span></caption>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def about(measure: estimates.Measure, one: dict, entries: list[dict], digits: int) -> str:
+    """What a table's numbers are, in a line."""
+    words = [measure.note] if measure.note else []
+    words += ["decides"] if measure.decides else []
+    words += ["a sign of memory, which forbids a yes"] if measure.sign else []
+    if measure.margin is not None:
+        words.append(f"margin ± {measure.margin:g}")
+    floors = [e["floor"] for e in entries if e["floor"]]
+    if floors:
+        ends = (f"{floors[0][end]:+.{digits}f}" for end in ("low", "high"))
+        words.append(f"one more retrained model: {' to '.join(ends)}")
+    words.append(f"interval over {one['resampled']}")
+    if models := one.get("models"):
+        words.append(f"rests on {models[0]} unlearned and {models[1]} retrained models an example")
+    return "; ".join(words)
+
+
+def band(entry: dict[str, Any]) -> tuple[float, float] | None:
+    """Where a difference is as good as none, or where one more retrained model's would lie."""
+    if entry["margin"] is not None:
+        return -entry["margin"], entry["margin"]
+    floor = entry["floor"]
+    return (floor["low"], floor["high"]) if floor else None
+
+
+def drawn_ends(entry: dict[str, Any]) -> list[float]:
+    if not entry["difference"]:
+        return []
+    return [entry["difference"]["low"], entry["difference"]["high"], 0.0, *(band(entry) or ())]
+
+
+def strip(entry: dict[str, Any], low: float, high: float, words: str) -> str:
+    """A difference with its interval over its band, 120 units wide, and where none would be."""
+    place = lambda value: round(120 * (value - low) / (high - low), 1)
+    shapes, label = [], words
+    if ends := band(entry):
+        wide = max(1.0, place(ends[1]) - place(ends[0]))
+        shapes.append(f'<rect x="{place(ends[0])}" width="{wide:.1f}" height="16" fill="#cfe3f7"/>')
+        label += f", band {ends[0]:.3g} to {ends[1]:.3g}"
+    shapes.append(f'<path d="M{place(0.0)} 0V16" stroke="#8fb3d9" stroke-width="1"/>')
+    a, b, middle = (place(entry["difference"][k]) for k in ("low", "high", "value"))
+    shapes.append(f'<path d="M{a} 8H{b}M{a} 4V12M{b} 4V12" stroke="#1d2430" stroke-width="1.5"/>')
+    shapes.append(f'<circle cx="{middle}" cy="8" r="3.5" fill="#1d2430"/>')
+    return (
+        f'<svg viewBox="0 0 120 16" role="img" aria-label="{escape(label)}">{"".join(shapes)}</svg>'
+    )
+
+
+def plots(report: dict[str, Any]) -> list[str]:
+    """Curves as inline SVG, each with its last values as text."""
+    titles = dict(
+        retain="retained accuracy, %",
+        forget="accuracy on forgotten data, %",
+        test="test accuracy, %",
+        asr="backdoor success, %",
+        loss_gap="loss gap |retained − forgotten|",
+    )
+    out = ['<div class="plots">']
+    for key, title in titles.items():
+        series = {
+            title_of(n): s
+            for n, s in report["curves"].get(key, {}).items()
+            if n not in ("original", *REFERENCES[2:], "train")
+        }
+        if not series:
+            out.append(f'<p>{title}: not shown <span class="dim">(not measured)</span></p>')
+            continue
+        ends = ", ".join(f"{name} {points[-1][1]:.3g}" for name, points in series.items())
+        start, floor = report["curves"][key].get("original"), floor_of(report, key)
+        drawn = figures.panel(series, title, start[-1][1] if start else None, floor)
+        band = f"; retrained models end at {floor[0]:.3g} to {floor[1]:.3g}" if floor else ""
+        label = escape(f"{title} by communication round; at the end: {ends}{band}")
+        left = [title_of(n) for n in report["methods"] if n not in REFERENCES]
+        left = [name for name in left if name not in series]
+        words = f'<p class="dim">Not shown: {escape(", ".join(left))}.</p>' if left else ""
+        shown = inline(drawn, label) if drawn else f"<p>{label}</p>"
+        out.append(f'<figure style="margin:0">{shown}{words}</figure>')
+    return [*out, "</div>"]
+
+
+def floor_of(report: dict[str, Any], key: str) -> tuple[float, float] | None:
+    """Where one more retrained model would lie: the floor about the mean of those there are."""
+    entries = {name: entry["measures"].get(key) for name, entry in report["methods"].items()}
+    there = [entries[name] for name in estimates.RETRAINED if entries.get(name)]
+    floor = next((e["floor"] for e in entries.values() if e and e["floor"]), None)
+    if not (there and floor):
+        return None
+    middle = sum(e["value"] for e in there) / len(there)
+    return middle + floor["low"], middle + floor["high"]
+
+
+def inline(svg: str, label: str) -> str:
+    """An SVG document as an element of the page, with a text alternative."""
+    begin = svg.index("<svg")
+    return svg[begin:].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def again(report: dict[str, Any]) -> list[str]:
+    """What reproduces this page."""
+    made = report["reproduce"]
+    versions = "; ".join(
+        f"{what}: " + ", ".join(f"{name} {v}" for name, v in each.items())
+        for what, each in made["versions"].items()
+    )
+    hashes = "\n".join(f"{digest}  {name}" for name, digest in made["hashes"].items())
+    return [
+        "<h2>To make it again</h2>",
+        f"<pre>{escape(made['command'])}\n\n{escape(made['audit'])}</pre>",
+        f"<p>{escape(versions)}; Python {escape(made['python'])}; "
+        f"{escape(json.dumps(made['layout']))}</p>",
+        f"<p>SHA-256 of what was audited:</p><pre>{escape(hashes)}</pre>",
+    ]
+
+
+def escape(words: str) -> str:
+    return markup.escape(words, quote=True)

@@ -1,0 +1,154 @@
+"""Recorded results: the rows that the README cites, and its list of the paper's rows."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jfu.io
+from jfu import results
+from jfu.files import read_lines
+from launch.report import paper, report
+from launch.shell.flags import Config
+
+
+def write(
+    path: pathlib.Path, config: Config, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Writes the configuration and the cells' names in one line, then one for each row."""
+    values = dataclasses.asdict(config) | dict(data_dir=None)  # a path of one machine
+    lines = [dict(config=values, cells=names), *rows]
+    jfu.io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The summary of a recorded file, for ``launch.table.markdown``; what it has is finished.
+
+    Raises:
+      ValueError: it is no such file.
+    """
+    try:
+        first, *rows = read_lines(path)
+        return _summary(first["config"], list(first["cells"]), rows)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"{path} is no recorded table ({error!r:.200}); launch.table --record writes them"
+        ) from None
+
+
+def _summary(config: Mapping[str, Any], names: Sequence[str], rows: Sequence[Mapping]) -> dict:
+    summary, whole = report.table(rows, config), dict(round=1, of=1)
+    done = {(row["method"], row["seed"]) for row in rows}
+    state = lambda name, seed: whole if (name, seed) in done else None
+    cells = {n: {str(s): state(n, s) for s in summary["seeds"]} for n in names}
+    methods = {n: summary["methods"].get(n) for n in cells if n != results.AGAIN}
+    return summary | dict(methods=methods, cells=cells, paper=paper.known(config))
+
+
+def overview(results: pathlib.Path) -> str:
+    """The README's list of the paper's rows: what the paper has, and what was measured.
+
+    Args:
+      results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several; one
+        without stays empty.
+
+    Raises:
+      ValueError: a file holds another row's configuration than its name says.
+    """
+    header = ["row", "preset", "retrain: paper", "NoT's gap: paper", "device", "scale", "seeds"]
+    header += ["retrain", "NoT's gap", "floor", "rounds to recover: NoT", "retrain"]
+    lines = [header]
+    for name, row in paper.ROWS.items():
+        theirs = [row.known.get("retrain"), row.known.get("not", {}).get("gap")]
+        begin = [row.title, f"`{name}`", accuracies(theirs[0]), number(theirs[1], 2)]
+        found = sorted(results.glob(f"{name}-*.jsonl"))
+        for path in found:
+            summary = read(path)
+            if differing := paper.differing(name, summary["config"]):
+                has = ", ".join(f"{field}={summary['config'][field]}" for field in differing)
+                raise ValueError(f"{path} holds {has}, which is not the row {name}; rename it")
+            lines.append([*begin, path.stem.partition("-")[2], *measured(summary)])
+        if not found:
+            lines.append([*begin, *[""] * (len(header) - len(begin))])
+    return report.aligned(lines)
+
+
+def measured(summary: Mapping[str, Any]) -> list[str]:
+    """Scale, seeds, retrain, NoT's gap, floor and rounds to recover of a summary."""
+    config, methods = summary["config"], summary["methods"]
+    mean = lambda name, key: ((methods.get(name) or {}).get(key) or {}).get("mean")
+    retrain = {m: mean("retrain", m) for m in paper.MEASURES}
+    rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * bool(methods.get(name)))
+    scale, seeds = reduced(config) or "all images", len(summary["seeds"])
+    if config.get("precision") not in (None, "float32"):
+        scale += f", {config['precision']}"
+    compared = (methods.get("not") or {}).get("compared", 0)
+    return [
+        f"{scale}, {config['rounds']} + {config['recovery_rounds']} rounds",
+        f"{compared} of {seeds}" if compared < seeds else str(seeds),
+        accuracies(retrain),
+        number((methods.get("not") or {}).get("gap"), 2),
+        number((summary["floor"] or {}).get("gap"), 2),
+        rounds("not"),  # - where a seed never got there
+        rounds("retrain"),
+    ]
+
+
+def reduced(config: Mapping[str, Any]) -> str:
+    """What of the data was left out, in words; empty where nothing was.
+
+    >>> reduced(dict(train_size=5000, test_size=None, proxy=0.1))
+    '5,000 training images and 90 % of the test images'
+    >>> reduced(dict(train_size=5000, test_size=2000, proxy=0.1))
+    '5,000 training images and 1,800 test images'
+    """
+    train, test, proxy = (config[name] for name in ("train_size", "test_size", "proxy"))
+    words = [f"{train:,} training images"] if train else []
+    if test:
+        words.append(f"{test - int(test * proxy):,} test images")
+    elif proxy:
+        words.append(f"{1 - proxy:.0%} of the test images".replace("%", " %"))
+    return " and ".join(words)
+
+
+def accuracies(values: Mapping[str, float] | None) -> str:
+    """Retain, forget and test, percent, as the paper's row has them.
+
+    >>> accuracies(dict(retain=91.66, forget=83.05, test=82.32))
+    '91.66 / 83.05 / 82.32'
+    """
+    shown = [(values or {}).get(m) for m in ("retain", "forget", "test")]
+    return "" if None in shown else " / ".join(f"{value:.2f}" for value in shown)
+
+
+def number(value: float | None, digits: int, none: str = "") -> str:
+    return none if value is None else f"{value:.{digits}f}"
+
+
+def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
+    """A recorded file's gaps to retraining's end, after so many rounds of each method; Markdown.
+
+    Means over the seeds that retraining has too of each seed's gap; a dash where one has no row of
+    that round, or no attack was run in it. Of a second retraining only the end is known.
+    """
+    runs: dict[str, dict[int, dict[int, Mapping]]] = {}
+    for row in read_lines(path)[1:]:
+        runs.setdefault(row["method"], {}).setdefault(row["seed"], {})[row["round"]] = row
+    ends = {seed: run[max(run)] for seed, run in runs.get("retrain", {}).items()}
+
+    def cell(rows: Mapping[int, Mapping | None]) -> str:
+        pairs = [(row, ends[seed]) for seed, row in rows.items() if seed in ends]
+        if not pairs or any(row is None for row, _ in pairs):
+            return "-"
+        found = report.spread(jfu.gap_per_seed(*zip(*pairs, strict=True)) or [None])
+        return "-" if found is None else f"{found['mean']:.2f} ± {found['std']:.2f}"
+
+    lines = [["method", *(f"{number} rounds" for number in rounds), "its last"]]
+    for name, seeds in runs.items():
+        if name in ("original", "retrain"):
+            continue
+        after = [cell({s: run.get(number) for s, run in seeds.items()}) for number in rounds]
+        end = cell({s: run[max(run)] for s, run in seeds.items()})
+        lines.append(["retrain again" if name == results.AGAIN else name, *after, end])
+    return report.aligned(lines)

@@ -1,0 +1,257 @@
+"""Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
+
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jfu
+import jfu.history
+import jfu.io
+from jfu import attacks, inference, shadows
+from jfu.audit import estimates
+from jfu.costs import entries
+from launch.running.cells import looked_at, not_kept
+from launch.setup import private
+from launch.setup.experiment import Study, Trial, budget
+from launch.shell.devices import place
+from launch.shell.folders import make_folder
+from launch.shell.say import say
+from launch.workdir.workdir import WorkDir, check_own
+
+SHADOW = 7  # a stream of randomness of its own, beside those of launch.setup.experiment
+RETRAIN = "retrain"
+
+
+class TooFew(ValueError):
+    """There are too few examples to forget."""
+
+
+def run(
+    work: WorkDir,
+    study: Study,
+    trial: Trial,
+    methods: dict[str, Any],
+    many: int,
+    chunk: int | None,
+) -> tuple[dict[str, np.ndarray], float | None, list[pathlib.Path]]:
+    """Runs what is not done yet of the shadows.
+
+    They are kept in the work directory in blocks; a run that was stopped goes on with the next.
+
+    Returns:
+      ``phi`` of every candidate under every shadow's models, ``[S, n]`` by method (besides the
+      methods ``original``, ``retrain``, and ``held``, which shadow held what), the seconds
+      that a shadow took in the median block, the first and its compilation left out, and the
+      blocks' files.
+    """
+    request = trial.request
+    rows = shadows.candidates(request)
+    if len(rows) < attacks.LEAST:
+        raise TooFew(
+            f"{len(rows)} examples were to be forgotten, too few for attacks with shadow "
+            f"federations, which want at least {attacks.LEAST}: audit a larger request."
+        )
+    key = jax.random.fold_in(trial.key, SHADOW)
+    held = shadows.halves(request, jax.random.fold_in(key, 0), many)
+    if chunk is None:
+        share = -(-many // study.layout.devices)
+        held_at_once = entries(jax.eval_shape(study.model.init, trial.key))
+        held_at_once *= study.layout.chunk or len(request.retain.id)
+        chunk = jfu.clients_at_once(study.layout.backend, share, held_at_once)
+    size = 2 * study.layout.devices * chunk
+    folder, own = work.path / "shadows", dict(run=work.run, seed=trial.seed)
+    if trial.seed in work.drawn:
+        own |= dict(draws=work.drawn[trial.seed])
+    make_folder(folder)
+    programs = Programs(study, methods, rows, chunk)
+    shared = place((request, key))
+    out: dict[str, list] = {name: [] for name in ("original", RETRAIN, *methods)}
+    began, fresh, paths = time.perf_counter(), 0, []
+    for start in range(0, many, size):
+        numbers = np.arange(start, min(many, start + size))
+        path = folder / f"{trial.seed}-{many}-{numbers[0]}-{numbers[-1]}.safetensors"
+        paths.append(path)
+        known = {}
+        if os.path.lexists(path):
+            known = block(path, own, (len(numbers), len(rows)))
+        wanted = [name for name in out if name not in known]
+        if wanted:
+            spent = jfu.io.load_notes(path)["seconds"] if known else {}
+            mine = place((jnp.asarray(numbers), held[numbers]))
+            if not fresh:
+                programs.look(shared, mine)
+            answers, took = programs(shared, mine, wanted)
+            known |= answers
+            fresh += len(numbers)
+            # A block that methods join later keeps what its training took.
+            spent = {name: t / len(numbers) for name, t in took.items()} | spent
+            notes = dict(shadows=numbers.tolist(), seconds=spent, of=own)
+            if note := private.page_note(study.config):
+                notes["outside_epsilon"] = note
+            jfu.io.save_state(path, known, notes)
+            left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
+            say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")
+        for name in out:
+            out[name].append(np.asarray(known[name], np.float64))
+    found = {name: np.concatenate(parts) for name, parts in out.items()}
+    spent = [jfu.io.load_notes(path)["seconds"] for path in paths[1:]]
+    seconds = float(np.median([sum(block[n] for n in out) for block in spent])) if spent else None
+    inside = np.asarray(held)
+    forgotten = np.asarray(request.forget.index)
+    holds = np.zeros((many, len(rows)), bool)
+    asked = np.asarray(request.forget.mask) & np.isin(forgotten, rows)
+    for k, n in zip(*np.nonzero(asked), strict=True):
+        holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
+    return found | dict(held=holds), seconds, paths
+
+
+def block(path: pathlib.Path, own: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
+    """What a block holds, if it is this run's and seed's: ``[shadows, candidates]`` by method."""
+    notes, known = jfu.io.load_notes(path), jfu.io.load_arrays(path)
+    spent = notes.get("seconds") if isinstance(notes, dict) else None
+    if not (isinstance(spent, dict) and all(isinstance(t, float) for t in spent.values())):
+        raise ValueError(f"{path} is no block of shadow federations of jfu; remove it")
+    check_own(path, notes.get("of"), own)
+    if wrong := [name for name, phi in known.items() if phi.shape != shape or name not in spent]:
+        raise ValueError(f"{path} holds {wrong[0]}, which is not of {list(shape)}; remove it")
+    return known
+
+
+def one_by_one(
+    work: WorkDir, rows: Sequence[dict], seed: int, methods: Sequence[str]
+) -> tuple[float, bool] | None:
+    """Seconds that a comparison took to train, to retrain and for every method's answer.
+
+    Returns:
+      ``(seconds, measured)``; where training was done elsewhere its seconds are estimated as
+      retraining's. None where a method was not run.
+    """
+    last = {r["method"]: r["seconds"] for r in rows if r["seed"] == seed}
+    if not last.keys() >= {RETRAIN, *methods}:
+        return None
+    path = work.cell(seed, "original")
+    trained = jfu.io.load_notes(path)["spent"]["seconds"] if path.exists() else 0.0
+    answers = sum(last[name] for name in (RETRAIN, *methods))
+    return (trained or last[RETRAIN]) + answers, trained > 0
+
+
+class Programs:
+    """One compiled program for training shadows, one for each method's answer."""
+
+    def __init__(self, study: Study, methods: dict[str, Any], rows: np.ndarray, chunk: int):
+        config = study.config
+        train = shadows.answer(study.train, config.rounds)
+        answers = {RETRAIN: shadows.answer(study.fresh, config.rounds)}
+        answers |= {
+            name: shadows.answer(method, budget(config, name)) for name, method in methods.items()
+        }
+
+        def phi(variables, request):
+            x, y = request.retain.x[rows], request.retain.y[rows]
+            logits = study.model.apply(variables, x)[0].astype(jnp.float32)
+            mine = jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
+            rest = jnp.where(jax.nn.one_hot(y, logits.shape[1], dtype=bool), -jnp.inf, logits)
+            return mine - jax.nn.logsumexp(rest, axis=1)
+
+        def begin(shared, row):
+            (request, key), (number, held) = shared, row
+            mine = jax.random.fold_in(jax.random.fold_in(key, 1), number)
+            request = shadows.shadow(request, held)
+            state = train(jfu.Trained(()), shadows.everything(request), mine)
+            return state.variables, getattr(state, "history", ()), phi(state.variables, request)
+
+        def respond(name):
+            needs = methods[name].needs.history if name in methods else ()
+
+            def one(shared, row):
+                (request, key), (number, held, variables, history) = shared, row
+                stream = 2 if name == RETRAIN else 3
+                mine = jax.random.fold_in(jax.random.fold_in(key, stream), number)
+                request = shadows.shadow(request, held)
+                trained = jfu.Trained(variables, jfu.history.needed(history, needs))
+                trained = jfu.Trained(()) if name == RETRAIN else trained
+                return phi(answers[name](trained, request, mine).variables, request)
+
+            return one
+
+        mapped = lambda fn: jax.jit(shadows.map_federations(fn, chunk=chunk))
+        self._begin = mapped(begin)
+        self._respond = {name: mapped(respond(name)) for name in answers}
+        # Their programs hold images.
+        self._apart = {name for name, method in methods.items() if method.needs.proxy_data}
+
+    def look(self, shared: Any, rows: Any) -> None:
+        """Tells what a CPU would run slowly: shadows side by side are grouped convolutions."""
+        looked_at(self._begin.trace(shared, rows))
+
+    def __call__(self, shared: Any, rows: Any, names: list[str]) -> tuple[dict, dict]:
+        """``phi`` and seconds by name; training, which is always done, is ``original``."""
+        found, seconds, began = {}, {}, time.perf_counter()
+        variables, history, found["original"] = jax.block_until_ready(self._begin(shared, rows))
+        seconds["original"] = time.perf_counter() - began
+        rows = (*rows, variables, history)
+        for name in names:
+            if name != "original":
+                began = time.perf_counter()
+                with not_kept() if name in self._apart else contextlib.nullcontext():
+                    found[name] = jax.block_until_ready(self._respond[name](shared, rows))
+                seconds[name] = time.perf_counter() - began
+        return {name: np.asarray(a) for name, a in found.items()}, seconds
+
+
+def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple]]]:
+    """What the shadows show of every method, as ``evidence.Evidence``.
+
+    Of shadows ``2 i`` and ``2 i + 1`` one held an example and the other did not, so that a pair
+    has one model of either kind for every example. Neither of the two, retrained, has seen any:
+    they stand beside each other for one more retraining, the control.
+    """
+    held = found["held"]
+    retrained, other = by_pair(found[RETRAIN], held)
+    sides = {estimates.THIRD: ((retrained, other), (retrained, other))}
+    for name in found:
+        if name not in ("held", RETRAIN):
+            inside, outside = by_pair(found[name], held)
+            sides[name] = (inside, retrained), (inside, outside)
+    out: dict[str, dict[str, dict[int, tuple]]] = {}
+    for name, attacked in sides.items():
+        out[name] = {}
+        for key, pair in zip(("ulira", "lira"), attacked, strict=True):
+            if all(np.isfinite(phi).all() for phi in pair):  # else a federation diverged
+                out[name] |= areas(key, *pair)
+        if "ulira" in out[name]:
+            models = np.array([[len(side) for side in attacked[0]]])
+            out[name]["forgetting_score"] = {0: (attacks.epsilon(*attacked[0]), models)}
+    return out
+
+
+def areas(key: str, members: np.ndarray, others: np.ndarray) -> dict[str, dict[int, tuple]]:
+    """AUC and true-positive rates of an attack on pairs ``[S/2, n]``, all and without each.
+
+    The attack learns from all pairs but the one that it is tried on, so a pair that is left out
+    changes what it says of the rest.
+    """
+    pooled = len(members) < 32  # of all parts alike
+
+    def rates(*sides):
+        scores = [side.ravel() for side in attacks.lira(*sides, pooled=pooled)]
+        some = [attacks.tpr_at(*scores, rate=rate) for rate in (0.01, 0.001)]
+        return [attacks.auc(*scores), *(np.nan if rate is None else rate for rate in some)]
+
+    columns = inference.left_out(rates, members, others).T
+    names = (key, f"{key}_tpr_1", f"{key}_tpr_01")
+    shown = zip(names, columns, strict=True)
+    return {name: {0: (values,)} for name, values in shown if np.isfinite(values).all()}
+
+
+def by_pair(phi: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``phi`` of the shadow of each pair that held the example and of the other, ``[S/2, n]``."""
+    even, odd = phi[0::2], phi[1::2]
+    return np.where(held[0::2], even, odd), np.where(held[0::2], odd, even)

@@ -1,0 +1,264 @@
+"""The table of what has been run, beside the paper's numbers."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from jfu import results
+from launch.records import records
+from launch.report import paper, recorded, report
+from launch.setup import experiment
+from launch.shell.flags import Config
+from launch.shell.printing import show
+from launch.shell.say import open_up, say
+from launch.workdir import locks, runs, workdir
+
+FLAGS = flags.FLAGS
+
+# What differs between two runs of one cell that are otherwise the same.
+CHANCE = ("seconds",)
+
+
+class Held(NamedTuple):
+    """What work directories of one configuration hold."""
+
+    config: Config
+    names: list[str]  # of cells, in the order of the table: original, methods, retrain_again
+    seeds: list[int]
+    notes: dict[tuple[int, str], dict[str, Any]]  # of the cells that exist, by seed and name
+
+
+def table() -> None:
+    if not FLAGS.workdir:
+        raise ValueError("say what to read: --workdir=W, or W,W2 for several work directories")
+    if FLAGS.record and pathlib.Path(FLAGS.record).exists():
+        raise FileExistsError(f"{FLAGS.record} exists already; remove it, or choose another name")
+    paths = [pathlib.Path(path) for path in FLAGS.workdir]
+    held = read(paths)
+    for path in paths:
+        records.believe(path)
+    summary, text = write(paths[0], held)
+    tell_ledger(paths[0], report.contents(summary, text))
+    if FLAGS.record:
+        recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
+        open_up(FLAGS.record)
+    show(f"{text}\n{report.legend(summary)}")
+    show(f"table.md and table.json are in {paths[0]}/")
+
+
+def tell_ledger(path: pathlib.Path, names: Iterable[str]) -> None:
+    """Has the ledger say what the table is now; not while a run goes on, which does it itself."""
+    try:
+        with locks.hold(path) as lock:
+            records.wrote(workdir.WorkDir(path, None, lock=lock), names)
+    except ValueError as error:
+        say(f"note: the ledger says nothing of the table: {error}")
+
+
+def read(paths: Sequence[pathlib.Path]) -> Held:
+    """Reads cells, finished or not, of one or several work directories of launch.compare.
+
+    Where two hold the same cell the one that is further is taken, and if their rows differ in
+    more than seconds that is said.
+
+    Raises:
+      FileNotFoundError: one is no work directory.
+      ValueError: one is another script's, of another configuration, or unreadable.
+    """
+    held = [runs.read_run(str(path)) for path in paths]
+    for path, run in zip(paths, held, strict=True):
+        check(paths[0], held[0], path, run)
+    asked: dict[str, None] = {}
+    seeds: set[int] = set()
+    notes: dict[tuple[int, str], dict[str, Any]] = {}
+    origin: dict[tuple[int, str], pathlib.Path] = {}
+    for path, run in zip(paths, held, strict=True):
+        planned, numbers = workdir.read_plan(path)
+        asked |= dict.fromkeys(planned)
+        seeds |= set(numbers)
+        for key, mine in workdir.read_cells(path, run.fingerprint).items():
+            other = notes.get(key)
+            if other is not None and differ(mine["rows"], other["rows"]):
+                say(
+                    f"note: {origin[key]} and {path} hold different rows of seed {key[0]}, "
+                    f"{key[1]}; shown are those of "
+                    f"{path if mine['round'] > other['round'] else origin[key]}"
+                )
+            if other is None or mine["round"] > other["round"]:
+                notes[key], origin[key] = mine, path
+    asked |= dict.fromkeys(name for _, name in notes)
+    known = ["original", *asked, results.AGAIN]
+    names = [n for n in dict.fromkeys(known) if n in asked and n != results.AGAIN]
+    names += [results.AGAIN] if results.AGAIN in asked else []
+    return Held(held[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
+
+
+def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Run) -> None:
+    """Refuses a work directory that does not belong to the first one's table."""
+    if run.script != "compare":
+        raise ValueError(
+            f"{path} holds a run of launch.{run.script}; a table is made of launch.compare's"
+        )
+    mine, theirs = dataclasses.asdict(run.config), dataclasses.asdict(known.config)
+    named = [
+        workdir.named_by_content(dict(config=each, files=of.files, data=of.data))
+        for each, of in ((mine, run), (theirs, known))
+    ]
+    differing = [n for n in mine if n != "data_dir" and named[0][n] != named[1][n]]
+    if differing:
+        had = ", ".join(f"{n}={theirs[n]}" for n in differing)
+        has = ", ".join(f"{n}={mine[n]}" for n in differing)
+        raise ValueError(
+            f"{first} holds a run with {had}, and {path} one with {has}; a table has one "
+            "configuration, so read them one by one"
+        )
+    if run.data is None and run.files != known.files:
+        changed = [n for n, digest in run.files.items() if known.files.get(n) != digest]
+        raise ValueError(f"{first} and {path} were run with different files {', '.join(changed)}")
+    if run.data and known.data and run.data != known.data:
+        raise ValueError(f"{first} and {path} were run on different data; read them one by one")
+    if run.numerics and known.numerics and run.numerics != known.numerics:
+        raise ValueError(
+            f"{first} and {path} were run with different settings of JAX, which changes bits; read "
+            "them one by one"
+        )
+    for what in ("layout", "versions"):
+        if getattr(run, what) != getattr(known, what):
+            say(
+                f"note: {first} and {path} were run with different {what}, which changes results "
+                "by chance"
+            )
+
+
+def differ(some: Iterable[Mapping], others: Iterable[Mapping]) -> bool:
+    """Whether two lists of rows say different things of a round that both have.
+
+    >>> differ([dict(round=1, test=9, seconds=1)], [dict(round=1, test=9, seconds=2)])
+    False
+    >>> differ([dict(round=1, test=9)], [dict(round=1, test=8), dict(round=2, test=9)])
+    True
+    """
+    plain = lambda rows: {
+        row["round"]: {k: v for k, v in row.items() if k not in CHANCE} for row in rows
+    }
+    mine, theirs = plain(some), plain(others)
+    return any(mine[r] != theirs[r] for r in mine.keys() & theirs.keys())
+
+
+def state(held: Held, seed: int, name: str) -> dict[str, int] | None:
+    """How far a cell is: ``{"round", "of"}``, the same twice where it is finished; or None."""
+    notes = held.notes.get((seed, name))
+    if notes is None:
+        return None
+    of = experiment.budget(held.config, name)
+    return dict(round=of if notes.get("finished") else notes["round"], of=of)
+
+
+def rows(held: Held) -> list[dict[str, Any]]:
+    """The rows of all finished cells, in the order of results.jsonl."""
+    found = []
+    for seed in held.seeds:
+        for name in held.names:
+            if report.state(state(held, seed, name)) == "done":
+                mine = held.notes[seed, name]["rows"]
+                found += [results.as_original(mine[-1])] if name == "original" else mine
+    return found
+
+
+def left(held: Held, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, int]:
+    """Of the cells that were asked for: how many are not finished, and of how many rounds."""
+    known = [(name, state(held, seed, name)) for seed in seeds for name in names]
+    open_ = [(name, cell) for name, cell in known if report.state(cell) != "done"]
+    budget = lambda name: experiment.budget(held.config, name)
+    return len(open_), sum(budget(name) - (cell or dict(round=0))["round"] for name, cell in open_)
+
+
+def summarise(held: Held) -> dict[str, Any]:
+    """``report.table`` of the finished cells, with ``cells``: how far each is, None if missing.
+
+    A method of which no cell is finished is None among ``methods``. ``paper`` has the numbers of
+    the same row, by method.
+    """
+    config = dataclasses.asdict(held.config)
+    summary = report.table(rows(held), config)
+    methods = {n: summary["methods"].get(n) for n in held.names if n != results.AGAIN}
+    found = {n: {str(s): state(held, s, n) for s in held.seeds} for n in held.names}
+    return summary | dict(methods=methods, cells=found, paper=paper.known(config))
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """The table; below it the cells, if one is missing, and the paper's values beside ours."""
+    parts = [report.markdown(summary), progress(summary), beside(summary)]
+    return "\n".join(part for part in parts if part)
+
+
+def progress(summary: Mapping[str, Any]) -> str:
+    """How far every cell is, as Markdown; empty where all are finished."""
+    found = summary["cells"]
+    words = {n: {s: report.state(c) for s, c in by.items()} for n, by in found.items()}
+    if all(word == "done" for by in words.values() for word in by.values()):
+        return ""
+    seeds = list(next(iter(words.values())))
+    lines = [["cell", *(f"seed {seed}" for seed in seeds)]]
+    lines += [[name.replace("_again", " again"), *by.values()] for name, by in words.items()]
+    return report.aligned(lines)
+
+
+COLUMNS = {
+    **dict(retain="retain %", forget="forget %", test="test %", mia="MIA %"),
+    **dict(d_retain="Δ retain", d_forget="Δ forget", d_test="Δ test", d_mia="Δ MIA", gap="gap"),
+}
+
+
+GAPS = ("gap", "d_retain", "d_forget", "d_test", "d_mia")  # over the seeds that retraining has too
+
+
+def beside(summary: Mapping[str, Any]) -> str:
+    """The paper's values beside ours, means over seeds, as Markdown; empty where none is known.
+
+    Δ is the absolute difference to retraining, where the paper's own values are not known.
+    """
+    known, methods = summary["paper"], summary["methods"]
+    config = summary["config"]
+    if not known:
+        return ""
+    shown = [c for c in COLUMNS if any(c in numbers for numbers in known.values())]
+    lines = [["method", *(x for c in shown for x in (f"{COLUMNS[c]}: paper", "ours"))]]
+    again = summary["floor"] and {results.AGAIN: summary["floor"]}
+    entries = dict.fromkeys(known) | methods | (again or {})
+    order = [n for n in (*methods, *known, *(again or {})) if n != "original"]
+    for name in dict.fromkeys(order):
+        theirs = known.get(name, {})
+        line = [report.label(summary, name)]
+        for column in shown:
+            entry = entries[name] or {}
+            mine = ours(entry, column)
+            if column == "gap" and name == "retrain":
+                mine = None
+            mark = "" if mine is None else report.fewer(entry, "gap" if column in GAPS else column)
+            line += [report.cell(theirs.get(column), 1, 2), report.cell(mine, 1, 2) + mark]
+        lines.append(line)
+    scale = recorded.reduced(config)
+    rounds = f"{config['rounds']} rounds of training, {config['recovery_rounds']} of recovery"
+    whole = ", the paper's with all images" * bool(scale)
+    return report.aligned(lines) + f"\nOurs with {scale or 'all images'}, {rounds}{whole}.\n"
+
+
+def ours(entry: Mapping, column: str) -> float | None:
+    """Our value in a column of ``COLUMNS``."""
+    if column == "gap":
+        return entry.get("gap")
+    if column in GAPS:
+        return (entry.get("differences") or {}).get(column.removeprefix("d_"))
+    return (entry.get(column) or {}).get("mean")
+
+
+def write(folder: pathlib.Path, held: Held) -> tuple[dict[str, Any], str]:
+    """Writes table.md and table.json; returns the summary and the text."""
+    summary = summarise(held)
+    text = markdown(summary)
+    report.write(folder, summary, text)
+    return summary, text

@@ -1,0 +1,266 @@
+"""From flags to a federation: optimizers, server, aggregator, faults, privacy, chosen layers."""
+
+import importlib.util
+import re
+from collections.abc import Collection, Sequence
+from functools import partial
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jfu
+import jfu.history
+from jfu.augment import AUGMENTS
+from jfu.faults import censored, guarded
+from launch.setup import idle
+from launch.shell.flags import Config
+
+SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
+
+
+def build(config: Config, loss, lr: float, chunk: int, clients: int):
+    """The federation, and what it is made of.
+
+    Args:
+      clients: how many have examples while it runs; the divisor of ``--dp_clip``.
+
+    Returns:
+      ``(fed, own, around)``: ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work
+      for the rounds that methods make their own, the usual one without arguments; with the
+      faults that are planted and the limits that are set, as in every round. ``around(work)`` is
+      the federation of such work.
+    """
+    weight_decay = config.weight_decay
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    steps = {
+        "sgd": lambda rate: optax.chain(decay, optax.sgd(rate, config.momentum or None)),
+        "adam": lambda rate: optax.chain(decay, optax.adam(rate)),
+        "adamw": lambda rate: optax.adamw(rate, weight_decay=weight_decay),
+    }
+    longest = config.max_grad_norm
+    clip = optax.identity() if longest is None else optax.clip_by_global_norm(longest)
+    make = lambda rate: optax.chain(clip, steps[config.optimizer](rate))
+    servers = {
+        "sgd": lambda rate: optax.sgd(rate),
+        "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+        "adam": lambda rate: optax.adam(rate, b2=0.99, eps=1e-3),
+        "yogi": lambda rate: optax.yogi(rate, b2=0.99, eps=1e-3),
+        "fedadam": jfu.fedadam,
+        "fedyogi": jfu.fedyogi,
+    }
+
+    def optimizer(round):
+        warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
+        return make(lr * warm * config.lr_decay**round)
+
+    constant = config.lr_decay == 1 and not config.warmup_rounds
+    usual = make(lr) if constant else optimizer
+    train = partial(
+        jfu.local_sgd,
+        batch_size=config.batch_size,
+        proximal=config.proximal,
+        augment=AUGMENTS[config.augment],
+    )
+
+    def local(loss=loss, optimizer=usual, epochs=config.epochs):
+        return train(loss, optimizer, epochs=epochs)
+
+    faults = read_faults(config.faults)
+    beset = lambda work: jfu.faults.faulty(work, **faults) if faults else work
+    limit = config.max_update_norm
+
+    def own(*loss, **changes):
+        work = beset(local(*loss, **changes))
+        return guarded(work) if limit is None else censored(work, limit)
+
+    def around(work, limit=None):
+        fed = jfu.fedavg(
+            work,
+            server=servers[config.server](config.server_lr),
+            aggregator=aggregator(config, clients),
+            chunk=chunk,
+            max_update_norm=limit,
+        )
+        fed = jfu.absent(fed, config.absent) if config.absent else fed
+        return jfu.sampled(fed, config.sample) if config.sample else fed
+
+    return around(beset(local()), limit), own, around
+
+
+def aggregator(config: Config, clients: int) -> jfu.Aggregator:
+    """What ``--aggregator`` names, or the noisy mean of ``--dp_clip`` over so many clients."""
+    if config.dp_clip is not None:
+        drawn = min(config.sample, clients)
+        cohort = drawn or clients * (1 - config.absent)
+        return jfu.privacy.private_mean(config.dp_clip, config.dp_noise, cohort)
+    return {
+        "mean": jfu.weighted_mean,
+        "clipped": lambda: jfu.clipped_mean(config.clip),
+        "median": jfu.coordinate_median,
+        "trimmed": lambda: jfu.trimmed_mean(config.trim),
+        "krum": lambda: jfu.krum(config.byzantine),
+    }[config.aggregator]()
+
+
+def bearing(config: Config, clients: Sequence[int], parameters: int) -> list[str]:
+    """What an aggregator cannot do with so many clients a round, as notes.
+
+    Args:
+      clients: how many have examples, before the request and after it.
+
+    Raises:
+      ValueError: comparing each with every other would not end.
+    """
+    name, notes = config.aggregator, []
+    cohorts = [min(config.sample or many, many) for many in clients]
+    few, most = min(cohorts), max(cohorts)
+    if name == "krum":
+        jfu.aggregate.check_pairs(most, parameters)
+        if few < (least := 2 * config.byzantine + 3):
+            notes.append(
+                f"note: krum bears --byzantine={config.byzantine} bad clients among at least "
+                f"{least}, and there are {few} in a round"
+            )
+    if name == "trimmed" and int(config.trim * few + 1e-6) < 1:
+        notes.append(
+            f"note: --trim={config.trim:g} of {few} clients leaves out nobody, so their mean is a "
+            f"plain one; {1 / few:.2g} and a little more leaves out one at either end"
+        )
+    held = 4 * most * parameters
+    if name in SEEING and held > 2**30:
+        notes.append(
+            f"note: --aggregator={name} holds all {most} updates of a round at once, "
+            f"{held / 1e9:.1f} GB and a few times that while it works; --sample has fewer clients "
+            "in a round"
+        )
+    return notes
+
+
+def check(
+    config: Config,
+    names: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    given: Collection[str] = (),
+    preset: Collection[str] = (),
+    *,
+    alone: bool = False,
+) -> None:
+    """Refuses flags that would do nothing, fail late, or tell the server more than it may know.
+
+    Every script asks before it takes a work directory.
+
+    Args:
+      names: methods that are to be run.
+      keep: what training is to remember.
+      given, preset, alone: as in ``launch.setup.idle``.
+    """
+    idle.check(config, names, given, preset, alone=alone)
+    _check_limits(config)
+    if config.sum_only and config.aggregator in SEEING:
+        raise ValueError(
+            f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
+            "mean or clipped"
+        )
+    if config.dp_clip is not None:
+        _check_private(config)
+    for name in names:
+        if name not in jfu.unlearn.UNLEARNERS:
+            continue  # said where methods are made
+        limit = config.max_update_norm
+        if name == "not_deepest" and limit is not None and limit < np.inf:
+            raise ValueError(
+                "not_deepest negates layers in a round of its own, which "
+                f"--max_update_norm={limit:g} would hold back, so that little would be negated; "
+                "leave the flag out, or use not, which negates before its rounds"
+            )
+        needs = jfu.unlearn.needs_of(name)
+        single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
+        if config.sum_only and single:
+            raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
+        bare = needs.history or needs.per_client or needs.target or needs.counts
+        if config.dp_clip is not None and bare:
+            raise ValueError(
+                f"{name} has rounds of its own or a history, in which what is sent carries no "
+                "noise; with --dp_clip compare methods without, such as not, finetune and retrain"
+            )
+    if single := [kind for kind in keep if config.sum_only and kind in jfu.history.SINGLE]:
+        raise ValueError(
+            f"--keep_history={','.join(single)} holds what single clients sent, which --sum_only "
+            "hides; keep no more than start, or leave one of the flags out"
+        )
+    if keep and config.dp_clip is not None and set(keep) & set(jfu.history.SINGLE):
+        raise ValueError(
+            f"--keep_history={','.join(keep)} holds what clients sent before any noise; leave it "
+            "or --dp_clip out"
+        )
+
+
+def _check_limits(config: Config) -> None:
+    what = dict(dp_clip="an update", max_update_norm="an update", max_grad_norm="a gradient")
+    for name, of in what.items():
+        value = getattr(config, name)
+        if value is not None and (not value > 0 or (name == "dp_clip" and value == np.inf)):
+            raise ValueError(
+                f"--{name}={value:g} is no length of {of}; give one above 0, or leave the flag out"
+            )
+    if config.momentum >= 1:
+        raise ValueError(f"--momentum={config.momentum:g} forgets no step; give one below 1")
+    for name in ("lr", "server_lr", "lr_decay", "recovery_lr"):
+        if not getattr(config, name):
+            raise ValueError(f"--{name}=0 learns nothing; give one above 0")
+    if rates := read_faults(config.faults):
+        jfu.faults.faulty(None, **rates)  # refuses rates that cannot be
+
+
+def _check_private(config: Config) -> None:
+    if config.aggregator != "mean":
+        raise ValueError(
+            f"--dp_clip is an aggregator of its own; leave --aggregator={config.aggregator} out"
+        )
+    if config.sample and config.absent:
+        raise ValueError(
+            "--dp_clip accounts for --sample or for --absent, not for both; leave one out"
+        )
+    if not 0 <= config.dp_noise < np.inf:
+        raise ValueError(
+            f"--dp_noise={config.dp_noise:g} is no amount of noise; give a finite number of at "
+            "least 0"
+        )
+    if not 0 < config.dp_delta < 1:
+        raise ValueError(
+            f"--dp_delta={config.dp_delta:g} cannot be accounted for; it must lie between 0 and 1, "
+            "usually below one over the number of clients"
+        )
+    if importlib.util.find_spec("dp_accounting") is None:
+        raise ValueError(
+            "--dp_clip tells epsilon by the package dp-accounting, which is not installed; "
+            "install it, or jfu[privacy]"
+        )
+
+
+def read_faults(given: Sequence[str]) -> dict[str, float]:
+    """``--faults`` as keyword arguments of ``jfu.faults.faulty``."""
+    rates = {}
+    for text in given:
+        found = re.fullmatch(r"(late|nan|long):(\d*\.?\d+)", text)
+        if not found:
+            raise ValueError(
+                f"--faults={text} is not understood; write late:RATE, nan:RATE or long:RATE, such "
+                "as late:0.1"
+            )
+        rates[found[1]] = float(found[2])
+    return rates
+
+
+def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
+    """--layers as a selector: first, last, all, or patterns of paths."""
+    positions = {"first": 0, "last": -1, "all": slice(None)}
+    if len(layers) == 1 and layers[0] in positions:
+        return jfu.by_layer(model, positions[layers[0]], weights_only=weights_only)
+    if all(re.fullmatch(r"-?\d+", name) for name in layers):
+        return jfu.by_layer(model, [int(name) for name in layers], weights_only=weights_only)
+    if not weights_only:
+        return jfu.by_path(*layers)
+    chosen = jfu.by_path(*layers)
+    return lambda path, leaf: chosen(path, leaf) and not path.endswith("/bias")

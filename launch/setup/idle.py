@@ -1,0 +1,185 @@
+"""Flags that do nothing beside others: which need what, in two tables.
+
+A flag that was typed and does nothing is refused: whoever gave it believes that it does something.
+One that stands in a file of flags (a preset, which others may override), or that a method may use
+that joins a comparison later, is told in a note.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from jfu.data import EMBEDDED
+from jfu.files import npz_headers
+from jfu.unlearn import UNLEARNERS, needs_of
+from launch.setup.options import read_options
+from launch.shell.flags import BACKDOOR, Config
+from launch.shell.say import say
+
+
+class Need(NamedTuple):
+    """What a flag needs to do anything."""
+
+    met: Callable[[Config], bool]
+    lacking: str  # "does nothing ...", with fields of the configuration
+    mend: str = ""
+
+
+def lists(config: Config) -> bool:
+    """Whether the user's own lists say who holds what, and no rule divides the examples."""
+    if config.partition.startswith("file:"):
+        return True
+    if not config.dataset.endswith(".npz"):
+        return False
+    with contextlib.suppress(ValueError, OSError):  # which is told when it is read
+        return "client" in npz_headers(config.dataset)
+    return False
+
+
+def _value(name: str, value: str) -> Need:
+    met = lambda config: getattr(config, name) == value
+    return Need(met, f"with --{name}={{{name}}}", f"add --{name}={value}")
+
+
+_ruled = Need(
+    lambda config: not lists(config), "where own ids or lists say who holds what, as for {dataset}"
+)
+_prepared = Need(
+    lambda config: config.dataset not in EMBEDDED and not config.dataset.endswith(".npz"),
+    "for {dataset}, which is no set of tensorflow-datasets",
+)
+_private = Need(
+    lambda config: config.dp_clip is not None,
+    "without --dp_clip, the length that updates are clipped to and that noise is measured in",
+    "add that",
+)
+_poison = Need(lambda config: config.backdoor, "where no image is poisoned", "add --backdoor")
+NEEDS: dict[str, Need] = {
+    "data_dir": _prepared,
+    "clients": _ruled,
+    "min_examples": _ruled,
+    **dict.fromkeys(BACKDOOR, _poison),
+    "momentum": _value("optimizer", "sgd"),
+    "trim": _value("aggregator", "trimmed"),
+    "clip": _value("aggregator", "clipped"),
+    "byzantine": _value("aggregator", "krum"),
+    "dp_noise": _private,
+    "dp_delta": _private,
+    "dp_noise_from_seed": _private,
+}
+
+
+class Use(NamedTuple):
+    """Which methods use a flag."""
+
+    by: Callable[[Config, str], bool]
+    lacking: str
+
+
+NO_RECOVERY = ("retrain", "none")
+NEGATING = ("not", "not_all", "not_last", "not_deepest", "anchored")
+SELECTING = ("not", "anchored", "noise", "reinit", "permute")  # what --layers chooses
+_recovery = Use(lambda config, name: name not in NO_RECOVERY, "with {methods}: nothing recovers")
+USES: dict[str, Use] = {
+    "layers": Use(
+        lambda config, name: name in SELECTING, "with {methods}: no chosen layer is changed"
+    ),
+    "weights_only": Use(
+        lambda config, name: name in (*NEGATING, *SELECTING),
+        "with {methods}: no layer is changed",
+    ),
+    "follow_means": Use(
+        lambda config, name: name in NEGATING and config.norm == "batch",
+        "with {methods} and --norm={norm}: no mean follows a layer that is negated",
+    ),
+    "recovery_rounds": _recovery,
+    "recovery_lr": _recovery,
+    "recovery_warmup_rounds": _recovery,
+    "options": Use(
+        lambda config, name: any(text.startswith(f"{name}.") for text in config.options),
+        "with {methods}, which it does not name",
+    ),
+    "proxy": Use(
+        lambda config, name: name in UNLEARNERS and needs_of(name).proxy_data,
+        "with {methods}: no image at the server is needed",
+    ),
+}
+
+
+def check(
+    config: Config,
+    names: Sequence[str] = (),
+    given: Collection[str] = (),
+    preset: Collection[str] = (),
+    *,
+    alone: bool = False,
+) -> None:
+    """Refuses flags that do nothing.
+
+    Args:
+      names: methods that are to be run; none where they are not known yet.
+      given: flags that were typed.
+      preset: flags that stand in files of flags.
+      alone: whether no method joins these later.
+
+    Raises:
+      ValueError: a flag that was typed does nothing.
+    """
+    _check_rows(config)
+    read_options(config.options)  # before any note, as all that is refused
+    fields = dataclasses.asdict(config) | dict(methods=", ".join(names))
+    for name, lacking, mend in _idle(config, given):
+        raise ValueError(_sentence(name, lacking.format(**fields), mend))
+    for name, lacking in _unused(config, names, given):
+        if alone:
+            raise ValueError(_sentence(name, lacking.format(**fields)))
+        say(f"note: --{name} does nothing {lacking.format(**fields)}")
+    left = [name for name, *_ in [*_idle(config, preset), *_unused(config, names, preset)]]
+    if left:
+        named = ", ".join(f"--{name}" for name in left)
+        say(f"note: of what the file of flags says, {named} does nothing here")
+
+
+def idle(config: Config, names: Sequence[str] = ()) -> list[str]:
+    """The flags that do nothing, whether they were given or not."""
+    found = [*_idle(config, NEEDS), *_unused(config, names, USES)]
+    return [name for name, *_ in found]
+
+
+def _sentence(name: str, lacking: str, mend: str = "") -> str:
+    """
+    >>> _sentence("trim", "with --aggregator=mean", "add --aggregator=trimmed")
+    '--trim does nothing with --aggregator=mean; add --aggregator=trimmed, or leave it out'
+    """
+    return f"--{name} does nothing {lacking}; {mend + ', or ' if mend else ''}leave it out"
+
+
+def _idle(config: Config, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    for name, need in NEEDS.items():
+        if name in given and not need.met(config):
+            yield name, need.lacking, need.mend
+
+
+def _unused(
+    config: Config, names: Sequence[str], given: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    for name, use in USES.items():
+        if names and name in given and not any(use.by(config, method) for method in names):
+            yield name, use.lacking
+
+
+def _check_rows(config: Config) -> None:
+    """Refuses files of row numbers where other flags number the rows anew."""
+    for what, text, flags in (
+        ("mask", config.forget, ("resplit", "drop_labels")),
+        ("file", config.partition, ("resplit", "drop_labels", "train_size")),
+    ):
+        if not text.startswith(f"{what}:"):
+            continue
+        for name in flags:
+            if getattr(config, name):
+                raise ValueError(
+                    f"{text} names rows of {config.dataset} as it is, and --{name} puts them into "
+                    "another order; leave one of them out, or save the changed set as an own .npz"
+                )

@@ -1,0 +1,38 @@
+"""What a run is computed with: packages, jfu's own files, and settings of JAX that change bits."""
+
+import hashlib
+import importlib.metadata
+import pathlib
+from typing import Any
+
+import jax
+
+import jfu
+
+# Settings of JAX under which the same run comes out with other bits.
+NUMERICS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_default_matmul_precision",
+)
+
+
+def numerics() -> dict[str, Any]:
+    """The settings of JAX that change bits, as they are now."""
+    return {name: getattr(jax.config, name) for name in NUMERICS}
+
+
+def versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    return {name: importlib.metadata.version(name) for name in packages}
+
+
+def own() -> dict[str, Any]:
+    """What this host computes with: packages, jfu's own files, and settings of JAX."""
+    code = hashlib.sha256()
+    folders = (pathlib.Path(jfu.__file__).parent, pathlib.Path(__file__).parents[1])
+    for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
+        code.update(path.read_bytes())
+    mine = dict(jfu=f"{jfu.__version__} ({code.hexdigest()[:8]})")
+    return mine | versions() | numerics()

@@ -1,0 +1,217 @@
+"""How often an audit's verdicts are wrong, on simulated models."""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from jfu import attacks, results
+from jfu.audit import estimates, verdicts
+from jfu.audit.estimates import OLD, THIRD, Evidence
+from launch.report import page, report
+from launch.running import shadows
+from launch.shell.printing import show
+from launch.shell.say import say
+
+FLAGS = flags.FLAGS
+EXAMPLES, MANY, PAIRS = (14, 144, 1000), (5, 10), 32
+MODELS = (OLD, "retrain", results.AGAIN, THIRD, "none", "old anew", "half", "exact")
+JUDGED = MODELS[4:]  # as methods are
+COVERED = ("forget", "auc_matched", "rmia")  # of whose intervals it is counted what they hold
+TESTS, LIMIT = 360, 20  # test images; rounds in which the data may be relearnt
+
+
+class Request(NamedTuple):
+    """Scores phi of forgotten and matched test examples, as models give them.
+
+    phi = mean + trigger + example + model + noise, of which only the noise is an example's in one
+    model; what was learnt by heart is ``phi + heart max(0, 4 - phi)``, on forgotten examples.
+    """
+
+    mean: float
+    example: float  # deviation over examples, the same in all models of a seed
+    model: float  # over models, the same in all examples
+    noise: float
+    trigger: float = 0.0  # what a model adds that saw the trigger, to every example with it
+    heart: float = 0.0
+    relearn: float = 0.0  # rounds that retrained models need, on average
+
+
+REQUESTS = dict(
+    poison=Request(-11.4, 7.3, 1.8, 2.8, trigger=18.4, heart=0.05, relearn=17.0),
+    heart=Request(8.3, 3.2, 0.3, 1.6, heart=1.0),
+    faint=Request(8.3, 3.2, 0.3, 1.6, heart=0.25),
+)
+KNOWN = {OLD: 1.0, "none": 1.0, "old anew": 1.0, "half": 0.5}  # of the memory, by model
+
+
+def of_seed(request: Request, examples: int, rng: np.random.Generator) -> dict[str, dict]:
+    """One seed's models on its own examples: arrays by model and measure."""
+    level = request.mean + request.example * rng.normal(size=(2, examples))
+    phi = {
+        name: scored(request, level, KNOWN.get(name, 0.0), name in KNOWN, rng)
+        for name in MODELS
+        if name != "none"
+    }
+    found = {name: measured(request, phi, name, rng) for name in phi}
+    return found | {"none": found[OLD] | {}}
+
+
+def scored(request, level, known: float, saw: bool, rng) -> np.ndarray:
+    """phi of members and others, ``[2, n]``, under one model."""
+    phi = level + request.model * rng.normal() + request.noise * rng.normal(size=level.shape)
+    phi = phi + request.trigger * saw * known
+    phi[0] += known * request.heart * np.maximum(0, 4 - phi[0])
+    return phi
+
+
+def measured(request: Request, phi: dict, name: str, rng) -> dict[str, tuple]:
+    """What ``launch.running.evidence`` makes of one model."""
+    members, others = phi[name]
+    p = {other: 1 / (1 + np.exp(-phi[other])) for other in (name, *estimates.RETRAINED)}
+    references = [p[other] for other in estimates.RETRAINED if other != name]
+    scores = attacks.rmia(
+        p[name][0],
+        np.stack([r[0] for r in references]),
+        p[name][1],
+        np.stack([r[1] for r in references]),
+    )
+    # The loss attack's accuracy, with a threshold in the middle in place of ten that are learnt.
+    middle = np.median(phi[name])
+    hits = np.concatenate([members > middle, others <= middle])
+    out = dict(
+        forget=(members > 0,),
+        mia_matched=(np.array([100 * hits.mean()]),),
+        auc_matched=(members, others),
+        rmia=scores,
+        relearn=relearnt(request, members, name, rng),
+    )
+    if len(members) >= 1000:
+        out |= dict(tpr_1=(members, others), rmia_tpr_1=scores)
+    if request.trigger:
+        rate = np.clip(rng.normal(0.91, 0.06), 0, 1) if name in KNOWN else abs(rng.normal(0, 0.004))
+        out["asr"] = (rng.random(TESTS) < rate * KNOWN.get(name, 1.0),)
+    return out
+
+
+def relearnt(request: Request, members, name: str, rng) -> tuple[np.ndarray, np.ndarray]:
+    """Rounds until it knows 95 in 100 of the members: what it knew is back at once."""
+    rounds = 0
+    if (members > 0).mean() < 0.95:
+        slow = request.relearn * np.exp(rng.normal(-0.1, 0.45))
+        rounds = 1 + rng.poisson(1) if name in KNOWN else 1 + round(slow + rng.poisson(1))
+    return np.array([min(rounds, LIMIT + 1)]), np.array([LIMIT])
+
+
+def of_pairs(request: Request, examples: int, rng, pairs: int = PAIRS) -> dict[str, dict]:
+    """What pairs of shadow federations show of every model, on one split of the data."""
+    level = request.mean + request.example * rng.normal(size=(2, examples))
+    phi = lambda known, saw: np.stack(
+        [scored(request, level, known, saw, rng)[0] for _ in range(pairs)]
+    )
+    retrained, other = phi(0.0, False), phi(0.0, False)
+    found: dict[str, dict] = {}
+    for name in (OLD, THIRD, "old anew", "half", "exact"):
+        known = KNOWN.get(name, 0.0)
+        inside = phi(known, name in KNOWN)
+        # Those that did not hold an example learnt the trigger from the others, by heart nothing.
+        bare = request._replace(heart=0.0)
+        outside = np.stack([scored(bare, level, known, known > 0, rng)[0] for _ in range(pairs)])
+        if name == THIRD:
+            inside, outside = retrained, other
+        found[name] = shadows.areas("ulira", inside, retrained)
+        found[name] |= shadows.areas("lira", inside, outside)
+    return found | {"none": found[OLD] | {}}
+
+
+def audit(request: Request, seeds: list[dict], pairs: dict[str, dict]) -> tuple[dict, dict]:
+    """Verdicts on every judged model and on the third retraining, and their measures."""
+    found: Evidence = {name: {} for name in MODELS}
+    for number, seed in enumerate(seeds):
+        for name, arrays in seed.items():
+            for key, value in arrays.items():
+                found[name].setdefault(key, {})[number] = value
+    for name, more in pairs.items():
+        found[name] |= more
+    measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
+    asked = bool(request.trigger)
+    known = verdicts.controls(measures, {}, asked)
+    out = {name: verdicts.forgotten(measures[name], {}, asked, known) for name in JUDGED}
+    return out | {THIRD: known.third}, measures
+
+
+def rates(name: str, examples: int, seeds: int, runs: int, pool: list[dict]) -> dict[str, Any]:
+    """Shares of audits by verdict and model, and of intervals that hold what is true.
+
+    Shadow federations take long and do not hang together with the seeds' models, so each of a
+    pool of them stands beside several draws of those.
+    """
+    request = REQUESTS[name]
+    rng = np.random.default_rng([[*REQUESTS].index(name), examples, seeds])
+    said: dict[str, dict[str, int]] = {}
+    entries: dict[tuple[str, str], list] = {}
+    for run in range(runs):
+        models = [of_seed(request, examples, rng) for _ in range(seeds)]
+        found, measures = audit(request, models, pool[run % len(pool)])
+        for model, (verdict, why) in found.items():
+            label = "too small" if page.is_small(verdict, why) else verdict
+            said.setdefault(model, {}).setdefault(label, 0)
+            said[model][label] += 1
+        for model in (OLD, "exact"):
+            for key in COVERED:
+                entries.setdefault((model, key), []).append(measures[model][key])
+    shares = {model: {k: n / runs for k, n in counts.items()} for model, counts in said.items()}
+    held = {f"{model}: {key}": coverage(found) for (model, key), found in entries.items()}
+    about = dict(request=name, examples=examples, seeds=seeds, runs=runs, shadows=len(pool))
+    return about | dict(shares=shares, held=held)
+
+
+def coverage(entries: list[dict[str, Any]]) -> dict[str, float]:
+    """How many intervals hold the mean over all audits: of values, and of differences."""
+
+    def held(found):
+        truth = np.mean([one["value"] for one in found])
+        return float(np.mean([one["low"] - 1e-9 <= truth <= one["high"] + 1e-9 for one in found]))
+
+    return dict(value=held(entries), difference=held([one["difference"] for one in entries]))
+
+
+def measure() -> None:
+    import jfu.io
+
+    if not FLAGS.json:
+        raise ValueError("say where to write: --json=launch/results/audit-rates.json")
+    lines = []
+    for name in FLAGS.requests:
+        for examples in map(int, FLAGS.examples):
+            # Those of many examples take longest, most of it for shadow federations.
+            runs = FLAGS.runs if examples < 1000 else max(1, 2 * FLAGS.runs // 5)
+            rng = np.random.default_rng([[*REQUESTS].index(name), examples])
+            pool = [of_pairs(REQUESTS[name], examples, rng) for _ in range(max(1, runs // 20))]
+            for seeds in MANY:
+                lines.append(rates(name, examples, seeds, runs, pool))
+                say(json.dumps(lines[-1]))
+                text = json.dumps(lines, indent=1)  # what is there, if it is stopped
+                jfu.io.write_bytes(FLAGS.json, (text + "\n").encode())
+    show(markdown(lines))
+
+
+def markdown(lines: list[dict[str, Any]]) -> str:
+    """Shares of audits in percent, and the lowest share of intervals that hold the truth."""
+    shown = {
+        "old: yes": ("none", "yes"),
+        "no": ("none", "no"),
+        "old anew: yes": ("old anew", "yes"),
+        "half: yes": ("half", "yes"),
+        "exact: no": ("exact", "no"),
+        "yes": ("exact", "yes"),
+        "too small": ("exact", "too small"),
+    }
+    rows = [["request", "examples", "seeds", *shown, "95 % hold", "90 % hold"]]
+    for line in lines:
+        found = [line["shares"][model].get(label, 0) for model, label in shown.values()]
+        held = [min(each[k] for each in line["held"].values()) for k in ("value", "difference")]
+        begin = [line["request"], str(line["examples"]), str(line["seeds"])]
+        rows.append(begin + [f"{100 * share:.1f}" for share in (*found, *held)])
+    return report.aligned(rows)

@@ -1,0 +1,51 @@
+"""Whether a configuration that was read is of the kinds that jfu writes."""
+
+import types
+import typing
+from typing import Any
+
+from launch.shell.devices import Layout
+from launch.shell.flags import Config
+
+KINDS = typing.get_type_hints(Config) | typing.get_type_hints(Layout)
+
+
+def check_types(kept: dict[str, Any]) -> None:
+    """Refuses values of another type than they have where jfu wrote them.
+
+    Raises:
+      TypeError: the first such.
+    """
+    must = ("config", "more", "layout", "files", "versions")
+    parts = {name: kept[name] for name in must} | {n: kept.get(n) or {} for n in PARTS}
+    odd = [name for name, part in parts.items() if not isinstance(part, dict)]
+    if odd or not isinstance(kept["script"], str):
+        raise TypeError(f"{(odd or ['script'])[0]} is not of its kind")
+    named = [*kept["config"].items(), *kept["layout"].items(), *kept["more"].items()]
+    for name, value in named:
+        kind = MORE.get(name) or KINDS[name]
+        wanted = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        if value is not None and not any(_is_a(value, one) for one in wanted):
+            raise TypeError(f"{name} is {value!r:.50}")
+    maps = [kept["versions"], kept["files"], *(kept.get("places") or {}).values()]
+    maps += [kept[name] for name in ("source", "data") if kept.get(name)]
+    for one in maps:
+        if one is not None and not all(isinstance(v, str | None) for v in dict(one).values()):
+            raise TypeError("a digest, a version or a place is no text")
+
+
+# What a run of before these were kept says nothing of.
+PARTS = ("source", "places", "data", "numerics")
+
+
+# What else a run is begun with.
+MORE = dict(seed=int, method=str, stop=str, further=int, keep_history=tuple[str, ...])
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a kind; there a tuple is a list, and may be a whole number."""
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is kind

@@ -1,0 +1,230 @@
+"""What a work directory says of itself, to scripts that go on from another's model or rows."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from jfu.files import MOST, parse_json, read_bytes
+from launch.setup import identity
+from launch.setup.private import unknown
+from launch.setup.requests import forgotten
+from launch.shell import hosts
+from launch.shell.devices import Layout
+from launch.shell.flags import Config
+from launch.shell.say import say
+from launch.workdir.checked import PARTS, check_types
+from launch.workdir.workdir import (
+    CONFIG,
+    MODEL,
+    WorkDir,
+    changed,
+    digests,
+    fingerprint,
+    later,
+    masks,
+    read_results,
+)
+
+
+class Run(NamedTuple):
+    """What a work directory says of itself."""
+
+    script: str
+    config: Config
+    more: dict[str, Any]
+    layout: Layout
+    versions: dict[str, str]
+    files: dict[str, str]
+    fingerprint: str
+    source: dict[str, str] | None = None  # of the model that it began with
+    places: dict[str, dict[str, str]] | None = None  # of data, lists and masks, by their names
+    data: dict[str, Any] | None = None  # digests of what was read; None of before they were kept
+    numerics: dict[str, Any] | None = None
+
+
+def read_run(path: str) -> Run:
+    """Reads config.json of any script's work directory."""
+    notes = pathlib.Path(path) / CONFIG
+    if not os.path.lexists(notes):
+        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no {CONFIG}")
+    return parse_run(path, _text(notes))
+
+
+def _text(notes: pathlib.Path) -> str:
+    return read_bytes(notes, most=MOST).decode(errors="replace")
+
+
+def parse_run(path: str, text: str) -> Run:
+    """What the text of a work directory's config.json says."""
+    notes = pathlib.Path(path) / CONFIG
+    try:
+        kept = parse_json(text.encode(), notes, finite=False)  # older ones hold infinities
+        config, layout = config_of(kept["config"]), Layout(**kept["layout"])
+        known = kept["versions"], kept["files"], fingerprint(kept)
+        later = [kept.get(name) for name in PARTS]
+        check_types(kept)
+        return Run(kept["script"], config, kept["more"], layout, *known, *later)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{notes} is unreadable ({error!r})") from None
+
+
+def config_of(values: Mapping[str, Any]) -> Config:
+    """A configuration as JSON holds it, whose tuples are lists; also of before all its fields."""
+    values = later(values) | values
+    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def found(run: Run, path: str, **moved: str | None) -> Config:
+    """A run's configuration, with its files where they lie now.
+
+    Each is looked for where it was named, where that was then, and where that is from the work
+    directory; one with the content of then comes before one with another, which is refused where
+    it is read.
+
+    Args:
+      moved: dataset, data_dir and partition as a user gives them now; None says nothing.
+
+    Raises:
+      ValueError: one of these is another kind of data, not another place of the same.
+    """
+    config, places, said = run.config, run.places or {}, {}
+    for name, value in moved.items():
+        kept = getattr(config, name)
+        if value in (None, kept):
+            continue
+        if not may_move(name, kept, value):
+            raise ValueError(
+                f"{path} was trained with {name}={kept}, not {value}; leave the flag out, or train "
+                "anew"
+            )
+        said[name] = value
+
+    def now(name: str) -> str:
+        there = places.get(name)
+        beside = [os.path.join(os.path.realpath(path), there["beside"])] if there else []
+        tried = [name, *([there["path"]] if there else []), *map(os.path.normpath, beside)]
+        tried = [place for place in tried if os.path.isfile(place)]
+        kept = run.files.get(name)
+        same = [place for place in tried if digests([place])[place] == kept]
+        if tried and not same and kept and name != config.dataset:  # whose content is compared
+            raise ValueError(f"{tried[0]} is not what it was when {path} was made; restore it")
+        return (same or tried or [name])[0]
+
+    changes = dict(dataset=now(config.dataset)) if config.dataset.endswith(".npz") else {}
+    for name, kind in dict(partition="file:", forget="mask:").items():
+        if (text := getattr(config, name)).startswith(kind):
+            changes[name] = kind + now(text.removeprefix(kind))
+    return dataclasses.replace(config, **(changes | said))
+
+
+def may_move(name: str, kept: str | None, now: str | None) -> bool:
+    """Whether a setting says only where something lies, whose content is compared instead.
+
+    >>> may_move("dataset", "a.npz", "/b.npz"), may_move("dataset", "digits", "b.npz")
+    (True, False)
+    """
+    pairs = dict(dataset=lambda text: text.endswith(".npz"))
+    pairs |= dict(partition=lambda text: text.startswith("file:"))
+    return name == "data_dir" or (name in pairs and pairs[name](kept) and pairs[name](now))
+
+
+def read_taken(path: str, run: Run, seed: int) -> dict[int, identity.Draws]:
+    """What the requests up to a run's end took out, its own among them, for the run after it."""
+    known = identity.read(path, [seed], needed=run.data is not None)
+    if seed not in known:
+        if [text for text in (*run.config.past, run.config.forget) if "fraction:" in text]:
+            say(
+                f"note: {path} was made before rows that requests took out were kept; they are "
+                "drawn again"
+            )
+        return known
+    draws = known[seed]
+    if run.script == "unlearn":
+        draws = draws._replace(past=(*draws.past, draws.request), request=None)
+    return {seed: draws}
+
+
+def of_model(config: Config) -> dict[str, Any]:
+    """The work directory that a model of --init_params lies in, with digests of its data; or none.
+
+    Raises:
+      ValueError: the model has forgotten something, which whoever knows nothing of it would train
+        on again.
+    """
+    if not config.init_params:
+        return {}
+    model = pathlib.Path(config.init_params)
+    folder = model.parent
+
+    def known():
+        if model.name != MODEL or not (folder / CONFIG).is_file():
+            return {}
+        run = read_run(str(folder))
+        if run.script == "unlearn" or forgotten(run.config.past):
+            raise ValueError(
+                f"{model} has forgotten what was asked of {folder}, and --init_params would train "
+                "it on that again; go on from it with launch.unlearn or launch.train --init_from="
+                f"{folder}"
+            )
+        identity.same_numerics(run.numerics, folder)
+        return {str(folder): run.data}
+
+    return hosts.agreed(known)
+
+
+class Met(NamedTuple):
+    """The model of a work directory, as the next run meets it."""
+
+    config: Config  # the configuration that trained it, with what was forgotten since
+    seed: int
+    taken: dict[int, identity.Draws]  # what was forgotten, as rows
+    data: dict[str, Any] | None  # digests of what it was made of
+
+
+def read_model(path: str, **moved: str | None) -> Met:
+    """The model of a finished training, or of a request that was answered.
+
+    Args:
+      moved: as in ``found``.
+
+    Raises:
+      ValueError: there is none, or it was made with other settings of JAX.
+    """
+    where = pathlib.Path(path)
+
+    def text():
+        known = read_run(path)
+        if others := changed(digests(masks(known.config)), known.files):
+            raise ValueError(
+                f"{others[0]} has changed since {path} forgot what it named; restore it, and give "
+                "another mask another name"
+            )
+        return _text(where / CONFIG)
+
+    run = parse_run(path, hosts.agreed(text))
+    if run.script not in ("train", "unlearn"):
+        raise ValueError(
+            f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's or "
+            "launch.unlearn's"
+        )
+    if not hosts.agreed((where / MODEL).is_file):
+        raise ValueError(
+            f"{path} holds no model: it was erased, or the run has not finished; start launch."
+            f"{run.script} --workdir={path} again with its flags to go on"
+        )
+    identity.same_numerics(run.numerics, path)
+    seed = run.more["seed"]
+    taken = read_taken(path, run, seed)
+    config = config_of(hosts.agreed(lambda: dataclasses.asdict(found(run, path, **moved))))
+    rounds = run.more.get("further") or config.rounds
+    if run.script == "unlearn":
+        rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
+        rounds = max(row["round"] for row in rows)
+        config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
+    # Of a model whose noise anybody can take off nobody knows a bound; what follows may be secret.
+    bare = unknown(config) or config.dp_noise_from_seed
+    before = None if bare else config.rounds_before + rounds
+    config = dataclasses.replace(config, rounds_before=before, dp_noise_from_seed=False)
+    return Met(config, seed, taken, run.data)
