@@ -1,4 +1,4 @@
-"""The README's code runs, and its table is that of the recorded results."""
+"""The documents' code runs, their tables are those of the recorded results, their links lead on."""
 
 import json
 import re
@@ -7,8 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.studies import documents
+
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "launch" / "results"
 README = (ROOT / "README.md").read_text()
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in documents.documents(ROOT)}
+TEXT = "\n".join(TEXTS.values())
+
+
+def lines_of(name):
+    return [json.loads(line) for line in (RESULTS / name).read_text().splitlines()]
 
 
 def test_the_twenty_lines_run_and_forget():
@@ -35,85 +44,77 @@ def test_the_line_of_negate_runs():
     assert scope["params"]["stem"]["kernel"].tolist() == [-1, -1]
 
 
-def test_the_table_is_made_of_the_recorded_results():
-    from launch.report import report
-
-    recorded = ROOT / "launch" / "results" / "quickstart-cpu.jsonl"
-    rows = [json.loads(line) for line in recorded.read_text().splitlines()]
-    table = report.markdown(report.table(rows))
-    shown = README.split("<!-- quickstart -->\n")[1].split("<!-- /quickstart -->")[0]
-    assert table in shown
+# ---------------------------------------------------------------- tables
 
 
-def test_the_list_of_the_papers_rows_is_that_of_the_recorded_results():
-    """A row without recorded results is empty; a block of a recorded file is its table."""
-    from launch.report import paper, recorded
-    from launch.running import table
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if documents.blocks(text)])
+def test_tables_are_those_of_the_recorded_results(path):
+    """``python -m launch.studies.documents --write`` makes them so."""
+    assert documents.rewritten(TEXTS[path], RESULTS) == TEXTS[path]
 
-    results = ROOT / "launch" / "results"
-    shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
-    assert shown("rows") == recorded.overview(results)
-    for path in results.glob("*.jsonl"):
-        if path.stem.partition("-")[0] in paper.ROWS and f"<!-- {path.stem} -->" in README:
-            assert shown(path.stem) == table.markdown(recorded.read(path))
+
+def test_every_table_stands_in_a_document():
+    shown = [name for text in TEXTS.values() for name in documents.blocks(text)]
+    assert {name: shown.count(name) for name in documents.BLOCKS} == dict.fromkeys(
+        documents.BLOCKS, 1
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet-narrow-cpu", "fashion-iid-warm-cpu", "cifar10_cnn_iid-cpu"]
+    ("text", "words"),
+    [
+        ("<!-- rows -->\n| a |\n", "<!-- rows --> one has no partner"),
+        ("<!-- rows -->\n| a |\n<!-- /row -->\n", "<!-- rows -->, <!-- /row --> one has no"),
+        ("<!-- none -->\n| a |\n<!-- /none -->\n", "there is no table none; the tables are front"),
+    ],
 )
-def test_tables_are_those_of_the_recorded_rows(name):
-    from launch.report import recorded
-    from launch.running import table
-
-    path = ROOT / "launch" / "results" / f"{name}.jsonl"
-    shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
-    assert shown(name) == table.markdown(recorded.read(path))
-    if f"<!-- {name}-gaps -->" in README:
-        assert shown(f"{name}-gaps") == recorded.gaps(path, (20, 30))
+def test_a_planted_block_is_found(text, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        documents.rewritten(text, RESULTS)
 
 
-@pytest.mark.parametrize("job", ["mlp", "cnn"])
-def test_the_tables_of_speed_are_those_of_the_recorded_results(job):
-    from launch.timing import bench
+def test_a_changed_figure_is_found_and_written_anew(tmp_path, monkeypatch, capsys):
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "results").symlink_to(RESULTS)
+    text = "\n<!-- aims -->\n" + documents.aims(RESULTS) + "<!-- /aims -->\nend\n"
+    (tmp_path / "README.md").write_text(text.replace("20.6", "20.7"))
+    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    assert documents.main([]) == 1 and "20.7" in (tmp_path / "README.md").read_text()
+    assert documents.main(["--write"]) == 0 and (tmp_path / "README.md").read_text() == text
+    assert documents.main([]) == 0
+    assert capsys.readouterr().out == "README.md: aims\n" * 2
+    assert documents.main(["--wrong"]) == 2
 
-    lines = (ROOT / "launch" / "results" / f"bench-{job}-cpu.jsonl").read_text().splitlines()
-    shown = README.split(f"<!-- bench-{job} -->\n")[1].split(f"<!-- /bench-{job} -->")[0]
-    assert shown == bench.markdown([json.loads(line) for line in lines])
+
+SEEDS = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5, "digits-bf16": 5}
 
 
-def test_what_is_reached_of_the_aims_is_what_was_measured():
-    read = lambda job: (ROOT / "launch" / "results" / f"bench-{job}-cpu.jsonl").read_text()
-    rows = {job: list(map(json.loads, read(job).splitlines())) for job in ("mlp", "cnn")}
-    of = {job: {row["name"]: row for row in reversed(rows[job])} for job in rows}
-    mlp, cnn = of["mlp"], of["cnn"]
-    reached = lambda aim: next(x for x in README.splitlines() if x.startswith(f"| {aim}"))
-    faster = ", ".join(f"{mlp[peer]['ratio']:.2f}" for peer in ("torch", "fedjax", "drjax"))
-    cold = mlp["jfu"]["cold_seconds"] / mlp["torch"]["cold_seconds"]
-    share = [
-        f"{x['jfu']['gflop_per_second'] / x['matmul']['gflop_per_second']:.2f}" for x in of.values()
-    ]
-    for aim, value in {
-        "`mlp`: faster": faster,
-        "`mlp`: than Flower": f"{mlp['flower']['ratio']:.1f}",
-        "`mlp`: cold": f"{cold:.2f}",
-        "`mlp`, `cnn`: MB": f"{mlp['jfu']['peak_mb']:.0f}, {cnn['jfu']['peak_mb']:.0f}",
-        "`cnn`: faster": f"{min(cnn[peer]['ratio'] for peer in ('torch', 'fedjax', 'flower')):.2f}",
-        "`mlp`, `cnn`: share": ", ".join(share),
-        "`mlp`, `cnn`: the same": ", ".join(f"{x['jfu']['bound']:.2f}" for x in of.values()),
-    }.items():
-        assert reached(aim).endswith(f"| {value} |")
+@pytest.mark.parametrize("name", SEEDS)
+def test_recorded_summaries_are_whole(name):
+    summary = json.loads((RESULTS / f"{name}-cpu.json").read_text())
+    assert summary["seeds"] == list(range(SEEDS[name]))
+    assert None not in summary["methods"].values()
+
+
+def test_every_recorded_file_is_linked_to():
+    """From its own folder or any other."""
+    files = {path.name for path in RESULTS.iterdir() if path.suffix in (".json", ".jsonl", ".png")}
+    linked = {target.rpartition("/")[2] for target in re.findall(r"\]\(([^)#\s]+)", TEXT)}
+    assert files <= linked, files - linked
+
+
+# ---------------------------------------------------------------- what is said beside them
 
 
 def test_what_clipping_does_is_what_was_measured():
-    lines = (ROOT / "launch" / "results" / "cnn-iid-clip-cpu.jsonl").read_text().splitlines()
-    rows = list(map(json.loads, lines))
+    rows = lines_of("cnn-iid-clip-cpu.jsonl")
     of = lambda clip, warm: [
         r for r in rows if (r["max_grad_norm"], r["recovery_warmup_rounds"]) == (clip, warm)
     ]
     runs = [of(None, 0), of(1.0, 0), of(None, 3), of(1.0, 3)]
     retain, test = ([f"{run[-1][name]:.1f}" for run in runs] for name in ("retain", "test"))
     back = next(r["round"] for r in runs[2] if r["round"] and r["retain"] >= 99.5)
-    (said,) = re.findall(r"\* \*\*Clipping gradients.*?jsonl\)", README, re.DOTALL)
+    (said,) = re.findall(r"\* \*\*Clipping gradients.*?jsonl\)", TEXT, re.DOTALL)
     shown = r"ends at (\S+) % .*?at (\S+) %, .*?at (\S+) % and back after (\d+) .*?at (\S+) %;"
     ((plain, clipped, warm, rounds, both),) = re.findall(shown, said, re.DOTALL)
     assert [plain, clipped, warm, both] == retain and int(rounds) == back
@@ -121,55 +122,24 @@ def test_what_clipping_does_is_what_was_measured():
 
 
 def test_the_time_of_a_start_is_that_of_the_recorded_results():
-    lines = (ROOT / "launch" / "results" / "startup-cpu.jsonl").read_text().splitlines()
-    none, warm = (f"{json.loads(line)['seconds_median']:.1f}" for line in lines)
-    (shown,) = re.findall(r"takes (\S+) s from the command to its\s+end, and (\S+) s with", README)
+    none, warm = (f"{row['seconds_median']:.1f}" for row in lines_of("startup-cpu.jsonl"))
+    (shown,) = re.findall(r"takes (\S+) s from the command to its\s+end, and (\S+) s with", TEXT)
     assert shown == (none, warm)
 
 
 def test_what_is_said_of_recovery_without_warming_up_was_recorded():
     from launch.report import recorded
 
-    kept = recorded.read(ROOT / "launch" / "results" / "cnn-iid-nowarm-cpu.jsonl")
+    kept = recorded.read(RESULTS / "cnn-iid-nowarm-cpu.jsonl")
     ends = {name: kept["methods"][name]["retain"]["mean"] for name in ("not", "not_deepest")}
-    (shown,) = re.findall(r"NoT is at (\S+) % after 40 rounds, `not_deepest` at (\S+) %", README)
+    (shown,) = re.findall(r"NoT is at (\S+) % after 40 rounds, `not_deepest` at (\S+) %", TEXT)
     assert shown == (f"{ends['not']:.1f}", f"{ends['not_deepest']:.1f}")
 
 
-def test_the_table_of_when_negation_pays_is_that_of_the_recorded_results():
-    from launch.studies import pays_report
-
-    lines = (ROOT / "launch" / "results" / "pays-digits-cpu.jsonl").read_text().splitlines()
-    shown = README.split("<!-- pays -->\n")[1].split("<!-- /pays -->")[0]
-    assert shown == pays_report.groups([json.loads(line) for line in lines])
-
-
-def test_the_points_on_fashion_mnist_are_those_of_the_recorded_results():
-    from launch.studies import pays_report
-
-    read = lambda name: (ROOT / "launch" / "results" / f"pays-{name}-cpu.jsonl").read_text()
-    rows = lambda name: [json.loads(line) for line in read(name).splitlines()]
-    shown = README.split("<!-- pays-fashion -->\n")[1].split("<!-- /pays-fashion -->")[0]
-    tables = [pays_report.markdown(rows(name)) for name in ("fashion", "fashion-clean")]
-    assert shown == "\n".join(tables)
-
-
-def test_the_table_of_streaming_is_that_of_the_recorded_results():
-    from launch.timing import streaming
-
-    lines = (ROOT / "launch" / "results" / "streaming-cpu.jsonl").read_text().splitlines()
-    shown = README.split("<!-- streaming -->\n")[1].split("<!-- /streaming -->")[0]
-    assert shown == streaming.markdown([json.loads(line) for line in lines])
-
-
-def test_the_table_of_attacks_is_that_of_the_recorded_results():
-    """And what is said below it."""
+def test_what_is_said_of_attacks_was_measured():
     from launch.studies import robustness
 
-    lines = (ROOT / "launch" / "results" / "robustness-digits-cpu.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    shown = README.split("<!-- robustness -->\n")[1].split("<!-- /robustness -->")[0]
-    assert shown == robustness.markdown(rows)
+    rows = lines_of("robustness-digits-cpu.jsonl")
     worst = lambda part, name, attack, bad: min(
         np.mean(row["accuracy"])
         for row in rows
@@ -191,54 +161,3 @@ def test_the_table_of_attacks_is_that_of_the_recorded_results():
     assert max(one, key=one.get) == "limited" and round(best[skewed] - one["limited"]) == 4
     krum = worst(skewed, "krum", "none", 1), worst(skewed, "krum", "inner", 1)
     assert [round(value) for value in (*krum, worst(iid, "krum", "inner", 3))] == [64, 22, 83]
-
-
-def test_the_tables_of_all_methods_are_those_of_the_recorded_results():
-    from launch.report import report
-    from launch.running import targets as rounds
-
-    results = ROOT / "launch" / "results"
-    summary = json.loads((results / "digits-all-cpu.json").read_text())
-    lines = (results / "digits-all-cpu-rounds.jsonl").read_text().splitlines()
-    shown = lambda name: README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
-    assert shown("digits-all") == report.markdown(summary)
-    assert shown("stopping") == report.stopping(summary)
-    assert shown("rounds") == rounds.markdown([json.loads(line) for line in lines])
-
-
-TABLES = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5, "digits-bf16": 5}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_tables_are_those_of_the_recorded_summaries(name):
-    from launch.report import report
-
-    summary = json.loads((ROOT / "launch" / "results" / f"{name}-cpu.json").read_text())
-    shown = README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
-    assert shown == report.markdown(summary)
-    assert summary["seeds"] == list(range(TABLES[name]))
-    assert None not in summary["methods"].values()
-
-
-def test_the_tables_of_the_audit_are_those_of_the_recorded_report():
-    from launch.report import page
-
-    report = json.loads((ROOT / "launch" / "results" / "audit-digits-cpu.json").read_text())
-    shown = README.split("<!-- audit -->\n")[1].split("<!-- /audit -->")[0]
-    assert shown == page.text({**report, "notes": []}).strip() + "\n"
-
-
-def test_the_table_of_the_theorems_is_that_of_the_recorded_lines():
-    from launch.studies import theory
-
-    lines = (ROOT / "launch" / "results" / "theory-cpu.jsonl").read_text().splitlines()
-    shown = README.split("<!-- theory -->\n")[1].split("<!-- /theory -->")[0]
-    assert shown == theory.markdown([json.loads(line) for line in lines]).split("\n\n")[1]
-
-
-def test_the_rates_of_the_audit_are_the_recorded_ones():
-    from launch.studies import rates
-
-    lines = json.loads((ROOT / "launch" / "results" / "audit-rates.json").read_text())
-    shown = README.split("<!-- audit-rates -->\n")[1].split("<!-- /audit-rates -->")[0]
-    assert shown == rates.markdown(lines)
