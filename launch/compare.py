@@ -14,16 +14,13 @@ training and evaluation differ.
   python -m launch.compare --flagfile=launch/presets/digits.flags --methods=not,noise
 """
 
-from absl import flags
-
 from launch.shell import entry
 from launch.shell import flags as shared
 
 
 def define() -> None:
-    shared.define()
     shared.define_comparison()
-    flags.adopt_module_key_flags(shared)  # so that --help shows them
+    shared.define()
 
 
 def compare() -> None:

@@ -25,7 +25,6 @@ from launch.shell import flags as shared
 
 def define() -> None:
     shared.define()
-    flags.adopt_module_key_flags(shared)
     flags.DEFINE_integer(
         "seeds", 8, "Federations of each setting.", lower_bound=1, upper_bound=10_000
     )

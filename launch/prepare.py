@@ -12,16 +12,22 @@ from launch.shell import entry
 from launch.shell.printing import show
 
 FLAGS = flags.FLAGS
-_DATASET = flags.DEFINE_string(
-    "dataset",
-    None,
-    "A name of the tensorflow-datasets catalogue, such as cifar10, caltech101 or emnist/byclass.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "The folder to write to; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given.",
-)
+
+
+def define() -> None:
+    flags.DEFINE_string(
+        "dataset",
+        None,
+        "A name of the tensorflow-datasets catalogue, such as cifar10, caltech101 or "
+        "emnist/byclass.",
+        required=True,
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "The folder to write to. Default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.",
+    )
+    flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
@@ -62,6 +68,5 @@ def prepare(name: str, data_dir: str | None = None) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
-    flags.mark_flag_as_required("dataset")
-    entry.run(lambda: show(prepare(_DATASET.value, _DATA_DIR.value)))
+    define()
+    entry.run(lambda: show(prepare(FLAGS.dataset, FLAGS.data_dir)))

@@ -22,9 +22,8 @@ from launch.shell import flags as shared
 
 
 def define() -> None:
-    shared.define()
     shared.define_comparison()
-    flags.adopt_module_key_flags(shared)
+    shared.define()
     for measure in ("test", "forget", "asr"):
         words = f"The target of {measure}, percent."
         flags.DEFINE_float(f"target_{measure}", None, words, 0.0, 100.0)

@@ -16,7 +16,8 @@ import pathlib
 
 from absl import flags
 
-from launch.shell import entry
+from launch.shell import config as configs
+from launch.shell import entry, typed
 from launch.shell import flags as shared
 from launch.shell.say import say
 
@@ -25,7 +26,6 @@ FLAGS = flags.FLAGS
 
 def define() -> None:
     shared.define()
-    flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_integer("seed", 0, "Fixes split, poison, model and training.", lower_bound=0)
     flags.DEFINE_list(
         "keep_history",
@@ -55,7 +55,7 @@ def resolve(runs, requests) -> tuple:
     if not FLAGS.init_from:
         if FLAGS.returns:
             raise ValueError(f"--returns={FLAGS.returns} wants a model to go on with: --init_from")
-        config = shared.resolve()
+        config = configs.resolve()
         if not FLAGS["forget"].present and not config.backdoor:
             config = dataclasses.replace(config, forget="")  # no request is known yet
         return runs.Met(config, FLAGS.seed, {}, None), config.rounds
@@ -97,14 +97,14 @@ def train() -> None:
     met, rounds = resolve(runs, requests)
     config, seed = met.config, met.seed
     keep = list(FLAGS.keep_history)
-    hosts.together(lambda: federation.check(config, keep=keep, **shared.said()))
+    hosts.together(lambda: federation.check(config, keep=keep, **typed.said()))
     if FLAGS.init_from:
         source = pathlib.Path(FLAGS.init_from)
         hosts.agreed(lambda: [records.check(source), records.read(source)])
         if keep:
             raise ValueError("--keep_history remembers a training from its start; leave it out")
     more = dict(seed=seed, keep_history=keep, further=rounds if FLAGS.init_from else 0)
-    where = shared.workdir(config, "train", **more)
+    where = configs.workdir_for(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
     if hosts.agreed(lambda: records.erased(work.path, records.check(work.path))):
         raise ValueError(f"what {work.path} held was erased; choose another --workdir")

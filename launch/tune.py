@@ -17,9 +17,8 @@ from launch.shell import flags as shared
 
 
 def define() -> None:
-    shared.define()
     shared.define_comparison()
-    flags.adopt_module_key_flags(shared)
+    shared.define()
     flags.FLAGS.set_default("methods", ["all"])
     flags.FLAGS.set_default("first_seed", 1000)
     flags.FLAGS.set_default("seeds", 1)

@@ -17,7 +17,8 @@ import pathlib
 
 from absl import flags
 
-from launch.shell import entry
+from launch.shell import config as configs
+from launch.shell import entry, typed
 from launch.shell import flags as shared
 from launch.shell.printing import show
 from launch.shell.say import say
@@ -34,7 +35,6 @@ PLACES = ("dataset", "data_dir", "partition")
 
 def define() -> None:
     shared.define()
-    flags.adopt_module_key_flags(shared)  # so that --help shows them
     flags.DEFINE_string(
         "init_from", None, "The work directory of a finished launch.train or launch.unlearn."
     )
@@ -67,7 +67,7 @@ def resolve(runs):
             "--init_params=FILE of a model trained elsewhere"
         )
     if not FLAGS.init_from:
-        return runs.Met(shared.resolve([FLAGS.method]), FLAGS.seed, {}, None)
+        return runs.Met(configs.resolve([FLAGS.method]), FLAGS.seed, {}, None)
     moved = {name: FLAGS[name].value for name in PLACES if FLAGS[name].present}
     met = runs.read_model(FLAGS.init_from, **moved)
     trained, seed = met.config, met.seed
@@ -132,7 +132,7 @@ def unlearn() -> None:
     hosts.join(FLAGS, FLAGS.clients)
     met = resolve(runs)
     config, seed = met.config, met.seed
-    said = shared.said()
+    said = typed.said()
     hosts.together(lambda: federation.check(config, [FLAGS.method], alone=True, **said))
     if FLAGS.method in idle.NO_RECOVERY and FLAGS["stop"].present and FLAGS.stop == "regained":
         raise ValueError(
@@ -153,7 +153,7 @@ def unlearn() -> None:
         hosts.agreed(lambda: [records.check(source), records.read(source)])
     stop = stopping(config)
     more = dict(seed=seed, method=FLAGS.method, stop=stop)
-    where = shared.workdir(config, "unlearn", **more)
+    where = configs.workdir_for(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     if workdir.MODEL in hosts.agreed(lambda: records.erased(work.path, records.check(work.path))):
         raise ValueError(f"the model of {work.path} was erased; choose another --workdir")

@@ -18,7 +18,7 @@ from launch import unlearn
 from launch.report.paper import ROWS
 from launch.setup import experiment, federation, idle
 from launch.shell import door
-from launch.shell import flags as shared
+from launch.shell.typed import said
 
 
 @pytest.fixture(scope="module")
@@ -214,14 +214,14 @@ def test_rows_that_are_numbered_anew_are_not_those_of_a_file(changes, flag):
 
 def test_what_was_typed_is_told_from_what_a_file_says(monkeypatch, tmp_path):
     known = parsed("--lr=0.5", "--rounds=3")
-    monkeypatch.setattr(shared.flags, "FLAGS", known)
+    monkeypatch.setattr("absl.flags.FLAGS", known)
     monkeypatch.setattr(sys, "argv", ["script", "--flagfile=a", "-lr", "0.5"])
-    assert shared.said() == dict(given={"lr"}, preset={"rounds"})
+    assert said() == dict(given={"lr"}, preset={"rounds"})
     # A run that has begun goes on with what it was begun with.
     known = parsed("--lr=0.5", f"--workdir={tmp_path}")
-    monkeypatch.setattr(shared.flags, "FLAGS", known)
+    monkeypatch.setattr("absl.flags.FLAGS", known)
     (tmp_path / "config.json").write_text("")
-    assert shared.said() == dict(given=set(), preset={"lr", "workdir"})
+    assert said() == dict(given=set(), preset={"lr", "workdir"})
 
 
 def test_rates_that_learn_nothing_are_refused():
@@ -240,7 +240,7 @@ from absl import flags
 from launch import {script}
 from launch.running import comparison
 from launch.setup import federation
-from launch.shell import flags as shared
+from launch.shell import config as configs, typed
 FLAGS = flags.FLAGS
 {script}.define()
 FLAGS.set_default("workdir", "nowhere")
@@ -252,7 +252,7 @@ for line in sys.stdin:
     FLAGS(sys.argv)
     names = {names}
     try:
-        federation.check(shared.resolve(names), names, **shared.said())
+        federation.check(configs.resolve(names), names, **typed.said())
     except ValueError as error:
         print(line.strip(), error)
 """

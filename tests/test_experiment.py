@@ -15,8 +15,8 @@ from jfu.data import Dataset
 from launch.report import advice, report
 from launch.setup import experiment, federation, requests
 from launch.setup.exam import examine, grade
+from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.shell.flags import Config
 from launch.workdir import locks, runs, workdir
 
 NONE = {f.name: None for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING}

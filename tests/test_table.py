@@ -15,8 +15,8 @@ import jfu.io
 from jfu.metrics import GAP_MEASURES
 from launch.report import paper, recorded, report
 from launch.running import table
+from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.shell.flags import Config
 from launch.workdir import runs, workdir
 
 ROOT = Path(__file__).parents[1]
@@ -416,7 +416,7 @@ import dataclasses, json, pathlib, sys
 from absl import flags
 from absl.testing import flagsaver
 from launch.running import comparison
-from launch.shell import flags as shared
+from launch.shell import config as configs, flags as shared
 shared.define()
 shared.define_comparison()
 found = {}
@@ -425,7 +425,7 @@ for name in sys.argv[1:]:
         files = [f"--flagfile=launch/presets/{part}.flags" for part in name.split("+")]
         flags.FLAGS(["x", *files])
         names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
-        config = dataclasses.asdict(shared.resolve(names))
+        config = dataclasses.asdict(configs.resolve(names))
         found[name] = dict(config, methods=names, seeds=flags.FLAGS.seeds)
         flags.FLAGS.unparse_flags()
 print(json.dumps(found))
@@ -578,7 +578,7 @@ import tensorflow_datasets as tfds
 import jfu
 from launch.running import comparison
 from launch.setup import experiment
-from launch.shell import devices, flags as shared
+from launch.shell import config as configs, devices, flags as shared
 shared.define()
 shared.define_comparison()
 found = {}
@@ -589,7 +589,7 @@ with tfds.testing.mock_data(num_examples=120):
         with flagsaver.flagsaver():
             flags.FLAGS(["x", f"--flagfile=launch/presets/{name}.flags", *more])
             names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
-            config = dataclasses.replace(shared.resolve(names), model="mlp", norm=None)
+            config = dataclasses.replace(configs.resolve(names), model="mlp", norm=None)
             flags.FLAGS.unparse_flags()
         study = experiment.study(config, devices.Layout("cpu", 1, 1), [0])
         trial, kept = experiment.trial(study, 0), experiment.remembered(names)

@@ -25,7 +25,7 @@ from launch.records.lineage import Step
 from launch.report import report
 from launch.setup.identity import DRAWS
 from launch.setup.requests import in_force, meant
-from launch.shell.flags import Config
+from launch.shell.config import Config
 from launch.shell.outputs import OUTPUTS, holds_digests
 from launch.shell.say import say
 from launch.workdir import secret

@@ -31,7 +31,7 @@ from jfu.io import check_size, check_state, load_params, load_seal, write_bytes
 from jfu.results import as_original
 from launch.setup.identity import DRAWS
 from launch.shell import hosts
-from launch.shell.flags import Config
+from launch.shell.config import Config
 from launch.shell.say import say
 from launch.workdir import locks
 from launch.workdir.runs import read_run

@@ -32,7 +32,7 @@ def outlook(
     """Sentences for whoever is about to answer a request with NoT.
 
     Args:
-      config: the request's, as ``launch.shell.flags.Config`` has it.
+      config: the request's, as ``launch.shell.config.Config`` has it.
       row: measures of the model that the request meets.
       training: rows of its training, by round; none where they are not known.
       poisoned: whether the request names every image with the trigger.

@@ -176,7 +176,7 @@ ROWS: dict[str, Row] = {
 def known(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """What the paper reports of a configuration, by method; empty where no number is known.
 
-    Which rows are meant is read off the configuration (``launch.shell.flags.Config`` as a
+    Which rows are meant is read off the configuration (``launch.shell.config.Config`` as a
     dictionary): data set, model, partition, clients, request, layers, and that nothing else befalls
     the federation. Scale and recipe are not compared.
 

@@ -10,7 +10,7 @@ import jfu.io
 from jfu import results
 from jfu.files import read_lines
 from launch.report import paper, report
-from launch.shell.flags import Config
+from launch.shell.config import Config
 
 
 def write(

@@ -7,9 +7,10 @@ from absl import flags
 
 import jfu
 from launch.shell import entry
-from launch.shell import flags as shared
+from launch.shell.config import resolve, workdir_for
 from launch.shell.printing import listed, show
 from launch.shell.say import say
+from launch.shell.typed import said
 
 FLAGS = flags.FLAGS
 
@@ -57,7 +58,7 @@ def run() -> tuple:
     until = entry.deadline(FLAGS.max_minutes)
     hosts.join(FLAGS, FLAGS.clients)
     names = asked(FLAGS.methods, FLAGS.forget)
-    config = shared.resolve(names)
+    config = resolve(names)
 
     keep = list(FLAGS.keep_history or experiment.remembered(names))
     if config.init_params:
@@ -66,8 +67,8 @@ def run() -> tuple:
                 "--keep_history does nothing with --init_params; leave one of them out"
             )
         keep = []  # nobody remembers how that model was trained
-    hosts.together(lambda: federation.check(config, names, keep, **shared.said()))
-    where = shared.workdir(config, "compare", **({"keep_history": keep} if keep else {}))
+    hosts.together(lambda: federation.check(config, names, keep, **said()))
+    where = workdir_for(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
     hosts.agreed(lambda: records.check(work.path))
     if work.layout is not None:

@@ -11,7 +11,7 @@ from jfu import results
 from launch.records import records
 from launch.report import paper, recorded, report
 from launch.setup import experiment
-from launch.shell.flags import Config
+from launch.shell.config import Config
 from launch.shell.printing import show
 from launch.shell.say import open_up, say
 from launch.workdir import locks, runs, workdir

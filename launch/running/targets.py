@@ -10,7 +10,7 @@ from absl import flags
 from launch.report import figures
 from launch.running import comparison
 from launch.setup import private
-from launch.shell import flags as shared
+from launch.shell.config import resolve
 from launch.shell.printing import listed, show
 from launch.shell.say import say
 
@@ -22,7 +22,7 @@ COSTS = ("round", "bytes", "flops", "seconds")
 
 
 def rounds() -> None:
-    if FLAGS.target_asr is not None and not shared.resolve(FLAGS.methods).backdoor:
+    if FLAGS.target_asr is not None and not resolve(FLAGS.methods).backdoor:
         raise ValueError("--target_asr does nothing where no image is poisoned; leave it out")
     given = {m: getattr(FLAGS, f"target_{m}") for m in LEEWAY}
     if None in given.values() and not {"retrain", "all"} & set(FLAGS.methods):

@@ -19,8 +19,8 @@ from launch.setup import federation, identity, private, requests
 from launch.setup.exam import Exam, examine, white
 from launch.setup.options import read_options
 from launch.shell import hosts
+from launch.shell.config import Config
 from launch.shell.devices import Layout, compiled, place
-from launch.shell.flags import Config
 from launch.shell.say import say
 
 # Independent streams of randomness, folded into a seed's key.

@@ -14,7 +14,7 @@ import jfu.history
 from jfu.augment import AUGMENTS
 from jfu.faults import censored, guarded
 from launch.setup import idle
-from launch.shell.flags import Config
+from launch.shell.config import Config
 
 SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
 

@@ -14,7 +14,7 @@ from jfu.data import EMBEDDED
 from jfu.files import npz_headers
 from jfu.unlearn import UNLEARNERS, needs_of
 from launch.setup.options import read_options
-from launch.shell.flags import BACKDOOR, Config
+from launch.shell.config import BACKDOOR, Config
 from launch.shell.say import say
 
 

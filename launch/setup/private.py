@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import jfu
-from launch.shell.flags import Config
+from launch.shell.config import Config
 
 # What a request may choose, which training knows nothing of; and what changes no round.
 ASKED = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
-from launch.shell import door, interrupt, watch
+from launch.shell import door, help, interrupt, watch
 from launch.shell.printing import prepare, show
 from launch.shell.say import complain, joined, sentence
 
@@ -25,13 +25,16 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         os.umask(0o077)
     watched = watch.held()
     prepare()
+    if help.wanted(sys.argv[1:]):
+        show(help.text(flags.FLAGS, sys.argv[0], sys.modules["__main__"].__doc__ or ""))
+        raise SystemExit(1)
     interrupt.catch()
 
     def guarded(argv: list[str]) -> None:
         if watched:
             watch.silence()
         elif watch.wanted("coordinator" in flags.FLAGS and flags.FLAGS.coordinator):
-            raise SystemExit(watch.over(show_all=flags.FLAGS.debug))
+            raise SystemExit(watch.over(show_all=debugged()))
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
         warnings.filterwarnings("ignore", module="joblib")  # which tries what it can write, too
         if len(argv) > 1:
@@ -44,7 +47,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         except OutOfTime as stop:
             show(f"stopped: {stop}; the same command goes on")
         except Exception as error:
-            if flags.FLAGS.debug or not (why := known(error)):
+            if debugged() or not (why := known(error)):
                 raise
             complain(why)
         except KeyboardInterrupt:
@@ -76,6 +79,11 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     finally:
         if watched:
             watch.by_itself()
+
+
+def debugged() -> bool:
+    """Whether a user wants tracebacks; no script must have the flag."""
+    return "debug" in flags.FLAGS and flags.FLAGS.debug
 
 
 def passed_over(words: list[str]) -> str:

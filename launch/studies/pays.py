@@ -19,10 +19,10 @@ import jfu
 from jfu import shadows
 from launch.report import advice
 from launch.shell import entry
-from launch.shell import flags as shared
-from launch.shell.flags import Config
+from launch.shell.config import Config, resolve, workdir_for
 from launch.shell.printing import listed, show
 from launch.shell.say import say
+from launch.shell.typed import given, said
 
 FLAGS = flags.FLAGS
 
@@ -71,8 +71,8 @@ def pays() -> None:
     names = FLAGS.settings or list(known)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there is no setting {unknown[0]!r}; the settings are {'; '.join(known)}")
-    config = shared.resolve()
-    for name in sorted(shared.given() & NO_PART):
+    config = resolve()
+    for name in sorted(given() & NO_PART):
         raise ValueError(
             f"--{name} has no part here: every setting trains from scratch, and its methods have "
             "as many rounds as that, at the same rate, all looked at; leave it out"
@@ -84,10 +84,10 @@ def pays() -> None:
     from launch.workdir import workdir
 
     hosts.refuse(FLAGS, "pays")
-    federation.check(config, **shared.said())
+    federation.check(config, **said())
     if config.dp_clip is not None:
         raise ValueError("launch.pays tells no epsilon; leave --dp_clip out")
-    work = workdir.open_workdir(shared.workdir(config, "pays"), config, "pays")
+    work = workdir.open_workdir(workdir_for(config, "pays"), config, "pays")
     chunk = 1 if FLAGS.chunk is None else FLAGS.chunk
     layout = devices.start(FLAGS.devices, chunk, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
     say(

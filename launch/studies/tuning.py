@@ -10,8 +10,9 @@ import jfu
 from launch.running import comparison
 from launch.setup import private
 from launch.shell import entry
-from launch.shell import flags as shared
+from launch.shell.config import resolve, workdir_for
 from launch.shell.printing import show
+from launch.shell.typed import said
 
 FLAGS = flags.FLAGS
 
@@ -42,7 +43,7 @@ def tune() -> None:
         )
     if FLAGS.key_file:
         raise ValueError("--key_file does nothing here, where no ledger is written; leave it out")
-    config = shared.resolve(names)
+    config = resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
     from launch.records import records
@@ -53,8 +54,8 @@ def tune() -> None:
     from launch.workdir import workdir
 
     keep = list(experiment.remembered(names))
-    federation.check(config, asked, keep, **shared.said())
-    where = shared.workdir(config, "tune", keep_history=keep)
+    federation.check(config, asked, keep, **said())
+    where = workdir_for(config, "tune", keep_history=keep)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache

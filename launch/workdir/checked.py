@@ -4,8 +4,8 @@ import types
 import typing
 from typing import Any
 
+from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.shell.flags import Config
 
 KINDS = typing.get_type_hints(Config) | typing.get_type_hints(Layout)
 

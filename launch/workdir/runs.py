@@ -11,8 +11,8 @@ from launch.setup import identity
 from launch.setup.private import unknown
 from launch.setup.requests import forgotten
 from launch.shell import hosts
+from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.shell.flags import Config
 from launch.shell.say import say
 from launch.workdir.checked import PARTS, check_types
 from launch.workdir.workdir import (

@@ -21,8 +21,8 @@ import jfu.ledger
 from jfu.files import read_json, read_lines
 from launch.setup import identity, private
 from launch.shell import hosts
+from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.shell.flags import Config
 from launch.shell.folders import make_folder
 from launch.shell.say import open_up, say
 from launch.shell.software import versions

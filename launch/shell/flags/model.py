@@ -1,0 +1,28 @@
+"""Model."""
+
+from absl import flags
+
+
+def define() -> None:
+    flags.DEFINE_string(
+        "model",
+        None,
+        "small, mlp (2 hidden layers; mlp1 and mlp4: 1 and 4), cnn, resnet18, resnet18_narrow, "
+        "vit_tiny, vit_small or vit_base. Default: small for digits and synthetic, cnn elsewhere.",
+    )
+    flags.DEFINE_enum(
+        "norm", None, ["group", "batch", "none"], "Normalisation, where the model has one."
+    )
+    flags.DEFINE_enum(
+        "precision",
+        None,
+        ["float32", "tf32", "bf16"],
+        "Of products inside the model; parameters stay float32. Default: the device's, which is "
+        "TF32 on NVIDIA GPUs and float32 on CPUs.",
+    )
+    flags.DEFINE_string(
+        "init_params",
+        None,
+        "A model trained elsewhere (.safetensors or .msgpack). It takes the place of training: the "
+        "request meets it.",
+    )

@@ -1,0 +1,50 @@
+"""Request: what is forgotten, and how a model recovers."""
+
+from absl import flags
+
+
+def define() -> None:
+    flags.DEFINE_string(
+        "forget",
+        "client:0",
+        "client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:FILE.npy (bool, "
+        "one value a training image). Without @client: of all clients.",
+    )
+    flags.DEFINE_integer(
+        "recovery_rounds",
+        None,
+        "Rounds after the request. Default: half of --rounds.",
+        lower_bound=0,
+    )
+    flags.DEFINE_float(
+        "recovery_lr",
+        None,
+        "Learning rate after the request; for --lr_decay rounds are counted from 0 again. Default: "
+        "--lr.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_integer(
+        "recovery_warmup_rounds",
+        0,
+        "First rounds after the request, in which the rate rises linearly to --recovery_lr; it "
+        "helps where negation left a large loss. A method's own rounds are counted.",
+        lower_bound=0,
+    )
+    flags.DEFINE_list(
+        "layers",
+        ["first"],
+        "What NoT negates: first, last, all, positions in call order such as 0,2, or patterns of "
+        "whole paths such as stem/.*",
+    )
+    flags.DEFINE_boolean("weights_only", False, "Leave biases of these layers as they are.")
+    flags.DEFINE_boolean(
+        "follow_means",
+        True,
+        "BatchNorm's means after a negated layer change their sign too.",
+    )
+    flags.DEFINE_list(
+        "options",
+        [],
+        "Options of methods, in place of their published values: METHOD.OPTION=VALUE,... such as "
+        "pgd.lr=0.003,mode.lam=0.9. A method's file in jfu/unlearn lists its options.",
+    )

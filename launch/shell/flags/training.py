@@ -1,0 +1,43 @@
+"""Training: rounds, and what a client does in one."""
+
+from absl import flags
+
+
+def define() -> None:
+    flags.DEFINE_integer(
+        "rounds",
+        None,
+        "Communication rounds of training, and of retraining. Default: 80 for digits, 20 for "
+        "synthetic, 200 elsewhere.",
+        lower_bound=1,
+        upper_bound=1_000_000,
+    )
+    flags.DEFINE_integer("epochs", 1, "Local epochs a round.", lower_bound=1, upper_bound=10_000)
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Local batch size. Default: 16 for digits and synthetic, 32 elsewhere.",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum("augment", "none", ["none", "crop", "crop_flip"], "Random changes of images.")
+    flags.DEFINE_enum("optimizer", "sgd", ["sgd", "adam", "adamw"], "Local optimizer.")
+    flags.DEFINE_float(
+        "lr",
+        None,
+        "Local learning rate. Default: 0.15 for digits, 0.1 for synthetic, 0.05 elsewhere.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_float("lr_decay", 1.0, "Every round multiplies --lr by this.", 0.0, 1.0)
+    flags.DEFINE_integer(
+        "warmup_rounds", 0, "First rounds, in which the rate rises linearly to --lr.", lower_bound=0
+    )
+    flags.DEFINE_float("momentum", 0.0, "Momentum of local SGD.", 0.0, 1.0)
+    flags.DEFINE_float("weight_decay", 0.0, "Weight decay of the local optimizer.", lower_bound=0.0)
+    flags.DEFINE_float("proximal", 0.0, "FedProx's mu; 0 is FedAvg.", lower_bound=0.0)
+    flags.DEFINE_float(
+        "max_grad_norm",
+        None,
+        "Longer gradients are scaled down to this length, in every local step of training and of "
+        "ordinary rounds after a request. Steps of methods with a rate of their own are not.",
+        lower_bound=0.0,
+    )
