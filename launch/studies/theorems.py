@@ -254,8 +254,8 @@ def jacobians(activation: Callable, task: Task, networks: Networks) -> list[dict
     narrow, wide = WIDTHS[0], WIDTHS[-1]
     for seed in range(len(task.keys)):
         at = lambda phase, width, name: float(found[phase, width][name][seed])
-        fair = lambda *pair, seen=ROUNDING: (
-            pair[0] <= pair[1] + ROUNDING if max(pair) >= seen else None
+        fair = lambda value, bound, seen=ROUNDING: (
+            value <= bound + ROUNDING if max(value, bound) >= seen else None
         )
         for phase in ("first", "trained"):
             for what, name, seen in (
