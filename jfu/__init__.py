@@ -3,11 +3,23 @@
 Training is a pair of pure functions ``(init, round)``, unlearning a pair ``(perturb,
 recover)``; clients are rows of indices into one pool of examples, and who takes part is a
 mask. ``jfu.unlearn`` lists every method; ``jfu.attacks``, ``jfu.distance`` and ``jfu.shadows``
-test what they claim. Models, data sets and files are in ``jfu.models``, ``jfu.data`` and
-``jfu.io`` and ``jfu.ledger``, imported by name when wanted.
+test what they claim. ``jfu.results`` sums rows of a comparison up, and ``jfu.tables`` prints them.
+Models, data sets, files and ledgers are in ``jfu.models``, ``jfu.data``, ``jfu.io`` and
+``jfu.ledger``, imported by name when wanted.
 """
 
-from jfu import adversaries, attacks, chacha, distance, faults, privacy, shadows, unlearn
+from jfu import (
+    adversaries,
+    attacks,
+    chacha,
+    distance,
+    faults,
+    privacy,
+    results,
+    shadows,
+    tables,
+    unlearn,
+)
 from jfu.aggregate import (
     Aggregator,
     clipped_mean,
@@ -119,6 +131,7 @@ __all__ = [
     "per_example",
     "privacy",
     "recorded",
+    "results",
     "rounds",
     "sampled",
     "select",
@@ -130,6 +143,7 @@ __all__ = [
     "step_flops",
     "streamed",
     "sum_clients",
+    "tables",
     "trimmed_mean",
     "unlearn",
     "weighted_mean",

@@ -221,7 +221,7 @@ def unlearn() -> None:
         workdir.export(export, state.variables, shown=True)
     if not hosts.first():
         return
-    summary = report.table([row, *rows], dataclasses.asdict(config))
+    summary = report.summarise([row, *rows], dataclasses.asdict(config))
     text = report.markdown(summary)
     names = report.write(work.path, summary, text)
     records.answered(work, config, FLAGS.method, [row, *rows], names)

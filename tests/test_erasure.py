@@ -266,7 +266,7 @@ def test_tables_that_the_results_make_are_free_in_older_directories(tmp_path, mo
     work, config = unlearn(tmp_path / "B", tmp_path / "A", "client:0", 2.0)
     erasure.erase(*opened(tmp_path / "B"), "not")
     assert holding(tmp_path / "B", "client:0") == {"B/table.md"}
-    summary = report.table(workdir.read_results(work), dataclasses.asdict(config))
+    summary = report.summarise(workdir.read_results(work), dataclasses.asdict(config))
     (tmp_path / "B" / "table.md").unlink()  # else it would be kept by another name
     report.write(tmp_path / "B", summary, report.markdown(summary))
     assert holding(tmp_path / "B", "client:0") == set()

@@ -76,7 +76,7 @@ def test_figures_leave_the_callers_settings_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "nonsense")
     with matplotlib.rc_context({"font.size": 3.0}):
         before = matplotlib.get_backend()
-        figures.costs(report.table(EVERY), str(tmp_path / "c.png"), "$\\frac{")
+        figures.costs(report.summarise(EVERY), str(tmp_path / "c.png"), "$\\frac{")
         assert "<svg" in figures.lines({"not": [[0, 1.0], [1, 2.0]]}, "loss")
         assert matplotlib.rcParams["font.size"] == 3.0
         assert matplotlib.get_backend() == before and os.environ["MPLBACKEND"] == "nonsense"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jfu.io
+from jfu import tables
 from jfu.metrics import GAP_MEASURES
 from launch.report import paper, recorded, report
 from launch.running import table
@@ -88,7 +89,7 @@ def test_a_table_of_finished_cells_is_that_of_their_rows(tmp_path):
         (seed, name) for seed in (0, 1) for name in ("original", "retrain", "finetune", "not")
     ]
     assert rows[0]["retain"] == 90.0 and rows[0]["bytes_up"] == rows[0]["seconds"] == 0
-    again = report.table(rows, dataclasses.asdict(CONFIG))
+    again = report.summarise(rows, dataclasses.asdict(CONFIG))
     assert {k: v for k, v in summary.items() if k in again} == again
     assert table.markdown(summary).startswith(report.markdown(again))
     # |91.5 - 90.5|, the same in forget and test, none in MIA: (1 + 1 + 1 + 0) / 4
@@ -122,7 +123,7 @@ def test_missing_and_unfinished_cells_are_marked(tmp_path):
     assert ["retrain again", "missing", "missing"] in lines
     assert table.left(held, CELLS, [0, 1]) == (5, 1 + 2 + 1 + 4 + 4)
     assert table.left(held, ["retrain"], [0, 1]) == (0, 0)
-    assert report.legend(summary)
+    assert tables.legend(summary)
 
 
 def test_a_directory_without_any_row_yet(tmp_path):
@@ -326,9 +327,9 @@ def test_answers_that_were_left_out_stand_in_the_table(tmp_path):
     lines = report.markdown(summary).splitlines()
     column = [line.split("|")[-2].strip() for line in lines]
     assert column[0] == "left out" and column[2:] == ["-", "-", "-", "9.0 ± 12.7", "-"]
-    assert "not:        after 2 rounds" in report.legend(summary)
-    assert "9.0 answers of clients were left out" in report.legend(summary)
-    assert "a model that has diverged" in report.legend(summary)
+    assert "not:        after 2 rounds" in tables.legend(summary)
+    assert "9.0 answers of clients were left out" in tables.legend(summary)
+    assert "a model that has diverged" in tables.legend(summary)
 
 
 @pytest.mark.parametrize(

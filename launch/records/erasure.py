@@ -209,7 +209,7 @@ def _anew(step: Step, path: pathlib.Path, name: str) -> bool:
         return False
     try:
         rows = read_results(WorkDir(step.folder, None))
-        summary = report.table(rows, dataclasses.asdict(step.run.config))
+        summary = report.summarise(rows, dataclasses.asdict(step.run.config))
         made = report.contents(summary, report.markdown(summary))
     except (ValueError, KeyError, TypeError, IndexError):  # of an older one
         return False

@@ -28,7 +28,7 @@ import jfu.io
 import jfu.ledger
 from jfu.files import MOST, read_bytes, shown
 from jfu.io import check_size, check_state, load_params, load_seal, write_bytes
-from jfu.results import as_original
+from jfu.results import SPENT, as_original
 from launch.setup.identity import DRAWS
 from launch.shell import hosts
 from launch.shell.config import Config
@@ -42,7 +42,6 @@ LARGE = 2**28  # bytes of results, which are 600,000 rows
 
 # What of a row of results.jsonl stands in the ledger.
 EVIDENCE = ("retain", "forget", "test", "mia_matched", "asr", "epsilon")
-COSTS = ("bytes_down", "bytes_up", "flops")
 
 
 def key(flag: str = "key_file") -> bytes | None:
@@ -450,7 +449,7 @@ def answered(
     """
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
     exact = rows[-1].get("outside_epsilon", "").split(", ")
-    exact = ", ".join(name for name in exact if name in EVIDENCE + COSTS)
+    exact = ", ".join(name for name in exact if name in EVIDENCE + SPENT)
     write(
         work,
         "answered",
@@ -461,7 +460,7 @@ def answered(
         rounds=rows[-1]["round"],
         before=pick(rows[0], EVIDENCE),
         after=pick(rows[-1], EVIDENCE),
-        costs=pick(rows[-1], COSTS),
+        costs=pick(rows[-1], SPENT),
         **(dict(outside_epsilon=exact) if exact else {}),
         results=jfu.ledger.digest(work.path / RESULTS),
         cells=cells_of(work, [(row["seed"], row["method"]) for row in rows]),

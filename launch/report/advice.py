@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jfu
-from launch.report.report import learnt
+from jfu.results import learnt
 
 # Rounds that NoT needed over those that training took: median, first and last decile.
 USUAL, FEWEST, MOST = 0.7, 0.5, 1.0

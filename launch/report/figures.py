@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from jfu import results
-from launch.report import report
 from launch.shell import outputs
 from launch.shell.say import say
 
@@ -191,7 +190,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     known = dict.fromkeys(row["method"] for row in rows)
     names = [name for name in known if name not in ("original", results.AGAIN)]
     colours = dict(COLOURS)
-    summary = report.table(rows)
+    summary = results.summarise(rows)
     reference = "retrain" in names
 
     def floor_of(key):

@@ -89,7 +89,7 @@ SHOWN = dict(
 
 def text(report: dict[str, Any]) -> str:
     """The verdicts for a terminal, as Markdown, what they rest on, and what could not be said."""
-    from launch.report.report import aligned
+    from jfu.tables import aligned
 
     methods = report["methods"]
     rows = [["method", *verdicts.TITLES.values()]]

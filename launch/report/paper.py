@@ -15,7 +15,7 @@ and of ``cifar100_resnet18_iid`` stand alone and cannot be checked so.
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-MEASURES = ("retain", "forget", "test", "mia")
+from jfu.metrics import GAP_MEASURES
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ SKEW = "dirichlet:0.1"
 
 
 def _values(*numbers: float, kind: str = "") -> dict[str, float]:
-    names = [kind + measure for measure in MEASURES] + ["gap"]
+    names = [kind + measure for measure in GAP_MEASURES] + ["gap"]
     return dict(zip(names[: len(numbers)], numbers, strict=True))
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jfu.io
-from jfu import results
+from jfu import results, tables
 from jfu.files import read_lines
+from jfu.metrics import GAP_MEASURES
 from launch.report import paper, report
 from launch.shell.config import Config
 
@@ -38,7 +39,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _summary(config: Mapping[str, Any], names: Sequence[str], rows: Sequence[Mapping]) -> dict:
-    summary, whole = report.table(rows, config), dict(round=1, of=1)
+    summary, whole = report.summarise(rows, config), dict(round=1, of=1)
     done = {(row["method"], row["seed"]) for row in rows}
     state = lambda name, seed: whole if (name, seed) in done else None
     cells = {n: {str(s): state(n, s) for s in summary["seeds"]} for n in names}
@@ -71,14 +72,14 @@ def overview(results: pathlib.Path) -> str:
             lines.append([*begin, path.stem.partition("-")[2], *measured(summary)])
         if not found:
             lines.append([*begin, *[""] * (len(header) - len(begin))])
-    return report.aligned(lines)
+    return tables.aligned(lines)
 
 
 def measured(summary: Mapping[str, Any]) -> list[str]:
     """Scale, seeds, retrain, NoT's gap, floor and rounds to recover of a summary."""
     config, methods = summary["config"], summary["methods"]
     mean = lambda name, key: ((methods.get(name) or {}).get(key) or {}).get("mean")
-    retrain = {m: mean("retrain", m) for m in paper.MEASURES}
+    retrain = {m: mean("retrain", m) for m in GAP_MEASURES}
     rounds = lambda name: number(mean(name, "rounds_to_recover"), 1, "-" * bool(methods.get(name)))
     scale, seeds = reduced(config) or "all images", len(summary["seeds"])
     if config.get("precision") not in (None, "float32"):
@@ -141,7 +142,7 @@ def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
         pairs = [(row, ends[seed]) for seed, row in rows.items() if seed in ends]
         if not pairs or any(row is None for row, _ in pairs):
             return "-"
-        found = report.spread(jfu.gap_per_seed(*zip(*pairs, strict=True)) or [None])
+        found = results.mean_std(jfu.gap_per_seed(*zip(*pairs, strict=True)) or [None])
         return "-" if found is None else f"{found['mean']:.2f} ± {found['std']:.2f}"
 
     lines = [["method", *(f"{number} rounds" for number in rounds), "its last"]]
@@ -151,4 +152,4 @@ def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
         after = [cell({s: run.get(number) for s, run in seeds.items()}) for number in rounds]
         end = cell({s: run[max(run)] for s, run in seeds.items()})
         lines.append(["retrain again" if name == results.AGAIN else name, *after, end])
-    return report.aligned(lines)
+    return tables.aligned(lines)

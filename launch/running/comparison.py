@@ -18,6 +18,7 @@ FLAGS = flags.FLAGS
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
+    from jfu import tables
     from launch.records import records
     from launch.report import figures, report
     from launch.running import table
@@ -35,7 +36,7 @@ def compare() -> None:
     plots = [(figures.curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
     named = [n for draw, of, n in plots if figures.drawn(draw, of, str(work.path / n), title)]
     records.compared(work, config, rows, [*report.contents(summary, text), workdir.PLAN, *named])
-    show(f"\n{text}\n{report.legend(summary)}")
+    show(f"\n{text}\n{tables.legend(summary)}")
     took = f"{time.perf_counter() - began:.0f} s"
     show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from jfu import results
+from jfu import results, tables
 from launch.records import records
 from launch.report import paper, recorded, report
 from launch.setup import experiment
@@ -45,7 +45,7 @@ def table() -> None:
     if FLAGS.record:
         recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
         open_up(FLAGS.record)
-    show(f"{text}\n{report.legend(summary)}")
+    show(f"{text}\n{tables.legend(summary)}")
     show(f"table.md and table.json are in {paths[0]}/")
 
 
@@ -162,7 +162,7 @@ def rows(held: Held) -> list[dict[str, Any]]:
     found = []
     for seed in held.seeds:
         for name in held.names:
-            if report.state(state(held, seed, name)) == "done":
+            if tables.state(state(held, seed, name)) == "done":
                 mine = held.notes[seed, name]["rows"]
                 found += [results.as_original(mine[-1])] if name == "original" else mine
     return found
@@ -171,19 +171,19 @@ def rows(held: Held) -> list[dict[str, Any]]:
 def left(held: Held, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, int]:
     """Of the cells that were asked for: how many are not finished, and of how many rounds."""
     known = [(name, state(held, seed, name)) for seed in seeds for name in names]
-    open_ = [(name, cell) for name, cell in known if report.state(cell) != "done"]
+    open_ = [(name, cell) for name, cell in known if tables.state(cell) != "done"]
     budget = lambda name: experiment.budget(held.config, name)
     return len(open_), sum(budget(name) - (cell or dict(round=0))["round"] for name, cell in open_)
 
 
 def summarise(held: Held) -> dict[str, Any]:
-    """``report.table`` of the finished cells, with ``cells``: how far each is, None if missing.
+    """``report.summarise`` of the finished cells, with ``cells``: how far each is, None if missing.
 
     A method of which no cell is finished is None among ``methods``. ``paper`` has the numbers of
     the same row, by method.
     """
     config = dataclasses.asdict(held.config)
-    summary = report.table(rows(held), config)
+    summary = report.summarise(rows(held), config)
     methods = {n: summary["methods"].get(n) for n in held.names if n != results.AGAIN}
     found = {n: {str(s): state(held, s, n) for s in held.seeds} for n in held.names}
     return summary | dict(methods=methods, cells=found, paper=paper.known(config))
@@ -198,13 +198,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
 def progress(summary: Mapping[str, Any]) -> str:
     """How far every cell is, as Markdown; empty where all are finished."""
     found = summary["cells"]
-    words = {n: {s: report.state(c) for s, c in by.items()} for n, by in found.items()}
+    words = {n: {s: tables.state(c) for s, c in by.items()} for n, by in found.items()}
     if all(word == "done" for by in words.values() for word in by.values()):
         return ""
     seeds = list(next(iter(words.values())))
     lines = [["cell", *(f"seed {seed}" for seed in seeds)]]
     lines += [[name.replace("_again", " again"), *by.values()] for name, by in words.items()]
-    return report.aligned(lines)
+    return tables.aligned(lines)
 
 
 COLUMNS = {
@@ -232,19 +232,19 @@ def beside(summary: Mapping[str, Any]) -> str:
     order = [n for n in (*methods, *known, *(again or {})) if n != "original"]
     for name in dict.fromkeys(order):
         theirs = known.get(name, {})
-        line = [report.label(summary, name)]
+        line = [tables.label(summary, name)]
         for column in shown:
             entry = entries[name] or {}
             mine = ours(entry, column)
             if column == "gap" and name == "retrain":
                 mine = None
-            mark = "" if mine is None else report.fewer(entry, "gap" if column in GAPS else column)
-            line += [report.cell(theirs.get(column), 1, 2), report.cell(mine, 1, 2) + mark]
+            mark = "" if mine is None else tables.fewer(entry, "gap" if column in GAPS else column)
+            line += [tables.cell(theirs.get(column), 1, 2), tables.cell(mine, 1, 2) + mark]
         lines.append(line)
     scale = recorded.reduced(config)
     rounds = f"{config['rounds']} rounds of training, {config['recovery_rounds']} of recovery"
     whole = ", the paper's with all images" * bool(scale)
-    return report.aligned(lines) + f"\nOurs with {scale or 'all images'}, {rounds}{whole}.\n"
+    return tables.aligned(lines) + f"\nOurs with {scale or 'all images'}, {rounds}{whole}.\n"
 
 
 def ours(entry: Mapping, column: str) -> float | None:

@@ -108,14 +108,14 @@ def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
 
 def table(lines: Sequence[dict]) -> dict[str, dict[str, Any]]:
     """``{method: {measure: {cost: {mean, std}}}}``, None where a seed never got there."""
-    from launch.report.report import spread
+    from jfu.results import mean_std
 
     found: dict[str, dict[str, Any]] = {}
     for line in lines:
         found.setdefault(line["method"], {}).setdefault(line["measure"], []).append(line)
     return {
         name: {
-            measure: {cost: spread([line[cost] for line in some]) for cost in COSTS}
+            measure: {cost: mean_std([line[cost] for line in some]) for cost in COSTS}
             for measure, some in by_measure.items()
         }
         for name, by_measure in found.items()
@@ -123,7 +123,7 @@ def table(lines: Sequence[dict]) -> dict[str, dict[str, Any]]:
 
 
 def markdown(lines: Sequence[dict]) -> str:
-    from launch.report.report import aligned, cell
+    from jfu.tables import aligned, cell
 
     targets = goals(lines)
     sign = lambda measure: "≥" if LEEWAY[measure] < 0 else "≤"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from launch.report import advice, report
+from jfu import tables
+from launch.report import advice
 
 # As figure and table call those that retraining is compared with.
 LABELS = {"finetune": "fine-tuning", "reinit": "new first layer", "not": "NoT"}
@@ -50,7 +51,7 @@ def markdown(rows: Sequence[dict]) -> str:
         for name in ("not", "finetune"):
             out.append(spread([row["methods"][name]["half"]["asr"] for row in some], 1))
         cells.append(out)
-    return report.aligned(cells)
+    return tables.aligned(cells)
 
 
 def groups(rows: Sequence[dict]) -> str:
@@ -88,7 +89,7 @@ def groups(rows: Sequence[dict]) -> str:
             f"{100 * np.mean(late):.0f}",
         ]
         cells.append(out + ["-" if None in found else f"{np.mean(found):.2f}" for found in gaps])
-    return report.aligned(cells)
+    return tables.aligned(cells)
 
 
 def deciles(values: Sequence[float]) -> str:

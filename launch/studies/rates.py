@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from jfu import attacks, results
+from jfu import attacks, results, tables
 from jfu.audit import estimates, verdicts
 from jfu.audit.estimates import OLD, THIRD, Evidence
-from launch.report import page, report
+from launch.report import page
 from launch.running import shadows
 from launch.shell.printing import show
 from launch.shell.say import say
@@ -214,4 +214,4 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         held = [min(each[k] for each in line["held"].values()) for k in ("value", "difference")]
         begin = [line["request"], str(line["examples"]), str(line["seeds"])]
         rows.append(begin + [f"{100 * share:.1f}" for share in (*found, *held)])
-    return report.aligned(rows)
+    return tables.aligned(rows)

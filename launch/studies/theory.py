@@ -99,7 +99,7 @@ def claim(path: str, seeds: int) -> pathlib.Path:
 
 def markdown(rows: Sequence[dict]) -> str:
     """Two tables: the verdict of every check over all seeds, and how many each theorem passed."""
-    from launch.report import report
+    from jfu import tables
 
     names = list(dict.fromkeys(row["activation"] for row in rows))
     of = lambda what, name: [r for r in rows if (r["what"], r["activation"]) == (what, name)]
@@ -112,7 +112,7 @@ def markdown(rows: Sequence[dict]) -> str:
         for name in names:
             mine = [of(what, name) for what, (n, _) in theorems.CHECKS.items() if n == number]
             totals[-1].append(total([judged(some) for some in mine]))
-    return f"{report.aligned(checks)}\n{report.aligned(totals)}"
+    return f"{tables.aligned(checks)}\n{tables.aligned(totals)}"
 
 
 def judged(rows: Sequence[dict]) -> bool | None:

@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 import jfu
+from jfu import results, tables
 from launch.running import comparison
 from launch.setup import private
 from launch.shell import entry
@@ -47,7 +48,6 @@ def tune() -> None:
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
     from launch.records import records
-    from launch.report import report
     from launch.running import cells
     from launch.setup import experiment, federation
     from launch.shell import devices, outputs
@@ -93,24 +93,21 @@ def tune() -> None:
                 given = (name, method, trained, trial.request, budget)
                 rows += cell(*given, quiet=True)[1]
             workdir.write_results(work, rows)
-    found = report.table(rows)["methods"]
+    found = results.summarise(rows)["methods"]
     lines, best = choose({k: v for k, v in found.items() if k in tried}, names)
-    lines = [private.marked(config, line, ("gap", "chosen", *MEASURES)) for line in lines]
+    lines = [private.marked(config, line, ("gap", "chosen", *results.BRIEF)) for line in lines]
     outputs.put(
         work.path / "tuning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
     )
     cells_ = [["method", "option", "gap", "retain %", "forget %", "test %", "backdoor %", ""]]
     for line in lines:
-        measures = [f"{line[m]:.1f}" if line[m] is not None else "-" for m in MEASURES]
+        measures = [f"{line[m]:.1f}" if line[m] is not None else "-" for m in results.BRIEF]
         chosen = "chosen" if line["chosen"] else ""
         cells_.append([line["method"], line["option"], f"{line['gap']:.2f}", *measures, chosen])
-    text = report.aligned(cells_) + private.footnote(dataclasses.asdict(config))
+    text = tables.aligned(cells_) + private.footnote(dataclasses.asdict(config))
     outputs.put(work.path / "tuning.md", text.encode())
     outputs.put(work.path / "options.flags", f"--options={','.join(best)}\n".encode())
     show(f"\n{text}\n--options={','.join(best)}\n\nThe same is in {work.path}/")
-
-
-MEASURES = ("retain", "forget", "test", "asr")
 
 
 def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
@@ -143,7 +140,7 @@ def choose(found: dict[str, dict], names: list[str]) -> tuple[list[dict], list[s
         first = min(gaps, key=gaps.get)
         for i, options in enumerate(GRID[name]):
             entry = found[label(name, options)]
-            measures = {m: entry[m]["mean"] if entry[m] else None for m in MEASURES}
+            measures = {m: entry[m]["mean"] if entry[m] else None for m in results.BRIEF}
             option = ",".join(f"{k}={v}" for k, v in options.items())
             line = dict(method=name, option=option, gap=gaps[i], **measures, chosen=i == first)
             lines.append(line)

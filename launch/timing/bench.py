@@ -148,7 +148,7 @@ def cold(asked: dict, python: Any) -> dict:
 
 def markdown(rows: list[dict]) -> str:
     """The rows as a table; ``x`` is the median over turns of a round's time over the first's."""
-    from launch.report import report
+    from jfu import tables
 
     columns = ["", "strategy", "s/round min", "median", "max", "x", "compile s", "20 rounds cold s"]
     columns += ["MB", "device MB", "GFLOP/s", "efficiency", "bound", "loss"]
@@ -162,4 +162,4 @@ def markdown(rows: list[dict]) -> str:
             + [put(row.get("device_mb"), 0), put(row["gflop_per_second"], 0)]
             + [put(row.get("efficiency"), 2), put(row.get("bound"), 2), put(row["loss"], 4)]
         )
-    return report.aligned(lines)
+    return tables.aligned(lines)

@@ -60,7 +60,7 @@ def grown(row: dict) -> int:
 
 
 def markdown(rows: list[dict]) -> str:
-    from launch.report import report
+    from jfu import tables
 
     table = [["", "", "parameters", "s/round", "data MB", "temporary MB", "peak MB", "collectives"]]
     for row in rows:
@@ -69,7 +69,7 @@ def markdown(rows: list[dict]) -> str:
         collectives = f"{row['all_reduces']} all-reduce, {row['gathers']} gather"
         table.append([name, str(grown(row)), f"{row['parameters']:,}"])
         table[-1] += [f"{row['seconds']:.4f}", *sizes, collectives]
-    return report.aligned(table)
+    return tables.aligned(table)
 
 
 def short(value: int) -> str:

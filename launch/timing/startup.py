@@ -65,11 +65,11 @@ def row(cache: str, seconds: list[float]) -> dict[str, Any]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    from launch.report import report
+    from jfu import tables
 
     lines = [["command", "min s", "median", "max"]]
     for row in rows:
         least, most = min(row["seconds"]), max(row["seconds"])
         figures = (least, row["seconds_median"], most)
         lines.append([row["command"], *(f"{seconds:.2f}" for seconds in figures)])
-    return report.aligned(lines)
+    return tables.aligned(lines)

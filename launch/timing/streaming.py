@@ -88,7 +88,7 @@ def taking_turns(rows: list[tuple[str, str, int]], path: str) -> list[dict[str, 
 
 def markdown(rows: list[dict]) -> str:
     """The rows as a table; ``x`` is time a client over that of the resident 1,000 equal ones."""
-    from launch.report import report
+    from jfu import tables
 
     columns = ["", "sizes", "clients", "images of one", "data MB", "s/round", "ms/client", "x"]
     lines = [[*columns, "peak MB"]]
@@ -100,4 +100,4 @@ def markdown(rows: list[dict]) -> str:
         each = 1000 * row["seconds"] / row["clients"]
         lines[-1] += [f"{row['data_mb']:.0f}", f"{row['seconds']:.2f}", f"{each:.2f}"]
         lines[-1] += [f"{row['ratio']:.2f}", f"{row['peak_mb']:.0f}"]
-    return report.aligned(lines)
+    return tables.aligned(lines)

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import jfu.io
 import jfu.ledger
+from jfu import results
 from jfu.files import read_json, read_lines
 from launch.setup import identity, private
 from launch.shell import hosts
@@ -33,8 +34,7 @@ from launch.workdir.locks import check as check_lock
 MODEL, HISTORY = "model.safetensors", "history.safetensors"
 CONFIG, RESULTS, PLAN = "config.json", "results.jsonl", "plan.json"
 # What must be a number or nothing in a row, where it is there.
-MEASURED = ("retain", "forget", "test", "mia", "mia_matched", "asr", "gap", "loss_retain")
-MEASURED += ("loss_forget", "guess", "seconds", "bytes_down", "bytes_up", "flops", "storage")
+MEASURED = (*results.NUMBERS, "gap")
 # What a configuration that is older than these fields was run with.
 FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
 LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm", "recovery_warmup_rounds")}
