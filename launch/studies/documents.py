@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
+from jfu import tables
 from launch.report import page, recorded, report
 from launch.running import table, targets
 from launch.studies import pays_report, rates, robustness, theory
@@ -58,7 +59,7 @@ FRONT = {
 
 def front(results: Results) -> str:
     """The quickstart's four columns that matter most, NoT's row in bold."""
-    summary = report.table(_lines(results / "quickstart-cpu.jsonl"))
+    summary = report.summarise(_lines(results / "quickstart-cpu.jsonl"))
     methods = summary["methods"]
     put = lambda value, unit=" %": "-" if value is None else f"{value['mean']:.1f}{unit}"
 
@@ -71,7 +72,7 @@ def front(results: Results) -> str:
     lines = [["", "backdoor", "forget", "gap", "rounds"]]
     lines += [[words, *line(name)] for name, words in FRONT.items()]
     lines[-1] = [f"**{text}**" for text in lines[-1]]
-    return report.aligned(lines)
+    return tables.aligned(lines)
 
 
 def aims(results: Results) -> str:
@@ -104,7 +105,7 @@ def aims(results: Results) -> str:
             both(lambda rows: f"{rows['jfu']['bound']:.2f}"),
         ],
     ]
-    return report.aligned(lines)
+    return tables.aligned(lines)
 
 
 def tuning(rows: Sequence[dict], shown: Sequence[str]) -> str:
@@ -124,14 +125,14 @@ def tuning(rows: Sequence[dict], shown: Sequence[str]) -> str:
         found.setdefault(row["method"], []).append(f"{bold}{row['option']}: {values}{bold}")
     width = max(map(len, found.values()))
     lines = [["method", "tried", *[""] * (width - 1)]]
-    return report.aligned(lines + [[name, *cells] for name, cells in found.items()])
+    return tables.aligned(lines + [[name, *cells] for name, cells in found.items()])
 
 
 BLOCKS: dict[str, Callable[[Results], str]] = {
     "front": front,
-    "quickstart": _of_lines("quickstart-cpu", lambda rows: report.markdown(report.table(rows))),
+    "quickstart": _of_lines("quickstart-cpu", lambda rows: report.markdown(report.summarise(rows))),
     "digits-all": _summary("digits-all-cpu"),
-    "stopping": lambda results: report.stopping(_whole(results, "digits-all-cpu")),
+    "stopping": lambda results: tables.stopping(_whole(results, "digits-all-cpu")),
     "rounds": _of_lines("digits-all-cpu-rounds", targets.markdown),
     "digits-tuning": _of_lines("digits-tuning-cpu", lambda rows: tuning(rows, ["asr"])),
     "fashion-iid": _summary("fashion-iid-cpu"),
