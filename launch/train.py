@@ -42,10 +42,6 @@ def define() -> None:
     flags.DEFINE_string("returns", None, "Clients that take part again: client:0,3")
 
 
-# What says where data lies, which may have moved; its content is compared.
-PLACES = ("dataset", "data_dir", "partition")
-
-
 def resolve(runs, requests) -> tuple:
     """``(met, rounds)``: from the flags, or from what --init_from was trained with."""
     if FLAGS.init_params:
@@ -59,14 +55,14 @@ def resolve(runs, requests) -> tuple:
         if not FLAGS["forget"].present and not config.backdoor:
             config = dataclasses.replace(config, forget="")  # no request is known yet
         return runs.Met(config, FLAGS.seed, {}, None), config.rounds
-    moved = {name: FLAGS[name].value for name in PLACES if FLAGS[name].present}
+    moved = {name: FLAGS[name].value for name in configs.having("place") if FLAGS[name].present}
     met = runs.read_model(FLAGS.init_from, **moved)
     if FLAGS["seed"].present and FLAGS.seed != met.seed:
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={met.seed}, not {FLAGS.seed}")
     config = met.config
-    own = ["rounds", "init_from", "returns", "dp_noise_from_seed", *PLACES]
-    for name in (field.name for field in dataclasses.fields(config)):
-        if name in FLAGS and FLAGS[name].present and name not in own:
+    anew = configs.having("continued", "place")
+    for name in configs.FIELDS:
+        if name in FLAGS and FLAGS[name].present and name not in anew:
             raise ValueError(
                 f"{FLAGS.init_from} is trained with {name}={getattr(config, name)}, and goes on "
                 f"with it; leave --{name} out"

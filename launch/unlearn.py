@@ -26,11 +26,7 @@ from launch.shell.say import say
 FLAGS = flags.FLAGS
 
 # What a request may set; everything else belongs to the training that it meets.
-REQUEST = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
-REQUEST += ("recovery_warmup_rounds", "max_grad_norm")
-REQUEST += ("eval_every", "attack_every", "options", "proxy", "dp_noise_from_seed")
-# What says where data lies, which may have moved; its content is compared.
-PLACES = ("dataset", "data_dir", "partition")
+REQUEST = configs.having("request", "renewed")
 
 
 def define() -> None:
@@ -68,17 +64,16 @@ def resolve(runs):
         )
     if not FLAGS.init_from:
         return runs.Met(configs.resolve([FLAGS.method]), FLAGS.seed, {}, None)
-    moved = {name: FLAGS[name].value for name in PLACES if FLAGS[name].present}
+    moved = {name: FLAGS[name].value for name in configs.having("place") if FLAGS[name].present}
     met = runs.read_model(FLAGS.init_from, **moved)
     trained, seed = met.config, met.seed
-    fields = [field.name for field in dataclasses.fields(trained)]
-    given = {n: getattr(FLAGS, n) for n in fields if n in FLAGS and FLAGS[n].present}
+    given = {n: getattr(FLAGS, n) for n in configs.FIELDS if n in FLAGS and FLAGS[n].present}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     if "seed" in FLAGS and FLAGS["seed"].present and FLAGS.seed != seed:
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={seed}, not {FLAGS.seed}")
     # Retraining is the training that was, without the forgotten: it clips as that did.
     own = [name for name in REQUEST if FLAGS.method != "retrain" or name != "max_grad_norm"]
-    own += PLACES
+    own += configs.having("place")
     for name, value in given.items():
         if name not in own and name != "init_params" and value != getattr(trained, name):
             raise ValueError(

@@ -4,17 +4,17 @@ import dataclasses
 import shlex
 
 from launch.setup.idle import idle
+from launch.shell.config import flag_of, having
 
 
 def command(run, seeds: list[int], names: list[str]) -> str:
     """The commands that make the work directory of a run anew, a line each."""
-    renamed = dict(backdoor_clients="backdoor_client")
-    left = ("backdoor_forget", "data_dir", "past", "rounds_before", "further")
+    left = (*having("derived"), "data_dir", "further")
     alone = [run.more["method"]] if run.script == "unlearn" else []
     left += tuple(idle(run.config, alone))  # which are refused where they do nothing
     words = [f"python -m launch.{run.script}"]
     for name, value in dataclasses.asdict(run.config).items():
-        flag = renamed.get(name, name)
+        flag = flag_of(name)
         if value in (None, (), "") or name in left or flag in left:
             continue
         if isinstance(value, bool):

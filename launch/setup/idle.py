@@ -14,7 +14,7 @@ from jfu.data import EMBEDDED
 from jfu.files import npz_headers
 from jfu.unlearn import UNLEARNERS, needs_of
 from launch.setup.options import read_options
-from launch.shell.config import BACKDOOR, Config
+from launch.shell.config import Config, flag_of, having
 from launch.shell.say import say
 
 
@@ -59,7 +59,7 @@ NEEDS: dict[str, Need] = {
     "data_dir": _prepared,
     "clients": _ruled,
     "min_examples": _ruled,
-    **dict.fromkeys(BACKDOOR, _poison),
+    **dict.fromkeys(map(flag_of, having("poison")), _poison),
     "momentum": _value("optimizer", "sgd"),
     "trim": _value("aggregator", "trimmed"),
     "clip": _value("aggregator", "clipped"),

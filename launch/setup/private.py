@@ -10,13 +10,7 @@ import jax
 import numpy as np
 
 import jfu
-from launch.shell.config import Config
-
-# What a request may choose, which training knows nothing of; and what changes no round.
-ASKED = ("forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr")
-ASKED += ("recovery_warmup_rounds", "options")
-APART = ("data_dir", "init_params", "rounds_before", "eval_every", "attack_every", "proxy")
-APART += ("dp_noise_from_seed",)
+from launch.shell.config import Config, having
 
 # What of a row comes of the model, of test images and of settings alone; all else is exact.
 COVERED = ("method", "seed", "round", "own", "test", "test_kept", "test_forgotten", "asr")
@@ -260,8 +254,8 @@ def apart(stream: jax.Array, config: Config, name: str) -> jax.Array:
     if config.dp_clip is None:
         return stream
     training = name in ("original", "train")
-    left = APART + (ASKED if training else ())
-    what = {k: v for k, v in dataclasses.asdict(config).items() if k not in left}
+    without = having("keyless", "request") if training else having("keyless")
+    what = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
     text = json.dumps([what, "train" if training else name], sort_keys=True)
     for word in np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32):
         stream = jax.random.fold_in(stream, word)

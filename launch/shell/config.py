@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any
 
 from absl import flags
@@ -18,31 +19,50 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+# What a field of the configuration is to those who treat some fields differently from others.
+ROLES = dict(
+    place="says where data lies, which may move; its content is compared",
+    poison="does nothing without --backdoor",
+    request="set by a request; the training before it does not depend on it",
+    renewed="launch.unlearn may set it anew for a model that was trained with another value",
+    continued="launch.train --init_from may set it anew",
+    keyless="no random draw depends on it, or a private run's noise would",
+    derived="follows from other flags and files, so no command repeats it",
+    not_in_pays="has no part in launch.pays, which trains from scratch and looks at every round",
+    later="older work directories lack it, and were run with its default",
+)
+
+
+def has(*roles: str, flag: str | None = None) -> dict[str, Any]:
+    """Metadata of a field: its roles, and its flag where that has another name."""
+    return dict(roles={role: ROLES[role] for role in roles}, flag=flag)
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One experiment, all defaults resolved."""
+    """One experiment, all defaults resolved. ``launch.shell.flags`` says what each field means."""
 
-    dataset: str
-    data_dir: str | None
+    dataset: str = field(metadata=has("place"))
+    data_dir: str | None = field(metadata=has("place", "keyless"))
     image_size: int | None
     train_size: int | None
     test_size: int | None
-    proxy: float
+    proxy: float = field(metadata=has("renewed", "keyless", "not_in_pays"))
     resplit: float | None
     drop_labels: tuple[str, ...]
     clients: int
-    partition: str
+    partition: str = field(metadata=has("place"))
     min_examples: int
     backdoor: bool
-    backdoor_forget: str
-    backdoor_clients: tuple[str, ...]
-    backdoor_fraction: float
-    backdoor_label: int
-    backdoor_size: int | None
+    backdoor_forget: str = field(metadata=has("derived"))
+    backdoor_clients: tuple[str, ...] = field(metadata=has("poison", flag="backdoor_client"))
+    backdoor_fraction: float = field(metadata=has("poison"))
+    backdoor_label: int = field(metadata=has("poison"))
+    backdoor_size: int | None = field(metadata=has("poison"))
     model: str
     norm: str | None
     augment: str
-    rounds: int
+    rounds: int = field(metadata=has("continued"))
     epochs: int
     batch_size: int
     optimizer: str
@@ -66,27 +86,51 @@ class Config:
     sum_only: bool
     sample: int
     absent: float
-    init_params: str | None
-    forget: str
-    layers: tuple[str, ...]
-    weights_only: bool
-    follow_means: bool
-    recovery_rounds: int
-    recovery_lr: float
-    options: tuple[str, ...]
-    eval_every: int
-    attack_every: int
-    past: tuple[str, ...] = ()  # what came before: "-client:0" was answered, "+client:0" returned
+    init_params: str | None = field(metadata=has("keyless", "not_in_pays"))
+    forget: str = field(metadata=has("request"))
+    layers: tuple[str, ...] = field(metadata=has("request"))
+    weights_only: bool = field(metadata=has("request"))
+    follow_means: bool = field(metadata=has("request"))
+    recovery_rounds: int = field(metadata=has("request", "not_in_pays"))
+    recovery_lr: float = field(metadata=has("request", "not_in_pays"))
+    options: tuple[str, ...] = field(metadata=has("request", "not_in_pays"))
+    eval_every: int = field(metadata=has("renewed", "keyless", "not_in_pays"))
+    attack_every: int = field(metadata=has("renewed", "keyless", "not_in_pays"))
+    # What came before: "-client:0" was answered, "+client:0" returned.
+    past: tuple[str, ...] = field(default=(), metadata=has("derived"))
     # Of the federation, before the model that a request meets; None where nobody knows.
-    rounds_before: int | None = 0
-    precision: str | None = None
-    max_grad_norm: float | None = None
-    recovery_warmup_rounds: int = 0
-    dp_noise_from_seed: bool = False
+    rounds_before: int | None = field(default=0, metadata=has("derived", "keyless"))
+    precision: str | None = field(default=None, metadata=has("later"))
+    max_grad_norm: float | None = field(default=None, metadata=has("renewed", "later"))
+    recovery_warmup_rounds: int = field(default=0, metadata=has("request", "later"))
+    dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 
-# What is said of a backdoor.
-BACKDOOR = ("backdoor_client", "backdoor_fraction", "backdoor_label", "backdoor_size")
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+
+
+def having(*roles: str) -> tuple[str, ...]:
+    """The fields that have any of these roles, in their order.
+
+    Raises:
+      KeyError: there is no such role.
+
+    >>> having("place")
+    ('dataset', 'data_dir', 'partition')
+    """
+    wanted = {role: ROLES[role] for role in roles}.keys()
+    return tuple(
+        n for n, field in FIELDS.items() if wanted & field.metadata.get("roles", {}).keys()
+    )
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field.
+
+    >>> flag_of("rounds"), flag_of("backdoor_clients")
+    ('rounds', 'backdoor_client')
+    """
+    return FIELDS[name].metadata.get("flag") or name
 
 
 def resolve(methods: Sequence[str] = ()) -> Config:
@@ -126,8 +170,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         past=(),
         rounds_before=0,
     )
-    names = [field.name for field in dataclasses.fields(Config)]
-    return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in names})
+    return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in FIELDS})
 
 
 def _clients_of(forget: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import jfu
 from jfu import shadows
 from launch.report import advice
 from launch.shell import entry
-from launch.shell.config import Config, resolve, workdir_for
+from launch.shell.config import Config, having, resolve, workdir_for
 from launch.shell.printing import listed, show
 from launch.shell.say import say
 from launch.shell.typed import given, said
@@ -60,8 +60,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 # Flags of other scripts that nothing here asks for.
-NO_PART = {"init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"}
-NO_PART |= {"checkpoint_every", "options", "key_file", "proxy"}
+NO_PART = {*having("not_in_pays"), "checkpoint_every", "key_file"}
 METHODS = ("retrain", "retrain_again", "finetune", "reinit", "not")
 
 

@@ -22,7 +22,7 @@ from jfu import results
 from jfu.files import read_json, read_lines
 from launch.setup import identity, private
 from launch.shell import hosts
-from launch.shell.config import Config
+from launch.shell.config import FIELDS, Config, having
 from launch.shell.devices import Layout
 from launch.shell.folders import make_folder
 from launch.shell.say import open_up, say
@@ -36,8 +36,7 @@ CONFIG, RESULTS, PLAN = "config.json", "results.jsonl", "plan.json"
 # What must be a number or nothing in a row, where it is there.
 MEASURED = (*results.NUMBERS, "gap")
 # What a configuration that is older than these fields was run with.
-FIELDS = {field.name: field.default for field in dataclasses.fields(Config)}
-LATER = {name: FIELDS[name] for name in ("precision", "max_grad_norm", "recovery_warmup_rounds")}
+LATER = {name: FIELDS[name].default for name in having("later")}
 
 
 def later(config: dict[str, Any]) -> dict[str, Any]:
