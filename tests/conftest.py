@@ -1,15 +1,16 @@
-"""Eight CPU devices for every test, and one small federation with a network in plain JAX."""
+"""Eight CPU devices for every test, one process to start scripts off, one small federation."""
 
-import functools
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 import jfu
+from helpers.crashes import CELL, TRAIN, Runs
+from helpers.federation import ROWS, network
+from jfu.data import Dataset
 
 jfu.cpu_devices(8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -21,52 +22,53 @@ CONFORMANCE += ("test_clients", "test_conv", "test_devices", "test_dot", "test_l
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.module.__name__ in CONFORMANCE:
+        if item.path.stem in CONFORMANCE:
             item.add_marker(pytest.mark.conformance)
 
 
-ROWS = ([4, 0, 9, 2, 11, 7, 5], [1, 8, 3], [6, 10, 12, 13, 15])  # row 14 and those from 16 are free
-
-
-# Compiling is most of the time in these tests; this halves it where no bit is compared.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def bits(tree):
-    """Every leaf as its bytes, so that -0.0 differs from 0.0 and NaN equals itself."""
-    return jax.tree.map(lambda a: np.asarray(a).tobytes(), tree)
-
-
-def network(features=2, width=5, classes=3, activation=jnp.tanh):
-    """Two dense layers, called stem then head."""
-
-    def dense(layer, x):
-        return x @ layer["kernel"] + layer["bias"][None]
-
-    def init(key):
-        stem, head = jax.random.split(key)
-        draw = lambda key, n, m: {
-            "kernel": jax.random.normal(key, (n, m)) / np.sqrt(n),
-            "bias": jax.random.normal(jax.random.fold_in(key, 1), (m,)) / 10,
-        }
-        return {"params": {"stem": draw(stem, features, width), "head": draw(head, width, classes)}}
-
-    def apply(variables, x, *, train=False, mask=None, key=None):
-        params = variables["params"]
-        return dense(params["head"], activation(dense(params["stem"], x))), {}
-
-    def hidden(variables, x):
-        return activation(dense(variables["params"]["stem"], x))
-
-    return jfu.Model(
-        init, apply, ("stem", "head"), features=hidden, cuts=lambda: (("stem",), ("head",))
-    )
+# ---------------------------------------------------------------- the scripts
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_once(tmp_path_factory):
     """Scripts that run alike share their compiled programs, to save the suite's time."""
     os.environ["JFU_TEST_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture(scope="session")
+def fork_server(tmp_path_factory):
+    server = Runs(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def forks(fork_server):
+    """Starts scripts off one process that has imported them all."""
+    fork_server.written()  # what other files' runs wrote
+    return fork_server
+
+
+@pytest.fixture(scope="module")
+def small_training(forks, tmp_path_factory):
+    """The work directory of a training that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole") / "A"
+    done = forks.run(*TRAIN, f"--workdir={folder}")
+    assert done.status == 0, done.said
+    assert forks.written() == [(CELL, 1), (CELL, 2), (CELL, 3)]
+    return folder
+
+
+@pytest.fixture
+def dataset():
+    """Ninety small images of three classes."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 200, (90, 8, 8, 1)).astype(np.uint8)
+    y = (np.arange(90) % 3).astype(np.int32)
+    return Dataset(x[:60], y[:60], x[60:], y[60:], ("a", "b", "c"))
+
+
+# ---------------------------------------------------------------- a small federation
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,7 @@ MARK = re.compile(r"^<!-- /?\S+ -->$", re.M)
 
 
 def documents(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All Markdown files of a checkout; tests/older holds work directories."""
+    """All Markdown files of a checkout; tests/scripts/older holds work directories."""
     yield from sorted(root.glob("*.md"))
     for top in TOPS:
         yield from sorted(p for p in (root / top).rglob("*.md") if "older" not in p.parts)

@@ -1,0 +1,162 @@
+"""The documents' code runs, their tables are those of the recorded results, their links lead on."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from helpers.scripts import ROOT
+from launch.studies import documents
+
+RESULTS = ROOT / "launch" / "results"
+README = (ROOT / "README.md").read_text()
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in documents.documents(ROOT)}
+TEXT = "\n".join(TEXTS.values())
+
+
+def lines_of(name):
+    return [json.loads(line) for line in (RESULTS / name).read_text().splitlines()]
+
+
+def test_the_twenty_lines_run_and_forget():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = [line for line in block.splitlines() if line.strip()]
+    assert len(code) <= 22
+    scope: dict = {}
+    exec(block, scope)
+    import jax
+
+    state, data, net = scope["state"], scope["data"], scope["net"]
+    assert int(state.round) == 10
+    logits = net.apply(state.variables, data.x_test)
+    assert (np.asarray(logits).argmax(-1) == data.y_test).mean() > 0.8
+    assert jax.tree.all(jax.tree.map(lambda a: bool(np.isfinite(a).all()), state.params))
+
+
+def test_the_line_of_negate_runs():
+    (line,) = re.findall(r"`(params = jfu\.negate\(.*?)`", README)
+    import jfu
+
+    scope = {"jfu": jfu, "params": {"stem": {"kernel": np.ones(2)}, "head": np.ones(1)}}
+    exec(line, scope)
+    assert scope["params"]["stem"]["kernel"].tolist() == [-1, -1]
+
+
+# ---------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize("path", [path for path, text in TEXTS.items() if documents.blocks(text)])
+def test_tables_are_those_of_the_recorded_results(path):
+    """``python -m launch.studies.documents --write`` makes them so."""
+    assert documents.rewritten(TEXTS[path], RESULTS) == TEXTS[path]
+
+
+def test_every_table_stands_in_a_document():
+    shown = [name for text in TEXTS.values() for name in documents.blocks(text)]
+    assert {name: shown.count(name) for name in documents.BLOCKS} == dict.fromkeys(
+        documents.BLOCKS, 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<!-- rows -->\n| a |\n", "<!-- rows --> one has no partner"),
+        ("<!-- rows -->\n| a |\n<!-- /row -->\n", "<!-- rows -->, <!-- /row --> one has no"),
+        ("<!-- none -->\n| a |\n<!-- /none -->\n", "there is no table none; the tables are front"),
+    ],
+)
+def test_a_planted_block_is_found(text, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        documents.rewritten(text, RESULTS)
+
+
+def test_a_changed_figure_is_found_and_written_anew(tmp_path, monkeypatch, capsys):
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "results").symlink_to(RESULTS)
+    text = "\n<!-- aims -->\n" + documents.aims(RESULTS) + "<!-- /aims -->\nend\n"
+    (tmp_path / "README.md").write_text(text.replace("20.6", "20.7"))
+    monkeypatch.setattr(documents, "ROOT", tmp_path)
+    assert documents.main([]) == 1 and "20.7" in (tmp_path / "README.md").read_text()
+    assert documents.main(["--write"]) == 0 and (tmp_path / "README.md").read_text() == text
+    assert documents.main([]) == 0
+    assert capsys.readouterr().out == "README.md: aims\n" * 2
+    assert documents.main(["--wrong"]) == 2
+
+
+SEEDS = {"fashion-iid": 3, "fashion-dirichlet": 3, "digits-deepest": 5, "digits-bf16": 5}
+
+
+@pytest.mark.parametrize("name", SEEDS)
+def test_recorded_summaries_are_whole(name):
+    summary = json.loads((RESULTS / f"{name}-cpu.json").read_text())
+    assert summary["seeds"] == list(range(SEEDS[name]))
+    assert None not in summary["methods"].values()
+
+
+def test_every_recorded_file_is_linked_to():
+    """From its own folder or any other."""
+    files = {path.name for path in RESULTS.iterdir() if path.suffix in (".json", ".jsonl", ".png")}
+    linked = {target.rpartition("/")[2] for target in re.findall(r"\]\(([^)#\s]+)", TEXT)}
+    assert files <= linked, files - linked
+
+
+# ---------------------------------------------------------------- what is said beside them
+
+
+def test_what_clipping_does_is_what_was_measured():
+    rows = lines_of("cnn-iid-clip-cpu.jsonl")
+    of = lambda clip, warm: [
+        r for r in rows if (r["max_grad_norm"], r["recovery_warmup_rounds"]) == (clip, warm)
+    ]
+    runs = [of(None, 0), of(1.0, 0), of(None, 3), of(1.0, 3)]
+    retain, test = ([f"{run[-1][name]:.1f}" for run in runs] for name in ("retain", "test"))
+    back = next(r["round"] for r in runs[2] if r["round"] and r["retain"] >= 99.5)
+    (said,) = re.findall(r"\* \*\*Clipping gradients.*?jsonl\)", TEXT, re.DOTALL)
+    shown = r"ends at (\S+) % .*?at (\S+) %, .*?at (\S+) % and back after (\d+) .*?at (\S+) %;"
+    ((plain, clipped, warm, rounds, both),) = re.findall(shown, said, re.DOTALL)
+    assert [plain, clipped, warm, both] == retain and int(rounds) == back
+    assert "at {}, {}, {} and {} %".format(*test) in " ".join(said.split())
+
+
+def test_the_time_of_a_start_is_that_of_the_recorded_results():
+    none, warm = (f"{row['seconds_median']:.1f}" for row in lines_of("startup-cpu.jsonl"))
+    (shown,) = re.findall(r"takes (\S+) s from the command to its\s+end, and (\S+) s with", TEXT)
+    assert shown == (none, warm)
+
+
+def test_what_is_said_of_recovery_without_warming_up_was_recorded():
+    from launch.report import recorded
+
+    kept = recorded.read(RESULTS / "cnn-iid-nowarm-cpu.jsonl")
+    ends = {name: kept["methods"][name]["retain"]["mean"] for name in ("not", "not_deepest")}
+    (shown,) = re.findall(r"NoT is at (\S+) % after 40 rounds, `not_deepest` at (\S+) %", TEXT)
+    assert shown == (f"{ends['not']:.1f}", f"{ends['not_deepest']:.1f}")
+
+
+def test_what_is_said_of_attacks_was_measured():
+    from launch.studies import robustness
+
+    rows = lines_of("robustness-digits-cpu.jsonl")
+    worst = lambda part, name, attack, bad: min(
+        np.mean(row["accuracy"])
+        for row in rows
+        if (row["partition"], row["aggregator"]) == (part, name)
+        and (row["attack"], row["bad"]) == (attack, bad)
+    )
+    iid, skewed = robustness.PARTS
+    best = {part: worst(part, "mean", "none", 1) for part in robustness.PARTS}
+    lost = lambda part, name: best[part] - worst(part, name, "sign", 3)
+    of = lambda part: [round(lost(part, name)) for name in ("limited", "clipped")]
+    assert (of(iid), of(skewed)) == ([16, 18], [26, 36])
+    tried = [attack for attack in robustness.ATTACKS if attack != "none"]
+    least = lambda part, name, bad: min(worst(part, name, attack, bad) for attack in tried)
+    for name in ("median", "trimmed", "multi-krum", "geometric", "mixed"):
+        assert min(least(iid, name, bad) for bad in robustness.BAD) > best[iid] - 5
+    ends = {name: least(skewed, name, 3) for name in robustness.AGGREGATORS}
+    assert max(ends, key=ends.get) == "mixed" and int(ends["mixed"]) == 52
+    one = {name: least(skewed, name, 1) for name in robustness.AGGREGATORS}
+    assert max(one, key=one.get) == "limited" and round(best[skewed] - one["limited"]) == 4
+    krum = worst(skewed, "krum", "none", 1), worst(skewed, "krum", "inner", 1)
+    assert [round(value) for value in (*krum, worst(iid, "krum", "inner", 3))] == [64, 22, 83]

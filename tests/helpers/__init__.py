@@ -1,0 +1,1 @@
+"""What several files of tests share. A test imports from here, and from no other test."""

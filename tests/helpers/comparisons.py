@@ -1,0 +1,70 @@
+"""Work directories as launch.compare leaves them, of made-up results."""
+
+import dataclasses
+
+import numpy as np
+
+import jfu.io
+from launch.shell.config import Config
+from launch.shell.devices import Layout
+from launch.workdir import workdir
+
+BLANK = {field.name: None for field in dataclasses.fields(Config)}
+
+
+CONFIG = Config(
+    **BLANK
+    | dict(dataset="cifar10", model="cnn", partition="iid", clients=10, forget="client:0")
+    | dict(
+        backdoor=False,
+        layers=("first",),
+        weights_only=False,
+        rounds=4,
+        recovery_rounds=2,
+        train_size=500,
+        past=(),
+        recovery_warmup_rounds=0,
+    )
+    | dict(sample=0, absent=0.0, faults=(), aggregator="mean", follow_means=True)
+    | dict(drop_labels=(), proxy=0.0)
+)
+
+
+LAYOUT = Layout("cpu", 2, 1)
+
+
+CELLS = ["original", "retrain", "finetune", "not", "retrain_again"]
+
+
+def row(name, seed, number, retain, seconds=1.0):
+    measures = dict(retain=retain, forget=retain - 8.0, test=retain - 9.0, mia=50.0, asr=None)
+    costs = dict(bytes_down=number, bytes_up=number, flops=1.0 * number, storage=0)
+    return dict(method=name, seed=seed, round=number, **measures, **costs, seconds=seconds)
+
+
+def whole(name, seed, seconds=1.0):
+    """The notes of a finished cell. Retained accuracy: 90 + seed, NoT one more, FT two more."""
+    of = dict(original=4, retrain=4, retrain_again=4).get(name, 2)
+    best = 90.0 + seed + dict(finetune=2, retrain_again=0.5).get(name, name == "not")
+    quiet = name in ("original", "retrain_again")
+    rounds = [of] if quiet else range(of + 1)
+    rows = [row(name, seed, r, best - 10.0 * (of - r), seconds) for r in rounds]
+    return dict(round=of, rows=rows, spent={}, finished=True)
+
+
+def half(name, seed):
+    notes = whole(name, seed)
+    return notes | dict(round=1, rows=notes["rows"][:2], finished=False)
+
+
+def directory(path, notes, seeds=(0, 1), config=CONFIG, names=CELLS, layout=LAYOUT):
+    """A work directory as launch.compare leaves it, with these notes by seed and name."""
+    work = workdir.begin(workdir.WorkDir(path, None), config, "compare", layout)
+    workdir.plan(work, list(names), list(seeds))
+    for (seed, name), content in notes.items():
+        jfu.io.save_state(work.cell(seed, name), {"w": np.zeros(3)}, content)
+    return path
+
+
+def all_cells(seeds=(0, 1), names=CELLS):
+    return {(seed, name): whole(name, seed) for seed in seeds for name in names}

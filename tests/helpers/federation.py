@@ -1,0 +1,46 @@
+"""A small federation's rows and network in plain JAX, and how numbers are compared."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jfu
+
+ROWS = ([4, 0, 9, 2, 11, 7, 5], [1, 8, 3], [6, 10, 12, 13, 15])  # row 14 and those from 16 are free
+
+
+# Compiling is most of the time in these tests; this halves it where no bit is compared.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def bits(tree):
+    """Every leaf as its bytes, so that -0.0 differs from 0.0 and NaN equals itself."""
+    return jax.tree.map(lambda a: np.asarray(a).tobytes(), tree)
+
+
+def network(features=2, width=5, classes=3, activation=jnp.tanh):
+    """Two dense layers, called stem then head."""
+
+    def dense(layer, x):
+        return x @ layer["kernel"] + layer["bias"][None]
+
+    def init(key):
+        stem, head = jax.random.split(key)
+        draw = lambda key, n, m: {
+            "kernel": jax.random.normal(key, (n, m)) / np.sqrt(n),
+            "bias": jax.random.normal(jax.random.fold_in(key, 1), (m,)) / 10,
+        }
+        return {"params": {"stem": draw(stem, features, width), "head": draw(head, width, classes)}}
+
+    def apply(variables, x, *, train=False, mask=None, key=None):
+        params = variables["params"]
+        return dense(params["head"], activation(dense(params["stem"], x))), {}
+
+    def hidden(variables, x):
+        return activation(dense(variables["params"]["stem"], x))
+
+    return jfu.Model(
+        init, apply, ("stem", "head"), features=hidden, cuts=lambda: (("stem",), ("head",))
+    )

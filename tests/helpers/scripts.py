@@ -1,0 +1,70 @@
+"""The scripts as a user runs them: in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4", "--rounds=4"]
+
+
+def environment(cached: bool = True) -> dict[str, str]:
+    # Not what these tests' own devices were given: a script decides for itself.
+    env = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "XLA_FLAGS")}
+    env |= dict(PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu")
+    env["PYTHONWARNINGS"] = ",".join(  # of the scripts' own calls
+        f"error::DeprecationWarning:{module}" for module in ("__main__", "launch", "jfu")
+    )
+    if cached:
+        env["JAX_COMPILATION_CACHE_DIR"] = env["JFU_TEST_CACHE"]
+        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        env["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    return env
+
+
+def launch(script: str, *flags: str, cwd: Path = ROOT, expect: int = 0):
+    """Runs a script; returns what it printed, out and err."""
+    env = environment(cached=bool(flags))  # the quickstart, without flags, as a user has it
+    command = [sys.executable, "-m", f"launch.{script}", *map(str, flags)]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout, done.stderr
+
+
+def rows_of(workdir: Path, *, without: tuple[str, ...] = ()) -> list[dict]:
+    lines = (workdir / "results.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
+
+
+def rare(*values):
+    """Cases that are left to the slow tests."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def started(*command, **more):
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=environment(), **pipes, **more
+    )
+
+
+def planted(code, **more):
+    """A process of a script, whose first line "now" was read if it says that."""
+    head = "import os, signal, time\nfrom absl import flags\nfrom launch.shell import entry\n"
+    head += 'from launch.shell.printing import show, tell\nflags.DEFINE_bool("debug", False, "")\n'
+    process = started("-c", f"{head}{code}\nentry.run(script)", **more)
+    if 'show("now")' in code:
+        assert process.stdout.readline() == "now\n"
+    return process
+
+
+def ended(process):
+    with process:  # a line that was read may have brought more, which only the stream knows
+        out, err = process.stdout.read(), process.stderr.read()
+        return process.wait(60), out, err

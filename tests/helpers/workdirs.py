@@ -1,0 +1,51 @@
+"""Configurations and rows of made-up runs, without any training."""
+
+import dataclasses
+
+from launch.shell.config import Config
+from launch.shell.devices import Layout
+
+NONE = {f.name: None for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING}
+
+
+CONFIG = Config(
+    **NONE
+    | dict(dataset="own", clients=3, partition="iid", min_examples=1, backdoor=False)
+    | dict(
+        backdoor_clients=(),
+        backdoor_fraction=1.0,
+        backdoor_label=0,
+        backdoor_size=None,
+        backdoor_forget="",
+    )
+    | dict(forget="client:0", drop_labels=(), layers=("first",))
+)
+
+
+LAYOUT = Layout("cpu", 1, 1)
+
+
+def rows(method, *retains, seed=0, asr=None):
+    rest = dict(forget=0.0, test=0.0, mia=50.0, mia_matched=50.0, asr=asr, storage=0)
+    costs = lambda n: dict(bytes_down=10 * n, bytes_up=10 * n, flops=1.0 * n, seconds=0.5 * n)
+    return [
+        dict(method=method, seed=seed, round=n, retain=r) | rest | costs(n)
+        for n, r in enumerate(retains)
+    ]
+
+
+PLAIN = dataclasses.replace(
+    CONFIG,
+    **dict(model="mlp", augment="none", rounds=4, epochs=1, batch_size=3, optimizer="sgd", lr=0.1),
+    **dict(lr_decay=1.0, warmup_rounds=0, momentum=0.0, weight_decay=0.0, proximal=0.0),
+    **dict(server="sgd", server_lr=1.0, aggregator="mean", trim=0.1, clip=1.0, byzantine=1),
+    **dict(faults=(), dp_noise=1.0, dp_delta=1e-3, sum_only=False, sample=0, absent=0.0, proxy=0.0),
+    **dict(recovery_rounds=2, recovery_lr=0.1, options=(), follow_means=True, weights_only=False),
+)
+
+
+PRIVATE = dataclasses.replace(PLAIN, dp_clip=1.0)
+
+
+def changed(config, **changes):
+    return dataclasses.replace(config, **changes)

@@ -1,0 +1,109 @@
+"""Who may import whom: read off the syntax trees, wherever in a file an import stands."""
+
+import ast
+
+import pytest
+
+from helpers.scripts import ROOT
+
+# What each package of launch may import of the others; every one of them may import jfu.
+BELOW = dict(
+    shell=(),
+    setup=("shell",),
+    workdir=("setup", "shell"),
+    report=("setup", "shell"),
+    records=("report", "workdir", "setup", "shell"),
+    running=("records", "report", "workdir", "setup", "shell"),
+    timing=("report", "shell"),
+    studies=("running", "timing", "records", "report", "workdir", "setup", "shell"),
+)
+
+
+def imported(text: str) -> set[str]:
+    """Modules that a file imports, as far as a file can tell: ``from a import b`` is ``a.b``."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def wrong(place: str, text: str) -> list[str]:
+    """Imports that a file at ``place`` below the root may not have."""
+    top, *inner = place.removesuffix(".py").split("/")
+    package = inner[0] if len(inner) > 1 else ""
+    bad = []
+    for name in sorted(imported(text)):
+        whole, _, rest = name.partition(".")
+        if top == "jfu":
+            bad += [name] * (whole == "launch")
+        elif whole == "launch" and inner != ["__init__"]:
+            other = rest.split(".")[0]
+            known = other in BELOW
+            allowed = known and (not package or other == package or other in BELOW[package])
+            bad += [name] * (not allowed)
+    return bad
+
+
+def files() -> dict[str, str]:
+    found = [p for top in ("jfu", "launch") for p in sorted((ROOT / top).rglob("*.py"))]
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in found}
+
+
+def modules(found: dict[str, str]) -> dict[str, set[str]]:
+    """Which modules each module imports."""
+    names = {p.removesuffix(".py").removesuffix("/__init__").replace("/", "."): p for p in found}
+    known = {}
+    for name, place in names.items():
+        given = imported(found[place])
+        ways = {way for i in given for way in (i, i.rpartition(".")[0]) if way in names}
+        # Of ``from a import b`` with a module ``a.b`` it is that, and not the package round it.
+        known[name] = {
+            w
+            for w in ways
+            if w in given or not any(i in names for i in given if i.rpartition(".")[0] == w)
+        } - {name}
+    return known
+
+
+def circles(known: dict[str, set[str]]) -> list[str]:
+    """Modules that import themselves by way of others."""
+
+    def reached(name):
+        seen, left = set(), [*known[name]]
+        while left:
+            if (one := left.pop()) not in seen:
+                seen.add(one)
+                left += known[one]
+        return seen
+
+    return sorted(name for name in known if name in reached(name))
+
+
+def test_imports_go_down():
+    assert {p: bad for p, text in files().items() if (bad := wrong(p, text))} == {}
+
+
+@pytest.mark.parametrize(
+    "place, text",
+    [
+        ("jfu/loop.py", "def f():\n    from launch.shell import say"),
+        ("launch/shell/say.py", "from launch.setup import study"),
+        ("launch/setup/study.py", "import launch.running.cells"),
+        ("launch/report/page.py", "def f():\n    from launch.records.records import read"),
+        ("launch/running/cells.py", "from launch import train"),
+        ("launch/rounds.py", "from launch import compare"),
+        ("launch/rounds.py", "from launch.compare import define"),
+    ],
+)
+def test_a_planted_import_is_found(place, text):
+    assert wrong(place, text)
+
+
+def test_nothing_imports_itself_by_way_of_others():
+    launch = {n: some for n, some in modules(files()).items() if n.startswith("launch.")}
+    launch = {n: {o for o in some if o in launch} for n, some in launch.items()}
+    assert circles(launch) == []
+    assert circles(dict(a={"b"}, b={"c"}, c={"a"}, d={"a"})) == ["a", "b", "c"]  # planted

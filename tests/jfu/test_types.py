@@ -1,0 +1,128 @@
+"""Any type of parameters, with 64 bits or without: what a round gets it gives, in every method."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import jfu
+import jfu.history
+from helpers.federation import ROWS, network, quick_jit
+from jfu import faults
+from jfu.unlearn import UNLEARNERS, Setting
+
+# Parameters' types, and whether jax_enable_x64 is set.
+TYPES = [("bfloat16", False), ("float16", False), ("float32", True), ("float64", True)]
+typed = pytest.mark.parametrize(("dtype", "x64"), TYPES)
+
+
+def model_of(dtype):
+    cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)
+    model = network()
+    return model._replace(init=lambda key: cast(model.init(key)))
+
+
+def training(model, lr=0.1):
+    def local(loss=None, optimizer=None, epochs=1):
+        loss = loss or jfu.classification(model.apply)
+        return jfu.local_sgd(loss, optimizer or optax.sgd(lr), epochs=epochs, batch_size=3)
+
+    return local
+
+
+def clients_of(pool):
+    return jfu.stack(*pool, ROWS, ids=[5, 2, 9])
+
+
+def setting(dtype, fed=None):
+    model = model_of(dtype)
+    local = training(model)
+    options = dict(fcu=dict(iterations=2, every=1), mode=dict(degrade=1, guide=2))
+    return Setting(
+        fed or jfu.fedavg(local()), model, jfu.by_layer(model, 0), local=local, around=jfu.fedavg,
+        batch_size=3, within=4, proxy=np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2),
+        options=options,
+    )  # fmt: skip
+
+
+def kinds(tree):
+    return jax.tree.map(lambda a: (a.shape, str(a.dtype)), tree)
+
+
+def recorded_of(fed, clients, variables):
+    fed = jfu.recorded(fed, jfu.history.KEPT, clients=clients, rounds=3)
+    return fed, fed.init(variables)
+
+
+@typed
+@pytest.mark.parametrize("name", UNLEARNERS)
+def test_methods_keep_types(pool, name, dtype, x64):
+    with jax.enable_x64(x64):
+        given, clients = setting(dtype), clients_of(pool)
+        method, request = UNLEARNERS[name](given), jfu.split(clients, forget(clients))
+        variables, key = given.model.init(jax.random.key(1)), jax.random.key(0)
+        _, state = recorded_of(given.fed, clients, variables)
+        held = jfu.history.needed(state.history, method.needs.history)
+        before = jax.eval_shape(method.perturb, jfu.Trained(variables, held), request, key)
+        after, info = jax.eval_shape(method.recover, before, request, key)
+        assert kinds(after) == kinds(before)
+        assert kinds(before.params) == kinds(variables["params"])
+        assert {str(a.dtype) for a in jax.tree.leaves((info.clients, info.metrics))} == {"float32"}
+
+
+def forget(clients):
+    return jfu.forget_client(clients, [2])
+
+
+FEDERATIONS = {
+    "plain": lambda local, **more: jfu.fedavg(local, **more),
+    "momentum": lambda local, **more: jfu.fedavg(local, server=optax.sgd(0.5, 0.9), **more),
+    "adam": lambda local, **more: jfu.fedavg(local, server=optax.adam(0.1), **more),
+    "yogi": lambda local, **more: jfu.fedavg(local, server=optax.yogi(0.1), **more),
+    "clipped": lambda local, **more: jfu.fedavg(local, aggregator=jfu.clipped_mean(1.0), **more),
+    "median": lambda local, **more: jfu.fedavg(local, aggregator=jfu.coordinate_median(), **more),
+    "trimmed": lambda local, **more: jfu.fedavg(local, aggregator=jfu.trimmed_mean(0.3), **more),
+    "krum": lambda local, **more: jfu.fedavg(local, aggregator=jfu.krum(0), **more),
+    "private": lambda local, **more: jfu.fedavg(
+        local, aggregator=jfu.privacy.private_mean(1.0, 0.1, 3), **more
+    ),
+    "limited": lambda local, **more: jfu.fedavg(local, max_update_norm=1.0, **more),
+    "faulty": lambda local, **more: jfu.fedavg(
+        faults.faulty(local, late=0.2, nan=0.2, long=0.2), max_update_norm=9.0, **more
+    ),
+    "sampled": lambda local, **more: jfu.sampled(jfu.fedavg(local, **more), 2),
+    "absent": lambda local, **more: jfu.absent(jfu.fedavg(local, **more), 0.3),
+}
+
+
+@typed
+@pytest.mark.parametrize("name", FEDERATIONS)
+def test_federations_keep_types(pool, name, dtype, x64):
+    with jax.enable_x64(x64):
+        model, clients = model_of(dtype), clients_of(pool)
+        variables, key = model.init(jax.random.key(1)), jax.random.key(0)
+        for optimizer in (optax.adam(0.1), lambda round: optax.sgd(0.1 * 0.9**round, 0.9)):
+            local = jfu.local_sgd(
+                jfu.classification(model.apply), optimizer, epochs=2, batch_size=2, proximal=0.1
+            )
+            fed, _ = recorded_of(FEDERATIONS[name](local), clients, variables)
+            state = jax.eval_shape(fed.init, variables)
+            after, info = jax.eval_shape(fed.round, state, clients, key)
+            assert kinds(after) == kinds(state)
+            facts = info.clients, info.metrics
+            assert {str(a.dtype) for a in jax.tree.leaves(facts)} == {"float32"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_streamed_rounds_with_64_bits(pool, dtype):
+    """The resident round's numbers, and float64 sums where parameters are."""
+    with jax.enable_x64(True):
+        model, clients = model_of(dtype), clients_of(pool)
+        fed = jfu.fedavg(training(model)())
+        state, key = fed.init(model.init(jax.random.key(1))), jax.random.key(0)
+        wanted, _ = quick_jit(fed.round)(state, clients, key)
+        found, _ = jfu.streamed(fed).round(state, jax.tree.map(np.asarray, clients), key)
+        assert kinds(found) == kinds(wanted)
+        close = dict(rtol=1e-12 if dtype == "float64" else 1e-5, atol=1e-7)
+        same = lambda a, b: np.testing.assert_allclose(a, b, **close)
+        jax.tree.map(same, found.params, wanted.params)

@@ -1,0 +1,557 @@
+"""Unlearning: the perturbations, what every method must hold, and one known answer."""
+
+import contextlib
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jfu
+from helpers.federation import bits, network, quick_jit
+from jfu.unlearn import UNLEARNERS, Setting, add_noise, redraw, shuffle
+
+FIRST = {"stem": {"kernel": True, "bias": True}, "head": {"kernel": False, "bias": False}}
+
+# ---------------------------------------------------------------- negation
+
+
+SPECIAL = [0.0, -0.0, 1.5, -3e38, 1e-45, np.inf, -np.inf, np.nan]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_negate_flips_the_sign_bit_and_twice_is_nothing(dtype):
+    params = {"a": jnp.array(SPECIAL, jnp.float32).astype(dtype), "b": jnp.array(SPECIAL)}
+    mask = {"a": True, "b": False}
+    once = jfu.negate(params, mask)
+    unsigned = jnp.uint32 if dtype == jnp.float32 else jnp.uint16
+    flipped = np.asarray(params["a"].view(unsigned)) ^ (1 << (8 * params["a"].itemsize - 1))
+    np.testing.assert_array_equal(np.asarray(once["a"].view(unsigned)), flipped)
+    assert once["b"] is params["b"]
+    assert bits(jfu.negate(once, mask)) == bits(params)
+    assert bits(jax.jit(lambda p: jfu.negate(p, mask))(params)) == bits(once)
+
+
+def test_negating_the_first_layer_turns_its_output_round(model, variables):
+    """Weight and bias; so an odd activation feeds -h to the head."""
+    params = variables["params"]
+    turned = jfu.negate(params, jfu.select(params, jfu.by_layer(model, 0)))
+    x = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
+    stem, head = (jax.tree.map(np.asarray, params[name]) for name in ("stem", "head"))
+    hidden = -np.tanh(x @ stem["kernel"] + stem["bias"])
+    logits, _ = model.apply({"params": turned}, x)
+    np.testing.assert_allclose(logits, hidden @ head["kernel"] + head["bias"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        {"stem": True, "head": {"kernel": True, "bias": False}},
+        {"stem": {"kernel": True, "bias": True}},
+        True,
+        {**FIRST, "tail": True},
+    ],
+)
+def test_negate_refuses_a_mask_of_another_structure(variables, mask):
+    with pytest.raises(ValueError, match=r"the mask PyTreeDef.*differs from the parameters"):
+        jfu.negate(variables["params"], mask)
+
+
+@pytest.mark.parametrize(
+    ("selector", "follows", "flipped"),
+    [
+        (jfu.by_path("stem/.*"), True, {"stem_norm"}),
+        (jfu.by_path("stem/kernel"), True, set()),  # the bias stays: the output is not -Y
+        (jfu.by_path("head/.*"), True, {"head_norm"}),
+        (jfu.by_path(".*"), True, {"stem_norm", "head_norm"}),
+        (jfu.by_path("stem/.*"), False, set()),
+    ],
+)
+def test_running_means_follow_wholly_negated_layers(fed, variables, selector, follows, flipped):
+    """Means change their sign; variances, and means of other layers, keep every bit."""
+    stats = {
+        f"{layer}_norm": {"mean": jnp.arange(3.0) - 1, "var": jnp.arange(3.0)}
+        for layer in ("stem", "head")
+    }
+    pairs = (("stem_norm/mean", "stem"), ("head_norm/mean", "head"))
+    method = jfu.negation(fed, selector, follows=pairs if follows else ())
+    trained = jfu.Trained({**variables, "batch_stats": stats})
+    after = method.perturb(trained, None, jax.random.key(0)).variables["batch_stats"]
+    for name, old in stats.items():
+        sign = -1 if name in flipped else 1
+        assert bits(after[name]["mean"]) == bits(sign * old["mean"])
+        assert bits(after[name]["var"]) == bits(old["var"])
+
+
+# ---------------------------------------------------------------- perturbations of equal norm
+
+
+def _perturbed(name, params, mask, key):
+    if name == "noise":
+        return add_noise(params, mask, key)
+    if name == "permute":
+        return shuffle(params, mask, key)
+    fresh = network().init(jax.random.key(99))["params"]
+    return redraw(params, mask, {**fresh, "stem": {**fresh["stem"], "bias": jnp.zeros(5)}}, key)
+
+
+@pytest.mark.parametrize("name", ["noise", "reinit", "permute"])
+def test_controls_keep_norms_and_leave_the_rest(variables, name):
+    """Kernel and bias each; even a bias whose initialiser draws zeros moves."""
+    params = variables["params"]
+    after = _perturbed(name, params, FIRST, jax.random.key(0))
+    assert bits(after["head"]) == bits(params["head"])
+    for leaf in ("kernel", "bias"):
+        old, new = (np.asarray(p["stem"][leaf], np.float64) for p in (params, after))
+        np.testing.assert_allclose(np.linalg.norm(new), np.linalg.norm(old), rtol=1e-5)
+        assert np.abs(new - old).max() > 0.01 * np.abs(old).max()
+        assert np.abs(new + old).max() > 0.01 * np.abs(old).max()
+        assert new.dtype == old.dtype
+    if name == "permute":
+        kernel = lambda p: sorted(np.asarray(p["stem"]["kernel"]).ravel().tolist())
+        assert kernel(after) == kernel(params)
+    other = _perturbed(name, params, FIRST, jax.random.key(1))
+    assert bits(other["stem"]) != bits(after["stem"])
+    assert bits(_perturbed(name, params, FIRST, jax.random.key(0))) == bits(after)
+
+
+@pytest.mark.parametrize("name", ["noise", "reinit", "permute"])
+def test_controls_draw_for_each_tensor_separately(name):
+    """Two equal tensors do not get the same draw."""
+    params = {"a": jnp.arange(40.0), "b": jnp.arange(40.0)}
+    mask, key = {"a": True, "b": True}, jax.random.key(0)
+    fresh = {"a": jnp.zeros(40), "b": jnp.zeros(40)}
+    after = {
+        "noise": lambda: add_noise(params, mask, key),
+        "reinit": lambda: redraw(params, mask, fresh, key),
+        "permute": lambda: shuffle(params, mask, key),
+    }[name]()
+    assert bits(after["a"]) != bits(after["b"])
+
+
+def test_zeros_stay_zeros_and_finite():
+    zeros, key = {"w": jnp.zeros((3, 4))}, jax.random.key(0)
+    ones = {"w": jnp.ones((3, 4))}
+    assert bits(add_noise(zeros, {"w": True}, key)) == bits(zeros)
+    assert not np.any(redraw(zeros, {"w": True}, ones, key)["w"])
+
+
+def test_reinit_is_the_rescaled_fresh_draw():
+    params, fresh = {"w": jnp.array([[3.0, 4.0]])}, {"w": jnp.array([[2.0, -2.0]])}
+    new = redraw(params, {"w": True}, fresh, jax.random.key(0))["w"]
+    np.testing.assert_allclose(new, [[5 / 2**0.5, -5 / 2**0.5]], rtol=1e-6)
+
+
+# ---------------------------------------------------------------- negations that cancel
+
+
+@pytest.mark.parametrize(
+    ("activation", "layers", "bias", "refused"),
+    [
+        (jnp.tanh, [0, 1], 0.0, True),  # odd: the signs meet again
+        (jnp.abs, 0, 0.0, True),  # even: the sign is lost
+        (jnp.tanh, 0, 0.0, False),
+        (jnp.tanh, 1, 0.0, False),
+        (jnp.tanh, [0, 1], 1.0, False),  # biases that stay tell the two apart
+        (jax.nn.relu, [0, 1], 0.0, False),
+        (jax.nn.relu, 0, 1.0, False),
+    ],
+)
+def test_cancelling_negations_are_refused(activation, layers, bias, refused):
+    """The kernels of one or two layers negated, with biases or without."""
+    model = network(activation=activation)
+    params = model.init(jax.random.key(2))["params"]
+    for layer in params.values():
+        layer["bias"] *= bias
+    after = jfu.negate(params, jfu.select(params, jfu.by_layer(model, layers, weights_only=True)))
+    x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    said = pytest.raises(ValueError, match=r"over 8 inputs.*the negations cancel")
+    with said if refused else contextlib.nullcontext():
+        jfu.check_changed(model.apply, {"params": params}, {"params": after}, x)
+
+
+def test_check_changed_takes_logits_with_or_without_changes():
+    x, one, two = jnp.ones((2, 1)), {"a": jnp.ones(())}, {"a": jnp.asarray(1.01)}
+    for apply in (lambda v, x: x * v["a"], lambda v, x: (x * v["a"], {})):
+        jfu.check_changed(apply, one, two, x)
+        with pytest.raises(ValueError, match="cancel"):
+            jfu.check_changed(apply, one, one, x)
+        with pytest.raises(ValueError, match="cancel"):
+            jfu.check_changed(apply, one, two, x, rtol=0.1)
+
+
+# ---------------------------------------------------------------- what every method holds
+
+
+@pytest.fixture(scope="module")
+def request_(data):
+    """A client leaves, and another one takes a class back."""
+    gone = jfu.forget_client(data, [2]) | jfu.forget_class(data, [1], ids=[5])
+    return jfu.split(data, gone)
+
+
+@pytest.fixture(scope="module")
+def traces():
+    """Grows by one whenever the loss is traced."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def local(model, traces):
+    def local(loss=None, optimizer=None, epochs=2):
+        loss = loss or jfu.classification(model.apply)
+
+        def counted(variables, batch, key):
+            traces.append(1)
+            return loss(variables, batch, key)
+
+        optimizer = optimizer or optax.sgd(0.1, momentum=0.9)
+        return jfu.local_sgd(counted, optimizer, epochs=epochs, batch_size=3)
+
+    return local
+
+
+@pytest.fixture(scope="module")
+def fed(local):
+    return jfu.fedavg(local(), server=optax.sgd(0.9, momentum=0.1))
+
+
+@pytest.fixture(scope="module")
+def setting(fed, model, local):
+    """Two rounds to unlearn in, so that every method's own ones are over after the first."""
+    proxy = jnp.linspace(-1, 1, 8).reshape(4, 2)
+    return Setting(
+        fed, model, jfu.by_layer(model, 0), local=local, batch_size=3, within=2, proxy=proxy
+    )
+
+
+@pytest.fixture(scope="module")
+def build(setting):
+    """Methods by name, with one compiled perturbation and recovery each."""
+    made, programs = {}, {}
+
+    def get(name):
+        if name not in made:
+            method = UNLEARNERS[name](setting)
+            # Methods that recover alike share one program here as they do in a run.
+            recover = programs.setdefault(method.recover, quick_jit(method.recover))
+            made[name] = method._replace(perturb=quick_jit(method.perturb), recover=recover)
+        return made[name]
+
+    return get
+
+
+methods = pytest.mark.parametrize("name", UNLEARNERS)
+
+
+def _history(variables):
+    """One of every kind, of three clients and four rounds."""
+    params = variables["params"]
+
+    def wide(*shape):
+        rows = lambda p: jnp.multiply.outer(
+            jnp.arange(1.0, 4.0) / 20, jnp.broadcast_to(p, (*shape, *p.shape))
+        )
+        return jax.tree.map(rows, params)
+
+    return dict(
+        start=jax.tree.map(lambda p: p / 3, variables),
+        norms=jnp.full((4, 3), 0.2),
+        sums=wide(),
+        first=wide(),
+        last=wide(),
+        updates=wide(4),
+    )
+
+
+def _trained(method, variables):
+    held = _history(variables)
+    return jfu.Trained(variables, {kind: held[kind] for kind in method.needs.history})
+
+
+def _unlearn(method, variables, request, rounds=2):
+    state = method.perturb(_trained(method, variables), request, jax.random.key(5))
+    for r in range(rounds):
+        state, _ = method.recover(state, request, jax.random.key(r))
+    return state
+
+
+@methods
+def test_shapes_without_running_and_the_state_keeps_its_kind(build, variables, request_, name):
+    method = build(name)
+    kind = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype, bool(a.weak_type)), tree)
+    key = jax.random.key(0)
+    before = jax.eval_shape(method.perturb, _trained(method, variables), request_, key)
+    after, info = jax.eval_shape(method.recover, before, request_, key)
+    assert kind(after) == kind(before)
+    assert kind(before.params) == kind(jax.eval_shape(lambda: variables["params"]))
+    assert before.round.dtype == jnp.int32
+    assert all(a.shape == (3,) for a in jax.tree.leaves(info.clients))
+    counted = {"loss", "clients", "examples", "steps", "forwards", "down", "up"}
+    counted |= {"late", "not_finite", "too_long", "not_applied"}
+    counted |= {"cut", "told"} if name == "not_deepest" else set()
+    assert info.metrics.keys() == counted
+    assert isinstance(method.needs, jfu.Needs)
+
+
+@methods
+def test_rounds_count_and_only_the_retained_take_part(build, variables, request_, name):
+    """But for the first round of methods in which those who leave take part."""
+    method = build(name)
+    state = _unlearn(method, variables, request_, rounds=0)
+    assert state.round == 0
+    for r in range(2):
+        state, info = method.recover(state, request_, jax.random.key(r))
+        assert state.round == (0 if name == "none" else r + 1)
+        kept = [0, 0, 0] if name == "none" else [5, 0, 5]
+        # Or in which those who stay choose a cut.
+        assert (method.own > 0) == (method.needs.target or name == "not_deepest")
+        if r == 0 and method.needs.target:
+            assert all(w > 0 for w in info.clients.weight[:2])
+        else:
+            assert info.clients.weight.tolist() == kept
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(state))
+
+
+@methods
+def test_one_trace_over_rounds_and_requests(build, traces, variables, data, request_, name):
+    method = build(name)
+    state = _unlearn(method, variables, request_, rounds=1)
+    once = len(traces)
+    for forget in (jfu.forget_class(data, [2]), jfu.forget_client(data, [9])):
+        request = jfu.split(data, forget)
+        state, _ = method.recover(state, request, jax.random.key(1))
+        _unlearn(method, state.variables, request)
+    assert len(traces) == once
+    assert once > 0 or name == "none"
+
+
+@methods
+@pytest.mark.parametrize("value", [np.nan, 3e38])
+def test_forgotten_examples_are_not_read(build, variables, request_, name, value):
+    """Whatever stands in their rows of the pool, labels too, no bit of the result changes."""
+    method = build(name)
+    if method.needs.forget_data:
+        pytest.skip("this method reads what it forgets")
+    data = request_.forget
+    rows = np.unique(np.asarray(data.index)[np.asarray(data.mask)])
+    assert len(rows) == 5
+    x, y = data.x.at[rows].set(value), data.y.at[rows].set(0)
+    spoilt = jax.tree.map(lambda side: side._replace(x=x, y=y), request_, is_leaf=_is_data)
+    expected = _unlearn(method, variables, request_)
+    assert bits(_unlearn(method, variables, spoilt)) == bits(expected)
+
+
+def _is_data(tree):
+    return isinstance(tree, jfu.ClientData)
+
+
+@methods
+def test_history_beyond_what_is_named_is_not_read(build, variables, request_, name):
+    method = build(name)
+    spoilt = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), _history(variables))
+    held = {**spoilt, **_trained(method, variables).history}
+    run = lambda history: method.perturb(
+        jfu.Trained(variables, history), request_, jax.random.key(5)
+    )
+    assert bits(run(held)) == bits(_unlearn(method, variables, request_, rounds=0))
+
+
+@methods
+def test_proxy_data_is_read_by_those_who_say_so(setting, name):
+    if jfu.unlearn.needs_of(name).proxy_data:
+        with pytest.raises(TypeError):
+            UNLEARNERS[name](setting._replace(proxy=None))
+    else:
+        UNLEARNERS[name](setting._replace(proxy=None))
+
+
+@methods
+def test_needs_are_known_beforehand(build, name):
+    assert jfu.unlearn.needs_of(name) == build(name).needs
+
+
+SUMMED = ("not", "puf")  # the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in SUMMED else pytest.param(n, marks=pytest.mark.slow) for n in UNLEARNERS]
+)
+def test_aggregates_alone_will_do(build, setting, variables, request_, name, monkeypatch):
+    """With masks on what each client sends, which cancel in the sum, and no way to stack it.
+
+    What training remembers of single clients is no aggregate either.
+    """
+    needs = build(name).needs
+    if needs.per_client or set(needs.history) & set(jfu.history.SINGLE):
+        pytest.skip("this method says that the server sees single updates, or remembers them")
+    expected = _unlearn(build(name), variables, request_)
+
+    def masked(fn, **options):
+        def hidden(shared, client, key, *row):
+            sent, *rest = fn(shared, client, key, *row)
+            # Ids 5, 2 and 9: masks of +1, -3 and +2 times a number for each entry.
+            share = jnp.where(client.id == 5, 1.0, jnp.where(client.id == 2, -3.0, 2.0))
+            leaves, treedef = jax.tree.flatten(sent)
+            keys = jax.random.split(jax.random.key(3), len(leaves))
+            noise = [jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+            hidden = [a + share * n for a, n in zip(leaves, noise, strict=True)]
+            return treedef.unflatten(hidden), *rest
+
+        return sum_clients(hidden, **options)
+
+    def refused(*args, **options):
+        raise AssertionError("this would show single updates")
+
+    sum_clients = jfu.sum_clients
+    for path in ("fedavg", "unlearn.puf", "unlearn.mode", "unlearn.federaser", "unlearn.fedosd"):
+        module = importlib.import_module(f"jfu.{path}")
+        for attribute, stand_in in (("sum_clients", masked), ("map_clients", refused)):
+            if hasattr(module, attribute):
+                monkeypatch.setattr(module, attribute, stand_in)
+    jfu.unlearn.on_retained.cache_clear()
+    fed = jfu.fedavg(setting.local(), server=optax.sgd(0.9, momentum=0.1))
+    method = UNLEARNERS[name](setting._replace(fed=fed))
+    method = method._replace(recover=quick_jit(method.recover))
+    after = _unlearn(method, variables, request_)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    jax.tree.map(close, after.variables, expected.variables)
+
+
+def test_requests_that_a_method_cannot_answer_are_refused(data, request_):
+    whole = jfu.split(data, jfu.forget_client(data, [2, 9]))
+    for name in UNLEARNERS:
+        method = jfu.Unlearner(None, None, jfu.unlearn.needs_of(name))
+        held = dict.fromkeys(method.needs.history)
+        jfu.unlearn.check_request(method, whole, held, name)
+        if name in ("federaser", "fukd", "pgd"):
+            with pytest.raises(ValueError, match=f"{name} takes whole clients out, .* leaves 1 of"):
+                jfu.unlearn.check_request(method, request_, held, name)
+            with pytest.raises(ValueError, match=r"and there is no history; train with --keep_hi"):
+                jfu.unlearn.check_request(method, whole, {}, name)
+        else:
+            jfu.unlearn.check_request(method, request_, held, name)
+
+
+def test_retained_examples_are_read(build, variables, request_):
+    """The comparison above would notice."""
+    x = request_.retain.x.at[0].set(2.0)
+    other = jax.tree.map(lambda side: side._replace(x=x), request_, is_leaf=_is_data)
+    results = [_unlearn(build("finetune"), variables, r, rounds=1) for r in (request_, other)]
+    assert bits(results[0].params) != bits(results[1].params)
+
+
+@pytest.mark.parametrize("name", ["retrain", "federaser"])
+def test_starting_anew_reads_nothing_of_the_trained_model(build, variables, request_, name):
+    method = build(name)
+    spoilt = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), variables)
+    history = _trained(method, variables).history
+    results = []
+    for start in (variables, spoilt):
+        state = method.perturb(jfu.Trained(start, history), request_, jax.random.key(5))
+        results.append(method.recover(state, request_, jax.random.key(0))[0])
+    assert bits(results[0]) == bits(results[1])
+
+
+def test_retraining_draws_by_the_key(build, variables, request_):
+    draw = lambda key: build("retrain").perturb(jfu.Trained(variables), request_, key).params
+    assert bits(draw(jax.random.key(0))) != bits(draw(jax.random.key(1)))
+    assert bits(draw(jax.random.key(0))) != bits(variables["params"])
+
+
+def test_finetuning_with_nothing_to_forget_is_a_training_round(build, data, fed, variables):
+    nothing = jfu.split(data, jnp.zeros_like(data.mask))
+    state, info = quick_jit(fed.round)(fed.init(variables), data, jax.random.key(0))
+    method = build("finetune")
+    start = method.perturb(jfu.Trained(variables), nothing, jax.random.key(9))
+    assert bits(method.recover(start, nothing, jax.random.key(0))) == bits((state, info))
+
+
+@pytest.mark.parametrize("name", ["not", "not_all", "not_last"])
+def test_negating_twice_and_recovering_is_finetuning(build, variables, request_, name):
+    once = _unlearn(build(name), variables, request_, rounds=0)
+    assert bits(once.params) != bits(variables["params"])
+    twice = _unlearn(build(name), once.variables, request_)
+    assert bits(twice) == bits(_unlearn(build("finetune"), variables, request_))
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("finetune", set()),
+        ("none", set()),
+        ("not", {"stem"}),
+        ("not_all", {"stem", "head"}),
+        ("not_last", {"head"}),
+        ("anchored", {"stem"}),
+        ("noise", {"stem"}),
+        ("reinit", {"stem"}),
+        ("permute", {"stem"}),
+        ("retrain", {"stem", "head"}),
+        # At the server, before any round; the others begin with the model as it is.
+        *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
+        ("not_deepest", set()),
+        *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga")),
+    ],
+)
+def test_which_layers_a_method_perturbs(build, variables, request_, name, changed):
+    """Both tensors of a layer, or neither bit of it."""
+    after = _unlearn(build(name), variables, request_, rounds=0).params
+    for layer, tensors in variables["params"].items():
+        for leaf, old in tensors.items():
+            assert (bits(after[layer][leaf]) != bits(old)) is (layer in changed)
+    if name.startswith("not"):
+        mask = {layer: dict.fromkeys(t, layer in changed) for layer, t in after.items()}
+        assert bits(jfu.negate(after, mask)) == bits(variables["params"])
+
+
+def test_the_table_above_names_every_method():
+    marks = test_which_layers_a_method_perturbs.pytestmark
+    assert {row[0] for row in marks[0].args[1]} == set(UNLEARNERS)
+
+
+def test_doing_nothing_costs_nothing(build, variables, request_):
+    method = build("none")
+    state, info = method.recover(_unlearn(method, variables, request_), request_, None)
+    assert bits(state.variables) == bits(variables)
+    assert all(not np.any(a) for a in jax.tree.leaves((info.clients, info.metrics)))
+
+
+# ---------------------------------------------------------------- a known answer
+
+
+@pytest.fixture(scope="module")
+def blobs():
+    """Three classes well apart, four clients, a trained network and its judge."""
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 3
+    x = 0.5 * rng.normal(size=(120, 2)) + 3 * np.array([[1, 0], [-0.5, 0.9], [-0.5, -0.9]])[y]
+    data = jfu.stack(x, y, np.array_split(rng.permutation(120), 4))
+    model = network(width=8, activation=jax.nn.relu)
+    work = jfu.local_sgd(jfu.classification(model.apply), optax.sgd(0.1), epochs=2, batch_size=10)
+    fed = jfu.fedavg(work)
+    run, state = quick_jit(fed.round), fed.init(model.init(jax.random.key(3)))
+    for done in jfu.rounds(run, state, data, jax.random.key(4), stop=15):
+        state = done.state
+    judge = jax.jit(jfu.per_example(model.apply))
+    accuracy = lambda variables: [
+        float(judge(variables, data.x, data.y)[1][y == c].mean()) for c in range(3)
+    ]
+    return data, model, fed, state.variables, accuracy
+
+
+@pytest.mark.parametrize("name", ["retrain", "not"])
+def test_a_class_is_forgotten_and_the_others_are_not(blobs, name):
+    data, model, fed, trained, accuracy = blobs
+    assert min(accuracy(trained)) > 0.95
+    method = UNLEARNERS[name](Setting(fed, model, jfu.by_layer(model, 0)))
+    request = jfu.split(data, jfu.forget_class(data, [1]))
+    state = method.perturb(jfu.Trained(trained), request, jax.random.key(0))
+    recover = quick_jit(method.recover)
+    for done in jfu.rounds(recover, state, request, jax.random.key(6), stop=30):
+        state = done.state
+    first, forgotten, last = accuracy(state.variables)
+    assert forgotten < 0.05
+    assert min(first, last) > 0.95

@@ -1,0 +1,71 @@
+"""How often the audit's verdicts are wrong, on simulated models of which the answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from helpers.scripts import ROOT
+from jfu.audit import verdicts
+from launch.studies import rates
+
+RECORDED = ROOT / "launch" / "results" / "audit-rates.json"
+
+
+def held(line, chance=0.0):
+    """The bounds that the rules are made for, and what chance adds in so many audits."""
+    said = lambda model, verdict: line["shares"][model].get(verdict, 0)
+    assert said("none", "yes") < 0.01 and said("old anew", "yes") < 0.01 + chance / 2
+    assert said("half", "yes") < 0.05 + chance
+    assert said("exact", "no") < 0.05 + chance
+    # The control has no control: a pool of 25 shadow federations that are told once adds 4 %.
+    assert said("retrain_third", "no") < 0.07 + chance
+
+
+def test_what_was_recorded_is_within_bounds_and_complete():
+    lines = json.loads(RECORDED.read_text())
+    about = {(line["request"], line["examples"], line["seeds"]): line for line in lines}
+    kinds = [(r, n, s) for r in rates.REQUESTS for n in rates.EXAMPLES for s in rates.MANY]
+    assert [*about] == kinds and len(lines) == len(kinds)
+    for line in lines:
+        assert line["runs"] >= (200 if line["examples"] == 1000 else 500)
+        held(line)
+    for kind, nominal in (("value", 0.95), ("difference", 0.90)):
+        shares = [share[kind] for line in lines for share in line["held"].values()]
+        # Of shares near 100 %, which are far from normal, the fewest.
+        assert np.mean(shares) > nominal - 0.01 and min(shares) > nominal - 0.08
+    # Large enough a request is told, and small ones are said to be too small.
+    assert about["heart", 1000, 10]["shares"]["exact"]["yes"] > 0.5
+    assert about["heart", 14, 5]["shares"]["exact"]["too small"] > 0.9
+
+
+@pytest.mark.parametrize("request_", [*rates.REQUESTS])
+def test_the_old_model_of_a_small_request_gets_no_yes(request_):
+    """Fourteen examples: it was a yes in 23 to 37 of 100 audits."""
+    rng = np.random.default_rng(0)
+    pool = [rates.of_pairs(rates.REQUESTS[request_], 14, rng, pairs=8) for _ in range(3)]
+    said = rates.rates(request_, 14, 5, 12, pool)["shares"]
+    for model in ("none", "old anew"):
+        assert "yes" not in said[model]
+    assert said["exact"].get("no", 0) <= 2 / 12
+
+
+def test_the_same_models_twice_get_the_same_verdict():
+    """The old model passed off as an answer is the control itself."""
+    request, rng = rates.REQUESTS["heart"], np.random.default_rng(1)
+    pairs = rates.of_pairs(request, 20, rng, pairs=4)
+    seeds = [rates.of_seed(request, 20, rng) for _ in range(5)]
+    found, measures = rates.audit(request, seeds, pairs)
+    assert measures["none"]["forget"]["chance"] == measures["original"]["forget"]["chance"]
+    assert found["none"][0] != verdicts.YES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("request_", [*rates.REQUESTS])
+@pytest.mark.parametrize("examples", rates.EXAMPLES)
+def test_the_rates_of_the_whole_verdict_are_within_bounds(request_, examples):
+    rng = np.random.default_rng(7)
+    pool = [rates.of_pairs(rates.REQUESTS[request_], examples, rng) for _ in range(12)]
+    for seeds in rates.MANY:
+        # Two deviations of 5 % in 200 audits.
+        held(rates.rates(request_, examples, seeds, 200, pool), chance=0.03)
