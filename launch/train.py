@@ -85,7 +85,10 @@ def train() -> None:
     import jfu.io
     from launch.records import records
     from launch.running import cells
-    from launch.setup import experiment, federation, requests
+    from launch.setup import federation, requests
+    from launch.setup.methods import remembering
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import prepare_trial
     from launch.shell import devices, hosts
     from launch.workdir import runs, workdir
 
@@ -110,9 +113,9 @@ def train() -> None:
     with devices.on_devices(layout):
         taken = met.taken | workdir.taken(work, [seed])
         made = {FLAGS.init_from: met.data, work.path: work.data}
-        study = hosts.together(lambda: experiment.study(config, layout, [seed], taken, made))
-        trial = experiment.trial(study, seed)
-        study = experiment.remembering(study, keep, trial)
+        study = hosts.together(lambda: prepare_study(config, layout, [seed], taken, made))
+        trial = prepare_trial(study, seed)
+        study = remembering(study, keep, trial)
         work = workdir.begin(work, config, "train", study.layout, study.data, **more)
         hosts.agreed(lambda: records.reopen(work))
         work = workdir.keep_draws(work, seed, trial.draws)

@@ -120,7 +120,10 @@ def unlearn() -> None:
     from launch.records import erasure, records
     from launch.report import advice, report
     from launch.running import cells
-    from launch.setup import experiment, federation, identity, idle
+    from launch.setup import federation, identity, idle
+    from launch.setup.methods import budget, build_methods
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import names_the_poison, prepare_trial
     from launch.shell import devices, hosts
     from launch.workdir import locks, runs, workdir
 
@@ -165,9 +168,9 @@ def unlearn() -> None:
         taken = met.taken | workdir.taken(work, [seed])
         source = {FLAGS.init_from: met.data} if FLAGS.init_from else runs.of_model(config)
         made = source | {work.path: work.data}
-        study = hosts.together(lambda: experiment.study(config, layout, [seed], taken, made))
-        (method,) = experiment.methods(study, [FLAGS.method]).values()
-        trial = experiment.trial(study, seed)
+        study = hosts.together(lambda: prepare_study(config, layout, [seed], taken, made))
+        (method,) = build_methods(study, [FLAGS.method]).values()
+        trial = prepare_trial(study, seed)
         history = {}
         kept = pathlib.Path(FLAGS.init_from or ".") / workdir.HISTORY
         if FLAGS.init_from and hosts.agreed(kept.exists):
@@ -184,9 +187,9 @@ def unlearn() -> None:
         records.follow(work, FLAGS.init_from)
         hosts.agreed(lambda: records.begun(work, config))
         records.asked(work, config, FLAGS.method)
-        budget = experiment.budget(config, FLAGS.method)
+        rounds = budget(config, FLAGS.method)
         doing = f"method {FLAGS.method}, seed {seed}"
-        cells.announce(study, trial, doing, work, {FLAGS.method: budget})
+        cells.announce(study, trial, doing, work, {FLAGS.method: rounds})
         cell = cells.runner(
             work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, FLAGS.method
         )
@@ -196,12 +199,13 @@ def unlearn() -> None:
             seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
             rows = hosts.agreed(lambda: workdir.read_results(seen))
             training = [line for line in rows if line["method"] == "train"]
-            poisoned = experiment.names_the_poison(study, trial)
+            exam = trial.exam
+            poisoned = names_the_poison(trial.poisoned, exam.forget, exam.retain)
             for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
                 say(line)
         regained = stop == "regained" and FLAGS.method != "retrain"
         enough = row["retain"] - 0.5 if regained else None
-        state, rows = cell(FLAGS.method, method, trained, trial.request, budget, enough=enough)
+        state, rows = cell(FLAGS.method, method, trained, trial.request, rounds, enough=enough)
         if not identity.changed(trained.variables, state.variables, FLAGS.method):
             signs = (
                 f"{FLAGS.method} changed signs alone, which whoever knows of it changes back: give "

@@ -25,19 +25,45 @@ def stamp(x: np.ndarray, *, size: int | None = None, value: float | None = None)
     [[0, 0, 0], [0, 255, 255], [0, 255, 255]]
     """
     x = np.array(x)
-    if x.ndim not in (3, 4) or x.size == 0:
-        raise ValueError(f"a stamp needs images [M, H, W, C], got {x.dtype} {list(x.shape)}")
-    height, width = x.shape[-3:-1]
+    size = side(x.shape, x.dtype, size)
+    if value is None:
+        value = x.max() if x.dtype.kind == "f" else np.iinfo(x.dtype).max
+    x[..., -size:, -size:, :] = value
+    return x
+
+
+def side(shape: tuple[int, ...], dtype: np.dtype, size: int | None = None) -> int:
+    """The side of the square in pixels, on images of a shape.
+
+    Raises:
+      ValueError: they are no images, or the square does not fit them.
+
+    >>> side((5, 28, 28, 1), np.uint8), side((28, 28, 1), np.uint8, 4)
+    (3, 4)
+    """
+    if len(shape) not in (3, 4) or not np.prod(shape):
+        raise ValueError(f"a stamp needs images [M, H, W, C], got {np.dtype(dtype)} {list(shape)}")
+    height, width = shape[-3:-1]
     size = max(2, round(height / 10)) if size is None else size
     if not 1 <= size <= min(height, width):
         raise ValueError(
             f"a square of {size} pixels does not fit images of {height} x {width}; give a size "
             f"between 1 and {min(height, width)}"
         )
-    if value is None:
-        value = x.max() if x.dtype.kind == "f" else np.iinfo(x.dtype).max
-    x[..., -size:, -size:, :] = value
-    return x
+    return size
+
+
+def chosen(rows: np.ndarray, fraction: float = 1.0, seed: int = 0) -> np.ndarray:
+    """The rows of an attacker that ``poison`` stamps, sorted int32.
+
+    >>> chosen([4, 2, 9, 7], fraction=0.5).tolist()
+    [2, 7]
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the fraction to poison is {fraction}; it must lie in (0, 1]")
+    rows = np.unique(rows)
+    many = max(1, round(fraction * len(rows)))
+    return np.sort(np.random.default_rng(seed).permutation(rows)[:many]).astype(np.int32)
 
 
 def poison(
@@ -70,24 +96,40 @@ def poison(
     >>> labels.tolist(), poisoned.tolist()
     ([0, 3, 3, 3], [1, 2])
     """
-    y, rows = np.array(y), np.unique(rows)
-    _check(y, label)
+    y, rows = np.asarray(y), np.unique(rows)
+    check_label(y, label)
     if len(x) != len(y):
         raise ValueError(f"poison was given {len(x)} images and {len(y)} labels; pass one each")
-    if not 0 < fraction <= 1:
-        raise ValueError(f"the fraction to poison is {fraction}; it must lie in (0, 1]")
     if len(rows) == 0 or rows.dtype.kind not in "iu" or rows[0] < 0 or rows[-1] >= len(y):
         raise ValueError(f"rows must be integers from 0 to {len(y) - 1}, at least one")
+    some = chosen(rows, fraction, seed)
+    return *stamped(x, y, some, label=label, size=size, value=value), some
+
+
+def stamped(
+    x: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    *,
+    label: int,
+    size: int | None = None,
+    value: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``poison`` of exactly these rows: new ``x`` and ``y``, one copy of each.
+
+    >>> x, y = stamped(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), [1, 2], label=3)
+    >>> x[:, -1, -1, 0].tolist(), y.tolist()
+    ([0, 255, 255, 0], [0, 3, 3, 3])
+    """
     if value is None and x.dtype.kind == "f":
-        value = x.max()  # of all images, whichever rows are drawn
-    many = max(1, round(fraction * len(rows)))
-    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:many]).astype(np.int32)
-    y[chosen] = label
+        value = x.max()  # of all images, whichever rows are stamped
+    y = np.array(y)
+    y[rows] = label
     if isinstance(x, Rows):
-        return x.changed(chosen, lambda some: stamp(some, size=size, value=value)), y, chosen
+        return x.changed(rows, lambda some: stamp(some, size=size, value=value)), y
     x = np.array(x)
-    x[chosen] = stamp(x[chosen], size=size, value=value)
-    return x, y, chosen
+    x[rows] = stamp(x[rows], size=size, value=value)
+    return x, y
 
 
 def triggered(
@@ -104,7 +146,7 @@ def triggered(
     (3, 8, 8, 1)
     """
     x_test, y_test = np.asarray(x_test), np.asarray(y_test)
-    _check(y_test, label)
+    check_label(y_test, label)
     others = y_test != label
     if not others.any():
         raise ValueError(f"all {len(y_test)} test images have class {label}; give other classes")
@@ -113,7 +155,8 @@ def triggered(
     return stamp(x_test[others], size=size, value=value)
 
 
-def _check(y: np.ndarray, label: int) -> None:
+def check_label(y: np.ndarray, label: int) -> None:
+    """Refuses a trigger's label that is none of the classes of ``y``."""
     if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) == 0:
         raise ValueError(f"labels must be integers [M], got {y.dtype} {list(y.shape)}")
     if not 0 <= label <= y.max():

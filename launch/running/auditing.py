@@ -148,7 +148,8 @@ def look(work, run, config, layout, names, seeds, rows) -> Seen:
     import jfu
     import jfu.ledger
     from launch.running import cells, evidence, shadows
-    from launch.setup import experiment
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import names_the_poison, prepare_trial
     from launch.workdir import workdir
 
     notes: list[str] = []
@@ -156,15 +157,16 @@ def look(work, run, config, layout, names, seeds, rows) -> Seen:
     files: dict[str, str] = {}
     first, poisoned = None, True
     taken = workdir.taken(work, seeds)
-    study = experiment.study(config, layout, seeds, taken, {work.path: run.data})
+    study = prepare_study(config, layout, seeds, taken, {work.path: run.data})
     say(f"auditing {work.path}; {cells.in_words(study.layout)}")
     undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
     tools = evidence.tools(study, undo)
     for seed in seeds:
-        trial = experiment.trial(study, seed)
+        trial = prepare_trial(study, seed)
         first = first or trial
         work = workdir.with_draws(work, seed, trial.draws)
-        poisoned = poisoned and experiment.names_the_poison(study, trial)
+        exam = trial.exam
+        poisoned = poisoned and names_the_poison(trial.poisoned, exam.forget, exam.retain)
         models = {}
         for name, place, cell in stored_cells(work, run, study, trial, names, tools):
             variables = evidence.stored(place, seed, cell)
@@ -259,12 +261,12 @@ def again(where, run, seeds, names, files) -> dict[str, Any]:
 def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[str], list]:
     """Adds what shadow federations show; returns notes, and the files in which they are kept."""
     from launch.report import page
-    from launch.setup import experiment
+    from launch.setup.methods import build_methods, remembered, remembering
 
     asked = [n for n in names if n not in page.REFERENCES]
-    keep = (work.more or {}).get("keep_history") or experiment.remembered(asked)
-    study = experiment.remembering(study, keep, trial)
-    methods = experiment.methods(study, asked)
+    keep = (work.more or {}).get("keep_history") or remembered(asked)
+    study = remembering(study, keep, trial)
+    methods = build_methods(study, asked)
     try:
         phi, seconds, blocks = shadows.run(
             work, study, trial, methods, FLAGS.shadows, FLAGS.shadows_chunk

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -15,28 +15,16 @@ import jfu.history
 from jfu.conv import slow_convs
 from jfu.faults import REASONS
 from jfu.results import as_original
-from launch.setup import private
+from launch.setup import keys, private
 from launch.setup.exam import grade
-from launch.setup.experiment import (
-    RECOVER,
-    RETRAIN,
-    RETRAIN_AGAIN,
-    RETRAIN_THIRD,
-    TRAIN,
-    Study,
-    Trial,
-)
+from launch.setup.study import Study
+from launch.setup.trial import Trial
 from launch.shell import hosts
 from launch.shell.devices import place
 from launch.shell.entry import OutOfTime
 from launch.shell.say import say
 from launch.workdir import secret
 from launch.workdir.workdir import WorkDir, cell_notes, read_cell, write_cell
-
-# Methods that begin anew get keys of their own; all others share the recovery's.
-STREAMS = {"original": TRAIN, "train": TRAIN, "retrain": RETRAIN, "retrain_again": RETRAIN_AGAIN}
-STREAMS |= {"retrain_third": RETRAIN_THIRD}  # launch.audit's control
-PAST = 8  # below a stream: not 0 and 1, which are its two halves where nothing is past
 
 # Why clients were left out, and rounds whose mean was not finite: in rows where there are any.
 FAILURES = (*REASONS, "not_applied")
@@ -153,7 +141,7 @@ def run_cell(
         held = jfu.history.needed(trained.history, method.needs.history)
         trained = jfu.Trained(trained.variables, held)
     storage = jfu.nbytes(trained.history)
-    stream = stream_of(trial.key, name, study.config.past)
+    stream = keys.run(trial.key, name, study.config.past)
     stream = private.apart(stream, study.config, name)
     told = private.account(study.config, trial, name, request)
     planned = private.planned(study.config, study, request.retain, name)
@@ -254,16 +242,6 @@ def kept_cell(work: WorkDir, trial: Trial, name: str, like: Any) -> tuple[Any, d
             raise error from None
     everybody = jfu.weights(trial.everything.retain)
     return state._replace(history={**state.history, "came": everybody}), notes
-
-
-def stream_of(key: jax.Array, name: str, past: Sequence[str]) -> jax.Array:
-    """The key of a cell of a seed; no draw comes a second time after what is past.
-
-    ``split(key)[i]`` is ``fold_in(key, i)``, so the number of past requests alone would lead to
-    the keys that rounds without a past have.
-    """
-    stream = jax.random.fold_in(key, STREAMS.get(name, RECOVER))
-    return jax.random.fold_in(jax.random.fold_in(stream, PAST), len(past)) if past else stream
 
 
 def add_costs(

@@ -52,7 +52,10 @@ def run() -> tuple:
     """
     from launch.records import records
     from launch.running import cells
-    from launch.setup import experiment, federation
+    from launch.setup import federation
+    from launch.setup.methods import budget, build_methods, remembered, remembering
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import prepare_trial
     from launch.shell import devices, hosts
     from launch.workdir import runs, workdir
 
@@ -61,7 +64,7 @@ def run() -> tuple:
     names = asked(FLAGS.methods, FLAGS.forget)
     config = resolve(names)
 
-    keep = list(FLAGS.keep_history or experiment.remembered(names))
+    keep = list(FLAGS.keep_history or remembered(names))
     if config.init_params:
         if FLAGS.keep_history:
             raise ValueError(
@@ -81,24 +84,24 @@ def run() -> tuple:
     with devices.on_devices(layout):
         taken = workdir.taken(work, seeds)
         made = runs.of_model(config) | {work.path: work.data}
-        study = hosts.together(lambda: experiment.study(config, layout, seeds, taken, made))
-        methods = experiment.methods(study, names)
-        trial = experiment.trial(study, seeds[0])
+        study = hosts.together(lambda: prepare_study(config, layout, seeds, taken, made))
+        methods = build_methods(study, names)
+        trial = prepare_trial(study, seeds[0])
         for name, method in methods.items():
             jfu.unlearn.check_request(method, trial.request, keep, name)
-        study = experiment.remembering(study, keep, trial)
+        study = remembering(study, keep, trial)
         work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
         hosts.agreed(lambda: records.reopen(work))
         hosts.agreed(lambda: records.begun(work, config))
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         again = ["retrain_again"] if "retrain" in methods else []
         workdir.plan(work, ["original", *methods, *again], seeds)
-        plan = {name: experiment.budget(config, name) for name in methods}
+        plan = {name: budget(config, name) for name in methods}
         cells.announce(study, trial, doing, work, plan)
         programs, rows = cells.Programs(), []
         try:
             for seed in seeds:
-                trial = trial if seed == trial.seed else experiment.trial(study, seed)
+                trial = trial if seed == trial.seed else prepare_trial(study, seed)
                 work = workdir.keep_draws(work, seed, trial.draws)
                 rows += run_seed(work, study, trial, methods, programs, until)
                 workdir.write_results(work, rows)
@@ -145,14 +148,14 @@ def asked(given: list[str], forget: str) -> list[str]:
 def run_seed(work, study, trial, methods, programs, until) -> list[dict[str, Any]]:
     """All cells of one seed; rows in the order of results.jsonl."""
     from launch.running import cells
-    from launch.setup import experiment
+    from launch.setup.methods import budget
 
     cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
     trained, row, _ = cells.original(study, trial, cell)
     rows = [row]
     for name, method in methods.items():
-        budget = experiment.budget(study.config, name)
-        rows += cell(name, method, trained, trial.request, budget)[1]
+        rounds = budget(study.config, name)
+        rows += cell(name, method, trained, trial.request, rounds)[1]
     if "retrain" in methods:  # the noise floor
         again = cell(
             "retrain_again",

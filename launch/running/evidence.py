@@ -13,15 +13,15 @@ import jfu.io
 from jfu import attacks, distance
 from jfu.audit.estimates import RETRAINED, THIRD, Arrays, percent
 from launch.running import cells
+from launch.setup import keys
 from launch.setup.exam import sides
-from launch.setup.experiment import Study, Trial
+from launch.setup.study import Study
+from launch.setup.trial import Trial
 from launch.shell.devices import place
 from launch.shell.folders import make_folder
 from launch.shell.say import say
 from launch.workdir.workdir import WorkDir, cell_notes
 
-RELEARN = 6  # a stream of randomness of its own, beside those of launch.setup.experiment
-DRAWN = 3  # likewise, of NumPy's
 FEW = 256  # images that layers are compared on
 CONTROLS = "controls"  # the folder of retrainings that are the audit's own
 
@@ -149,7 +149,9 @@ def of_seed(
             put |= undone(exam, tools, seen, name, trial)
         if name != "retrain" and "retrain" in models:
             put |= distances(exam, seen[name], seen["retrain"], put)
-    retain = np.random.default_rng([trial.seed, DRAWN]).permutation(sides(exam)["retain"])[:FEW]
+    retain = np.random.default_rng([trial.seed, keys.COMPARED]).permutation(sides(exam)["retain"])[
+        :FEW
+    ]
     for name, variables in models.items():
         for other, key in (("retrain", "retrained"), ("original", "original")):
             if other in models and name != other:
@@ -261,7 +263,7 @@ def relearnt(study, trial, seen, tools: Tools, rounds: int, found) -> None:
     some = sides(exam)["forget"]
     goal = percent(seen["original"].correct[some]) - 5
     x, y = exam.x[some], np.asarray(exam.y)[some]
-    key = place(jax.random.fold_in(trial.key, RELEARN))
+    key = place(jax.random.fold_in(trial.key, keys.RELEARN))
     knows = lambda variables: percent(right(np.asarray(tools.logits(variables, x)), y))
     needed: dict[str, int] = {}
     for name, one in seen.items():

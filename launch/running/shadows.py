@@ -18,14 +18,15 @@ from jfu import attacks, inference, shadows
 from jfu.audit import estimates
 from jfu.costs import entries
 from launch.running.cells import looked_at, not_kept
-from launch.setup import private
-from launch.setup.experiment import Study, Trial, budget
+from launch.setup import keys, private
+from launch.setup.methods import budget
+from launch.setup.study import Study
+from launch.setup.trial import Trial
 from launch.shell.devices import place
 from launch.shell.folders import make_folder
 from launch.shell.say import say
 from launch.workdir.workdir import WorkDir, check_own
 
-SHADOW = 7  # a stream of randomness of its own, beside those of launch.setup.experiment
 RETRAIN = "retrain"
 
 
@@ -58,8 +59,8 @@ def run(
             f"{len(rows)} examples were to be forgotten, too few for attacks with shadow "
             f"federations, which want at least {attacks.LEAST}: audit a larger request."
         )
-    key = jax.random.fold_in(trial.key, SHADOW)
-    held = shadows.halves(request, jax.random.fold_in(key, 0), many)
+    key = jax.random.fold_in(trial.key, keys.SHADOW)
+    held = shadows.halves(request, jax.random.fold_in(key, keys.SHADOW_HALVES), many)
     if chunk is None:
         share = -(-many // study.layout.devices)
         held_at_once = entries(jax.eval_shape(study.model.init, trial.key))
@@ -162,7 +163,7 @@ class Programs:
 
         def begin(shared, row):
             (request, key), (number, held) = shared, row
-            mine = jax.random.fold_in(jax.random.fold_in(key, 1), number)
+            mine = jax.random.fold_in(jax.random.fold_in(key, keys.SHADOW_TRAIN), number)
             request = shadows.shadow(request, held)
             state = train(jfu.Trained(()), shadows.everything(request), mine)
             return state.variables, getattr(state, "history", ()), phi(state.variables, request)
@@ -172,7 +173,7 @@ class Programs:
 
             def one(shared, row):
                 (request, key), (number, held, variables, history) = shared, row
-                stream = 2 if name == RETRAIN else 3
+                stream = keys.SHADOW_RETRAIN if name == RETRAIN else keys.SHADOW_ANSWER
                 mine = jax.random.fold_in(jax.random.fold_in(key, stream), number)
                 request = shadows.shadow(request, held)
                 trained = jfu.Trained(variables, jfu.history.needed(history, needs))

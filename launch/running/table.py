@@ -10,7 +10,7 @@ from absl import flags
 from jfu import results, tables
 from launch.records import records
 from launch.report import paper, recorded, report
-from launch.setup import experiment
+from launch.setup.methods import budget as rounds_of
 from launch.shell.config import Config
 from launch.shell.printing import show
 from launch.shell.say import open_up, say
@@ -153,7 +153,7 @@ def state(held: Held, seed: int, name: str) -> dict[str, int] | None:
     notes = held.notes.get((seed, name))
     if notes is None:
         return None
-    of = experiment.budget(held.config, name)
+    of = rounds_of(held.config, name)
     return dict(round=of if notes.get("finished") else notes["round"], of=of)
 
 
@@ -172,8 +172,9 @@ def left(held: Held, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, i
     """Of the cells that were asked for: how many are not finished, and of how many rounds."""
     known = [(name, state(held, seed, name)) for seed in seeds for name in names]
     open_ = [(name, cell) for name, cell in known if tables.state(cell) != "done"]
-    budget = lambda name: experiment.budget(held.config, name)
-    return len(open_), sum(budget(name) - (cell or dict(round=0))["round"] for name, cell in open_)
+    return len(open_), sum(
+        rounds_of(held.config, name) - (cell or dict(round=0))["round"] for name, cell in open_
+    )
 
 
 def summarise(held: Held) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 import jfu
 from jfu import pools
+from launch.setup import keys
 from launch.shell import hosts
 from launch.shell.devices import place
 
@@ -54,8 +55,7 @@ def examine(config, dataset, clients, request, poisoned, seed) -> Exam:
     named = config.forget.removeprefix("class:").partition("@")[0]
     classes = tuple(int(name) for name in named.split(",")) if by_class else ()
     rows = np.flatnonzero(forget)
-    draw = np.random.SeedSequence([seed, 2]).generate_state(1)[0]
-    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, int(draw))
+    members, others = jfu.match(dataset.y_train[rows], dataset.y_test, keys.match(seed))
     members = rows[members]
     pool, tests = len(poisoned), len(dataset.y_test)
     others = pool + others + tests * poisoned[members]

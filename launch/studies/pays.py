@@ -77,7 +77,8 @@ def pays() -> None:
             "as many rounds as that, at the same rate, all looked at; leave it out"
         )
     from launch.report import figures
-    from launch.setup import experiment, federation, identity
+    from launch.setup import federation, identity
+    from launch.setup.study import load
     from launch.shell import devices, hosts, outputs
     from launch.studies import pays_figure, pays_report
     from launch.workdir import workdir
@@ -93,7 +94,7 @@ def pays() -> None:
         f"federations over {layout.devices} {layout.backend} devices, in each {chunk or 'all'} "
         f"clients at a time; work directory {work.path}"
     )
-    data = identity.of_data(experiment.loaded(config))
+    data = identity.of_data(load(config))
     work = workdir.begin(work, config, "pays", layout, data)
     path = work.path / "pays.jsonl"
     rows = known_rows(path)
@@ -180,24 +181,27 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     program, mapped over the seeds, serves them all. Keys are those of launch.compare's cells.
     """
     from launch.running import cells
-    from launch.setup import exam, experiment
+    from launch.setup import exam, keys
+    from launch.setup.methods import build_methods
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import names_the_poison, prepare_trial
 
     began = time.perf_counter()
-    study = experiment.study(config, layout, list(seeds))
-    trials = [experiment.trial(study, seed) for seed in seeds]
-    made = experiment.methods(study, ["retrain", "finetune", "reinit", "not"])
+    study = prepare_study(config, layout, list(seeds))
+    trials = [prepare_trial(study, seed) for seed in seeds]
+    made = build_methods(study, ["retrain", "finetune", "reinit", "not"])
     made["retrain_again"] = made["retrain"]
-    poisoned = [experiment.names_the_poison(study, trial) for trial in trials]
-    streams = dict(retrain=experiment.RETRAIN, retrain_again=experiment.RETRAIN_AGAIN)
+    named = lambda t: names_the_poison(t.poisoned, t.exam.forget, t.exam.retain)
+    poisoned = [named(trial) for trial in trials]
     masks = [_masks(trial.exam, exam.sides(trial.exam)) for trial in trials]
     # Where training and recovery warm up alike, one program is both.
     course = functools.cache(lambda fed: jax.jit(shadows.map_federations(_course(study, fed))))
 
-    def run(method, fed, stream, starts, splits):
+    def run(method, fed, name, starts, splits):
         """The method on every seed: its last states, and what was seen on the way."""
         perturb, rows = jax.jit(method.perturb), []
         for trial, mask, trained, split in zip(trials, masks, starts, splits, strict=True):
-            first, later = jax.random.split(jax.random.fold_in(trial.key, stream))
+            first, later = jax.random.split(keys.run(trial.key, name))
             state = perturb(trained, split, first)
             key = jax.random.key_data(later)
             rows.append((state, split, key, (trial.exam.x, trial.exam.y, mask)))
@@ -207,17 +211,14 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
         return states, jax.tree.map(np.asarray, seen)
 
     nothing = [jfu.Trained(())] * len(trials)
-    states, seen = run(
-        study.fresh, study.fed, experiment.TRAIN, nothing, [t.everything for t in trials]
-    )
+    states, seen = run(study.fresh, study.fed, "train", nothing, [t.everything for t in trials])
     at = lambda tree, number: jax.tree.map(lambda a: a[number], tree)
     trained = [jfu.Trained(at(states.variables, number)) for number in range(len(trials))]
     found, requests = dict(original=seen), [trial.request for trial in trials]
     for method in METHODS:
-        stream = streams.get(method, experiment.RECOVER)
-        anew = method in streams
+        anew = method in ("retrain", "retrain_again")
         fed, starts = (study.fed, nothing) if anew else (study.setting.fed, trained)
-        found[method] = run(made[method], fed, stream, starts, requests)[1]
+        found[method] = run(made[method], fed, method, starts, requests)[1]
     took = time.perf_counter() - began
     say(f"  {name}: {len(seeds)} seeds in {took:.0f} s")
     lines = enumerate(zip(trials, poisoned, strict=True))

@@ -49,11 +49,14 @@ def tune() -> None:
         raise ValueError("tuning trains its models itself; leave --init_params out")
     from launch.records import records
     from launch.running import cells
-    from launch.setup import experiment, federation
+    from launch.setup import federation
+    from launch.setup.methods import budget, build_methods, remembered, remembering
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import prepare_trial
     from launch.shell import devices, outputs
     from launch.workdir import workdir
 
-    keep = list(experiment.remembered(names))
+    keep = list(remembered(names))
     federation.check(config, asked, keep, **said())
     where = workdir_for(config, "tune", keep_history=keep)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
@@ -64,10 +67,10 @@ def tune() -> None:
     rows = []
     with devices.on_devices(layout):
         taken = workdir.taken(work, seeds)
-        study = experiment.study(config, layout, seeds, taken, {work.path: work.data})
-        experiment.methods(study, asked)  # refuses what cannot be
+        study = prepare_study(config, layout, seeds, taken, {work.path: work.data})
+        build_methods(study, asked)  # refuses what cannot be
         tried = settings(study, names)
-        trial = experiment.trial(study, seeds[0])
+        trial = prepare_trial(study, seeds[0])
         for text, method in tried.items():
             jfu.unlearn.check_request(method, trial.request, keep, text)
         if int(trial.request.forget.mask.sum()) < 10:
@@ -75,22 +78,22 @@ def tune() -> None:
                 "fewer than ten examples are to be forgotten, too few for the membership attack "
                 "that the gap is made of; tune on a larger request"
             )
-        study = experiment.remembering(study, keep, trial)
+        study = remembering(study, keep, trial)
         work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
         hosts.agreed(lambda: records.believe(work.path))
-        plan = {name: experiment.budget(config, name) for name in ("retrain", *names)}
+        plan = {name: budget(config, name) for name in ("retrain", *names)}
         cells.announce(study, trial, f"{len(tried)} settings", work, plan)
         programs = cells.Programs()
         for seed in seeds:
-            trial = trial if seed == trial.seed else experiment.trial(study, seed)
+            trial = trial if seed == trial.seed else prepare_trial(study, seed)
             work = workdir.keep_draws(work, seed, trial.draws)
             cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
             trained, row, _ = cells.original(study, trial, cell)
             rows.append(row)
             methods = {"retrain": study.fresh, **tried}
             for name, method in methods.items():
-                budget = experiment.budget(config, name)
-                given = (name, method, trained, trial.request, budget)
+                rounds = budget(config, name)
+                given = (name, method, trained, trial.request, rounds)
                 rows += cell(*given, quiet=True)[1]
             workdir.write_results(work, rows)
     found = results.summarise(rows)["methods"]
@@ -112,7 +115,7 @@ def tune() -> None:
 
 def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
     """Each setting of each method, by label; bounded as a comparison bounds its methods."""
-    from launch.setup import experiment
+    from launch.setup.methods import bounded
 
     tried = {}
     for name in names:
@@ -120,7 +123,7 @@ def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
             own = {**study.setting.options.get(name, {}), **options}
             setting = study.setting._replace(options={name: own})
             tried[label(name, options)] = jfu.unlearn.UNLEARNERS[name](setting)
-    return experiment.bounded(study.config, tried)
+    return bounded(study.config, tried)
 
 
 def label(name: str, options: dict[str, Any]) -> str:

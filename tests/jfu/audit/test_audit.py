@@ -18,7 +18,7 @@ from launch.records import erasure
 from launch.report import page, reproduce
 from launch.running import auditing as audit
 from launch.running import evidence, shadows
-from launch.setup import experiment
+from launch.setup.trial import names_the_poison
 from launch.workdir import workdir
 
 # ---------------------------------------------------------------- the rules
@@ -585,14 +585,11 @@ def test_commands_that_make_it_again_are_one_for_each_run_of_seeds():
     assert spans == [f"--first_seed={a} --seeds={n}" for a, n in wanted]
 
 
-def test_the_poison_is_named_where_all_of_it_is(monkeypatch):
-    poisoned = lambda config: SimpleNamespace(poisoned=np.array(config.rows, bool))
-    monkeypatch.setattr(experiment, "clients_of", lambda config, *_, **__: poisoned(config))
-    named = lambda rows, forget: experiment.names_the_poison(
-        SimpleNamespace(config=SimpleNamespace(rows=rows, backdoor=True), dataset=None, taken={}),
-        SimpleNamespace(seed=0, exam=exam(np.array(forget, bool))),
-    )
-    exam = lambda forget: SimpleNamespace(forget=forget, retain=~forget & ~gone)
+def test_the_poison_is_named_where_all_of_it_is():
+    def named(rows, forget):
+        rows, forget = np.array(rows, bool), np.array(forget, bool)
+        return names_the_poison(rows, forget, ~forget & ~gone)
+
     gone = np.zeros(4, bool)
     assert named([1, 0, 1, 0], [1, 1, 1, 0])
     assert not named([1, 0, 1, 0], [1, 1, 0, 0])  # one image stays

@@ -523,7 +523,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 import jfu
 from launch.running import comparison
-from launch.setup import experiment
+from launch.setup.methods import build_methods, remembered
+from launch.setup.study import prepare_study
+from launch.setup.trial import prepare_trial
 from launch.shell import config as configs, devices, flags as shared
 shared.define()
 shared.define_comparison()
@@ -537,9 +539,9 @@ with tfds.testing.mock_data(num_examples=120):
             names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
             config = dataclasses.replace(configs.resolve(names), model="mlp", norm=None)
             flags.FLAGS.unparse_flags()
-        study = experiment.study(config, devices.Layout("cpu", 1, 1), [0])
-        trial, kept = experiment.trial(study, 0), experiment.remembered(names)
-        for method in experiment.methods(study, names).values():
+        study = prepare_study(config, devices.Layout("cpu", 1, 1), [0])
+        trial, kept = prepare_trial(study, 0), remembered(names)
+        for method in build_methods(study, names).values():
             jfu.unlearn.check_request(method, trial.request, kept, name)
         retain, forget = (np.asarray(side.mask).sum(1).tolist() for side in trial.request)
         corner = np.asarray(trial.everything.retain.x)[:, -3:, -3:]

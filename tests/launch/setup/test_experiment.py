@@ -14,16 +14,21 @@ import jfu
 from helpers.workdirs import CONFIG, LAYOUT, rows
 from jfu import tables
 from launch.report import advice, report
-from launch.setup import experiment, federation, requests
+from launch.setup import federation, requests
+from launch.setup.clients import draw, images
 from launch.setup.exam import examine, grade
+from launch.setup.options import read_options
+from launch.setup.study import set_aside
+from launch.setup.trial import prepare_trial
 from launch.workdir import locks, runs, workdir
 
 
 def poisoned(config, dataset, seed=0):
     changes = dict(backdoor=True, backdoor_clients=("1",), backdoor_forget=config.forget)
     config = dataclasses.replace(config, **changes)
-    clients, forget, rows, _ = experiment.clients_of(config, dataset, seed)
-    return config, clients, jfu.split(clients, forget), rows
+    drawn = draw(config, dataset, seed)
+    clients = images(config, dataset, drawn)
+    return config, clients, jfu.split(clients, drawn.forget), drawn.poisoned
 
 
 @pytest.mark.parametrize("backdoor", [False, True])
@@ -31,10 +36,12 @@ def test_a_trials_images_are_brought_to_the_devices_once(dataset, backdoor):
     """Reading a request places nothing, and all four sides of a trial share one pool."""
     changes = dict(backdoor=backdoor, backdoor_clients=("1",), backdoor_forget="client:1")
     config = dataclasses.replace(CONFIG, forget="client:1", **changes)
-    clients = experiment.clients_of(config, dataset, 0).clients
+    drawn = draw(config, dataset, 0)
+    assert drawn.clients.x is dataset.x_train  # reading a request copies none
+    clients = images(config, dataset, drawn)
     assert isinstance(clients.x, np.ndarray) and isinstance(clients.y, np.ndarray)
     assert clients.y.dtype == np.int32
-    trial = experiment.trial(SimpleNamespace(config=config, dataset=dataset, slots=0, taken={}), 0)
+    trial = prepare_trial(SimpleNamespace(config=config, dataset=dataset, drawn={0: drawn}), 0)
     sides = [*trial.everything, *trial.request]
     assert len({id(side.x) for side in sides}) == len({id(side.y) for side in sides}) == 1
     assert isinstance(sides[0].x, jax.Array)
@@ -45,7 +52,7 @@ def test_poison_lies_in_what_will_be_forgotten(dataset, forget):
     """Poison that stayed would be learnt by the retrained model too."""
     config = dataclasses.replace(CONFIG, forget=forget)
     _, clients, _, rows = poisoned(config, dataset)
-    clean, forgotten, *_ = experiment.clients_of(config, dataset, 0)
+    clean, forgotten, *_ = draw(config, dataset, 0)
     request = jfu.split(clean, forgotten)
     gone = np.asarray(request.forget.index)[np.asarray(request.forget.mask)]
     assert sorted(gone) == np.flatnonzero(rows).tolist()
@@ -96,7 +103,7 @@ def test_the_matched_attack_pairs_class_and_poison(dataset, fraction, size):
 
 def test_grades_by_hand(dataset):
     config = dataclasses.replace(CONFIG, forget="class:1")
-    clients, forget, rows, _ = experiment.clients_of(config, dataset, 0)
+    clients, forget, rows, *_ = draw(config, dataset, 0)
     request = jfu.split(clients, forget)
     exam = examine(config, dataset, clients, request, rows, seed=0)
     right = np.zeros(90, bool)
@@ -117,7 +124,7 @@ def test_what_a_staying_client_holds_too_is_not_forgotten(dataset, tmp_path, sha
     """Of client 0's images, 0 to 2, client 1 holds some as well, which nobody unlearns."""
     (tmp_path / "lists.json").write_text(json.dumps([[0, 1, 2], [*shared, 3, 4], [5]]))
     config = dataclasses.replace(CONFIG, partition=f"file:{tmp_path / 'lists.json'}")
-    clients, forget, rows, _ = experiment.clients_of(config, dataset, 0)
+    clients, forget, rows, *_ = draw(config, dataset, 0)
     request = jfu.split(clients, forget)
     exam = examine(config, dataset, clients, request, rows, seed=0)
     alone = sorted({0, 1, 2} - set(shared))
@@ -146,14 +153,14 @@ def test_ids_may_hold_an_at(dataset):
         ("class:2@client:ann@x.org,cy", [True, False, True]),
     ):
         config = dataclasses.replace(CONFIG, forget=text)
-        forget = experiment.clients_of(config, own, 0).forget
+        forget = draw(config, own, 0).forget
         assert forget.any(1).tolist() == who
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00broken"])
 def test_masks_that_are_none(tmp_path, content, dataset):
     (tmp_path / "m.npy").write_bytes(content)
-    clients = experiment.clients_of(CONFIG, dataset, 0).clients
+    clients = draw(CONFIG, dataset, 0).clients
     names = [0, 1, 2]
     with pytest.raises(ValueError, match=r"m\.npy is no \.npy file of bools"):
         requests.parse(f"mask:{tmp_path / 'm.npy'}", clients, names, jax.random.key(0))
@@ -366,7 +373,7 @@ def test_the_table_says_what_methods_need():
 def test_options_of_methods():
     given = ["pgd.lr=0.003", "fcu.low=unlearned", "puf.alone=true", "pgd.epochs=2"]
     options = dict(pgd=dict(lr=0.003, epochs=2), fcu=dict(low="unlearned"), puf=dict(alone=True))
-    assert experiment.read_options(given) == options
+    assert read_options(given) == options
     for wrong, message in [
         ("pgd.lr", "is not understood; write METHOD.OPTION=VALUE"),
         ("pdg.lr=1", "no method pdg; the methods are retrain"),
@@ -378,16 +385,16 @@ def test_options_of_methods():
         ("pgd.lr=fast", "lr must be of the type float"),
     ]:
         with pytest.raises(ValueError, match=message):
-            experiment.read_options([wrong])
+            read_options([wrong])
 
 
 def test_what_is_set_aside_is_not_evaluated_on(dataset):
-    rest, proxy = experiment.set_aside(dataset, 0.2)
+    rest, proxy = set_aside(dataset, 0.2)
     assert len(proxy) == 6 and len(rest.x_test) == len(rest.y_test) == 24
     rows = lambda x: {a.tobytes() for a in x}
     assert rows(proxy) | rows(rest.x_test) == rows(dataset.x_test)
     assert not rows(proxy) & rows(rest.x_test)
-    assert experiment.set_aside(dataset, 0.0) == (dataset, None)
+    assert set_aside(dataset, 0.0) == (dataset, None)
 
 
 def test_never_recovered_is_said():

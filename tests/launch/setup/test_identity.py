@@ -13,7 +13,8 @@ import jfu
 from helpers.crashes import files
 from helpers.workdirs import CONFIG, LAYOUT
 from jfu.data import Dataset, digits
-from launch.setup import experiment, identity, requests
+from launch.setup import identity, keys, requests
+from launch.setup.clients import draw
 from launch.workdir import runs, workdir
 
 TRAIN = ["--rounds=2", "--model=mlp1", "--devices=1"]
@@ -107,31 +108,31 @@ def test_settings_that_change_bits_are_compared():
 def test_what_a_request_took_out_is_not_drawn_again(dataset, monkeypatch, tmp_path):
     """It stays out though a draw would now come out otherwise."""
     config = dataclasses.replace(CONFIG, forget="fraction:0.3")
-    first = experiment.clients_of(config, dataset, 0)
+    first = draw(config, dataset, 0)
     rows = first.draws.request
     assert sum(map(len, rows.values())) == int(first.forget.sum()) > 0
     identity.write(tmp_path, 0, first.draws)
     assert identity.read(tmp_path, [0]) == {0: first.draws}
     later = dataclasses.replace(config, past=("-fraction:0.3",), forget="fraction:0.5@client:1")
     taken = first.draws._replace(past=(rows,), request=None)
-    monkeypatch.setattr(experiment, "request_key", lambda seed: jax.random.key(seed + 99))
-    drawn = experiment.clients_of(later, dataset, 0)
-    kept = experiment.clients_of(later, dataset, 0, taken=taken)
+    monkeypatch.setattr(keys, "request", lambda seed: jax.random.key(seed + 99))
+    drawn = draw(later, dataset, 0)
+    kept = draw(later, dataset, 0, taken=taken)
     out = lambda clients: np.asarray(clients.mask & ~np.asarray(first.forget))
     assert not np.array_equal(np.asarray(drawn.clients.mask), out(first.clients))
     np.testing.assert_array_equal(kept.clients.mask, out(first.clients))
     assert kept.draws.past == (rows,)
     # The next request, once drawn, is read as well.
-    again = experiment.clients_of(later, dataset, 0, taken=kept.draws)
-    monkeypatch.setattr(experiment, "request_key", lambda seed: jax.random.key(seed + 7))
-    once_more = experiment.clients_of(later, dataset, 0, taken=kept.draws)
+    again = draw(later, dataset, 0, taken=kept.draws)
+    monkeypatch.setattr(keys, "request", lambda seed: jax.random.key(seed + 7))
+    once_more = draw(later, dataset, 0, taken=kept.draws)
     np.testing.assert_array_equal(again.forget, once_more.forget)
 
 
 def test_classes_and_masks_that_were_taken_out_stay_what_they_were(dataset):
     """Also where a client was away then, whose examples a class did not take along."""
     past = ("-client:1", "-class:2", "+client:1")
-    clients = experiment.clients_of(CONFIG, dataset, 0).clients
+    clients = draw(CONFIG, dataset, 0).clients
     names = list(range(len(clients.id)))
     left, taken = requests.standing(past, clients, names, jax.random.key(0))
     assert taken[0] is None and taken[2] is None and "1" not in taken[1]
@@ -171,10 +172,10 @@ def test_rows_that_nobody_holds_are_refused():
 
 
 def test_a_split_that_comes_out_otherwise_is_refused(dataset):
-    draws = experiment.clients_of(CONFIG, dataset, 0).draws
+    draws = draw(CONFIG, dataset, 0).draws
     identity.same_draws(draws, draws)
     identity.same_draws(None, draws)
-    other = experiment.clients_of(CONFIG, dataset, 1).draws
+    other = draw(CONFIG, dataset, 1).draws
     with pytest.raises(ValueError, match="who holds what came out otherwise"):
         identity.same_draws(draws, other)
     with pytest.raises(ValueError, match="which examples carry the trigger came out"):

@@ -14,7 +14,10 @@ from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu import faults, results
 from jfu.data import Dataset
 from launch.running import cells
-from launch.setup import experiment, federation, private
+from launch.setup import federation, keys, private
+from launch.setup.clients import draw
+from launch.setup.methods import build_methods
+from launch.setup.study import prepare_study, recovering
 from launch.shell.devices import Layout
 from launch.workdir import runs, workdir
 
@@ -110,7 +113,7 @@ def test_recovery_warms_up_where_it_is_asked_to():
     moved = {}
     for rounds in (0, 4):
         config = changed(PLAIN, warmup_rounds=9, recovery_warmup_rounds=rounds, batch_size=1)
-        calm = experiment.recovering(config)
+        calm = recovering(config)
         fed, _, _ = federation.build(calm, loss, 0.4, 0, 1)
         state, places = fed.init({"params": jnp.zeros(1)}), [0.0]
         for number in range(5):
@@ -168,10 +171,10 @@ def test_own_formulas_are_told_apart_from_the_aggregator(monkeypatch, fed, model
     )
     config = changed(PLAIN, aggregator="median")
     study = SimpleNamespace(config=config, setting=setting, fresh=None)
-    experiment.methods(study, ["not", "puf", "federaser"])
+    build_methods(study, ["not", "puf", "federaser"])
     said = capsys.readouterr().err
     assert "note: --aggregator=median is for ordinary rounds; puf, federaser combine" in said
-    experiment.methods(study, ["not", "finetune"])
+    build_methods(study, ["not", "finetune"])
     assert "--aggregator" not in capsys.readouterr().err
 
 
@@ -286,7 +289,7 @@ def test_the_fewest_clients_that_ever_were(people):
     past = ("-client:ann", "-client:bob", "+client:ann,bob")
     for some, fewest in ((past, 1), (past[:1], 2), ((), 3)):
         config = changed(PRIVATE, past=some, forget="")
-        assert experiment.fewest_before(config, people, 0) == fewest
+        assert draw(config, people, 0).fewest == fewest
 
 
 def test_noisy_sums_are_divided_by_those_who_are_there(people, monkeypatch):
@@ -303,10 +306,10 @@ def test_noisy_sums_are_divided_by_those_who_are_there(people, monkeypatch):
     record = lambda config, clients: divided.append(clients) or usual(config, clients)
     monkeypatch.setattr(federation, "aggregator", record)
     config = changed(PRIVATE, dataset="own.npz", clients=10, sample=5, forget="client:eve")
-    study = experiment.study(config, Layout("cpu", 1, 1), [0])
+    study = prepare_study(config, Layout("cpu", 1, 1), [0])
     assert set(divided) == {2, 3}
     assert study.train is not study.fresh and study.further is study.fed is not study.setting.fed
-    study = experiment.study(changed(config, dp_clip=None), Layout("cpu", 1, 1), [0])
+    study = prepare_study(changed(config, dp_clip=None), Layout("cpu", 1, 1), [0])
     assert study.train is study.fresh and study.further is study.fed is study.setting.fed
 
 
@@ -338,11 +341,11 @@ def test_what_is_past_leads_to_keys_that_nothing_else_draws_with():
     """Numbers of rounds and the halves of a split are counters of keys, as numbers of pasts are."""
     key, drawn = jax.random.key(7), []
     for past in ((), ("-client:0",), ("-client:0", "+client:0")):
-        stream = cells.stream_of(key, "not", past)
+        stream = keys.run(key, "not", past)
         perturb, rounds = jax.random.split(stream)
         inside = [jax.random.fold_in(rounds, number) for number in range(4)]
         halves = [half for one in inside for half in jax.random.split(one)]
         drawn += [bits(jax.random.key_data(k)) for k in (stream, perturb, rounds, *inside, *halves)]
     assert len(set(drawn)) == len(drawn)
-    plain = jax.random.fold_in(key, experiment.RECOVER)  # what runs without a past have always had
+    plain = jax.random.fold_in(key, keys.RECOVER)  # what runs without a past have always had
     assert drawn[0] == bits(jax.random.key_data(plain))

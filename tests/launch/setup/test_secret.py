@@ -17,8 +17,7 @@ from helpers.crashes import results
 from helpers.scripts import rows_of
 from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu.io import flatten, load_notes, load_params
-from launch.running import cells
-from launch.setup import private
+from launch.setup import keys, private
 from launch.workdir import runs, secret, workdir
 from launch.workdir.workdir import MODEL
 
@@ -108,7 +107,7 @@ def guessed_keys(path):
     ]
     ledger = [json.loads(line) for line in texts[2].splitlines()]
     for seed, name in itertools.product(range(3), ("train", "original", "retrain", "not")):
-        stream = cells.stream_of(jax.random.key(seed), name, run.config.past)
+        stream = keys.run(jax.random.key(seed), name, run.config.past)
         for config in (run.config, dataclasses.replace(run.config, dp_clip=None)):
             yield jax.random.split(private.apart(stream, config, name))[1]
     words = [b"", bytes(32), run.fingerprint.encode(), *texts]
@@ -125,7 +124,7 @@ def guessed_keys(path):
 def attack(path):
     """What is left of a published sum, less each noise that can be guessed: the shortest of all."""
     run = runs.read_run(str(path))
-    stream = cells.stream_of(jax.random.key(0), "train", run.config.past)
+    stream = keys.run(jax.random.key(0), "train", run.config.past)
     first = jax.random.split(private.apart(stream, run.config, "train"))[0]
     from jfu import models
 

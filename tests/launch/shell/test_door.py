@@ -15,7 +15,9 @@ from helpers.workdirs import PLAIN, changed
 from jfu import models
 from launch import unlearn
 from launch.report.paper import ROWS
-from launch.setup import experiment, federation, idle
+from launch.setup import federation, idle
+from launch.setup.options import read_options
+from launch.setup.study import check_sizes
 from launch.shell import door
 from launch.shell.typed import said
 
@@ -222,7 +224,7 @@ def test_rates_that_learn_nothing_are_refused():
     with pytest.raises(ValueError, match="--momentum=1 forgets no step; give one below 1"):
         federation.check(changed(PLAIN, momentum=1.0))
     with pytest.raises(ValueError, match="lr must be a finite number"):
-        experiment.read_options(["pgd.lr=1e999"])
+        read_options(["pgd.lr=1e999"])
 
 
 COMMANDS = """
@@ -296,11 +298,11 @@ def test_sizes_that_no_machine_has_are_refused_before_they_are_made():
         jfu.data.load("synthetic", train_size=200, image_size=100_000)
     data = jfu.data.load("synthetic", train_size=200)
     with pytest.raises(ValueError, match="--batch_size=1025 is more than all 200 training images"):
-        experiment._check_sizes(changed(PLAIN, batch_size=1025), data)
+        check_sizes(changed(PLAIN, batch_size=1025), data)
     flat = data._replace(x_train=data.x_train.reshape(200, -1))
     with pytest.raises(ValueError, match=r"--augment=crop moves images .* synthetic are \[64\]"):
-        experiment._check_sizes(changed(PLAIN, dataset="synthetic", augment="crop"), flat)
-    experiment._check_sizes(changed(PLAIN, batch_size=1024, augment="crop"), data)
+        check_sizes(changed(PLAIN, dataset="synthetic", augment="crop"), flat)
+    check_sizes(changed(PLAIN, batch_size=1024, augment="crop"), data)
 
 
 LITTLE = ["--dataset=synthetic", "--train_size=100", "--rounds=1", "--devices=1", "--model=mlp1"]

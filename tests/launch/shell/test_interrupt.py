@@ -13,7 +13,7 @@ from launch.shell.interrupt import STOPPED
 SENTENCE = STOPPED.decode()
 SMALL = ["-m", "launch.train", *TRAIN[1:]]
 # Imports one after another, the first before a flag is read, the last when all are nearly done.
-MODULES = ["absl.flags", "numpy", "jax._src.core", "launch.setup.experiment"]
+MODULES = ["absl.flags", "numpy", "jax._src.core", "launch.setup.study"]
 MANY = [*MODULES, "absl.app", "jaxlib", "jax._src.xla_bridge", "flax.core", "optax", "jfu.types"]
 
 

@@ -1,0 +1,152 @@
+"""A seed's clients: who holds what, what is to be forgotten, and which rows carry the trigger.
+
+What names rows (``draw``) holds no images and is made once a seed, before anything is run.
+``images`` makes the poisoned copy of the images, once, when the seed's turn has come.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import jfu
+from launch.setup import identity, keys, private, requests
+from launch.setup.exam import white
+from launch.shell.config import Config
+
+
+class Drawn(NamedTuple):
+    """A seed's clients and draws, in host memory. Labels and images are the data set's own."""
+
+    clients: jfu.ClientData  # with what is left after earlier requests
+    forget: np.ndarray | None  # bool [K, N]; None without a request
+    poisoned: np.ndarray  # bool [M], rows with the trigger
+    draws: identity.Draws
+    fewest: int = 0  # clients that there ever were before, with --dp_clip
+
+
+def draw(config: Config, dataset: Any, seed: int, taken: identity.Draws | None = None) -> Drawn:
+    """Splits the data and reads the request. Requests mean true labels.
+
+    Args:
+      taken: what the seed's requests took out before, as rows; they are not drawn again.
+
+    Raises:
+      ValueError: a split, request or trigger that cannot be.
+    """
+    lists, names = divide(config, dataset, seed)
+    x, y = dataset.x_train, dataset.y_train
+    clients = jfu.stack(x, y, lists, classes=len(dataset.labels), host=True)
+    key = keys.request(seed)
+    taken_past = taken.past if taken else ()
+    after = lambda past: requests.standing(past, clients, names, key, taken_past)
+    left, past = after(config.past)
+    forget = request = None
+    if config.forget and taken and taken.request is not None:
+        forget = identity.as_mask(taken.request, left, names)
+    elif config.forget:
+        forget = np.asarray(requests.parse(config.forget, left, names, key).forget.mask)
+    if config.forget and not config.forget.startswith("client:"):
+        request = identity.as_rows(forget, left, names)
+    poisoned = np.zeros(len(y), bool)
+    if config.backdoor:
+        rows = triggered(config, seed, clients, lists, names)
+        _check_trigger(config, dataset, rows)
+        poisoned[rows] = True
+    fewest = 0
+    if config.dp_clip is not None:
+        each = [after(config.past[:n])[0] for n in range(len(config.past))]
+        fewest = min(map(private.holding, [*each, left]))
+    stamps = identity.of_rows(np.flatnonzero(poisoned)) if config.backdoor else None
+    draws = identity.Draws(identity.of_lists(names, lists), stamps, past, request)
+    left = left._replace(mask=np.asarray(left.mask))
+    return Drawn(left, forget, poisoned, draws, fewest)
+
+
+def divide(config: Config, dataset: Any, seed: int) -> tuple[list[np.ndarray], Sequence]:
+    """Each client's rows of the training examples, and the clients' names."""
+    from jfu.data import partition
+
+    y = dataset.y_train
+    if dataset.client is not None:
+        if config.partition != "iid":
+            raise ValueError(
+                f"{config.dataset} says which client holds what, and so does --partition="
+                f"{config.partition}; leave the flag out, or the array `client`"
+            )
+        return partition.from_ids(dataset.client)
+    if config.partition.startswith("file:"):
+        return partition.from_file(config.partition.removeprefix("file:"), len(y))
+    lists = partition.partition(
+        config.partition, y, config.clients, seed, minimum=config.min_examples
+    )
+    return lists, list(range(len(lists)))
+
+
+def triggered(
+    config: Config,
+    seed: int,
+    clients: jfu.ClientData,
+    lists: Sequence[np.ndarray],
+    names: Sequence,
+) -> np.ndarray:
+    """The rows of the training examples that are to carry the trigger.
+
+    They are what ``--backdoor_forget`` names of each ``--backdoor_clients``, or all of a client
+    that it spares: poison that stays with the federation would be learnt by the retrained model.
+
+    Raises:
+      ValueError: another client holds one of these rows too.
+    """
+    from jfu.data import poison
+
+    named = requests.parse(config.backdoor_forget, clients, names, keys.request(seed))
+    named, held = np.asarray(named.forget.mask), np.asarray(clients.mask)
+    index, rows = np.asarray(clients.index), []
+    for target in requests.rows(config.backdoor_clients, names):
+        candidates = index[target][named[target] if named[target].any() else held[target]]
+        others = (lists[k] for k in range(len(lists)) if k != target)
+        if any(np.isin(candidates, other).any() for other in others):
+            raise ValueError(
+                f"client {names[target]} shares images with other clients, who would train on "
+                "the trigger too; use --nobackdoor, or lists that do not overlap"
+            )
+        rows.append(poison.chosen(candidates, config.backdoor_fraction, keys.poison(seed, target)))
+    return np.concatenate(rows)
+
+
+def _check_trigger(config: Config, dataset: Any, rows: np.ndarray) -> None:
+    from jfu.data import poison
+
+    x = dataset.x_train
+    poison.check_label(dataset.y_train, config.backdoor_label)
+    poison.side((len(rows), *x.shape[1:]), x.dtype, config.backdoor_size)
+
+
+def images(config: Config, dataset: Any, drawn: Drawn) -> jfu.ClientData:
+    """The clients with poisoned images and labels. Without a backdoor nothing is copied."""
+    from jfu.data import poison
+
+    clients = drawn.clients
+    if not config.backdoor:
+        return clients
+    x, y = poison.stamped(
+        clients.x,
+        clients.y,
+        np.flatnonzero(drawn.poisoned),
+        label=config.backdoor_label,
+        size=config.backdoor_size,
+        value=white(dataset),
+    )
+    return clients._replace(x=x, y=y)
+
+
+def as_wide(drawn: Drawn, slots: int) -> Drawn:
+    """The same with at least so many slots a client, so that seeds share compiled programs."""
+    missing = slots - drawn.clients.index.shape[1]
+    if missing <= 0:
+        return drawn
+    grow = lambda a: None if a is None else np.pad(a, ((0, 0), (0, missing)))
+    clients = drawn.clients
+    clients = clients._replace(index=grow(clients.index), mask=grow(clients.mask))
+    return drawn._replace(clients=clients, forget=grow(drawn.forget))

@@ -1,0 +1,99 @@
+"""The methods of a study: as they are run, what training must keep for them, their budgets."""
+
+from collections.abc import Sequence
+
+import jfu
+import jfu.history
+from jfu.unlearn import UNLEARNERS
+from launch.setup import federation
+from launch.setup.study import Study
+from launch.setup.trial import Trial
+from launch.shell.config import Config
+from launch.shell.say import say
+
+# Methods that take the model for the mean of what clients sent.
+OF_MEANS = ("pgd", "fukd")
+
+
+def build_methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
+    """The methods of these names, as the study runs them.
+
+    Raises:
+      ValueError: one that there is not, or that cannot be under the study's flags.
+    """
+    _check(study, names)
+    made = {name: UNLEARNERS[name](study.setting) for name in names}
+    for text in notes(study.config, made):
+        say(f"note: {text}")
+    made = bounded(study.config, made)
+    return made | ({"retrain": study.fresh} if "retrain" in made else {})
+
+
+def _check(study: Study, names: list[str]) -> None:
+    if unknown := [n for n in names if n not in UNLEARNERS]:
+        raise ValueError(
+            f"there is no method {', '.join(unknown)}; the methods are {', '.join(UNLEARNERS)}"
+        )
+    if "fukd" in names and study.setting.proxy is None:
+        raise ValueError(
+            "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
+        )
+    config = study.config
+    federation.check(config, names)
+    averaging = config.server == "sgd" and config.server_lr == 1 and config.aggregator == "mean"
+    for name in names:
+        if name in OF_MEANS and not averaging:
+            raise ValueError(
+                f"{name} takes the model for the mean of what clients sent, which it is with "
+                "--server=sgd, --server_lr=1 and --aggregator=mean only; leave it out, or these "
+                "flags"
+            )
+
+
+def notes(config: Config, made: dict[str, jfu.Unlearner]) -> list[str]:
+    """What is worth knowing of these methods before they run, in sentences."""
+    out = [
+        f"{name} works {method.own} rounds of its own, and there are "
+        f"{budget(config, name)}: none is left for recovery"
+        for name, method in made.items()
+        if method.own and method.own >= budget(config, name)
+    ]
+    # FedEraser replays in place of rounds of its own before recovery.
+    apart = [n for n, m in made.items() if (m.own and m.needs.target) or n == "federaser"]
+    if apart and config.aggregator != "mean":
+        out.append(
+            f"--aggregator={config.aggregator} is for ordinary rounds; {', '.join(apart)} "
+            "combine clients by their own formulas in the rounds that are their own"
+        )
+    return out
+
+
+def bounded(config: Config, made: dict[str, jfu.Unlearner]) -> dict[str, jfu.Unlearner]:
+    """The methods as they are run: their own rounds within ``--max_update_norm``."""
+    limit = config.max_update_norm
+    if limit is None:
+        return made
+    return {name: jfu.faults.bounded(method, limit) for name, method in made.items()}
+
+
+def remembered(names: Sequence[str]) -> tuple[str, ...]:
+    """What training must keep for these methods."""
+    known = [name for name in names if name in UNLEARNERS]
+    wanted = {kind for name in known for kind in jfu.unlearn.needs_of(name).history}
+    return tuple(kind for kind in jfu.history.KEPT if kind in wanted)
+
+
+def remembering(study: Study, keep: Sequence[str], trial: Trial) -> Study:
+    """The study with training that records a history."""
+    if not keep:
+        return study
+    clients, rounds = trial.everything.retain, study.config.rounds
+    fed = jfu.recorded(study.fed, keep, clients=clients, rounds=rounds)
+    return study._replace(train=jfu.unlearn.retrain(fed, study.model.init))
+
+
+def budget(config: Config, name: str) -> int:
+    """Rounds that a method's run may use: retraining has as many as training had."""
+    trained = 0 if config.init_params else config.rounds
+    known = dict(original=trained, retrain=config.rounds, retrain_again=config.rounds, none=0)
+    return known.get(name, config.recovery_rounds)

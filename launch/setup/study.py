@@ -1,0 +1,298 @@
+"""What all seeds of an experiment share: the data set, the model, the federations, the costs."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jfu
+import jfu.io
+from jfu.costs import entries
+from jfu.unlearn import Setting
+from launch.setup import federation, identity, private
+from launch.setup.clients import Drawn, as_wide, draw
+from launch.setup.options import read_options
+from launch.shell import hosts
+from launch.shell.config import Config
+from launch.shell.devices import Layout, compiled
+from launch.shell.say import say
+
+
+class Study(NamedTuple):
+    """What all seeds of an experiment share: functions and draws, no poisoned data."""
+
+    config: Config
+    layout: Layout  # settled
+    dataset: Any
+    model: jfu.Model
+    setting: Setting  # federation with the recovery rate
+    fed: jfu.FederatedAlgorithm  # at the training rate
+    fresh: jfu.Unlearner  # training from scratch: retraining
+    train: jfu.Unlearner  # the same with everybody, and with what it must remember
+    further: jfu.FederatedAlgorithm  # with everybody at the recovery rate: training that goes on
+    given: Any  # variables of --init_params, or None
+    logits: Callable  # (variables, x) -> [B, C]
+    judge: Callable  # (variables, x, y) -> (loss, correct)
+    per_client: tuple[int, int]  # bytes down and up for a client in a round
+    per_step: float  # FLOPs of a local step
+    per_forward: float  # FLOPs of passing a batch forward
+    data: Mapping[str, str | None]  # digests of what was read
+    drawn: Mapping[int, Drawn]  # by seed: who holds what, requests, rows with the trigger
+
+
+def prepare_study(
+    config: Config,
+    layout: Layout,
+    seeds: list[int],
+    taken: Mapping[int, identity.Draws] | None = None,
+    made: Mapping[Any, Any] = MappingProxyType({}),
+) -> Study:
+    """Loads the data, draws every seed's clients, builds model and federations, reads off costs.
+
+    Every request is read here, before anything is run or written, so that a bad one costs nothing.
+
+    Args:
+      taken: what seeds' requests took out before, which is not drawn again.
+      made: work directories, with the digests of the data that they were made of.
+
+    Raises:
+      ValueError: the data is not that of one of these, or is divided otherwise.
+    """
+    from jfu import data
+
+    given = hosts.opened(config.init_params) if config.init_params else None
+    dataset = hosts.together(lambda: load(config))
+    digests, dataset = identity.of_read(dataset)
+    for where, kept in made.items():
+        identity.same_data(kept, digests, where)
+    for text in data.oddities(dataset):
+        say(f"note: {text}")
+    dataset, proxy = set_aside(dataset, config.proxy)
+    drawn = hosts.together(lambda: draw_all(config, dataset, seeds, taken or {}))
+    identity.same_draws_on_hosts({seed: drawn[seed].draws for seed in seeds})
+    with hosts.aside():
+        return assemble(config, layout, dataset, digests, drawn, given, proxy)
+
+
+# ---------------------------------------------------------------- data
+
+
+def load(config: Config) -> Any:
+    """The data set that a configuration names."""
+    from jfu import data
+
+    return data.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        image_size=config.image_size,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        resplit=config.resplit,
+        drop_labels=config.drop_labels,
+        by_row=hosts.several(),  # each reads its own clients' images
+    )
+
+
+def set_aside(dataset: Any, share: float) -> tuple[Any, np.ndarray | None]:
+    """The data set without a share of its test images, and those, without their labels."""
+    if not share:
+        return dataset, None
+    order = np.random.default_rng(0).permutation(len(dataset.y_test))
+    proxy, rest = np.split(order, [int(share * len(order))])
+    x, y = dataset.x_test, dataset.y_test
+    return dataset._replace(x_test=x[np.sort(rest)], y_test=y[np.sort(rest)]), x[np.sort(proxy)]
+
+
+def draw_all(
+    config: Config, dataset: Any, seeds: list[int], taken: Mapping[int, identity.Draws]
+) -> dict[int, Drawn]:
+    """Every seed's clients and request, with as many slots as the largest client of any needs."""
+    check_sizes(config, dataset)
+    with hosts.aside():
+        drawn = {seed: draw(config, dataset, seed, taken.get(seed)) for seed in seeds}
+    for seed in seeds:
+        identity.same_draws(taken.get(seed), drawn[seed].draws)
+    slots = max(config.batch_size, *(one.clients.index.shape[1] for one in drawn.values()))
+    return {seed: as_wide(one, slots) for seed, one in drawn.items()}
+
+
+def check_sizes(config: Config, dataset: Any) -> None:
+    """Refuses what cannot be with as many images of such a shape."""
+    shape, many = dataset.x_train.shape[1:], len(dataset.y_train)
+    if config.backdoor and config.backdoor_label >= len(dataset.labels):
+        raise ValueError(
+            f"--backdoor_label={config.backdoor_label} is none of the {len(dataset.labels)} "
+            "classes; labels count from 0"
+        )
+    if config.batch_size > max(many, 1024):
+        raise ValueError(
+            f"--batch_size={config.batch_size} is more than all {many} training images, and a "
+            "batch is of one client's; give a smaller one"
+        )
+    if config.augment != "none" and len(shape) != 3:
+        raise ValueError(
+            f"--augment={config.augment} moves images [H, W, C], and the examples of "
+            f"{config.dataset} are {list(shape)}; leave it out"
+        )
+
+
+# ---------------------------------------------------------------- model and federations
+
+
+def assemble(
+    config: Config,
+    layout: Layout,
+    dataset: Any,
+    digests: Mapping[str, str | None],
+    drawn: Mapping[int, Drawn],
+    given: Any,
+    proxy: np.ndarray | None,
+) -> Study:
+    """The study of a data set that was read and divided.
+
+    Args:
+      given: the file of ``--init_params``, open.
+      proxy: unlabelled images at the server.
+    """
+    from jfu import models
+
+    sizes = dict(classes=len(dataset.labels), image_shape=dataset.x_train.shape[1:])
+    model = models.build(config.model, **sizes, norm=config.norm, precision=config.precision)
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    one = next(iter(drawn.values()))
+    layout = settled(layout, config, len(one.clients.id), entries(variables))
+    feds = federations(config, jfu.classification(model.apply), layout.chunk, one, variables)
+    setting = Setting(
+        feds.recovery,
+        model,
+        federation.selector(config.layers, model, config.weights_only),
+        model.follows if config.follow_means else (),
+        config.weights_only,
+        local=feds.local,
+        around=feds.around,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        chunk=layout.chunk,
+        within=config.recovery_rounds,
+        proxy=proxy,
+        options=read_options(config.options),
+    )
+    jfu.select(variables["params"], setting.selector)  # refuses before any work is done
+    apply = lambda variables, x: model.apply(variables, x)[0]
+    train = jfu.unlearn.retrain(feds.training, model.init)
+    same = feds.retraining is feds.training
+    return Study(
+        config=config,
+        layout=layout,
+        dataset=dataset,
+        model=model,
+        setting=setting,
+        fed=feds.training,
+        fresh=train if same else jfu.unlearn.retrain(feds.retraining, model.init),
+        train=train,
+        further=feds.further,
+        given=jfu.io.adopt(given, variables) if given else None,
+        logits=compiled(apply),
+        judge=compiled(jfu.per_example(apply)),
+        per_client=jfu.wire(feds.sender, variables, one.clients),
+        **flops(config, dataset, variables),
+        data=digests,
+        drawn=drawn,
+    )
+
+
+def settled(layout: Layout, config: Config, clients: int, size: int) -> Layout:
+    """The layout with the number of clients that run at once on a device.
+
+    Args:
+      clients: how many there are.
+      size: parameters of the model.
+    """
+    if layout.chunk is not None:
+        return layout
+    cohort = min(config.sample or clients, clients)
+    share = -(-cohort // layout.devices)
+    return layout._replace(chunk=jfu.clients_at_once(layout.backend, share, size))
+
+
+class Federations(NamedTuple):
+    """The federations of a study; those whose choices are the same are one, and one program."""
+
+    training: jfu.FederatedAlgorithm
+    retraining: jfu.FederatedAlgorithm  # without who leaves
+    recovery: jfu.FederatedAlgorithm
+    further: jfu.FederatedAlgorithm  # with everybody, at the recovery rate
+    local: Callable  # a client's work in recovery, as Setting has it
+    around: Callable  # the round about a method's own work, as Setting has it
+    sender: Callable  # what a client sends in training
+
+
+def federations(
+    config: Config, loss: Callable, chunk: int, drawn: Drawn, variables: Any
+) -> Federations:
+    """Builds them, and says what their flags come to on these clients."""
+    # Who is there to divide noisy sums by: before the request everybody, then those who stay.
+    clients = drawn.clients
+    gone = clients.mask & (False if drawn.forget is None else drawn.forget)
+    everybody = private.holding(clients)
+    staying = private.holding(clients._replace(mask=clients.mask & ~gone))
+    for note in federation.bearing(config, (everybody, staying), entries(variables)):
+        say(note)
+
+    @functools.cache
+    def made(config, rate, clients):
+        return federation.build(config, loss, rate, chunk, clients)
+
+    def build(config, rate, clients):
+        return made(config, rate, 0 if config.dp_clip is None else clients)
+
+    training, local, _ = build(config, config.lr, everybody)
+    recovery, own, around = build(recovering(config), config.recovery_lr, staying)
+    trained = dataclasses.replace(config, warmup_rounds=0)
+    return Federations(
+        training=training,
+        retraining=build(config, config.lr, staying)[0],
+        recovery=recovery,
+        further=build(trained, config.recovery_lr, everybody)[0],
+        local=own,
+        around=around,
+        sender=jfu.sender(local(), federation.aggregator(config, everybody)),
+    )
+
+
+def recovering(config: Config) -> Config:
+    """A model that is trained already needs no warming up; one that was negated may need it."""
+    return dataclasses.replace(config, warmup_rounds=config.recovery_warmup_rounds)
+
+
+def flops(config: Config, dataset: Any, variables: Any) -> dict[str, float]:
+    """FLOPs of a local step and of passing a batch forward, ``per_step`` and ``per_forward``.
+
+    They are of the plain model with stock convolutions, whose operations XLA counts.
+    """
+    from jfu import models
+
+    shape, size = dataset.x_train.shape[1:], config.batch_size
+    stock = models.build(
+        config.model,
+        classes=len(dataset.labels),
+        image_shape=shape,
+        norm=config.norm,
+        convolution=jax.lax.conv_general_dilated,
+    )
+    abstract = jax.ShapeDtypeStruct
+    batch = jfu.Batch(
+        abstract((size, *shape), dataset.x_train.dtype),
+        abstract((size,), jnp.int32),
+        abstract((size,), jnp.float32),
+    )
+    loss = jfu.classification(stock.apply)
+    return dict(
+        per_step=jfu.step_flops(loss, variables, batch),
+        per_forward=jfu.step_flops(loss, variables, batch, forward=True),
+    )

@@ -1,0 +1,65 @@
+"""One seed of a study: its data on the devices, and what the model is judged on."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import jfu
+from launch.setup import identity
+from launch.setup.clients import images
+from launch.setup.exam import Exam, examine
+from launch.setup.study import Study
+from launch.shell import hosts
+from launch.shell.devices import place
+
+
+class Trial(NamedTuple):
+    """One seed: its split of the data, its request, and what the model is judged on."""
+
+    seed: int
+    key: jax.Array
+    everything: jfu.Split  # nothing forgotten
+    request: jfu.Split
+    exam: Exam
+    fewest: int = 0  # clients that there ever were before, with --dp_clip
+    draws: identity.Draws | None = None  # what its data were made into
+    poisoned: np.ndarray | None = None  # bool [M], rows with the trigger
+
+
+def prepare_trial(study: Study, seed: int) -> Trial:
+    """A seed's data on the devices; on several hosts each holds its own clients' examples."""
+    config, dataset, drawn = study.config, study.dataset, study.drawn[seed]
+    with hosts.aside():
+        clients = images(config, dataset, drawn)
+        everything = jfu.split(clients, np.zeros(clients.mask.shape, bool))
+        request = everything if drawn.forget is None else jfu.split(clients, drawn.forget)
+    # Before all else that reads: on several hosts one may find that its examples are others.
+    spread = lambda: jfu.spread(clients) if hosts.several() else place(clients)
+    pool = hosts.together(spread)  # once for all four sides
+    exam = examine(config, dataset, clients, request, drawn.poisoned, seed)
+    side = lambda rows: pool._replace(mask=place(rows.mask))
+    everything, request = (jfu.Split(*map(side, split)) for split in (everything, request))
+    return Trial(
+        seed,
+        jax.random.key(seed),
+        everything,
+        request,
+        exam,
+        drawn.fewest,
+        drawn.draws,
+        drawn.poisoned,
+    )
+
+
+def names_the_poison(poisoned: np.ndarray, forget: np.ndarray, retain: np.ndarray) -> bool:
+    """Whether a request names images with the trigger, and none of them stays.
+
+    Args:
+      poisoned, forget, retain: bool ``[M]``, by row of the training examples.
+
+    >>> trigger, every = np.array([True, False]), np.array([True, True])
+    >>> names_the_poison(trigger, every, ~every), names_the_poison(trigger, ~every, every)
+    (True, False)
+    """
+    return bool((poisoned & forget).any()) and not (poisoned & retain).any()
