@@ -102,6 +102,59 @@ def test_every_recorded_file_is_linked_to():
     assert files <= linked, files - linked
 
 
+# ---------------------------------------------------------------- links
+
+
+def slug(heading):
+    """The anchor that GitHub gives a heading."""
+    plain = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
+    return re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
+
+
+def without_code(text):
+    return re.sub(r"^ *```.*?^ *```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(text):
+    headings = re.findall(
+        r"^#+ +(.*)$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), re.MULTILINE
+    )
+    found = [slug(heading) for heading in headings]
+    assert len(found) == len(set(found)), found
+    return set(found)
+
+
+def astray(root, path, text):
+    """Links of a document at ``path`` below ``root`` that lead nowhere."""
+    bad = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+        if re.match(r"https?://", target):
+            continue
+        name, _, anchor = target.partition("#")
+        place = (root / path).parent / name if name else root / path
+        inside = place.resolve().is_relative_to(root.resolve())
+        if not (inside and place.exists()) or (anchor and anchor not in anchors(place.read_text())):
+            bad.append(target)
+    return bad
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_every_link_leads_somewhere(path):
+    assert astray(ROOT, path, TEXTS[path]) == []
+
+
+def test_a_planted_link_is_found():
+    text = "# One\n[a](#one) [b](#two) [c](README.md#jfu) [d](no.md) [e](../x) [f](README.md#no)"
+    assert astray(ROOT, "README.md", text) == ["#two", "no.md", "../x", "README.md#no"]
+    assert slug("The rows, `as` they are: NoT's") == "the-rows-as-they-are-nots"
+
+
+def test_the_documents_are_short():
+    most = {"README.md": 150, "launch/README.md": 280, "launch/timing/README.md": 170}
+    most |= {"BUILD.md": 200, "launch/results/README.md": 420}
+    assert {path: n for path in most if (n := TEXTS[path].count("\n")) > most[path]} == {}
+
+
 # ---------------------------------------------------------------- what is said beside them
 
 
@@ -113,7 +166,7 @@ def test_what_clipping_does_is_what_was_measured():
     runs = [of(None, 0), of(1.0, 0), of(None, 3), of(1.0, 3)]
     retain, test = ([f"{run[-1][name]:.1f}" for run in runs] for name in ("retain", "test"))
     back = next(r["round"] for r in runs[2] if r["round"] and r["retain"] >= 99.5)
-    (said,) = re.findall(r"\* \*\*Clipping gradients.*?jsonl\)", TEXT, re.DOTALL)
+    (said,) = re.findall(r"- \*\*Clipping gradients.*?jsonl\)", TEXT, re.DOTALL)
     shown = r"ends at (\S+) % .*?at (\S+) %, .*?at (\S+) % and back after (\d+) .*?at (\S+) %;"
     ((plain, clipped, warm, rounds, both),) = re.findall(shown, said, re.DOTALL)
     assert [plain, clipped, warm, both] == retain and int(rounds) == back

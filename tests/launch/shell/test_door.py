@@ -256,7 +256,7 @@ for line in sys.stdin:
     [("compare", "comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)"), ("pays", "[]")],
 )
 def test_no_command_of_the_documents_and_no_preset_is_refused(script, names):
-    text = "".join((ROOT / name).read_text() for name in ("README.md", "BUILD.md"))
+    text = "".join(path.read_text() for path in documents.documents(ROOT))
     text = re.sub(r" *\\\n *", " ", text).replace("$F/", "--flagfile=launch/presets/")
     lines = re.findall(rf"launch\.{script}((?: +(?:--|\$)\S+)+)", text)
     (pays,) = re.findall(r'P="(.*?)"', text, re.DOTALL)
