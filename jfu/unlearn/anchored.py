@@ -8,7 +8,7 @@ others, as in a residual network, NoT may not have come back when its rounds are
 model's answers on data that stays tell more than labels (Hinton, Vinyals, Dean. Distilling the
 Knowledge in a Neural Network. 2015, arXiv 1503.02531). They also tell what the old model knew: how
 much of what was to be forgotten returns with them is what an audit is for. Not of NoT's paper;
-where it was measured, on a small ResNet, it brought back more than NoT (README).
+where it was measured, on a small ResNet, it brought back more than NoT (launch/results/paper.md).
 """
 
 import functools

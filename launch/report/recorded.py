@@ -1,4 +1,4 @@
-"""Recorded results: the rows that the README cites, and its list of the paper's rows."""
+"""Recorded results: the rows that the documents cite, and the list of the paper's rows."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def _summary(config: Mapping[str, Any], names: Sequence[str], rows: Sequence[Map
 
 
 def overview(results: pathlib.Path) -> str:
-    """The README's list of the paper's rows: what the paper has, and what was measured.
+    """The list of the paper's rows: what the paper has, and what was measured.
 
     Args:
       results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several; one

@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags
 
 # What a data set is trained with unless flags say otherwise. The settings of "digits" were
-# chosen on a seed outside the reported ones (BUILD.md, "Settings").
+# chosen on a seed outside the reported ones (launch/results/README.md, "Quickstart").
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": dict(model="small", rounds=80, batch_size=16, lr=0.15, backdoor=True),
     "synthetic": dict(model="small", rounds=20, batch_size=16, lr=0.1, backdoor=True),

@@ -133,7 +133,8 @@ def astray(root, path, text):
         name, _, anchor = target.partition("#")
         place = (root / path).parent / name if name else root / path
         inside = place.resolve().is_relative_to(root.resolve())
-        if not (inside and place.exists()) or (anchor and anchor not in anchors(place.read_text())):
+        there = anchors(place.read_text() if name else text) if anchor and place.exists() else ()
+        if not (inside and place.exists()) or (anchor and anchor not in there):
             bad.append(target)
     return bad
 

@@ -20,6 +20,7 @@ from launch.setup.options import read_options
 from launch.setup.study import check_sizes
 from launch.shell import door
 from launch.shell.typed import said
+from launch.studies import documents
 
 # ---------------------------------------------------------------- numbers, texts and paths
 
