@@ -5,6 +5,17 @@ client of a federation and are the only place in the library that knows about de
 ``sum_clients`` adds the results up and never holds more than a chunk of them,
 ``map_clients`` keeps them all. Inside ``jax.set_mesh(clients_mesh())`` both spread the
 clients over the devices; algorithms do not notice.
+
+A small client costs its own examples. All clients have the slots of the largest; where slots are
+sixteen times as many as examples or more, most clients are walked with few slots and the large ones
+with all, which is a second program to compile. Draws are by slot, so no bit of what a client sends
+changes, only the order of the sum. Histories of clients are walked in one group. 2,000 clients of
+one example and one of 20,000 took 8 to 12 s a round and take 0.06 s; 10,000 and one of 6,000 took
+15 s and take 0.16 s (a network of one layer on one busy core).
+
+Sums come before stacks. A round keeps a running sum over chunks of clients. It holds all updates
+only for an aggregator that needs single ones, or where it is asked to keep them. On a mesh it has
+one all-reduce, of sums and scalars together.
 """
 
 import math

@@ -9,6 +9,11 @@ backward pass is written in that order: with stride ``s`` and kernel ``w``,
 
 where ``^T`` exchanges the two channel axes (dx) or lets channels play the batch (dw). Use
 it in any Flax model: ``nn.Conv(..., conv_general_dilated=jfu.conv)``.
+
+The kernel's gradient is a convolution with the output's slope as kernel, with channels as the
+batch. On one core, as clients run, it took between a third of the time of products of shifted
+images (few channels, large images) and as long (strided, many channels). Single pixels are a
+product.
 """
 
 import functools

@@ -1,4 +1,23 @@
-"""Devices: what must be said before JAX starts, the mesh of clients, and how many run at once."""
+"""Devices: what must be said before JAX starts, the mesh of clients, and how many run at once.
+
+CPU devices get two threads each, or one where every round is waited for (``ahead=False``). XLA:CPU
+runs all devices of a process on one pool of threads, as many as cores. An all-reduce holds its
+thread until the others arrive, or ends the process after 40 s. With one thread, and with two, 81
+rounds of a CNN on two devices, dispatched without waiting beside other work, did end that way: an
+all-reduce was on a thread, the work it waited for behind it in the queue.
+
+With three threads they ran, but 400 short rounds with other programs between them hung on jax
+0.10.2 in nine runs of ten. JAX lets 32 programs of a device wait; the launches of the next round on
+both devices held a thread each until there was room, and the third was one device's, waiting for
+the other. With four none hung. Dispatching nothing asynchronously
+(``jax_cpu_enable_async_dispatch``) does not help: inputs that are still being copied make a program
+wait all the same.
+
+Idle threads take pieces of each product to whichever core, which made rounds of the job ``mlp`` of
+``launch.bench`` a third slower and of ``cnn`` 8 %. So the scripts, which wait for every round and
+need no thread for launches, ask for one a device. A device may wait an hour. Soaks of 200 to 5,000
+rounds beside a busy core, dispatched ahead and not, are slow tests.
+"""
 
 import os
 import warnings

@@ -9,6 +9,11 @@ so this holds where the server sees sums alone; then only the counts are known, 
 or ``local_sgd``'s, which sees to it by itself. A client weighs what it says, and at most its live
 examples, which the server knows. A round leaves its model as it was where what it got in sum, or
 the model that it would come to, is not finite, whatever its clients do.
+
+A client looks at itself once. ``local_sgd`` reads off its model, which lies in the cache, whether
+it is finite, weighs its live examples, and says so (``checked``). All other work, in rounds of
+``fedavg`` and in those that methods make their own, is looked at by ``guarded``; ``fedavg(...,
+weigh=...)`` says otherwise of weights.
 """
 
 from collections.abc import Callable

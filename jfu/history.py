@@ -10,6 +10,11 @@ client, ``updates`` one a client and round; each is written by the client's own 
 round, which never holds all clients' updates beside it. ``start`` is the model that training
 began from, ``came[k]`` the weight ``n_k`` in the last round, kept beside ``last``. A round that was
 not applied moved the model by nothing, so all its ``p_k`` are zero.
+
+Who is left out is known once all have trained, and then no update is held any more. So a history of
+sums adds with the shares that were expected. Where somebody was left out, clients work the round a
+second time, as they did, and each adds what is missing. That is twice the time of such a round
+instead of twice the memory of every one.
 """
 
 import functools

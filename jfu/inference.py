@@ -10,6 +10,8 @@ one number a seed. Seeds are independent, so the interval of the mean of d is St
 method that is retraining by another name could change places with the retrained models of its
 seed: how often that gives as large a difference is a test that holds for any law of T and any
 number of measures at once.
+
+A bootstrap of five seeds covered 81 times in 100 where it should have 95.
 """
 
 import itertools

@@ -8,6 +8,11 @@ and digests of both, so that what was changed since is refused:
 
 It is written beside its place and moved there, so a reader finds the old file or the new one, never
 a half. What reads also reads a file that is open already, whose name says its kind.
+
+Orbax would bring asynchronous and sharded writing, which one replicated model does not need; a
+single file that any tool can read, and that cannot execute code, is worth more here. safetensors'
+own writer puts the header's text in any order. ``save_state`` has one order, so that equal runs
+make equal bytes.
 """
 
 import contextlib

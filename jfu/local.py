@@ -1,4 +1,13 @@
-"""A client's work: one or more epochs of minibatch training from the model it received."""
+"""A client's work: one or more epochs of minibatch training from the model it received.
+
+A client's randomness is one draw, since on CPU every draw is a loop of small kernels. Clients' keys
+are made together, before the loop over clients. A client's key serves its shuffles; the keys of
+losses and augmentations come from counters that no shuffle reaches. A shuffle is drawn and sorted
+over the least of a few lengths that holds the client's live slots.
+
+Nothing random is stored: a draw follows from seed, purpose, round, client, step and example. So a
+run that goes on draws what an uninterrupted one drew, and the layout of clients changes no draw.
+"""
 
 from collections.abc import Callable, Mapping
 from functools import partial

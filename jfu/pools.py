@@ -4,6 +4,12 @@
 clients on D devices the k-th lives on device ``k // ceil(K / D)``, where ``map_clients`` and
 ``sum_clients`` run it anyway, so no example ever travels and every number stays what it was.
 On several hosts a host puts the examples of its own clients on its devices, and reads no others.
+
+Nothing but the order of the all-reduce's sum can change. Masks and indices stay on every device,
+five bytes an example, so each host decides requests, absences and samples alone. A sample takes as
+many places on each device as it may have chosen clients. An example's augmentation follows its row
+of the whole pool, which ``ClientData.row`` keeps. Evaluation is dealt out alike: a host judges its
+own clients' examples and a share of the test images.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,8 @@
-"""Clients as one pytree: a pool of examples and each client's rows of it."""
+"""Clients as one pytree: a pool of examples and each client's rows of it.
+
+Sampling clients gathers indices and no images. Padding costs five bytes a slot: 10,000 clients, the
+largest with 6,000 examples, are 300 MB.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -12,6 +12,10 @@ bytes. So clients of one size make pieces of one shape and one compiled program;
 programs by powers of two, a dozen at most, where one shape for all would give a client of one
 image the slots of a client of thousands. Only the last piece is filled up. Clients next to one
 another in size go to different devices, which then have the same to do.
+
+It is the same round in parts: a federation shows what it begins with, what a client sends and what
+the server does (``FederatedAlgorithm.parts``). An example's randomness stays that of its row in the
+whole pool (``ClientData.row``).
 """
 
 from collections.abc import Callable, Iterator

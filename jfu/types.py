@@ -5,6 +5,10 @@ else in the library makes such pairs, wraps them, or measures what they do.
 
 Shape letters, used in every file: ``K`` clients, ``N`` example slots a client, ``M``
 examples in the pool, ``B`` batch, ``C`` classes, ``D`` features, ``R`` rounds.
+
+Who takes part is a mask. Ragged, absent and forgotten clients, classes and examples are zeros in
+``ClientData.mask [K, N]``. Rows that are not live reach the loss as zeros, whatever the pool has
+there, so they cannot change a bit.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,12 @@
-"""From differences to verdicts: four questions, each with its rule written beside it."""
+"""From differences to verdicts: four questions, each with its rule written beside it.
+
+A verdict is about differences on one seed's examples. A no is by exchange of models within seeds,
+which needs no law and holds for all measures at once. A yes is an interval within a margin, since
+what was not seen is not what is not there. Two controls of which the answer is known stand beside,
+the old model and a third retraining. ``launch.audit`` makes that one itself in ``controls/``: the
+run's own files are its ledger's. ``launch.rates`` measures how often the whole is wrong; change a
+rule and run it again.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,6 +1,9 @@
 """Recovery in phases: the rounds that a method makes its own, then rounds of the federation.
 
 Whatever communicates is a round and is counted as one; ``perturb`` is work of the server.
+
+A method in which the leaving client takes part does that in its first rounds. They count against
+the same budget, with the messages and steps that they report in ``RoundInfo.metrics``.
 """
 
 from collections.abc import Callable

@@ -7,6 +7,12 @@ model is what a method made of such a model, and what that is worth is for an au
 that is the model before it was not unlearned; settings, measures and the ledger hold no parameters.
 Any other file may hold anything, and so may the name of a folder that is not jfu's, and what a link
 leads to, which is not followed.
+
+Without that a model passed as a picture, a table, a lock or a checkpoint of retraining. Checkpoints
+of all methods but retraining go: their states may carry the old model beside the new one. A run
+that begins from a model says so in the ledger beside it, so that a proof also looks at what came of
+it. ``--erase`` names that and leaves it, since it is another answer's to remove. The old model is
+removed last, so that a removal that was killed can go on.
 """
 
 import contextlib

@@ -5,6 +5,11 @@ that it found there. So a work directory is one that another came from if its le
 model and goes on from those lines; a folder that was put in its place does not pass for it.
 That ledger also names the runs that were begun from the model since, by the digest of their
 config.json, and where they are.
+
+A source that is missing is not assumed to be erased. It is looked for where it lay and where that
+is from the work directory, so that both may be moved together. A user who removed it on purpose
+says so (``--gone``). The proof repeats that this is the user's word: nothing on the disk could show
+it.
 """
 
 import os

@@ -12,6 +12,13 @@ erased    files that held what was to be forgotten
 
 Each line has the digest of its work directory's config.json (``config``). A later run's ledger
 begins as a copy of its source's, so this says which lines are a work directory's own.
+
+``results.jsonl`` must be what the ledger says, or before a run has ended what the checkpoints say
+(``believe``); an audit wants the ledger (``settle``). A checkpoint that is gone is written down
+when the run goes on, so that the one that is made anew may differ from it.
+
+The digest of ``config.json`` also finds an edited one. A proof reads the ledgers of all work
+directories on the way, each of which must hold the lines that the next one began with.
 """
 
 import functools

@@ -2,6 +2,9 @@
 
 They are drawn after the work, and nothing of the user's display, backend or settings has a part in
 it; a figure that cannot be drawn or written is a note (``drawn``).
+
+They are drawn on a canvas in memory after everything else is written, so nothing is lost for a
+picture: the exit status is 0 all the same.
 """
 
 import contextlib

@@ -1,4 +1,9 @@
-"""Running one cell: train or unlearn, evaluate, checkpoint, and go on where it stopped."""
+"""Running one cell: train or unlearn, evaluate, checkpoint, and go on where it stopped.
+
+Compiled programs hold no data. ``--compilation_cache`` keeps what XLA made of shapes; a program
+that arrays were written into, as FUKD's images are, is compiled and not kept (``holds_data``). The
+programs of an audit's shadows hold the numbers of the rows that were to be forgotten, no examples.
+"""
 
 import contextlib
 import math

@@ -10,6 +10,9 @@ draws     who holds what, what every request took out and what was poisoned, in
           that nothing forgotten comes back because a draw came out otherwise.
 
 What is older than these is taken as it is, and a note says that it could not be compared.
+
+Each example is hashed by itself, so that several hosts share the reading. Layouts of devices are
+compared apart, where they matter: by the run that goes on.
 """
 
 import hashlib

@@ -1,4 +1,13 @@
-"""Differential privacy of a run: what its rounds tell, and what lies outside that."""
+"""Differential privacy of a run: what its rounds tell, and what lies outside that.
+
+The fields of a row that come of models, test images and settings alone are listed here. Every other
+field is named in ``outside_epsilon``, so a new measure is outside until somebody thinks about it.
+
+Epsilon goes by phases. A round tells more the fewer clients it draws from, so training and what
+follows a request are accounted for with the clients that each has. Rounds of earlier work
+directories count with the fewest that there were in any of them: a bound, exact where nobody had
+left yet.
+"""
 
 import dataclasses
 import hashlib

@@ -1,6 +1,11 @@
 """Requests as text: ``client:0,3``, ``class:7@client:0``, ``fraction:0.1``, ``mask:P``.
 
 What came before is a sequence of them: ``-client:0`` was answered, ``+client:0`` is back.
+
+A request is known by its place where its words are not enough. A fraction is drawn anew from what
+is left each time, and a class that was asked for while a client was away is held by that client
+when it returns. Comparing examples would be exact, and would need the data that was to be
+forgotten.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,6 +4,9 @@ Every host runs the same script with the same flags but for --host_id. The first
 and writes work directories and models, and tells the others what it read; data sets, lists of
 clients and masks are files that every host has. What the hosts compute together is the same on
 each, so they take the same decisions and need not ask.
+
+What only one host can know (files, errors before the first round) is sent to all, so that they end
+with the same sentence and nobody waits for a host that has gone.
 """
 
 import contextlib

@@ -1,4 +1,7 @@
-"""What scripts print, whoever reads it: a terminal of few signs, a pipe, a full disk, or nobody."""
+"""What scripts print, whoever reads it: a terminal of few signs, a pipe, a full disk, or nobody.
+
+A terminal of few signs gets them in letters, and who has stopped reading stops nothing.
+"""
 
 import codecs
 import os

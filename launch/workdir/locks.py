@@ -1,4 +1,10 @@
-"""Folders that one process at a time writes in, by the system's lock on a file in them."""
+"""Folders that one process at a time writes in, by the system's lock on a file in them.
+
+A killed process leaves no lock of the system (flock on the file ``lock``) behind. Before each write
+a process looks whether the file is still the one that it locked, and ends if somebody removed it:
+another may have begun. Where the file system has no locks, ``lock.held``, which only one can make,
+stands for one. What a process of the same machine left that has ended is taken over.
+"""
 
 import atexit
 import contextlib

@@ -4,6 +4,14 @@ A cell is one method on one seed. It is one checkpoint file that holds the state
 measured rows up to the same round, replaced at once, so a kill at any moment leaves a cell
 that can go on. ``results.jsonl`` is always rewritten whole from the cells. One process at a time
 works in a work directory (``launch.workdir.locks``).
+
+A checkpoint says which method, seed and run it is of, so one that was put in another's place is
+refused. A file in the making is ``.NAME.RANDOM.jfu-part``, NAME one of the files that the scripts
+write. A start removes such files in the work directory and its ``cells``, ``shadows`` and
+``draws``, and looks nowhere else.
+
+A plan is no part of the configuration. Which methods and seeds were asked for last is in
+``plan.json``, so that a table can mark what is missing; the frozen ``config.json`` knows neither.
 """
 
 import dataclasses
