@@ -102,6 +102,40 @@ def test_every_recorded_file_is_linked_to():
     assert files <= linked, files - linked
 
 
+# ---------------------------------------------------------------- commands
+
+
+NAMES = json.loads((ROOT / "tests" / "launch" / "shell" / "flag_names.json").read_text())
+
+
+TRAINING = ("train", "unlearn", "compare", "rounds", "tune", "pays")  # these have the shared ones
+
+
+def known(script):
+    """The names of a script's flags, and absl's own that commands use."""
+    return {*NAMES[script], "flagfile", "help", *(NAMES["shared"] if script in TRAINING else ())}
+
+
+def unknown(text):
+    """Scripts and flags of the commands in a text that there are not."""
+    bad = []
+    text = re.sub(r" *\\\n[ #]*", " ", text)
+    for name, said in re.findall(r"python -m launch\.(\w+)((?: +[-$\"']\S+)*)", text):
+        if name not in NAMES:
+            bad += [name] * (not (ROOT / "launch" / name).is_dir())
+            continue
+        for flag in re.findall(r"(?<!\S)--(\w+)", said):
+            bad += [f"{name} --{flag}"] * ({flag, flag.removeprefix("no")}.isdisjoint(known(name)))
+    return bad
+
+
+def test_no_command_names_a_script_or_a_flag_that_is_not_there():
+    presets = {p.name: p.read_text() for p in (ROOT / "launch" / "presets").glob("*.flags")}
+    assert {path: bad for path, text in (TEXTS | presets).items() if (bad := unknown(text))} == {}
+    planted = "python -m launch.trian; `python -m launch.train --round=1 --nobackdoor` launch.shell"
+    assert unknown(planted) == ["trian", "train --round"]
+
+
 # ---------------------------------------------------------------- links
 
 
