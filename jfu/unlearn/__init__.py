@@ -1,12 +1,14 @@
 """Every unlearning method, by the name that flags and tables use.
 
-A method is a file with a factory that returns an ``Unlearner``; this table says how the
-factory is called in a ``Setting``. To add one, write its file and give it a line here.
+A method is a file with a factory that returns an ``Unlearner``. The table ``METHODS`` says how the
+factory is called in a ``Setting``, what the method needs, and which of its keyword arguments a user
+may set. To add a method, write its file and give it a line here.
 
 In the methods' examples ``fed`` is a federation, ``model`` its ``Model`` and ``local(loss=...,
 optimizer=..., epochs=...)`` makes a client's training, the usual one without arguments.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -55,54 +57,158 @@ class Setting(NamedTuple):
     proxy: jax.Array | None = None  # unlabelled examples at the server
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
 
-    def of(self, name: str, *common: str) -> dict[str, Any]:
-        """Keyword arguments of a method: these fields, and its options over them."""
-        return {field: getattr(self, field) for field in common} | dict(self.options.get(name, {}))
+
+class Method(NamedTuple):
+    """A line of the table: a method's name, its factory in a setting, its needs, its options.
+
+    >>> UNLEARNERS["mode"].needs.target, UNLEARNERS["mode"].options["lam"]
+    (True, 0.95)
+    """
+
+    name: str
+    make: Callable[..., Unlearner]  # (setting, **options) -> the method
+    needs: Needs = Needs()  # known before there is anything to build the method from
+    options: Mapping[str, Any] = {}  # what a user may set, with its published value
+
+    def __call__(self, setting: Setting) -> Unlearner:
+        """The method in a setting, with the setting's options for it."""
+        return self.make(setting, **setting.options.get(self.name, {}))
+
+
+def _options(factory: Callable[..., Unlearner], names: str) -> dict[str, Any]:
+    """Keyword arguments of a factory with their defaults.
+
+    >>> _options(deepest, "tells")
+    {'tells': 0.05}
+    """
+    known = inspect.signature(factory).parameters
+    return {name: known[name].default for name in names.split()}
 
 
 def _layers(setting: Setting, positions: int | slice) -> Selector:
     return by_layer(setting.model, positions, weights_only=setting.weights_only)
 
 
-UNLEARNERS: dict[str, Callable[[Setting], Unlearner]] = {
+# Needs of those in which the leaving client takes part, with what it is to forget.
+_LEAVING = Needs(target=True, forget_data=True)
+
+METHODS = (
     # yardsticks
-    "retrain": lambda s: retrain(s.fed, s.model.init),
-    "finetune": lambda s: finetune(s.fed),
-    "none": lambda s: none(s.fed),
+    Method("retrain", lambda s: retrain(s.fed, s.model.init)),
+    Method("finetune", lambda s: finetune(s.fed)),
+    Method("none", lambda s: none(s.fed)),
     # NoT, and the same with other layers
-    "not": lambda s: negation(s.fed, s.selector, follows=s.follows),
-    "not_all": lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows),
-    "not_last": lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
+    Method("not", lambda s: negation(s.fed, s.selector, follows=s.follows)),
+    Method("not_all", lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows)),
+    Method("not_last", lambda s: negation(s.fed, _layers(s, -1), follows=s.follows)),
     # at the deepest cut that leaves nothing to read
-    "not_deepest": lambda s: deepest(
-        s.fed,
-        s.model,
-        **s.of("not_deepest", "weights_only", "follows", "batch_size", "chunk"),
+    Method(
+        "not_deepest",
+        lambda s, **options: deepest(
+            s.fed,
+            s.model,
+            weights_only=s.weights_only,
+            follows=s.follows,
+            batch_size=s.batch_size,
+            chunk=s.chunk,
+            **options,
+        ),
+        Needs(counts=True),
+        _options(deepest, "tells"),
     ),
     # its recovery anchored to the old model's answers
-    "anchored": lambda s: anchored(
-        s.fed, s.model, s.selector, s.local, **s.of("anchored", "follows", "around", "chunk")
+    Method(
+        "anchored",
+        lambda s, **options: anchored(
+            s.fed,
+            s.model,
+            s.selector,
+            s.local,
+            follows=s.follows,
+            around=s.around,
+            chunk=s.chunk,
+            **options,
+        ),
+        options=_options(anchored, "temperature anchor"),
     ),
     # the rivals of its paper
-    "federaser": lambda s: federaser(
-        s.fed, s.local(epochs=-(-s.epochs // 2)), **s.of("federaser", "within", "chunk")
+    Method(
+        "federaser",
+        lambda s, **options: federaser(
+            s.fed, s.local(epochs=-(-s.epochs // 2)), within=s.within, chunk=s.chunk, **options
+        ),
+        Needs(history=("start", "norms", "first"), per_client=True, whole_clients=True),
+        _options(federaser, "interval"),
     ),
-    "fukd": lambda s: fukd(s.fed, s.model, s.proxy, **s.of("fukd", "batch_size")),
-    "pgd": lambda s: pgd(s.fed, s.model, **s.of("pgd", "batch_size", "chunk")),
-    "mode": lambda s: mode(s.fed, s.model, s.local, **s.of("mode", "within", "chunk")),
-    "fcu": lambda s: fcu(s.fed, s.model, **s.of("fcu", "batch_size", "chunk")),
+    Method(
+        "fukd",
+        lambda s, **options: fukd(s.fed, s.model, s.proxy, batch_size=s.batch_size, **options),
+        Needs(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
+        _options(fukd, "temperature lr momentum epochs"),
+    ),
+    Method(
+        "pgd",
+        lambda s, **options: pgd(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
+        _LEAVING._replace(history=("last",), whole_clients=True),
+        _options(pgd, "lr momentum clip epochs margin draws"),
+    ),
+    Method(
+        "mode",
+        lambda s, **options: mode(
+            s.fed, s.model, s.local, within=s.within, chunk=s.chunk, **options
+        ),
+        _LEAVING,
+        _options(mode, "lam degrade guide stay_lr"),
+    ),
+    Method(
+        "fcu",
+        lambda s, **options: fcu(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
+        _LEAVING,
+        _options(fcu, "lr iterations every tau ratio low"),
+    ),
     # later ones, and the naive control
-    "fedosd": lambda s: fedosd(
-        s.fed, s.model, s.local, **s.of("fedosd", "within", "around", "chunk")
+    Method(
+        "fedosd",
+        lambda s, **options: fedosd(
+            s.fed,
+            s.model,
+            s.local,
+            within=s.within,
+            around=s.around,
+            chunk=s.chunk,
+            **options,
+        ),
+        _LEAVING._replace(per_client=True),
+        _options(fedosd, "lr rounds"),
     ),
-    "puf": lambda s: puf(s.fed, s.local(), **s.of("puf", "chunk")),
-    "fedquit": lambda s: fedquit(s.fed, s.model, **s.of("fedquit", "batch_size", "chunk")),
-    "ga": lambda s: ga(s.fed, s.model, **s.of("ga", "batch_size", "chunk")),
+    Method(
+        "puf",
+        lambda s, **options: puf(s.fed, s.local(), chunk=s.chunk, **options),
+        _LEAVING,
+        _options(puf, "rate alone"),
+    ),
+    Method(
+        "fedquit",
+        lambda s, **options: fedquit(
+            s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options
+        ),
+        _LEAVING,
+        _options(fedquit, "lr epochs"),
+    ),
+    Method(
+        "ga",
+        lambda s, **options: ga(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
+        _LEAVING,
+        _options(ga, "lr epochs clip rounds"),
+    ),
     # perturbations that keep each tensor's norm
-    "noise": lambda s: noise(s.fed, s.selector),
-    "reinit": lambda s: reinit(s.fed, s.selector, s.model.init),
-    "permute": lambda s: permute(s.fed, s.selector),
-}
+    Method("noise", lambda s: noise(s.fed, s.selector)),
+    Method("reinit", lambda s: reinit(s.fed, s.selector, s.model.init)),
+    Method("permute", lambda s: permute(s.fed, s.selector)),
+)
+
+# By name; ``UNLEARNERS["pgd"](setting)`` builds a method.
+UNLEARNERS = {method.name: method for method in METHODS}
 
 
 def needs_of(name: str) -> Needs:
@@ -111,15 +217,7 @@ def needs_of(name: str) -> Needs:
     >>> needs_of("pgd").history
     ('last',)
     """
-    hollow = Setting(
-        FederatedAlgorithm(None, None),
-        Model(None, None, ("",), features=lambda variables, x: x, cuts=lambda: (("",),)),
-        selector=None,
-        local=lambda *args, **changes: None,
-        batch_size=1,
-        proxy=(0,),
-    )
-    return UNLEARNERS[name](hollow).needs
+    return UNLEARNERS[name].needs
 
 
 # What `all` means: the methods of the paper's table and later ones, without further controls.
@@ -131,8 +229,10 @@ PERTURBING = ("not", "not_all", "not_last", "anchored", "noise", "reinit", "perm
 
 __all__ = [
     "COMPARED",
+    "METHODS",
     "PERTURBING",
     "UNLEARNERS",
+    "Method",
     "Setting",
     "add_noise",
     "anchored",

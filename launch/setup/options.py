@@ -2,16 +2,12 @@
 
 import ast
 import contextlib
-import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-import jfu
-import jfu.history
-import jfu.io
 from jfu.unlearn import UNLEARNERS
 
 
@@ -41,12 +37,8 @@ def read_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     return options
 
 
-def options_of(method: str) -> dict[str, Any]:
-    """What ``--options`` may set of a method, with what it is otherwise: its own keywords."""
+def options_of(method: str) -> Mapping[str, Any]:
+    """What ``--options`` may set of a method, with its published values."""
     if method not in UNLEARNERS:
         raise ValueError(f"there is no method {method}; the methods are {', '.join(UNLEARNERS)}")
-    factory = getattr(jfu.unlearn, method, None)
-    taken = ("follows", "within", "around", "chunk", "batch_size")
-    given = inspect.signature(factory).parameters.values() if factory else ()
-    own = [p for p in given if p.kind is p.KEYWORD_ONLY and p.name not in taken]
-    return {p.name: p.default for p in own}
+    return UNLEARNERS[method].options

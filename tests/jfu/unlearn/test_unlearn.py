@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -368,9 +369,44 @@ def test_proxy_data_is_read_by_those_who_say_so(setting, name):
         UNLEARNERS[name](setting._replace(proxy=None))
 
 
+# By hand, from the papers; what is not named needs the trained model and retained data alone.
+LEAVING = dict(target=True, forget_data=True)
+NEEDS = dict(
+    not_deepest=dict(counts=True),
+    federaser=dict(history=("start", "norms", "first"), per_client=True, whole_clients=True),
+    fukd=dict(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
+    pgd=dict(LEAVING, history=("last",), whole_clients=True),
+    fedosd=dict(LEAVING, per_client=True),
+    **dict.fromkeys(("mode", "fcu", "puf", "fedquit", "ga"), LEAVING),
+)
+
+
 @methods
 def test_needs_are_known_beforehand(build, name):
-    assert jfu.unlearn.needs_of(name) == build(name).needs
+    expected = jfu.Needs(**NEEDS.get(name, {}))
+    assert jfu.unlearn.needs_of(name) == build(name).needs == expected
+
+
+FACTORIES = {"not_all": "negation", "not_last": "negation", "not": "negation"}
+FACTORIES |= {"not_deepest": "deepest"}
+# What a setting gives; everything else that a factory takes by name is an option.
+GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only"}
+
+
+@methods
+def test_options_are_what_a_factory_takes_by_name(name):
+    factory = getattr(jfu.unlearn, FACTORIES.get(name, name))
+    taken = inspect.signature(factory).parameters.values()
+    own = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name not in GIVEN}
+    assert UNLEARNERS[name].options == own
+    assert UNLEARNERS[name].name == name
+
+
+def test_options_reach_the_factory(setting):
+    with pytest.raises(ValueError, match="tells is 2"):
+        UNLEARNERS["not_deepest"](setting._replace(options=dict(not_deepest=dict(tells=2))))
+    with pytest.raises(TypeError, match="depth"):
+        UNLEARNERS["not_deepest"](setting._replace(options=dict(not_deepest=dict(depth=2))))
 
 
 SUMMED = ("not", "puf")  # the others are slow tests

@@ -372,7 +372,9 @@ def test_the_table_says_what_methods_need():
 
 def test_options_of_methods():
     given = ["pgd.lr=0.003", "fcu.low=unlearned", "puf.alone=true", "pgd.epochs=2"]
+    given += ["not_deepest.tells=0.1"]
     options = dict(pgd=dict(lr=0.003, epochs=2), fcu=dict(low="unlearned"), puf=dict(alone=True))
+    options |= dict(not_deepest=dict(tells=0.1))
     assert read_options(given) == options
     for wrong, message in [
         ("pgd.lr", "is not understood; write METHOD.OPTION=VALUE"),
