@@ -102,6 +102,12 @@ def test_every_recorded_file_is_linked_to():
     assert files <= linked, files - linked
 
 
+def test_the_index_has_every_recorded_file():
+    index = TEXTS["launch/results/README.md"].split("## Index\n")[1].split("\n## ")[0]
+    files = {path.name for path in RESULTS.iterdir() if path.suffix in (".json", ".jsonl")}
+    assert {name for name in files if f"[`{name}`]({name})" not in index} == set()
+
+
 # ---------------------------------------------------------------- commands
 
 
