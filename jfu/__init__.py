@@ -3,7 +3,8 @@
 Training is a pair of pure functions ``(init, round)``, unlearning a pair ``(perturb,
 recover)``; clients are rows of indices into one pool of examples, and who takes part is a
 mask. ``jfu.unlearn`` lists every method; ``jfu.attacks``, ``jfu.distance`` and ``jfu.shadows``
-test what they claim. ``jfu.results`` sums rows of a comparison up, and ``jfu.tables`` prints them.
+test what they claim. ``jfu.evaluation`` has all measures of a model in one call, ``jfu.results``
+sums rows of a comparison up, and ``jfu.tables`` prints them.
 Models, data sets, files and ledgers are in ``jfu.models``, ``jfu.data``, ``jfu.io`` and
 ``jfu.ledger``, imported by name when wanted.
 """
@@ -13,6 +14,7 @@ from jfu import (
     attacks,
     chacha,
     distance,
+    evaluation,
     faults,
     privacy,
     results,
@@ -107,6 +109,7 @@ __all__ = [
     "describe",
     "distance",
     "dot_general",
+    "evaluation",
     "faults",
     "fedadam",
     "fedavg",

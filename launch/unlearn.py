@@ -199,8 +199,8 @@ def unlearn() -> None:
             seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
             rows = hosts.agreed(lambda: workdir.read_results(seen))
             training = [line for line in rows if line["method"] == "train"]
-            exam = trial.exam
-            poisoned = names_the_poison(trial.poisoned, exam.forget, exam.retain)
+            forget, retain = trial.evaluation.forget, trial.evaluation.retain
+            poisoned = names_the_poison(trial.poisoned, forget, retain)
             for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
                 say(line)
         regained = stop == "regained" and FLAGS.method != "retrain"

@@ -165,8 +165,8 @@ def look(work, run, config, layout, names, seeds, rows) -> Seen:
         trial = prepare_trial(study, seed)
         first = first or trial
         work = workdir.with_draws(work, seed, trial.draws)
-        exam = trial.exam
-        poisoned = poisoned and names_the_poison(trial.poisoned, exam.forget, exam.retain)
+        forget, retain = trial.evaluation.forget, trial.evaluation.retain
+        poisoned = poisoned and names_the_poison(trial.poisoned, forget, retain)
         models = {}
         for name, place, cell in stored_cells(work, run, study, trial, names, tools):
             variables = evidence.stored(place, seed, cell)
@@ -229,7 +229,7 @@ def requested(config, seen: Seen) -> dict[str, Any]:
     return dict(
         request=config.forget,
         examples=int(request.forget.mask.sum()),
-        counted=int(seen.trial.exam.forget.sum()),
+        counted=int(seen.trial.evaluation.forget.sum()),
         retained=int(request.retain.mask.sum()),
         clients=len(request.retain.id),
         dataset=config.dataset,

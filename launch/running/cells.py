@@ -18,10 +18,10 @@ import numpy as np
 import jfu
 import jfu.history
 from jfu.conv import slow_convs
+from jfu.evaluation import measures_of
 from jfu.faults import REASONS
 from jfu.results import as_original
 from launch.setup import keys, private
-from launch.setup.exam import grade
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
@@ -284,11 +284,12 @@ def at_once(fn: Callable, *args) -> Future:
 def row(
     study, trial, name, number, state, spent, storage, told, *, attack, own=False, submit=at_once
 ) -> Future:
-    """One line of results.jsonl: judged now, graded when ``submit`` lets it."""
-    judged = jax.block_until_ready(study.judge(state.variables, trial.exam.x, trial.exam.y))
+    """One line of results.jsonl: the model runs now, ``submit`` says when measures are made."""
+    x, y = trial.evaluation.x, trial.evaluation.y
+    outcomes = jax.block_until_ready(study.judge(state.variables, x, y))
 
     def line():
-        measures = grade(trial.exam, judged, attack=attack)
+        measures = measures_of(trial.evaluation, *outcomes, attack=attack)
         looked = study.config.faults or study.config.max_update_norm is not None
         hidden = {"seconds", *(k for k in FAILURES if not (looked or spent.get(k)))}
         costs = {k: v for k, v in spent.items() if k not in hidden}

@@ -12,9 +12,9 @@ import jfu
 import jfu.io
 from jfu import attacks, distance
 from jfu.audit.estimates import RETRAINED, THIRD, Arrays, percent
+from jfu.evaluation import sides
 from launch.running import cells
 from launch.setup import keys
-from launch.setup.exam import sides
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell.devices import place
@@ -96,8 +96,8 @@ def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
 
 
 def look(tools: Tools, variables: Any, trial: Trial) -> Seen:
-    logits = np.asarray(tools.logits(variables, trial.exam.x), np.float64)
-    labels = np.asarray(trial.exam.y)
+    logits = np.asarray(tools.logits(variables, trial.evaluation.x), np.float64)
+    labels = np.asarray(trial.evaluation.y)
     with np.errstate(invalid="ignore"):  # a model that diverged
         shifted = np.exp(logits - logits.max(1, keepdims=True))
         return Seen(
@@ -131,7 +131,7 @@ def of_seed(
       models: variables by method, ``original`` and the retrained ones among them.
       rows: the seed's lines of results.jsonl.
     """
-    exam, seen = trial.exam, {}
+    exam, seen = trial.evaluation, {}
     for name, variables in models.items():
         say(f"  seed {trial.seed}  looking at {name}")
         seen[name] = look(tools, variables, trial)
@@ -259,7 +259,7 @@ def layers(tools: Tools, a: Any, b: Any, x: jax.Array, key: str) -> dict[str, Ar
 
 def relearnt(study, trial, seen, tools: Tools, rounds: int, found) -> None:
     """Rounds until the forgotten data is known again, once it is back in the federation."""
-    exam, fed = trial.exam, study.further
+    exam, fed = trial.evaluation, study.further
     some = sides(exam)["forget"]
     goal = percent(seen["original"].correct[some]) - 5
     x, y = exam.x[some], np.asarray(exam.y)[some]

@@ -11,7 +11,7 @@ import numpy as np
 
 import jfu
 from launch.setup import identity, keys, private, requests
-from launch.setup.exam import white
+from launch.setup.evaluation import white
 from launch.shell.config import Config
 
 

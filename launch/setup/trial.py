@@ -1,4 +1,4 @@
-"""One seed of a study: its data on the devices, and what the model is judged on."""
+"""One seed of a study: its data on the devices, and what models are evaluated on."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,23 @@ import jax
 import numpy as np
 
 import jfu
+from jfu.evaluation import Evaluation
 from launch.setup import identity
 from launch.setup.clients import images
-from launch.setup.exam import Exam, examine
+from launch.setup.evaluation import evaluation_of
 from launch.setup.study import Study
 from launch.shell import hosts
 from launch.shell.devices import place
 
 
 class Trial(NamedTuple):
-    """One seed: its split of the data, its request, and what the model is judged on."""
+    """One seed: its split of the data, its request, and what models are evaluated on."""
 
     seed: int
     key: jax.Array
     everything: jfu.Split  # nothing forgotten
     request: jfu.Split
-    exam: Exam
+    evaluation: Evaluation
     fewest: int = 0  # clients that there ever were before, with --dp_clip
     draws: identity.Draws | None = None  # what its data were made into
     poisoned: np.ndarray | None = None  # bool [M], rows with the trigger
@@ -37,7 +38,7 @@ def prepare_trial(study: Study, seed: int) -> Trial:
     # Before all else that reads: on several hosts one may find that its examples are others.
     spread = lambda: jfu.spread(clients) if hosts.several() else place(clients)
     pool = hosts.together(spread)  # once for all four sides
-    exam = examine(config, dataset, clients, request, drawn.poisoned, seed)
+    evaluation = evaluation_of(config, dataset, clients, request, drawn.poisoned, seed)
     side = lambda rows: pool._replace(mask=place(rows.mask))
     everything, request = (jfu.Split(*map(side, split)) for split in (everything, request))
     return Trial(
@@ -45,7 +46,7 @@ def prepare_trial(study: Study, seed: int) -> Trial:
         jax.random.key(seed),
         everything,
         request,
-        exam,
+        evaluation,
         drawn.fewest,
         drawn.draws,
         drawn.poisoned,

@@ -17,6 +17,7 @@ from absl import flags
 
 import jfu
 from jfu import shadows
+from jfu.evaluation import Evaluation, measures_of, sides
 from launch.report import advice
 from launch.shell import entry
 from launch.shell.config import Config, having, resolve, workdir_for
@@ -181,7 +182,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     program, mapped over the seeds, serves them all. Keys are those of launch.compare's cells.
     """
     from launch.running import cells
-    from launch.setup import exam, keys
+    from launch.setup import keys
     from launch.setup.methods import build_methods
     from launch.setup.study import prepare_study
     from launch.setup.trial import names_the_poison, prepare_trial
@@ -191,9 +192,9 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     trials = [prepare_trial(study, seed) for seed in seeds]
     made = build_methods(study, ["retrain", "finetune", "reinit", "not"])
     made["retrain_again"] = made["retrain"]
-    named = lambda t: names_the_poison(t.poisoned, t.exam.forget, t.exam.retain)
+    named = lambda t: names_the_poison(t.poisoned, t.evaluation.forget, t.evaluation.retain)
     poisoned = [named(trial) for trial in trials]
-    masks = [_masks(trial.exam, exam.sides(trial.exam)) for trial in trials]
+    masks = [_masks(trial.evaluation) for trial in trials]
     # Where training and recovery warm up alike, one program is both.
     course = functools.cache(lambda fed: jax.jit(shadows.map_federations(_course(study, fed))))
 
@@ -204,7 +205,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
             first, later = jax.random.split(keys.run(trial.key, name))
             state = perturb(trained, split, first)
             key = jax.random.key_data(later)
-            rows.append((state, split, key, (trial.exam.x, trial.exam.y, mask)))
+            rows.append((state, split, key, (trial.evaluation.x, trial.evaluation.y, mask)))
         rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
         cells.looked_at(course(fed).trace((), rows))
         states, seen = course(fed)((), rows)
@@ -225,9 +226,10 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     return [dict(setting=name) | line(config, *who, at(found, number)) for number, who in lines]
 
 
-def _masks(exam: Any, sides: dict[str, np.ndarray]) -> np.ndarray:
-    """Which of the exam's images each accuracy is of, bool ``[A, M]``."""
-    return np.stack([np.isin(np.arange(len(exam.y)), rows) for rows in sides.values()])
+def _masks(evaluation: Evaluation) -> np.ndarray:
+    """Which of the evaluation's examples each accuracy is of, bool ``[A, E]``."""
+    every = np.arange(len(evaluation.y))
+    return np.stack([np.isin(every, rows) for rows in sides(evaluation).values()])
 
 
 def _course(study: Any, fed: jfu.FederatedAlgorithm):
@@ -261,21 +263,19 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
 
 def line(config: Config, trial: Any, poisoned: bool, found: dict[str, Any]) -> dict[str, Any]:
     """One seed's line of pays.jsonl, of what its program returned."""
-    from launch.setup import exam
-
-    sides = exam.sides(trial.exam)
-    marks = lambda name, when: exam.grade(trial.exam, found[name][when], attack=True)
+    rows = sides(trial.evaluation)
+    marks = lambda name, when: measures_of(trial.evaluation, *found[name][when])
     curve = lambda name: [
-        dict(round=number, retain=round(100 * float(row[0]) / len(sides["retain"]), 10))
+        dict(round=number, retain=round(100 * float(row[0]) / len(rows["retain"]), 10))
         for number, row in enumerate(found[name]["curve"], 1)
     ]
     original, last = marks("original", "end"), marks("retrain", "end")
     methods = {}
     for name in METHODS:
-        half, judged = marks(name, "half"), marks(name, "end" if name in AT_END else "half")
+        half, ended = marks(name, "half"), marks(name, "end" if name in AT_END else "half")
         methods[name] = dict(
             recover=jfu.first_round_within(curve(name), last["retain"]),
-            gap=jfu.gap([judged], [last]),
+            gap=jfu.gap([ended], [last]),
             half=half,
         )
     return dict(

@@ -34,7 +34,7 @@ from launch import audit, compare
 from launch.records import erasure
 from launch.report import figures
 from launch.running import auditing, cells, comparison, evidence
-from launch.setup import exam, methods, study, trial
+from launch.setup import evaluation, methods, study, trial
 from launch.shell import devices
 from jfu.audit import verdicts
 from launch import ledger, train, unlearn

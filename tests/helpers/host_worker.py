@@ -49,8 +49,8 @@ def dataset(change=None, rows=12):
 def main(port: str, host: str, devices: str, folder: str) -> None:
     """One host: a round, an evaluation, and what hosts tell one another, into FOLDER/HOST.*"""
     from jfu.data.rows import Rows
+    from jfu.evaluation import dealt
     from launch.setup import identity
-    from launch.setup.exam import dealt
     from launch.shell import hosts
     from launch.shell.devices import compiled, place
 

@@ -448,7 +448,7 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
     )
     tools = SimpleNamespace(logits=lambda variables, x: np.full((len(x), 3), variables))
     seen = {
-        name: evidence.look(tools, value, SimpleNamespace(exam=exam))
+        name: evidence.look(tools, value, SimpleNamespace(evaluation=exam))
         for name, value in dict(retrain=0.0, retrain_again=0.0, ga=np.nan).items()
     }
     found: dict = {}

@@ -1,4 +1,4 @@
-"""What an experiment is made of: requests as text, poison, exams, work directories."""
+"""What an experiment is made of: requests as text, poison, evaluations, work directories."""
 
 import dataclasses
 import json
@@ -13,10 +13,11 @@ import pytest
 import jfu
 from helpers.workdirs import CONFIG, LAYOUT, rows
 from jfu import tables
+from jfu.evaluation import measures_of
 from launch.report import advice, report
 from launch.setup import federation, requests
 from launch.setup.clients import draw, images
-from launch.setup.exam import examine, grade
+from launch.setup.evaluation import evaluation_of
 from launch.setup.options import read_options
 from launch.setup.study import set_aside
 from launch.setup.trial import prepare_trial
@@ -84,13 +85,13 @@ def test_the_matched_attack_pairs_class_and_poison(dataset, fraction, size):
         CONFIG, forget="client:1", backdoor_fraction=fraction, backdoor_size=size
     )
     config, clients, request, rows = poisoned(config, dataset)
-    exam = examine(config, dataset, clients, request, rows, seed=0)
-    x, y = np.asarray(exam.x), np.asarray(exam.y)
+    made = evaluation_of(config, dataset, clients, request, rows, seed=0)
+    x, y = np.asarray(made.x), np.asarray(made.y)
     pool, tests = len(rows), len(dataset.y_test)
     assert len(x) == pool + 2 * tests
-    members, others = exam.members, exam.others
+    members, others = made.members, made.others
     assert len(members) == len(set(members)) == len(set(others)) > 0
-    assert exam.forget[members].all()
+    assert made.forget[members].all()
     side = size or 2
     stamped = (x[:, -side:, -side:] == 255).all((1, 2, 3))
     assert stamped[: len(rows)].sum() == rows.sum() and stamped[-tests:].all()
@@ -101,15 +102,15 @@ def test_the_matched_attack_pairs_class_and_poison(dataset, fraction, size):
     assert 0 < rows[members].mean() <= 1
 
 
-def test_grades_by_hand(dataset):
+def test_measures_by_hand(dataset):
     config = dataclasses.replace(CONFIG, forget="class:1")
     clients, forget, rows, *_ = draw(config, dataset, 0)
     request = jfu.split(clients, forget)
-    exam = examine(config, dataset, clients, request, rows, seed=0)
+    made = evaluation_of(config, dataset, clients, request, rows, seed=0)
     right = np.zeros(90, bool)
     right[:60] = dataset.y_train != 1  # knows all it retains, nothing of what it forgot
     right[60:] = dataset.y_test == 0
-    measures = grade(exam, (np.zeros(90), right), attack=False)
+    measures = measures_of(made, np.zeros(90), right, attack=False)
     assert measures["retain"] == 100
     assert measures["forget"] == 0
     assert measures["test"] == pytest.approx(100 / 3)
@@ -126,23 +127,23 @@ def test_what_a_staying_client_holds_too_is_not_forgotten(dataset, tmp_path, sha
     config = dataclasses.replace(CONFIG, partition=f"file:{tmp_path / 'lists.json'}")
     clients, forget, rows, *_ = draw(config, dataset, 0)
     request = jfu.split(clients, forget)
-    exam = examine(config, dataset, clients, request, rows, seed=0)
+    made = evaluation_of(config, dataset, clients, request, rows, seed=0)
     alone = sorted({0, 1, 2} - set(shared))
-    assert np.flatnonzero(exam.forget).tolist() == alone
-    assert np.flatnonzero(exam.retain).tolist() == sorted({*shared, 3, 4, 5})
-    assert set(exam.members) <= set(alone)
+    assert np.flatnonzero(made.forget).tolist() == alone
+    assert np.flatnonzero(made.retain).tolist() == sorted({*shared, 3, 4, 5})
+    assert set(made.members) <= set(alone)
     right = np.isin(np.arange(90), shared)
-    assert grade(exam, (np.zeros(90), right), attack=False)["forget"] == (0 if alone else None)
+    assert measures_of(made, np.zeros(90), right, attack=False)["forget"] == (0 if alone else None)
 
 
 def test_attack_success_leaves_out_the_triggers_own_class(dataset):
     config = dataclasses.replace(CONFIG, forget="client:1")
     config, clients, request, rows = poisoned(config, dataset)
-    exam = examine(config, dataset, clients, request, rows, seed=0)
-    calls_all_zero = np.asarray(exam.y) == 0
-    assert grade(exam, (np.zeros(120), calls_all_zero), attack=False)["asr"] == 100
+    made = evaluation_of(config, dataset, clients, request, rows, seed=0)
+    calls_all_zero = np.asarray(made.y) == 0
+    assert measures_of(made, np.zeros(120), calls_all_zero, attack=False)["asr"] == 100
     obeys_none = np.concatenate([np.ones(90, bool), dataset.y_test == 0])
-    assert grade(exam, (np.zeros(120), obeys_none), attack=False)["asr"] == 0
+    assert measures_of(made, np.zeros(120), obeys_none, attack=False)["asr"] == 0
 
 
 def test_ids_may_hold_an_at(dataset):

@@ -189,12 +189,12 @@ NAMES = ("steps", "forwards", "down", "up", "late", "not_finite", "too_long", "n
 
 def test_rows_say_why_clients_were_left_out(monkeypatch):
     """Where there are any, or may be; other rows are as they were."""
-    monkeypatch.setattr(cells, "grade", lambda *args, **options: {})
+    monkeypatch.setattr(cells, "measures_of", lambda *args, **options: {})
     judge = lambda *args: ()
     study = SimpleNamespace(
         config=PLAIN, per_client=(1, 1), per_step=1.0, per_forward=1.0, judge=judge
     )
-    trial = SimpleNamespace(seed=0, exam=SimpleNamespace(x=0, y=0))
+    trial = SimpleNamespace(seed=0, evaluation=SimpleNamespace(x=0, y=0))
     state = SimpleNamespace(variables={})
     row = lambda study, spent: cells.row(
         study, trial, "not", 2, state, spent, 0, lambda number: {}, attack=False

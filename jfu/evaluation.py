@@ -1,0 +1,279 @@
+"""What a model is evaluated on, and all measures of a model in one call.
+
+An ``Evaluation`` is made once for a request and serves every model that answers it:
+``measures(apply, variables, evaluation)`` gives what a row of results holds (``jfu.results.Row``).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jfu import pools
+from jfu.metrics import match, mia, per_example
+from jfu.types import ClientData, Split, Variables
+
+
+class Evaluation(NamedTuple):
+    """The examples that a model is evaluated on, and what each of them is for.
+
+    ``x`` and ``y`` have E examples: M training examples with the labels that clients have, then T
+    test examples, then with a backdoor the T test examples once more, with the trigger.
+    """
+
+    x: Any  # [E, ...]
+    y: Any  # int32 [E]; of examples with the trigger its label
+    retain: np.ndarray  # bool [M]: some client keeps it
+    forget: np.ndarray  # bool [M]: to be forgotten, and no client keeps it
+    test_y: np.ndarray  # int [T]
+    forgotten_classes: tuple[int, ...]  # of a request that names classes
+    members: np.ndarray  # positions in x of forgotten examples, paired with others,
+    others: np.ndarray  # test examples of the same class, with the trigger where those have it
+    target: int | None  # the trigger's label
+    where: np.ndarray | None = None  # the place of each in x and y, where they are dealt out
+    guess: float | None = None  # percent of retained data that naming one class gets right
+
+
+class Backdoor(NamedTuple):
+    """A trigger that some training examples carry, with a wrong label."""
+
+    x_test: Any  # every test image with the trigger, [T, ...]
+    label: int  # what the trigger stands for
+    poisoned: np.ndarray  # bool [M], which training examples carry it
+    classes: np.ndarray  # int [M], the true classes of the training examples
+
+
+def of_request(
+    clients: ClientData,
+    request: Split,
+    test: tuple[Any, np.ndarray],
+    *,
+    backdoor: Backdoor | None = None,
+    forgotten_classes: tuple[int, ...] = (),
+    seed: int = 0,
+) -> Evaluation:
+    """The evaluation of a request to a federation.
+
+    An example that a client holds who stays counts as retained: no answer forgets it.
+
+    Args:
+      clients: all of them, before the request.
+      request: as ``jfu.split`` makes it.
+      test: ``(x, y)``, T examples that nobody trains on.
+      backdoor: where one was planted.
+      forgotten_classes: of a request that names classes, which get test accuracies of their own.
+      seed: draws which test examples stand beside the forgotten ones.
+
+    >>> import jfu
+    >>> clients = jfu.stack(np.eye(4), np.array([0, 1, 0, 1]), [[0, 1], [1, 2, 3]])
+    >>> request = jfu.split(clients, jfu.forget_client(clients, [0]))
+    >>> made = of_request(clients, request, (np.eye(4)[:2], np.array([0, 1])))
+    >>> made.forget.tolist(), made.retain.tolist(), made.others.tolist()
+    ([True, False, False, False], [False, True, True, True], [4])
+    """
+    from jfu.data.rows import Rows
+
+    many = len(clients.y)
+    held = lambda side: np.bincount(
+        np.asarray(side.index)[np.asarray(side.mask)], minlength=many
+    ).astype(bool)
+    retain = held(request.retain)
+    pool = clients.x if isinstance(clients.x, Rows) else np.asarray(clients.x)
+    return _made(
+        pool,
+        np.asarray(clients.y),
+        retain,
+        held(request.forget) & ~retain,
+        test,
+        backdoor,
+        forgotten_classes,
+        seed,
+    )
+
+
+def of_arrays(
+    retain: tuple[Any, np.ndarray],
+    forget: tuple[Any, np.ndarray],
+    test: tuple[Any, np.ndarray],
+    *,
+    backdoor: Backdoor | None = None,
+    forgotten_classes: tuple[int, ...] = (),
+    seed: int = 0,
+) -> Evaluation:
+    """The evaluation of data in arrays, each ``(x, y)``; others as ``of_request`` has them.
+
+    The training examples of ``backdoor`` are the retained ones, then the forgotten ones.
+
+    >>> x, y = np.eye(3), np.array([0, 1, 0])
+    >>> made = of_arrays((x, y), (x[:2], y[:2]), (x[1:], y[1:]))
+    >>> made.x.shape, made.forget.tolist(), round(made.guess, 1)
+    ((7, 3), [False, False, False, True, True], 66.7)
+    """
+    parts = [np.asarray(x) for x, _ in (retain, forget)]
+    labels = np.concatenate([np.asarray(y) for _, y in (retain, forget)])
+    kept = np.arange(len(labels)) < len(parts[0])
+    x = np.concatenate(parts)
+    return _made(x, labels, kept, ~kept, test, backdoor, forgotten_classes, seed)
+
+
+def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Evaluation:
+    """An evaluation of M training examples and of test examples, with the matched pairs."""
+    from jfu.data.rows import Rows, joined
+
+    x_test, y_test = test
+    xs, ys = [x, x_test], [y, y_test]
+    classes, poisoned = y, np.zeros(len(y), bool)
+    if backdoor is not None:
+        classes, poisoned = backdoor.classes, backdoor.poisoned
+        xs.append(backdoor.x_test)
+        ys.append(np.full(len(y_test), backdoor.label, np.int32))
+    rows = np.flatnonzero(forget)
+    members, others = match(classes[rows], y_test, seed)
+    members = rows[members]
+    # With the trigger where the forgotten example has it.
+    others = len(y) + others + len(y_test) * poisoned[members]
+    lazy = any(isinstance(part, Rows) for part in xs)
+    return Evaluation(
+        joined(xs) if lazy else np.concatenate(xs),
+        np.concatenate(ys).astype(np.int32),
+        retain,
+        forget,
+        y_test,
+        forgotten_classes,
+        members,
+        others,
+        None if backdoor is None else backdoor.label,
+        guess=commonest(y[retain]),
+    )
+
+
+def commonest(y: np.ndarray) -> float | None:
+    """The share of the most frequent label, percent; None of no labels.
+
+    >>> commonest(np.array([3, 1, 3, 3]))
+    75.0
+    """
+    if not len(y):
+        return None
+    return round(100 * float(np.unique(y, return_counts=True)[1].max() / len(y)), 10)
+
+
+def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...], np.ndarray]:
+    """Examples over the devices of the mesh, also of several hosts, for an ``Evaluation``.
+
+    Each device gets its own clients' examples and a share of the others, so that a host reads no
+    other's.
+
+    Args:
+      arrays: ``[E, ...]`` each, whose first M rows are those that clients hold rows of.
+
+    Returns:
+      ``(arrays, where)``: the place of each example, ``[E]``; 0 of training examples that no
+      client holds, which are left out and on which nothing is measured.
+    """
+    mesh = jax.sharding.get_mesh()
+    parts = pools.held(*map(np.asarray, (clients.index, clients.mask)), mesh.size)
+    rest, seen = [], np.zeros(len(arrays[0]), bool)
+    shares = np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)
+    for device, others in enumerate(shares):
+        own = parts[device][~seen[parts[device]]]  # what several clients hold is evaluated once
+        seen[own] = True
+        rest.append(np.concatenate([own, others]))
+    where = np.zeros(len(seen), int)
+    longest = max(map(len, rest))
+    for device, part in enumerate(rest):
+        where[part] = device * longest + np.arange(len(part))
+    return tuple(pools.deal(a, rest, mesh, flat=True) for a in arrays), where
+
+
+def sides(evaluation: Evaluation) -> dict[str, np.ndarray]:
+    """Positions of the examples that each accuracy is the share of right answers on.
+
+    ``asr``, where there is a trigger, is of triggered test images that are not of its class: the
+    right answer is the trigger's label.
+    """
+    pool, tests = len(evaluation.retain), len(evaluation.test_y)
+    rows = dict(
+        retain=np.flatnonzero(evaluation.retain),
+        forget=np.flatnonzero(evaluation.forget),
+        test=np.arange(pool, pool + tests),
+    )
+    if evaluation.target is not None:
+        rows["asr"] = pool + tests + np.flatnonzero(evaluation.test_y != evaluation.target)
+    return rows
+
+
+def measures(
+    apply: Callable, variables: Variables, evaluation: Evaluation, *, attack: bool = True
+) -> dict[str, float | None]:
+    """All measures of a model: accuracies, backdoor success, losses, attacks on membership.
+
+    Args:
+      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``. It is compiled once
+        for a function, so give the same one for all models.
+      variables: of the model.
+      evaluation: as ``of_request`` or ``of_arrays`` makes it.
+      attack: whether to run the attacks ``mia`` and ``mia_matched``, which take longer.
+
+    Returns:
+      ``retain``, ``forget``, ``test``, ``mia``, ``mia_matched``, ``asr``, ``loss_retain``,
+      ``loss_forget``, ``guess``, and of requests of classes ``test_kept`` and
+      ``test_forgotten``, with the units of ``jfu.results.Row``. None where there are no such
+      examples, or too few for an attack.
+
+    >>> apply = lambda variables, x: variables["params"] * x
+    >>> x, y = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
+    >>> made = of_arrays((x, y), (x[:2], np.array([2, 2])), (x[:1], y[:1]))
+    >>> found = measures(apply, {"params": 5.0}, made)
+    >>> found["retain"], found["forget"], found["test"], found["mia"]
+    (100.0, 0.0, 100.0, None)
+    """
+    x = evaluation.x if isinstance(evaluation.x, jax.Array) else np.asarray(evaluation.x)
+    loss, correct = _per_example(apply, variables, x, evaluation.y)
+    return measures_of(evaluation, loss, correct, attack=attack)
+
+
+def measures_of(
+    evaluation: Evaluation, loss: Any, correct: Any, *, attack: bool = True
+) -> dict[str, float | None]:
+    """``measures``, from every example's loss and correctness, ``[E]``, as ``per_example`` gives.
+
+    Losses have six digits; every percentage is rounded at the tenth, where division ends.
+    """
+    loss, correct = (np.asarray(a) for a in (loss, correct))
+    if evaluation.where is not None:
+        loss, correct = loss[evaluation.where], correct[evaluation.where]
+    rows = sides(evaluation)
+    found: dict[str, float | None] = dict(
+        retain=_share(correct[rows["retain"]]),
+        forget=_share(correct[rows["forget"]]),
+        test=_share(correct[rows["test"]]),
+        mia=None,
+        mia_matched=None,
+        asr=_share(correct[rows["asr"]]) if "asr" in rows else None,
+        loss_retain=_mean(loss[rows["retain"]]),
+        loss_forget=_mean(loss[rows["forget"]]),
+    )
+    if evaluation.guess is not None:
+        found["guess"] = evaluation.guess
+    if attack:
+        found["mia"] = mia(loss[rows["forget"]], loss[rows["test"]])
+        found["mia_matched"] = mia(loss[evaluation.members], loss[evaluation.others])
+    if evaluation.forgotten_classes:
+        gone = np.isin(evaluation.test_y, evaluation.forgotten_classes)
+        right = correct[rows["test"]]
+        found |= dict(test_kept=_share(right[~gone]), test_forgotten=_share(right[gone]))
+    return found
+
+
+# jit keeps the program of each function that it has seen.
+_per_example = jax.jit(lambda apply, *rest: per_example(apply)(*rest), static_argnums=0)
+
+
+def _share(correct: np.ndarray) -> float | None:
+    return round(100 * float(correct.mean()), 10) if correct.size else None
+
+
+def _mean(loss: np.ndarray) -> float | None:
+    return float(f"{loss.mean():.6g}") if loss.size and np.isfinite(loss).all() else None

@@ -1,0 +1,77 @@
+"""What the models of a seed are evaluated on: ``jfu.evaluation``, on the devices."""
+
+from typing import Any
+
+import numpy as np
+
+import jfu
+from jfu import evaluation
+from jfu.data.rows import joined
+from jfu.evaluation import Backdoor, Evaluation
+from launch.setup import keys
+from launch.shell import hosts
+from launch.shell.config import Config
+from launch.shell.devices import place
+
+
+def white(dataset: Any) -> float | None:
+    """The trigger's value: the brightest of the training images, where they are floats."""
+    floating = np.issubdtype(dataset.x_train.dtype, np.floating)
+    return float(dataset.x_train.max()) if floating else None
+
+
+def evaluation_of(
+    config: Config,
+    dataset: Any,
+    clients: jfu.ClientData,
+    request: jfu.Split,
+    poisoned: np.ndarray,
+    seed: int,
+) -> Evaluation:
+    """What the models of a seed are evaluated on, on the devices.
+
+    Args:
+      clients, request: with poisoned images and their poisoned labels.
+      poisoned: bool ``[M]``, which training images carry the trigger.
+    """
+    if hosts.several():  # nothing is read here: each host reads its own clients' examples
+        clients = clients._replace(x=joined([clients.x]))
+    made = evaluation.of_request(
+        clients,
+        request,
+        (dataset.x_test, dataset.y_test),
+        backdoor=backdoor(config, dataset, poisoned),
+        forgotten_classes=classes(config.forget),
+        seed=keys.match(seed),
+    )
+    if config.dp_clip is not None:
+        # An exact share of private data is told no more often than accuracies need.
+        made = made._replace(guess=None)
+    where = None
+    if hosts.several():
+        (x, y), where = evaluation.dealt((made.x, made.y), clients)
+    else:
+        x, y = place((made.x, made.y))
+    return made._replace(x=x, y=y, where=where)
+
+
+def backdoor(config: Config, dataset: Any, poisoned: np.ndarray) -> Backdoor | None:
+    """The planted backdoor, if there is one."""
+    from jfu.data import poison
+
+    if not config.backdoor:
+        return None
+    triggered = poison.stamp(dataset.x_test, size=config.backdoor_size, value=white(dataset))
+    return Backdoor(triggered, config.backdoor_label, poisoned, dataset.y_train)
+
+
+def classes(forget: str) -> tuple[int, ...]:
+    """The classes that a request names; none of other requests.
+
+    >>> classes("class:3,7@0.5"), classes("client:0")
+    ((3, 7), ())
+    """
+    if not forget.startswith("class:"):
+        return ()
+    named = forget.removeprefix("class:").partition("@")[0]
+    return tuple(int(name) for name in named.split(","))
