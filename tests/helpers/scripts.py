@@ -10,7 +10,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
 SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4", "--rounds=4"]
 
 
@@ -68,3 +67,13 @@ def ended(process):
     with process:  # a line that was read may have brought more, which only the stream knows
         out, err = process.stdout.read(), process.stderr.read()
         return process.wait(60), out, err
+
+
+def fresh(code, **env):
+    """The last line that a fresh process prints, read as JSON."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "NPROC", "XLA_FLAGS")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=kept | env
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])

@@ -1,144 +1,13 @@
-"""One device, two, eight: the same numbers, and one all-reduce a round."""
+"""The devices that clients run on: what JAX is told before it starts, and how many run at once."""
 
-import functools
-import re
+import os
 import warnings
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
 
 import jfu
-from helpers.federation import quick_jit
-
-
-@pytest.fixture(scope="module")
-def clients(pool):
-    """Eleven clients, a number that neither two nor eight divides; two of them empty."""
-    rng = np.random.default_rng(1)
-    rows = [rng.choice(20, rng.integers(1, 8), replace=False) for _ in range(11)]
-    data = jfu.stack(*pool, rows)
-    return data._replace(mask=data.mask & ~np.isin(np.arange(11), [3, 8])[:, None])
-
-
-@pytest.fixture(scope="module")
-def work(model):
-    loss = jfu.classification(model.apply)
-    return jfu.local_sgd(loss, optax.sgd(0.1, momentum=0.9), batch_size=4)
-
-
-def _close(a, b, atol=1e-5):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
-
-
-MEAN = dict()
-STACKED = dict(aggregator=jfu.coordinate_median(), keep_updates=True)
-
-
-@pytest.fixture(scope="module")
-def alone(work, clients, variables):
-    """The round on one device without a mesh."""
-
-    @functools.cache
-    def run(stacked):
-        fed = jfu.fedavg(work, **(STACKED if stacked else MEAN))
-        return quick_jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
-
-    return run
-
-
-@pytest.mark.parametrize(
-    ("kind", "chunk", "devices"),
-    [
-        (MEAN, 1, 1),
-        (MEAN, 1, 2),
-        (MEAN, 1, 8),
-        (MEAN, 2, 8),
-        (MEAN, 0, 2),
-        (STACKED, 1, 2),
-        (STACKED, 2, 8),
-    ],
-    ids=lambda v: ("stacked" if v else "mean") if isinstance(v, dict) else str(v),
-)
-def test_devices_change_rounding_at_most(work, alone, clients, variables, kind, chunk, devices):
-    """State, scalars and single updates, with clients that do not divide evenly."""
-    fed = jfu.fedavg(work, chunk=chunk, **kind)
-    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
-        spread = quick_jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
-    assert spread[1].clients.weight.shape == (11,)
-    _close(spread, alone(kind is STACKED))
-
-
-def test_one_all_reduce_and_no_gather(work, clients, variables):
-    """What the compiled round of the mean sends between eight devices."""
-    fed = jfu.fedavg(work)
-    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:8])):
-        lowered = jax.jit(fed.round).lower(fed.init(variables), clients, jax.random.key(0))
-        text = lowered.compile().as_text()
-    found = re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
-    assert found == ["all-reduce"]
-
-
-def test_work_is_divided_among_the_devices(clients):
-    """Eight devices run two clients each at most, not all eleven each."""
-    ran = []
-
-    def fn(shared, client, key):
-        jax.debug.callback(lambda where: ran.append(int(where)), jax.lax.axis_index("clients"))
-        return client.mask.sum(), client.id
-
-    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:8])):
-        total, ids = jax.jit(jfu.sum_clients(fn))(0.0, clients, jax.random.key(0))
-        total.block_until_ready()
-    jax.effects_barrier()
-    assert total == clients.mask.sum()
-    assert ids.tolist() == list(range(11))
-    assert sorted(ran) == [d for d in range(8) for _ in range(2)]
-
-
-def test_map_keeps_clients_in_order(clients):
-    fn = lambda shared, client, key: (client.id, jax.random.uniform(key))
-    alone = jfu.map_clients(fn)(0.0, clients, jax.random.key(0))
-    for devices in (2, 8):
-        with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
-            spread = jax.jit(jfu.map_clients(fn))(0.0, clients, jax.random.key(0))
-        np.testing.assert_array_equal(spread[0], np.arange(11))
-        np.testing.assert_array_equal(spread[1], alone[1])
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_sums_of_several_dtypes(clients, dtype):
-    """Each keeps its own through the all-reduce, but for halves: their sums are of float32."""
-    fn = lambda shared, client, key: (
-        {"half": jnp.ones((2, 3), dtype), "count": client.id, "scalar": jnp.float32(0.5)},
-        (),
-    )
-    full = clients._replace(mask=jnp.ones_like(clients.mask))
-    sixteen = jax.tree.map(lambda a: jnp.resize(a, (16, *a.shape[1:])), full[2:])
-    full = jfu.ClientData(full.x, full.y, *sixteen)._replace(id=jnp.arange(16))
-    with jax.set_mesh(jfu.clients_mesh()):
-        total, _ = jax.jit(jfu.sum_clients(fn))(0.0, full, jax.random.key(0))
-    assert total["half"].dtype == jnp.promote_types(dtype, jnp.float32)
-    assert total["half"].tolist() == [[16] * 3] * 2
-    assert total["count"].dtype == jnp.int32
-    assert total["count"] == 120
-    assert total["scalar"] == 8
-
-
-@pytest.mark.parametrize("examples", [0, 7, 20])
-def test_evaluation_on_devices_equals_one(pool, model, variables, examples):
-    """Sizes that divide neither by the batch nor by the devices."""
-    x, y = (a[:examples] for a in pool)
-    judge = jfu.per_example(model.apply, batch_size=4)
-    alone = jax.jit(judge)(variables, x, y)
-    with jax.set_mesh(jfu.clients_mesh()):
-        spread = jax.jit(judge)(variables, x, y)
-    assert spread[0].shape == spread[1].shape == (examples,)
-    _close(spread[0], alone[0])
-    np.testing.assert_array_equal(spread[1], alone[1])
+from helpers.scripts import fresh
 
 
 def test_mesh_has_one_axis_and_the_devices_given():
@@ -161,3 +30,69 @@ def test_devices_that_could_starve_are_told_of(monkeypatch):
         jfu.clients_mesh()
         monkeypatch.setenv("PJRT_NPROC", "8")  # cpu_devices was called, and told
         jfu.clients_mesh()
+
+
+STARTED = """
+import json, os, jax, jfu
+count = jfu.cpu_devices({count}, ahead={ahead})
+flags, threads = os.environ.get("XLA_FLAGS", ""), int(os.environ.get("PJRT_NPROC", 0))
+print(json.dumps([count, jax.device_count("cpu"), threads, flags]))
+"""
+WAIT = "--xla_cpu_collective_call_terminate_timeout_seconds"
+
+
+def started(count, ahead=True):
+    return STARTED.format(count=count, ahead=ahead)
+
+
+def test_devices_that_wait_leave_threads_to_work():
+    cores = len(os.sched_getaffinity(0))
+    count, devices, threads, flags = fresh(started(cores + 3))
+    assert count == devices == cores + 3
+    assert threads == 2 * count
+    assert flags == f"{WAIT}=3600"
+
+
+def test_what_the_user_set_is_kept_where_it_is_enough():
+    flags = f"{WAIT}=7 --xla_cpu_enable_fast_math=false"
+    found = fresh(started(2), PJRT_NPROC="9", XLA_FLAGS=flags)
+    assert found == [2, 2, 9, flags]
+    assert fresh(started(2), PJRT_NPROC="3")[2] == 4
+    assert fresh(started(2), NPROC="1")[2] == 4
+
+
+def test_rounds_that_are_waited_for_need_a_thread_a_device():
+    cores = len(os.sched_getaffinity(0))
+    assert fresh(started(cores, ahead=False))[:3] == [cores, cores, cores if cores > 1 else 0]
+    assert fresh(started(cores + 3, ahead=False))[2] == cores + 3
+    assert fresh(started(2, ahead=False), PJRT_NPROC="9")[2] == 9
+    assert fresh(started(2, ahead=False), NPROC="1")[2] == 2
+
+
+def test_one_device_changes_nothing():
+    assert fresh(started(1)) == [1, 1, 0, ""]
+
+
+def test_too_late_or_too_few_is_said():
+    jax.devices()
+    with pytest.raises(ValueError, match="only before JAX is used"):
+        jfu.cpu_devices(3)
+    with pytest.raises(ValueError, match="cannot be 0 devices"):
+        jfu.cpu_devices(0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "clients", "parameters", "at_once"),
+    [
+        ("cpu", 10, 1000, 1),
+        ("cpu", 1, 10**9, 1),
+        ("gpu", 10, 2**28 // 10, 10),
+        ("gpu", 10, 2**28 // 10 + 1, 5),  # nine at most: two chunks of five
+        ("gpu", 10, 2**28, 1),
+        ("gpu", 10, 10**12, 1),
+        ("tpu", 7, 2**28 // 4, 4),  # two chunks: four and three
+        ("metal", 3, 1, 3),
+    ],
+)
+def test_how_many_clients_at_once(backend, clients, parameters, at_once):
+    assert jfu.clients_at_once(backend, clients, parameters) == at_once

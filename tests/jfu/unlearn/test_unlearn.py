@@ -1,6 +1,5 @@
-"""Unlearning: the perturbations, what every method must hold, and one known answer."""
+"""What every method of unlearning must hold, and one known answer."""
 
-import contextlib
 import importlib
 import inspect
 
@@ -11,177 +10,9 @@ import optax
 import pytest
 
 import jfu
+from helpers import rivals
 from helpers.federation import bits, network, quick_jit
-from jfu.unlearn import UNLEARNERS, Setting, add_noise, redraw, shuffle
-
-FIRST = {"stem": {"kernel": True, "bias": True}, "head": {"kernel": False, "bias": False}}
-
-# ---------------------------------------------------------------- negation
-
-
-SPECIAL = [0.0, -0.0, 1.5, -3e38, 1e-45, np.inf, -np.inf, np.nan]
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_negate_flips_the_sign_bit_and_twice_is_nothing(dtype):
-    params = {"a": jnp.array(SPECIAL, jnp.float32).astype(dtype), "b": jnp.array(SPECIAL)}
-    mask = {"a": True, "b": False}
-    once = jfu.negate(params, mask)
-    unsigned = jnp.uint32 if dtype == jnp.float32 else jnp.uint16
-    flipped = np.asarray(params["a"].view(unsigned)) ^ (1 << (8 * params["a"].itemsize - 1))
-    np.testing.assert_array_equal(np.asarray(once["a"].view(unsigned)), flipped)
-    assert once["b"] is params["b"]
-    assert bits(jfu.negate(once, mask)) == bits(params)
-    assert bits(jax.jit(lambda p: jfu.negate(p, mask))(params)) == bits(once)
-
-
-def test_negating_the_first_layer_turns_its_output_round(model, variables):
-    """Weight and bias; so an odd activation feeds -h to the head."""
-    params = variables["params"]
-    turned = jfu.negate(params, jfu.select(params, jfu.by_layer(model, 0)))
-    x = np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)
-    stem, head = (jax.tree.map(np.asarray, params[name]) for name in ("stem", "head"))
-    hidden = -np.tanh(x @ stem["kernel"] + stem["bias"])
-    logits, _ = model.apply({"params": turned}, x)
-    np.testing.assert_allclose(logits, hidden @ head["kernel"] + head["bias"], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "mask",
-    [
-        {"stem": True, "head": {"kernel": True, "bias": False}},
-        {"stem": {"kernel": True, "bias": True}},
-        True,
-        {**FIRST, "tail": True},
-    ],
-)
-def test_negate_refuses_a_mask_of_another_structure(variables, mask):
-    with pytest.raises(ValueError, match=r"the mask PyTreeDef.*differs from the parameters"):
-        jfu.negate(variables["params"], mask)
-
-
-@pytest.mark.parametrize(
-    ("selector", "follows", "flipped"),
-    [
-        (jfu.by_path("stem/.*"), True, {"stem_norm"}),
-        (jfu.by_path("stem/kernel"), True, set()),  # the bias stays: the output is not -Y
-        (jfu.by_path("head/.*"), True, {"head_norm"}),
-        (jfu.by_path(".*"), True, {"stem_norm", "head_norm"}),
-        (jfu.by_path("stem/.*"), False, set()),
-    ],
-)
-def test_running_means_follow_wholly_negated_layers(fed, variables, selector, follows, flipped):
-    """Means change their sign; variances, and means of other layers, keep every bit."""
-    stats = {
-        f"{layer}_norm": {"mean": jnp.arange(3.0) - 1, "var": jnp.arange(3.0)}
-        for layer in ("stem", "head")
-    }
-    pairs = (("stem_norm/mean", "stem"), ("head_norm/mean", "head"))
-    method = jfu.negation(fed, selector, follows=pairs if follows else ())
-    trained = jfu.Trained({**variables, "batch_stats": stats})
-    after = method.perturb(trained, None, jax.random.key(0)).variables["batch_stats"]
-    for name, old in stats.items():
-        sign = -1 if name in flipped else 1
-        assert bits(after[name]["mean"]) == bits(sign * old["mean"])
-        assert bits(after[name]["var"]) == bits(old["var"])
-
-
-# ---------------------------------------------------------------- perturbations of equal norm
-
-
-def _perturbed(name, params, mask, key):
-    if name == "noise":
-        return add_noise(params, mask, key)
-    if name == "permute":
-        return shuffle(params, mask, key)
-    fresh = network().init(jax.random.key(99))["params"]
-    return redraw(params, mask, {**fresh, "stem": {**fresh["stem"], "bias": jnp.zeros(5)}}, key)
-
-
-@pytest.mark.parametrize("name", ["noise", "reinit", "permute"])
-def test_controls_keep_norms_and_leave_the_rest(variables, name):
-    """Kernel and bias each; even a bias whose initialiser draws zeros moves."""
-    params = variables["params"]
-    after = _perturbed(name, params, FIRST, jax.random.key(0))
-    assert bits(after["head"]) == bits(params["head"])
-    for leaf in ("kernel", "bias"):
-        old, new = (np.asarray(p["stem"][leaf], np.float64) for p in (params, after))
-        np.testing.assert_allclose(np.linalg.norm(new), np.linalg.norm(old), rtol=1e-5)
-        assert np.abs(new - old).max() > 0.01 * np.abs(old).max()
-        assert np.abs(new + old).max() > 0.01 * np.abs(old).max()
-        assert new.dtype == old.dtype
-    if name == "permute":
-        kernel = lambda p: sorted(np.asarray(p["stem"]["kernel"]).ravel().tolist())
-        assert kernel(after) == kernel(params)
-    other = _perturbed(name, params, FIRST, jax.random.key(1))
-    assert bits(other["stem"]) != bits(after["stem"])
-    assert bits(_perturbed(name, params, FIRST, jax.random.key(0))) == bits(after)
-
-
-@pytest.mark.parametrize("name", ["noise", "reinit", "permute"])
-def test_controls_draw_for_each_tensor_separately(name):
-    """Two equal tensors do not get the same draw."""
-    params = {"a": jnp.arange(40.0), "b": jnp.arange(40.0)}
-    mask, key = {"a": True, "b": True}, jax.random.key(0)
-    fresh = {"a": jnp.zeros(40), "b": jnp.zeros(40)}
-    after = {
-        "noise": lambda: add_noise(params, mask, key),
-        "reinit": lambda: redraw(params, mask, fresh, key),
-        "permute": lambda: shuffle(params, mask, key),
-    }[name]()
-    assert bits(after["a"]) != bits(after["b"])
-
-
-def test_zeros_stay_zeros_and_finite():
-    zeros, key = {"w": jnp.zeros((3, 4))}, jax.random.key(0)
-    ones = {"w": jnp.ones((3, 4))}
-    assert bits(add_noise(zeros, {"w": True}, key)) == bits(zeros)
-    assert not np.any(redraw(zeros, {"w": True}, ones, key)["w"])
-
-
-def test_reinit_is_the_rescaled_fresh_draw():
-    params, fresh = {"w": jnp.array([[3.0, 4.0]])}, {"w": jnp.array([[2.0, -2.0]])}
-    new = redraw(params, {"w": True}, fresh, jax.random.key(0))["w"]
-    np.testing.assert_allclose(new, [[5 / 2**0.5, -5 / 2**0.5]], rtol=1e-6)
-
-
-# ---------------------------------------------------------------- negations that cancel
-
-
-@pytest.mark.parametrize(
-    ("activation", "layers", "bias", "refused"),
-    [
-        (jnp.tanh, [0, 1], 0.0, True),  # odd: the signs meet again
-        (jnp.abs, 0, 0.0, True),  # even: the sign is lost
-        (jnp.tanh, 0, 0.0, False),
-        (jnp.tanh, 1, 0.0, False),
-        (jnp.tanh, [0, 1], 1.0, False),  # biases that stay tell the two apart
-        (jax.nn.relu, [0, 1], 0.0, False),
-        (jax.nn.relu, 0, 1.0, False),
-    ],
-)
-def test_cancelling_negations_are_refused(activation, layers, bias, refused):
-    """The kernels of one or two layers negated, with biases or without."""
-    model = network(activation=activation)
-    params = model.init(jax.random.key(2))["params"]
-    for layer in params.values():
-        layer["bias"] *= bias
-    after = jfu.negate(params, jfu.select(params, jfu.by_layer(model, layers, weights_only=True)))
-    x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
-    said = pytest.raises(ValueError, match=r"over 8 inputs.*the negations cancel")
-    with said if refused else contextlib.nullcontext():
-        jfu.check_changed(model.apply, {"params": params}, {"params": after}, x)
-
-
-def test_check_changed_takes_logits_with_or_without_changes():
-    x, one, two = jnp.ones((2, 1)), {"a": jnp.ones(())}, {"a": jnp.asarray(1.01)}
-    for apply in (lambda v, x: x * v["a"], lambda v, x: (x * v["a"], {})):
-        jfu.check_changed(apply, one, two, x)
-        with pytest.raises(ValueError, match="cancel"):
-            jfu.check_changed(apply, one, one, x)
-        with pytest.raises(ValueError, match="cancel"):
-            jfu.check_changed(apply, one, two, x, rtol=0.1)
-
+from jfu.unlearn import UNLEARNERS, Setting
 
 # ---------------------------------------------------------------- what every method holds
 
@@ -553,6 +384,26 @@ def test_doing_nothing_costs_nothing(build, variables, request_):
     state, info = method.recover(_unlearn(method, variables, request_), request_, None)
     assert bits(state.variables) == bits(variables)
     assert all(not np.any(a) for a in jax.tree.leaves((info.clients, info.metrics)))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mode", dict(guide=0), "must be one guided"),
+        ("mode", dict(degrade=3, guide=2), "no more that degrade"),
+        ("federaser", dict(interval=0), "must be at least 1"),
+        ("fcu", dict(every=11, iterations=10), "every must lie between 1 and iterations"),
+        ("fcu", dict(low="high"), "low is 'high'; it must be 'original' or 'unlearned'"),
+        ("fcu", dict(tau=0.0), "the one must be above 0"),
+        ("fcu", dict(ratio=1.5), r"the other lie in \[0, 1\]"),
+        ("pgd", dict(draws=0), "it must be 1 at least"),
+        ("fukd", dict(temperature=0.0), "it must be above 0"),
+        ("mode", dict(lam=1.2), r"in \[0, 1\]"),
+    ],
+)
+def test_options_that_cannot_be(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        rivals.run(name, 0, model=rivals.MODEL._replace(features=lambda v, x: x), **options)
 
 
 # ---------------------------------------------------------------- a known answer

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from jfu import results
 from launch.running import targets as rounds
 
 GIVEN = dict(test=None, forget=None, asr=None)
@@ -70,15 +69,3 @@ def test_targets_may_be_given_and_must_without_retraining():
 def test_without_a_backdoor_there_is_no_such_target():
     rows = [row | dict(asr=None) for row in ROWS]
     assert {x["measure"] for x in rounds.reach(rows, GIVEN)} == {"test", "forget"}
-
-
-def test_tuning_chooses_the_smallest_gap():
-    from launch.studies import tuning as tune
-
-    gaps = dict(zip(("0.01", "0.1", "0.03", "0.003"), (4.0, 2.0, 1.0, 3.0), strict=True))
-    entry = lambda gap: dict.fromkeys(results.BRIEF) | dict(gap_per_seed=dict(mean=gap))
-    found = {f"ga[lr={r}]": entry(gap) for r, gap in gaps.items()}
-    lines, best = tune.choose(found, ["ga"])
-    assert best == ["ga.lr=0.03"]
-    assert [line["chosen"] for line in lines] == [False, False, True, False]
-    assert all(len(grid) == 4 for grid in tune.GRID.values())

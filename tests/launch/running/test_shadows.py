@@ -1,0 +1,83 @@
+"""Shadows of an audit: pairs, blocks that are kept, and what they took."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+
+import jfu
+import jfu.io
+from launch.running import shadows as audited
+from launch.shell.devices import place
+from launch.workdir.workdir import WorkDir
+
+
+def test_pairs_have_a_model_of_either_kind():
+    phi = np.arange(12.0).reshape(4, 3)
+    held = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]], bool)
+    inside, outside = audited.by_pair(phi, held)
+    assert inside.tolist() == [[0, 4, 2], [9, 10, 8]]
+    assert outside.tolist() == [[3, 1, 5], [6, 7, 11]]
+
+
+def test_a_federation_that_diverged_is_not_attacked():
+    draw = np.random.default_rng(0).normal(size=(8, 3))
+    held = np.arange(24).reshape(8, 3) // 3 % 2 == 0
+    phi = dict(held=held, retrain=draw, original=draw + 1, ga=np.where(draw > 1, np.nan, draw))
+    found = audited.samples(phi)
+    assert found["ga"] == {}
+    assert {"ulira", "lira", "forgetting_score"} == set(found["original"])
+    assert found["original"]["forgetting_score"][0][1].tolist() == [[4, 4]]
+
+
+def test_what_training_took_is_read_where_it_is_known(tmp_path):
+    work = WorkDir(tmp_path, None)
+    rows = [dict(method=m, seed=s, seconds=t) for m, s, t in (("retrain", 0, 9.0), ("not", 0, 2.0))]
+    assert audited.one_by_one(work, rows, 0, ["not"]) == (20.0, False)
+    work.cell(0, "original").parent.mkdir()
+    notes = dict(spent=dict(seconds=7.0))
+    jfu.io.save_state(work.cell(0, "original"), {"a": np.zeros(1)}, notes)
+    assert audited.one_by_one(work, rows, 0, ["not"]) == (18.0, True)
+    assert audited.one_by_one(work, rows, 0, ["ga"]) is None
+    assert audited.one_by_one(work, rows, 1, ["not"]) is None
+
+
+def test_blocks_are_of_one_seed_and_keep_what_they_took(tmp_path, monkeypatch, data, model):
+    """Eight shadows in two blocks, a method that joins later, and another seed."""
+    many = jfu.stack(data.x, data.y, [range(12), [12, 13], [14, 15]])
+    request = place(jfu.split(many, jfu.forget_client(many, [0])))
+    study = SimpleNamespace(layout=SimpleNamespace(devices=2, chunk=1), model=model)
+    study.config = SimpleNamespace(dp_clip=None)
+    calls = []
+
+    def programs(study, methods, rows, chunk):
+        def run(shared, numbers, names):
+            calls.append((len(numbers[0]), names))
+            took = 4.0 * (1 + len(calls))
+            phi = np.full((len(numbers[0]), len(rows)), 1.0)
+            return dict.fromkeys(dict.fromkeys(["original", *names]), phi), {
+                name: took for name in dict.fromkeys(["original", *names])
+            }
+
+        run.look = lambda shared, rows: None
+        return run
+
+    monkeypatch.setattr(audited, "Programs", programs)
+    run = lambda seed, *methods: audited.run(
+        WorkDir(tmp_path, None),
+        study,
+        SimpleNamespace(seed=seed, key=jax.random.key(seed), request=request),
+        dict.fromkeys(methods),
+        8,
+        1,
+    )
+    phi, seconds, paths = run(0, "not")
+    assert [path.name for path in paths] == ["0-8-0-3.safetensors", "0-8-4-7.safetensors"]
+    assert phi["not"].shape == (8, 12) and calls == [(4, ["original", "retrain", "not"])] * 2
+    assert seconds == 3 * 3.0  # 12 s for four shadows, thrice, in the second block
+    # The method that joins took 20 s for four, and training is not counted again.
+    assert run(0, "not", "ga")[1] == 9 + 5 and calls[2:] == [(4, ["ga"])] * 2
+    assert run(0, "not")[1] == 9 and len(calls) == 4
+    # Another seed's shadows are others.
+    run(1, "not")
+    assert len(calls) == 6 and len(list((tmp_path / "shadows").iterdir())) == 4
