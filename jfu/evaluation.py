@@ -4,7 +4,7 @@ An ``Evaluation`` is made once for a request and serves every model that answers
 ``measures(apply, variables, evaluation)`` gives what a row of results holds (``jfu.results.Row``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 
 from jfu import pools
 from jfu.metrics import match, mia, per_example
+from jfu.stacking import empty_aligned
 from jfu.types import ClientData, Split, Variables
 
 
@@ -117,6 +118,13 @@ def of_arrays(
     return _made(x, labels, kept, ~kept, test, backdoor, forgotten_classes, seed)
 
 
+def _whole(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays one after the other, in memory that CPU devices share."""
+    parts = [np.asarray(part) for part in parts]
+    shape = (sum(map(len, parts)), *parts[0].shape[1:])
+    return np.concatenate(parts, out=empty_aligned(shape, np.result_type(*parts)))
+
+
 def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Evaluation:
     """An evaluation of M training examples and of test examples, with the matched pairs."""
     from jfu.data.rows import Rows, joined
@@ -135,7 +143,7 @@ def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Eval
     others = len(y) + others + len(y_test) * poisoned[members]
     lazy = any(isinstance(part, Rows) for part in xs)
     return Evaluation(
-        joined(xs) if lazy else np.concatenate(xs),
+        joined(xs) if lazy else _whole(xs),
         np.concatenate(ys).astype(np.int32),
         retain,
         forget,

@@ -180,17 +180,32 @@ def _placed(clients: ClientData) -> ClientData:
     if jax.default_backend() == "cpu":
         # An array may be taken as it is, and would change where its owner writes into it. A copy
         # that is aligned is taken too, by all CPU devices: the pool is then held once.
-        clients = jax.tree.map(_aligned, clients)
+        clients = jax.tree.map(aligned, clients)
     mesh = jax.sharding.get_mesh()
     everywhere = None if mesh.empty else NamedSharding(mesh, PartitionSpec())
     return jax.block_until_ready(jax.device_put(clients, everywhere))
 
 
-def _aligned(a: np.ndarray, to: int = 64) -> np.ndarray:
-    """A copy that begins at a multiple of ``to`` bytes."""
-    room = np.empty(a.nbytes + to, np.uint8)
+def empty_aligned(shape: Sequence[int], dtype: np.dtype, to: int = 64) -> np.ndarray:
+    """``np.empty`` that begins at a multiple of ``to`` bytes: CPU devices share it, uncopied.
+
+    >>> empty_aligned((3, 5), np.float32).ctypes.data % 64
+    0
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.empty(size + to, np.uint8)
     begin = -room.ctypes.data % to
-    copy = room[begin : begin + a.nbytes].view(a.dtype).reshape(a.shape)
+    return room[begin : begin + size].view(dtype).reshape(shape)
+
+
+def aligned(a: np.ndarray) -> np.ndarray:
+    """A copy that CPU devices share: ``jax.device_put`` takes it as it is, so do not write to it.
+
+    >>> a = np.arange(6).reshape(2, 3)
+    >>> aligned(a).ctypes.data % 64, np.array_equal(aligned(a), a)
+    (0, True)
+    """
+    copy = empty_aligned(a.shape, a.dtype)
     copy[...] = a
     return copy
 

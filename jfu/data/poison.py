@@ -7,6 +7,8 @@ should be no higher than for a model that never saw them. Gu et al., BadNets, ar
 1708.06733; as a test of unlearning, Wu et al., arXiv 2201.09441.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from jfu.data.rows import Rows
@@ -114,8 +116,12 @@ def stamped(
     label: int,
     size: int | None = None,
     value: float | None = None,
+    copy: Callable[[np.ndarray], np.ndarray] = np.array,
 ) -> tuple[np.ndarray, np.ndarray]:
     """``poison`` of exactly these rows: new ``x`` and ``y``, one copy of each.
+
+    Args:
+      copy: makes the copy of ``x`` that is written to.
 
     >>> x, y = stamped(np.zeros((4, 8, 8, 1), np.uint8), np.arange(4), [1, 2], label=3)
     >>> x[:, -1, -1, 0].tolist(), y.tolist()
@@ -127,7 +133,7 @@ def stamped(
     y[rows] = label
     if isinstance(x, Rows):
         return x.changed(rows, lambda some: stamp(some, size=size, value=value)), y
-    x = np.array(x)
+    x = copy(x)
     x[rows] = stamp(x[rows], size=size, value=value)
     return x, y
 

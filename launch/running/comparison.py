@@ -101,7 +101,9 @@ def run() -> tuple:
         programs, rows = cells.Programs(), []
         try:
             for seed in seeds:
-                trial = trial if seed == trial.seed else prepare_trial(study, seed)
+                if seed != trial.seed:
+                    del trial  # its images go before the next seed's come
+                    trial = prepare_trial(study, seed)
                 work = workdir.keep_draws(work, seed, trial.draws)
                 rows += run_seed(work, study, trial, methods, programs, until)
                 workdir.write_results(work, rows)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jfu
+from jfu.stacking import aligned
 from launch.setup import identity, keys, private, requests
 from launch.setup.evaluation import white
 from launch.shell.config import Config
@@ -137,6 +138,7 @@ def images(config: Config, dataset: Any, drawn: Drawn) -> jfu.ClientData:
         label=config.backdoor_label,
         size=config.backdoor_size,
         value=white(dataset),
+        copy=aligned,
     )
     return clients._replace(x=x, y=y)
 

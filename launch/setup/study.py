@@ -13,6 +13,7 @@ import numpy as np
 import jfu
 import jfu.io
 from jfu.costs import entries
+from jfu.stacking import aligned
 from jfu.unlearn import Setting
 from launch.setup import federation, identity, private
 from launch.setup.clients import Drawn, as_wide, draw
@@ -73,6 +74,8 @@ def prepare_study(
     for text in data.oddities(dataset):
         say(f"note: {text}")
     dataset, proxy = set_aside(dataset, config.proxy)
+    if not config.backdoor and isinstance(dataset.x_train, np.ndarray):
+        dataset = dataset._replace(x_train=aligned(dataset.x_train))  # all seeds' clients hold it
     drawn = hosts.together(lambda: draw_all(config, dataset, seeds, taken or {}))
     identity.same_draws_on_hosts({seed: drawn[seed].draws for seed in seeds})
     with hosts.aside():

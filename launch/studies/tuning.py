@@ -85,7 +85,9 @@ def tune() -> None:
         cells.announce(study, trial, f"{len(tried)} settings", work, plan)
         programs = cells.Programs()
         for seed in seeds:
-            trial = trial if seed == trial.seed else prepare_trial(study, seed)
+            if seed != trial.seed:
+                del trial  # its images go before the next seed's come
+                trial = prepare_trial(study, seed)
             work = workdir.keep_draws(work, seed, trial.draws)
             cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
             trained, row, _ = cells.original(study, trial, cell)
