@@ -2,8 +2,11 @@
 
 import json
 import re
+import textwrap
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from helpers.scripts import ROOT
@@ -41,6 +44,18 @@ def test_the_line_of_negate_runs():
     scope = {"jfu": jfu, "params": {"stem": {"kernel": np.ones(2)}, "head": np.ones(1)}}
     exec(line, scope)
     assert scope["params"]["stem"]["kernel"].tolist() == [-1, -1]
+
+
+def test_the_method_that_building_shows_is_one():
+    (block,) = re.findall(r"   ```python\n(.*?)   ```", TEXTS["BUILD.md"], re.DOTALL)
+    scope: dict = {}
+    exec(textwrap.dedent(block), scope)
+    import jfu
+
+    local = jfu.local_sgd(lambda variables, batch, key: 0.0, optax.sgd(0.1), epochs=1, batch_size=1)
+    method = scope["name"](jfu.fedavg(local))
+    state = method.perturb(jfu.Trained({"params": {"w": jnp.ones(2)}}), None, None)
+    assert isinstance(method, jfu.Unlearner) and state.params["w"].tolist() == [1, 1]
 
 
 # ---------------------------------------------------------------- tables
