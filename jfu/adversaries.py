@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtri
 
 from jfu.aggregate import Aggregator
-from jfu.faults import censored
+from jfu.faults import judged
 from jfu.sums import wide
 from jfu.types import ClientData, Key, LocalInfo, PyTree
 
@@ -177,9 +177,8 @@ def besieged(
 
         def taken(update, claim, weight):
             none = jnp.zeros(())
-            sends = lambda *_: (update, LocalInfo(claim, none, none, none))
-            look = censored(sends, max_update_norm, weigh=lambda client: weight)
-            update, info = look(None, None, None)
+            info = LocalInfo(claim, none, none, none)
+            update, info = judged(update, info, weight, max_update_norm)
             return aggregator.encode(update, info.weight)
 
         sent = jax.vmap(taken)(updates, claimed, weights)

@@ -245,7 +245,8 @@ def check_pairs(clients: int, parameters: int, most: float = MOST) -> None:
 def _apart(update: PyTree, present: jax.Array, most: float) -> jax.Array:
     """Squared distances ``[K, K]`` of those who took part, infinity elsewhere and to oneself."""
     flat = jnp.concatenate([u.reshape(len(u), -1) for u in jax.tree.leaves(update)], axis=1)
-    check_pairs(*flat.shape, most)
+    clients, parameters = flat.shape
+    check_pairs(clients, parameters, most)
     # One row after the other: all differences at once would be K times all updates.
     apart = jax.lax.map(lambda one: ((flat - one[None]) ** 2).sum(1), flat)
     shown = present[:, None] & present[None] & ~jnp.eye(len(flat), dtype=bool)

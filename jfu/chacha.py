@@ -35,7 +35,8 @@ def key(content: bytes) -> jax.Array:
     """
     if len(content) != BYTES:
         raise ValueError(f"a key was to be made of {len(content)} bytes; it takes {BYTES}")
-    return jax.random.wrap_key_data(np.frombuffer(content, "<u4").astype(np.uint32), impl=_CHACHA)
+    words = jnp.asarray(np.frombuffer(content, "<u4").astype(np.uint32))
+    return jax.random.wrap_key_data(words, impl=_CHACHA)
 
 
 def is_key(key: jax.Array) -> bool:
@@ -96,7 +97,7 @@ def _split(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return blocks(words, counter, _SPLIT)[:, :8].reshape(*shape, 8)
 
 
-def _fold_in(words: jax.Array, number: jax.Array) -> jax.Array:
+def _fold_in(words: jax.Array, number: jax.Array | int) -> jax.Array:
     return blocks(words, jnp.asarray(number, jnp.uint32)[None], _FOLDED)[0, :8]
 
 

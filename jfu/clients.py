@@ -19,7 +19,7 @@ one all-reduce, of sums and scalars together.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -388,13 +388,14 @@ def _own_pool(clients: ClientData) -> ClientData:
     """On one device: its part of a pool that lies by device, as a pool."""
     if clients.y.ndim == 1:
         return clients
-    x, y, row = (a[0] for a in (clients.x, clients.y, clients.row))
-    return clients._replace(x=x, y=y, row=row)
+    row = None if clients.row is None else clients.row[0]
+    return clients._replace(x=clients.x[0], y=clients.y[0], row=row)
 
 
-def _client(clients: ClientData, row: list) -> ClientData:
+def _client(clients: ClientData, row: Sequence[jax.Array]) -> ClientData:
     """One client's view of a device's pool."""
-    return ClientData(clients.x, clients.y, *row, clients.row)
+    index, mask, id_ = row
+    return clients._replace(index=index, mask=mask, id=id_)
 
 
 def _devices() -> int:
@@ -407,7 +408,7 @@ def _shard(fn: Callable, clients: ClientData, out_specs: PyTree, more: tuple = (
     rows, whole = PartitionSpec(AXIS), PartitionSpec()
     # A pool that lies by device is sharded as its clients are; one that does not is everywhere.
     pool = whole if clients.y.ndim == 1 else rows
-    specs = (whole, ClientData(pool, pool, rows, rows, rows, pool), whole, *more)
+    specs = (whole, ClientData._make((pool, pool, rows, rows, rows, pool)), whole, *more)
     # check_vma off: a gradient taken inside must stay each client's own, not be summed.
     return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)
 
@@ -415,11 +416,11 @@ def _shard(fn: Callable, clients: ClientData, out_specs: PyTree, more: tuple = (
 def all_reduce(tree: PyTree) -> PyTree:
     """``psum`` over the clients axis as one collective for each dtype."""
     leaves, treedef = jax.tree.flatten(tree)
-    done = [None] * len(leaves)
+    done = {}
     for dtype in sorted({a.dtype for a in leaves}, key=str):
         where = [i for i, a in enumerate(leaves) if a.dtype == dtype]
         flat = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in where]), AXIS)
         ends = np.cumsum([math.prod(leaves[i].shape) for i in where])
         for i, part in zip(where, jnp.split(flat, ends[:-1]), strict=True):
             done[i] = part.reshape(leaves[i].shape)
-    return treedef.unflatten(done)
+    return treedef.unflatten(done[i] for i in range(len(leaves)))

@@ -19,12 +19,14 @@ product.
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
+
+from jfu.devices import setting
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -90,7 +92,7 @@ def conv(
     ):
         return plain(lhs, rhs)
     if precision is None:  # the backward pass may be traced where it is set no more
-        precision = jax.config.jax_default_matmul_precision
+        precision = setting("jax_default_matmul_precision")
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
@@ -236,7 +238,7 @@ def _convolutions(jaxpr: core.Jaxpr, looped: bool) -> Iterator[tuple[core.JaxprE
 
 
 def _say(eqn: core.JaxprEqn, looped: bool) -> str:
-    lhs, rhs = (v.aval for v in eqn.invars)
+    lhs, rhs = (cast(jax.core.ShapedArray, v.aval) for v in eqn.invars)
     layer = str(eqn.source_info.name_stack)  # Linen writes the layer's path there
     what = f"the convolution of {lhs.str_short()} with {rhs.str_short()}"
     what += f" in {layer}" if layer else ""

@@ -69,5 +69,5 @@ def step_flops(loss: LossFn, variables: Variables, batch: Batch, *, forward: boo
 
     rest = {name: tree for name, tree in variables.items() if name != "params"}
     lowered = jax.jit(slope).lower(variables["params"], rest, batch, jax.random.key(0))
-    analysis = lowered.cost_analysis()
+    analysis = lowered.cost_analysis() or {}
     return float(analysis["flops"])

@@ -22,6 +22,7 @@ rounds beside a busy core, dispatched ahead and not, are slow tests.
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -32,6 +33,14 @@ PATIENCE = 3600
 
 # Parameters of clients that a device may train at once, by backend.
 PARAMETERS_AT_ONCE = {"cpu": 0, "gpu": 2**28, "tpu": 2**28}
+
+
+def setting(name: str) -> Any:
+    """A setting of JAX as it is here and now, such as ``"jax_default_matmul_precision"``.
+
+    ``jax.config`` makes its attributes when it runs, so a type checker knows none of them.
+    """
+    return getattr(jax.config, name)
 
 
 def cpu_devices(count: int | None = None, *, ahead: bool = True) -> int:

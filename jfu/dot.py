@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jfu.devices import setting
+
 
 def dot_general(
     lhs, rhs, dimension_numbers, precision=None, preferred_element_type=None, **options
@@ -57,7 +59,7 @@ def dot_general(
     ):
         return plain(lhs, rhs)
     if precision is None:  # the backward pass may be traced where it is set no more
-        precision = jax.config.jax_default_matmul_precision
+        precision = setting("jax_default_matmul_precision")
     rows = lhs.reshape(-1, lhs.shape[-1])
     return _product(rows, rhs, precision).reshape(*lhs.shape[:-1], rhs.shape[1])
 

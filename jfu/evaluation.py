@@ -181,7 +181,7 @@ def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...]
       client holds, which are left out and on which nothing is measured.
     """
     mesh = jax.sharding.get_mesh()
-    parts = pools.held(*map(np.asarray, (clients.index, clients.mask)), mesh.size)
+    parts = pools.held(np.asarray(clients.index), np.asarray(clients.mask), mesh.size)
     rest, seen = [], np.zeros(len(arrays[0]), bool)
     shares = np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)
     for device, others in enumerate(shares):

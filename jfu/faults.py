@@ -24,7 +24,7 @@ import numpy as np
 import optax
 
 from jfu.sums import plus, squares, wide
-from jfu.types import ClientData, ClientFn, Key, Unlearner
+from jfu.types import Broadcast, ClientData, ClientFn, Key, LocalInfo, PyTree, Unlearner
 
 # Why an update was left out: the values of LocalInfo.left_out, and names of the metrics.
 LATE, NOT_FINITE, TOO_LONG = 1, 2, 3
@@ -70,31 +70,43 @@ def censored(
     if max_norm is not None and not max_norm > 0:
         raise ValueError(f"updates may have a length of {max_norm}; it must be above 0")
 
-    def work(shared, client, key: Key):
+    def work(shared: Broadcast, client: ClientData, key: Key):
         update, info = local(shared, client, key)
-        square, said = squares(update), jnp.asarray(info.weight, jnp.float32)
-        numeric = (said >= 0) & (said < jnp.inf)
-        why = jnp.where(numeric & jnp.isfinite(square), 0.0, NOT_FINITE)
-        if max_norm is not None:
-            why = jnp.where(square > max_norm**2, jnp.where(why > 0, why, TOO_LONG), why)
-        out = jnp.where(info.left_out >= 0, info.left_out, NOT_FINITE)
-        stays = (why == 0) & (out == 0)
-        # A client that had nothing to do is not counted among those that are left out; one that
-        # left itself out has said why.
-        counts = ~numeric | (said > 0)
-        why = jnp.where(out > 0, out, jnp.where(counts, why, 0.0))
-        weight = jnp.where(stays, jnp.minimum(said, jnp.asarray(weigh(client), jnp.float32)), 0.0)
-        # Who weighs nothing sends nothing, also where updates are not weighed.
-        update = jax.tree.map(lambda u: jnp.where(weight > 0, u, jnp.zeros_like(u)), update)
-        return update, info._replace(
-            weight=weight,
-            loss=jnp.where(stays, info.loss, 0.0),
-            steps=_number(info.steps),
-            forwards=_number(info.forwards),
-            left_out=why.astype(jnp.float32),
-        )
+        return judged(update, info, weigh(client), max_norm)
 
     return checked(work)
+
+
+def judged(
+    update: PyTree, info: LocalInfo, most: jax.Array | float, max_norm: float | None
+) -> tuple[PyTree, LocalInfo]:
+    """One client's update and its scalars after the checks of ``censored``.
+
+    Args:
+      most: the most that the client may weigh.
+      max_norm: Euclidean length that the update may have; any if None.
+    """
+    square, said = squares(update), jnp.asarray(info.weight, jnp.float32)
+    numeric = (said >= 0) & (said < jnp.inf)
+    why = jnp.where(numeric & jnp.isfinite(square), 0.0, NOT_FINITE)
+    if max_norm is not None:
+        why = jnp.where(square > max_norm**2, jnp.where(why > 0, why, TOO_LONG), why)
+    out = jnp.where(info.left_out >= 0, info.left_out, NOT_FINITE)
+    stays = (why == 0) & (out == 0)
+    # A client that had nothing to do is not counted among those left out. One that left itself
+    # out has given the reason.
+    counts = ~numeric | (said > 0)
+    why = jnp.where(out > 0, out, jnp.where(counts, why, 0.0))
+    weight = jnp.where(stays, jnp.minimum(said, jnp.asarray(most, jnp.float32)), 0.0)
+    # A client without weight sends zeros, also where updates are not weighted.
+    update = jax.tree.map(lambda u: jnp.where(weight > 0, u, jnp.zeros_like(u)), update)
+    return update, info._replace(
+        weight=weight,
+        loss=jnp.where(stays, info.loss, 0.0),
+        steps=_number(info.steps),
+        forwards=_number(info.forwards),
+        left_out=why.astype(jnp.float32),
+    )
 
 
 def _number(count: jax.Array) -> jax.Array:
@@ -108,7 +120,7 @@ def checked(work: ClientFn) -> ClientFn:
     The mark names the work itself, so that a wrapper which copies attributes, as
     ``functools.wraps`` does, is looked at.
     """
-    work.checked = work
+    vars(work)["checked"] = work
     return work
 
 

@@ -16,6 +16,7 @@ All raise a ValueError of one sentence, which names the file, where it is not wh
 FileNotFoundError where there is none; an OSError that the system gave. Links are followed.
 """
 
+import io
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import stat
 import unicodedata
 import zipfile
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def _escaped(c: str) -> str:
     return c.encode("unicode_escape", "surrogatepass").decode()
 
 
-def opened(path: str | os.PathLike) -> BinaryIO:
+def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a plain file to read; what is none is never waited for.
 
     Raises:
@@ -99,7 +100,7 @@ def _check_plain(mode: int, name: str) -> None:
         raise ValueError(f"{name} is {kind}, not a plain file")
 
 
-def read_bytes(path: str | os.PathLike, *, most: int | None = None) -> bytes:
+def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> bytes:
     """The bytes of a plain file, if they are no more than ``most``.
 
     Raises:
@@ -120,7 +121,7 @@ def read_bytes(path: str | os.PathLike, *, most: int | None = None) -> bytes:
 
 
 def read_json(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     most: int = MOST,
     deep: int = DEEP,
@@ -145,7 +146,7 @@ def read_json(
 
 
 def read_lines(
-    path: str | os.PathLike, *, most: int = MOST, deep: int = DEEP, finite: bool = True
+    path: str | os.PathLike[str], *, most: int = MOST, deep: int = DEEP, finite: bool = True
 ) -> list[Any]:
     """What each line of a file of JSON lines says; as ``read_json``."""
     content = read_bytes(path, most=most)
@@ -249,7 +250,7 @@ class Header(NamedTuple):
     stored: bool = True  # whether the values lie in the file as they are
 
 
-def read_npy(path: str | os.PathLike, *, most: int | None = None) -> np.ndarray:
+def read_npy(path: str | os.PathLike[str], *, most: int | None = None) -> np.ndarray:
     """The array of an ``.npy`` file; what it claims is held against its size before it is read.
 
     Raises:
@@ -264,7 +265,7 @@ def read_npy(path: str | os.PathLike, *, most: int | None = None) -> np.ndarray:
         return _values(file, path)
 
 
-def npy_header(file: BinaryIO, size: int, name: Any) -> Header:
+def npy_header(file: IO[bytes], size: int, name: Any) -> Header:
     """The header of the array that a file of ``size`` bytes begins with.
 
     Raises:
@@ -288,7 +289,7 @@ def npy_header(file: BinaryIO, size: int, name: Any) -> Header:
     return Header(shape, dtype, fortran, file.tell())
 
 
-def _values(file: BinaryIO, name: Any) -> np.ndarray:
+def _values(file: IO[bytes], name: Any) -> np.ndarray:
     file.seek(0)
     try:
         return np.lib.format.read_array(file, allow_pickle=False)
@@ -296,7 +297,7 @@ def _values(file: BinaryIO, name: Any) -> np.ndarray:
         raise ValueError(f"{shown(name)} cannot be read ({reason(error)})") from None
 
 
-def npz_headers(path: str | os.PathLike) -> dict[str, Header]:
+def npz_headers(path: str | os.PathLike[str]) -> dict[str, Header]:
     """What an ``.npz`` file holds by name: header and place of each array; no values are read.
 
     Raises:
@@ -305,11 +306,12 @@ def npz_headers(path: str | os.PathLike) -> dict[str, Header]:
         may unpack to.
     """
     with opened(path) as file, _archive(file, path) as archive:
-        return {n: _header(archive, file, member, path) for n, member in _members(archive, path)}
+        inside = _members(archive, file, path)
+        return {name: _header(archive, file, member, path) for name, member in inside}
 
 
 def read_npz(
-    path: str | os.PathLike, names: Iterable[str] | None = None, *, most: int | None = None
+    path: str | os.PathLike[str], names: Iterable[str] | None = None, *, most: int | None = None
 ) -> dict[str, np.ndarray]:
     """Arrays of an ``.npz`` file by name: those of ``names`` that it holds, or all.
 
@@ -323,7 +325,7 @@ def read_npz(
     """
     found, wanted = {}, None if names is None else set(names)
     with opened(path) as file, _archive(file, path) as archive:
-        for name, member in _members(archive, path, most):
+        for name, member in _members(archive, file, path, most):
             if wanted is None or name in wanted:
                 _header(archive, file, member, path)
                 with _member(archive, member, path) as values:
@@ -331,7 +333,7 @@ def read_npz(
     return found
 
 
-def _archive(file: BinaryIO, path: Any) -> zipfile.ZipFile:
+def _archive(file: IO[bytes], path: Any) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except Exception as error:
@@ -341,7 +343,7 @@ def _archive(file: BinaryIO, path: Any) -> zipfile.ZipFile:
 
 
 def _members(
-    archive: zipfile.ZipFile, path: Any, most: int | None = None
+    archive: zipfile.ZipFile, file: IO[bytes], path: Any, most: int | None = None
 ) -> list[tuple[str, zipfile.ZipInfo]]:
     """Its arrays by name, if all may be unpacked."""
     inside = archive.infolist()
@@ -352,7 +354,7 @@ def _members(
         raise ValueError(
             f"{shown(path)} holds {shown(bad[0])}, which is no array; write it anew with np.savez"
         )
-    size = os.fstat(archive.fp.fileno()).st_size
+    size = os.fstat(file.fileno()).st_size
     limit = max(_UNPACKED, _RATIO * size) if most is None else most
     claimed = sum(member.file_size for member in inside)
     if claimed > limit:
@@ -363,7 +365,7 @@ def _members(
     return [(member.filename.removesuffix(".npy"), member) for member in inside]
 
 
-def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> BinaryIO:
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> IO[bytes]:
     try:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("it is packed in a way that NumPy does not use")
@@ -373,7 +375,9 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Any) -> Bin
         raise ValueError(f"{shown(name)} cannot be read ({reason(error)})") from None
 
 
-def _header(archive: zipfile.ZipFile, file: BinaryIO, member: zipfile.ZipInfo, path: Any) -> Header:
+def _header(
+    archive: zipfile.ZipFile, file: IO[bytes], member: zipfile.ZipInfo, path: Any
+) -> Header:
     """Of a member, with its place in the file where it is stored there as it is."""
     name = f"{member.filename} in {path}"
     stored = member.compress_type == zipfile.ZIP_STORED

@@ -15,10 +15,11 @@ A bootstrap of five seeds covered 81 times in 100 where it should have 95.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import special
 
 
@@ -28,7 +29,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def t_interval(values: Sequence[float], *, level: float = 0.95, least: float = 0.0) -> Interval:
+def t_interval(values: ArrayLike, *, level: float = 0.95, least: float = 0.0) -> Interval:
     """Student's interval of the mean of independent values, one a seed.
 
         mean -+ t sd / sqrt(S),  t the (1 + level) / 2 quantile with S - 1 degrees of freedom
@@ -48,14 +49,14 @@ def t_interval(values: Sequence[float], *, level: float = 0.95, least: float = 0
     >>> t_interval([1.0, 2.0, 3.0]).high.round(3)  # 2 + 4.303 / sqrt(3)
     np.float64(4.484)
     """
-    values = np.asarray(values, np.float64)
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} value has no spread; an interval wants at least 2 seeds")
-    error = values.std(ddof=1) / np.sqrt(len(values))
-    return _interval(values.mean(), error, len(values) - 1, level, least)
+    seeds = np.asarray(values, np.float64)
+    if len(seeds) < 2:
+        raise ValueError(f"{len(seeds)} value has no spread; an interval wants at least 2 seeds")
+    error = seeds.std(ddof=1) / np.sqrt(len(seeds))
+    return _interval(seeds.mean(), error, len(seeds) - 1, level, least)
 
 
-def jackknife(values: Sequence[float], *, level: float = 0.95) -> Interval:
+def jackknife(values: ArrayLike, *, level: float = 0.95) -> Interval:
     """Interval of a statistic of independent rows, though it reads all of them at once.
 
         T -+ t sqrt((R - 1) / R sum_r (T_r - mean T_r)^2),  T_r without row r
@@ -72,11 +73,11 @@ def jackknife(values: Sequence[float], *, level: float = 0.95) -> Interval:
     >>> jackknife(left_out(np.mean, np.array([1.0, 2.0, 3.0]))).high.round(3)  # Student's
     np.float64(4.484)
     """
-    value, left = float(values[0]), np.asarray(values[1:], np.float64)
+    value, *left = np.asarray(values, np.float64)
     if len(left) < 3:
         raise ValueError(f"{len(left)} rows were left out one by one; at least 3 are needed")
-    error = np.sqrt((len(left) - 1) * left.var())
-    return _interval(value, error, len(left) - 1, level, 0.0)
+    error = np.sqrt((len(left) - 1) * np.var(left))
+    return _interval(float(value), error, len(left) - 1, level, 0.0)
 
 
 def left_out(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarray:

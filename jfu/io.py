@@ -34,7 +34,7 @@ from jfu.types import PyTree
 PART = ".jfu-part"  # ends the names of files in the making: .NAME.RANDOM.jfu-part
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Replaces a file at once or not at all, through to the disk.
 
     Who may read the old file may read the new one; where there was none, the umask says who.
@@ -65,7 +65,7 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
         raise
 
 
-def check_writable(folder: str | os.PathLike) -> None:
+def check_writable(folder: str | os.PathLike[str]) -> None:
     """Makes a file in a folder and removes it, so that work is not done for a place that has none.
 
     Raises:
@@ -128,7 +128,7 @@ def unflatten(flat: Mapping[str, Any], *, separator: str = "/") -> dict:
     return tree
 
 
-def save_params(path: str | os.PathLike, params: PyTree) -> None:
+def save_params(path: str | os.PathLike[str], params: PyTree) -> None:
     """Writes a nested dictionary of arrays as ``.safetensors`` or ``.msgpack``.
 
     Raises:
@@ -147,7 +147,7 @@ def save_params(path: str | os.PathLike, params: PyTree) -> None:
         write_bytes(path, save(_contiguous(flatten(params))))
 
 
-def check_new(path: str | os.PathLike, *, may_exist: bool = False) -> str:
+def check_new(path: str | os.PathLike[str], *, may_exist: bool = False) -> str:
     """Refuses a file that ``save_params`` could not write; returns its ending.
 
     Raises:
@@ -166,7 +166,7 @@ def check_new(path: str | os.PathLike, *, may_exist: bool = False) -> str:
     return kind
 
 
-def load_params(path: str | os.PathLike | BinaryIO) -> dict:
+def load_params(path: str | os.PathLike[str] | BinaryIO) -> dict:
     """Reads a nested dictionary of arrays from ``.safetensors`` or ``.msgpack``.
 
     Names in a safetensors file are paths joined by ``/`` or, as is usual elsewhere, by ``.``.
@@ -192,7 +192,7 @@ def load_params(path: str | os.PathLike | BinaryIO) -> dict:
     return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
 
 
-def adopt(path: str | os.PathLike | BinaryIO, like: PyTree) -> dict:
+def adopt(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> dict:
     """Reads a model trained elsewhere as variables of the shapes of ``like``.
 
     The file holds either all variables (``params/...``, ``batch_stats/...``) or, for models
@@ -220,7 +220,7 @@ def _floating(a: np.ndarray) -> bool:
     return jnp.issubdtype(a.dtype, jnp.floating)
 
 
-def save_state(path: str | os.PathLike, state: PyTree, notes: Any = None) -> None:
+def save_state(path: str | os.PathLike[str], state: PyTree, notes: Any = None) -> None:
     """Writes a checkpoint: the arrays of ``state`` and JSON notes, in one file, at once."""
     from safetensors.numpy import save
 
@@ -239,7 +239,7 @@ def _headed(content: bytes, metadata: dict[str, str]) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[8 + length :]])
 
 
-def load_state(path: str | os.PathLike | BinaryIO, like: PyTree) -> tuple[PyTree, Any]:
+def load_state(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> tuple[PyTree, Any]:
     """Reads a checkpoint back into the structure of ``like`` (arrays or shapes).
 
     Raises:
@@ -251,7 +251,7 @@ def load_state(path: str | os.PathLike | BinaryIO, like: PyTree) -> tuple[PyTree
     return restore(flat, like, _name(path)), notes
 
 
-def load_arrays(path: str | os.PathLike | BinaryIO) -> dict[str, jax.Array]:
+def load_arrays(path: str | os.PathLike[str] | BinaryIO) -> dict[str, jax.Array]:
     """The arrays of a checkpoint by their paths.
 
     Raises:
@@ -261,7 +261,7 @@ def load_arrays(path: str | os.PathLike | BinaryIO) -> dict[str, jax.Array]:
     return {name: jnp.asarray(a) for name, a in _checkpoint(path)[0].items()}
 
 
-def load_notes(path: str | os.PathLike) -> Any:
+def load_notes(path: str | os.PathLike[str]) -> Any:
     """The JSON notes of a checkpoint, without its arrays.
 
     Raises:
@@ -271,7 +271,7 @@ def load_notes(path: str | os.PathLike) -> Any:
     return _notes(path, _header(path))
 
 
-def check_state(path: str | os.PathLike) -> None:
+def check_state(path: str | os.PathLike[str]) -> None:
     """Refuses a checkpoint that ``load_state`` would not read; JAX is not started.
 
     Raises:
@@ -281,7 +281,7 @@ def check_state(path: str | os.PathLike) -> None:
     _checkpoint(path)
 
 
-def load_seal(path: str | os.PathLike) -> str | None:
+def load_seal(path: str | os.PathLike[str]) -> str | None:
     """The digest of notes and arrays that a checkpoint was written with; None in older ones.
 
     Whether the arrays are those that it names is for who reads them: ``load_arrays``.
@@ -295,7 +295,7 @@ def load_seal(path: str | os.PathLike) -> str | None:
     return header.get("sha256")
 
 
-def _checkpoint(path: str | os.PathLike | BinaryIO) -> tuple[dict[str, np.ndarray], Any]:
+def _checkpoint(path: str | os.PathLike[str] | BinaryIO) -> tuple[dict[str, np.ndarray], Any]:
     path, content = _name(path), _read(path, "a checkpoint")
     try:
         flat = _deserialize(content)  # checks offsets and lengths
@@ -309,7 +309,7 @@ def _checkpoint(path: str | os.PathLike | BinaryIO) -> tuple[dict[str, np.ndarra
     return flat, notes
 
 
-def _header(path: str | os.PathLike) -> dict[str, str]:
+def _header(path: str | os.PathLike[str]) -> dict[str, str]:
     """The text in a checkpoint's header."""
     with files.opened(path) as file:
         try:
@@ -328,7 +328,7 @@ def _metadata(content: bytes) -> dict[str, str]:
     return header
 
 
-def _notes(path: str | os.PathLike, header: dict[str, str]) -> Any:
+def _notes(path: str | os.PathLike[str], header: dict[str, str]) -> Any:
     text = header["notes"]
     sealed = "sha256" in header or "arrays" in header
     if sealed and header.get("sha256") != _seal(text, header.get("arrays", "")):
@@ -367,7 +367,7 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     for path in sorted(arrays):
         a = np.ascontiguousarray(arrays[path])
         whole.update(json.dumps([path, a.dtype.name, list(arrays[path].shape)]).encode())
-        whole.update(a.reshape(-1).view(np.uint8))
+        whole.update(a.reshape(-1).view(np.uint8).data)
     return whole.hexdigest()
 
 
@@ -401,14 +401,14 @@ def _kind(path: pathlib.Path) -> str:
     return path.suffix
 
 
-def _name(path: str | os.PathLike | BinaryIO) -> pathlib.Path:
+def _name(path: str | os.PathLike[str] | BinaryIO) -> pathlib.Path:
     """Where it lies; of an open file, its name."""
-    return pathlib.Path(getattr(path, "name", path) if hasattr(path, "read") else path)
+    return pathlib.Path(path if isinstance(path, str | os.PathLike) else path.name)
 
 
-def _read(path: str | os.PathLike | BinaryIO, kind: str) -> bytes:
+def _read(path: str | os.PathLike[str] | BinaryIO, kind: str) -> bytes:
     """The file's bytes; of safetensors none before its header says that there are as many."""
-    if hasattr(path, "read"):
+    if not isinstance(path, str | os.PathLike):
         return path.read()
     if kind == "msgpack":
         return files.read_bytes(path)
@@ -416,7 +416,7 @@ def _read(path: str | os.PathLike | BinaryIO, kind: str) -> bytes:
     return files.read_bytes(path)
 
 
-def check_size(path: str | os.PathLike, kind: str = "safetensors") -> None:
+def check_size(path: str | os.PathLike[str], kind: str = "safetensors") -> None:
     """Refuses a safetensors file whose header claims other arrays than it has bytes for.
 
     Raises:

@@ -161,7 +161,7 @@ def backwards(entries: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def read(
-    path: str | os.PathLike, *, head: str | None = None, key: bytes | None = None
+    path: str | os.PathLike[str], *, head: str | None = None, key: bytes | None = None
 ) -> list[dict[str, Any]]:
     """The entries of a ledger's file, as ``verify``; none where there is no file.
 
@@ -178,7 +178,7 @@ def read(
 
 
 def append(
-    path: str | os.PathLike, content: dict[str, Any], *, key: bytes | None = None
+    path: str | os.PathLike[str], content: dict[str, Any], *, key: bytes | None = None
 ) -> dict[str, Any]:
     """Adds a line, unless one with this very content is there; returns the entry.
 
@@ -201,7 +201,7 @@ def append(
 
 
 def rekey(
-    path: str | os.PathLike, content: dict[str, Any], *, new: bytes, key: bytes | None = None
+    path: str | os.PathLike[str], content: dict[str, Any], *, new: bytes, key: bytes | None = None
 ) -> dict[str, Any]:
     """Adds a line from which on a ledger has another key, or its first; returns the entry.
 
@@ -234,7 +234,7 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def digest(path: str | os.PathLike, *, most: int | None = None) -> str:
+def digest(path: str | os.PathLike[str], *, most: int | None = None) -> str:
     """SHA-256 of a plain file, as hexadecimal text.
 
     Raises:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jfu.devices import setting
 from jfu.faults import NOT_FINITE, checked
 from jfu.sums import squares
 from jfu.types import (
@@ -285,9 +286,8 @@ def _(size: int, batched: list[bool], number: jax.Array) -> tuple[jax.Array, boo
 
 def _layout_changes_draws(key: Key) -> bool:
     """Whether a draw depends on how many are drawn; not where each comes of its own counter."""
-    return not (
-        jax.config.jax_threefry_partitionable and "threefry" in str(jax.random.key_impl(key))
-    )
+    counted = setting("jax_threefry_partitionable")
+    return not (counted and "threefry" in str(jax.random.key_impl(key)))
 
 
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:

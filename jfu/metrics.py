@@ -191,7 +191,8 @@ def gap_per_seed(method: Sequence[Mapping], reference: Sequence[Mapping]) -> lis
     [0.5, 1.5]
     """
     gaps = [gap([m], [r]) for m, r in zip(method, reference, strict=True)]
-    return None if None in gaps else gaps
+    known = [gap for gap in gaps if gap is not None]
+    return known if len(known) == len(gaps) else None
 
 
 def first_round_within(rows: Sequence[Mapping], target: float, points: float = 0.5) -> int | None:

@@ -63,8 +63,8 @@ def spread(clients: ClientData, mesh: Mesh | None = None) -> ClientData:
         deal(a, parts, mesh) for a in (clients.x, clients.y, np.arange(len(clients.y), dtype="i4"))
     ]
     x, y, row = each
-    rows = [everywhere(np.asarray(a), mesh) for a in (apart, mask, clients.id)]
-    return ClientData(x, y, *rows, row)
+    index, mask, ids = (everywhere(np.asarray(a), mesh) for a in (apart, mask, clients.id))
+    return ClientData(x, y, index, mask, ids, row)
 
 
 def homes(clients: int, devices: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def held(index: np.ndarray, mask: np.ndarray, devices: int) -> list[np.ndarray]:
     return [np.unique(index[home == device][mask[home == device]]) for device in range(devices)]
 
 
-def deal(a: np.ndarray, parts: Sequence[np.ndarray], mesh: Mesh, *, flat: bool = False):
+def deal(a: jax.Array | np.ndarray, parts: Sequence[np.ndarray], mesh: Mesh, *, flat: bool = False):
     """Rows ``parts[d]`` of ``a`` on device d, zeros behind them: ``[D, P, ...]``.
 
     Args:

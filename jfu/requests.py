@@ -61,13 +61,13 @@ def forget_class(
       ValueError: a label that the named clients do not hold, or an id that no client has.
     """
     _whole(clients)
-    labels = _named(labels, "labels")
+    wanted = _named(labels, "labels")
     y = clients.y[clients.index]
     live = clients.mask & _of_clients(clients, ids)[:, None]
     held = np.unique(np.asarray(y)[np.asarray(live)])
-    if missing := sorted(set(labels.tolist()) - set(held.tolist())):
+    if missing := sorted(set(wanted.tolist()) - set(held.tolist())):
         raise ValueError(f"no example has class {missing}; the classes held are {held.tolist()}")
-    return live & jnp.isin(y, jnp.asarray(labels, y.dtype))
+    return live & jnp.isin(y, jnp.asarray(wanted, y.dtype))
 
 
 def forget_fraction(
@@ -93,13 +93,13 @@ def forget_fraction(
 def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
     """The examples of an own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
     _whole(clients)
-    chosen = jnp.asarray(chosen)
-    if chosen.shape != clients.y.shape or chosen.dtype != bool:
+    rows = jnp.asarray(chosen)
+    if rows.shape != clients.y.shape or rows.dtype != bool:
         raise ValueError(
-            f"the mask is {chosen.dtype} {list(chosen.shape)}; it must be bool, one value for "
+            f"the mask is {rows.dtype} {list(rows.shape)}; it must be bool, one value for "
             f"each of the {len(clients.y)} examples of the pool"
         )
-    return chosen[clients.index] & clients.mask
+    return rows[clients.index] & clients.mask
 
 
 def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:

@@ -74,7 +74,9 @@ class Summary(TypedDict):
     """What ``summarise`` gives, and what more a table of a work directory may hold."""
 
     seeds: list[int]
-    methods: dict[str, dict[str, Any] | None]  # None of a method that is not finished on any seed
+    methods: Mapping[
+        str, dict[str, Any] | None
+    ]  # None of a method that is not finished on any seed
     floor: dict[str, Any] | None
     config: Mapping[str, Any] | None
     cells: NotRequired[dict[str, dict[str, dict[str, int] | None]]]  # method -> seed -> progress

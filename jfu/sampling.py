@@ -39,6 +39,10 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
         state, info = fed.round(state, some, key)
         return state, of_chosen(info, places)
 
+    if fed.watched is None:
+        return FederatedAlgorithm(fed.init, round)
+    inner = fed.watched
+
     def watched(see):
         def watched_round(state, clients, key, rows):
             draw_key, key = jax.random.split(key)
@@ -47,7 +51,7 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
             if places is not None:
                 room = lambda a: jnp.zeros((some.id.shape[0], *a.shape[1:]), a.dtype)
                 theirs = jax.tree.map(lambda a: room(a).at[places].set(a), theirs)
-            state, info, theirs = fed.watched(see)(state, some, key, theirs)
+            state, info, theirs = inner(see)(state, some, key, theirs)
             if places is not None:
                 theirs = jax.tree.map(lambda a: a[places], theirs)
             rows = jax.tree.map(lambda a, new: a.at[chosen].set(new), rows, theirs)
@@ -55,7 +59,7 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
 
         return watched_round
 
-    return FederatedAlgorithm(fed.init, round, watched if fed.watched else None)
+    return FederatedAlgorithm(fed.init, round, watched)
 
 
 def absent(fed: FederatedAlgorithm, rate: float) -> FederatedAlgorithm:
@@ -75,11 +79,15 @@ def absent(fed: FederatedAlgorithm, rate: float) -> FederatedAlgorithm:
         draw_key, key = jax.random.split(key)
         return fed.round(state, present(clients, draw_key), key)
 
+    if fed.watched is None:
+        return FederatedAlgorithm(fed.init, round)
+    inner = fed.watched
+
     def watched(see):
         def watched_round(state, clients, key, rows):
             draw_key, key = jax.random.split(key)
-            return fed.watched(see)(state, present(clients, draw_key), key, rows)
+            return inner(see)(state, present(clients, draw_key), key, rows)
 
         return watched_round
 
-    return FederatedAlgorithm(fed.init, round, watched if fed.watched else None)
+    return FederatedAlgorithm(fed.init, round, watched)

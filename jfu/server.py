@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jfu.types import Params, PyTree
+from jfu.types import PyTree
 
 
 class Moments(NamedTuple):
@@ -54,16 +54,16 @@ def _adaptive(lr: float, b1: float, tau: float, second: Callable) -> optax.Gradi
     if not tau > 0:
         raise ValueError(f"tau is {tau}; it keeps steps finite, and must be above 0")
 
-    def init(params: Params) -> Moments:
+    def init(params: PyTree) -> PyTree:
         return Moments(
             jax.tree.map(jnp.zeros_like, params),
             jax.tree.map(lambda p: jnp.full_like(p, tau**2), params),
         )
 
-    def update(slope, state, params=None):
+    def update(updates, state, params=None):
         del params
-        m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, slope)
-        v = jax.tree.map(lambda v, g: second(v, g**2), state.second, slope)
+        m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, updates)
+        v = jax.tree.map(lambda v, g: second(v, g**2), state.second, updates)
         step = jax.tree.map(lambda m, v: -lr * m / (jnp.sqrt(v) + tau), m, v)
         return step, Moments(m, v)
 

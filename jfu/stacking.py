@@ -68,8 +68,9 @@ def stack(
         index[k, : len(i)], mask[k, : len(i)] = i, True
     arrays = (y.astype(np.int32), index, mask, np.asarray(ids, np.int32))
     if host:
-        return ClientData(x, *arrays)
-    return _placed(ClientData(x.astype(on_device(x.dtype), copy=False), *arrays))
+        return ClientData._make((x, *arrays, None))
+    x = x.astype(on_device(x.dtype), copy=False)
+    return _placed(ClientData._make((x, *arrays, None)))
 
 
 def on_device(dtype: np.dtype) -> np.dtype:
@@ -219,7 +220,7 @@ def _finite(block: np.ndarray) -> np.ndarray:
     """Which examples hold no NaN and no infinity."""
     if not jnp.issubdtype(block.dtype, jnp.inexact):
         return np.ones(len(block), bool)
-    return np.isfinite(block).all(tuple(range(1, block.ndim)))
+    return np.asarray(np.isfinite(block).all(tuple(range(1, block.ndim))))
 
 
 def _held(block: np.ndarray, kind: np.dtype) -> bool:

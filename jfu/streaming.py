@@ -129,9 +129,10 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
 
     def round(state: PyTree, clients: ClientData, key: Key) -> tuple[PyTree, RoundInfo]:
         _check_host(state, clients, key)
-        clients = ClientData(*(None if a is None else np.asarray(a) for a in clients))
+        clients = ClientData._make(None if a is None else np.asarray(a) for a in clients)
         state, key = _place((state, key), WHOLE)
-        total, reports = None, []
+        shared = clients_key = server_key = total = None
+        reports: list[tuple[np.ndarray, LocalInfo]] = []
         for who, slots in plan(clients, piece, _devices()):
             some = _place(gather(clients, who, slots), MINE)
             if total is None:
@@ -197,7 +198,7 @@ def _pooled(some: Piece) -> ClientData:
     """A piece as clients of a pool of its own."""
     flat = lambda a: a.reshape(-1, *a.shape[2:])
     index = jnp.arange(some.mask.size, dtype=jnp.int32).reshape(some.mask.shape)
-    return ClientData(flat(some.x), flat(some.y), index, some.mask, some.id, flat(some.row))
+    return ClientData._make((flat(some.x), flat(some.y), index, some.mask, some.id, flat(some.row)))
 
 
 def _in_order(reports: list[tuple[np.ndarray, LocalInfo]], count: int) -> LocalInfo:

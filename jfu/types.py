@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import jax
+import numpy as np
 
 if TYPE_CHECKING:  # for its types alone: importing it takes as long as all of this library
     import chex
@@ -82,7 +83,7 @@ class RoundInfo(NamedTuple):
     """Everything a human may want to see of a round and the next round does not need."""
 
     clients: LocalInfo  # [K] each
-    metrics: Mapping[str, jax.Array]  # scalars, see fedavg.summarise
+    metrics: dict[str, jax.Array]  # scalars, see fedavg.summarise
     ids: jax.Array  # [K] int32, who the rows of `clients` and `updates` are
     updates: PyTree = None  # [K, ...] only where single updates were asked for
 
@@ -205,4 +206,5 @@ class Model(NamedTuple):
 
 LossFn: TypeAlias = Callable[[Variables, Batch, Key], Any]  # -> loss, or (loss, changed)
 ClientFn: TypeAlias = Callable[[Broadcast, ClientData, Key], tuple[PyTree, LocalInfo]]
-Selector: TypeAlias = Callable[[str, Any], bool]  # (path joined by "/", leaf) -> selected?
+# (path joined by "/", leaf) -> selected?
+Selector: TypeAlias = Callable[[str, Any], bool | np.bool_]

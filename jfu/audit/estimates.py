@@ -326,7 +326,7 @@ def alone(
         found, over = inference.t_interval([*scores.values()], least=narrow), "seeds"
     else:
         ends = attacks.interval(measure.statistic, [first], draws=draws)
-        found = inference.Interval(*scores.values(), *ends)
+        found = inference.Interval._make([*scores.values(), *ends])
         over = "examples" if any(len(a) > 1 for a in first) else "nothing"
     bottom, top = limits(measure)
     low, high = max(found.low, min(bottom, found.value)), min(found.high, max(top, found.value))

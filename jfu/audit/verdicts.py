@@ -131,8 +131,8 @@ def verdicts(
 
 
 def forgotten(
-    measures: dict[str, Any],
-    missing: dict[str, str],
+    measures: Mapping[str, Any],
+    missing: Mapping[str, str],
     asked: bool,
     known: Controls,
     third: bool = False,
@@ -180,7 +180,7 @@ def unfit(known: Controls, third: bool) -> list[str]:
 WIDE = "Not shown to be within the margin"
 
 
-def doubts(counted: dict[str, Any], measures: dict[str, Any], known: Controls) -> list[str]:
+def doubts(counted: dict[str, Any], measures: Mapping[str, Any], known: Controls) -> list[str]:
     """What of a model's own measures forbids a yes and is no no."""
     why, near = [], bounded(counted)
     if wide := [key for key, e in near.items() if not inside(e) and not outside(e)]:

@@ -8,9 +8,10 @@ Pillow, tensorflow-datasets) is imported when that source is read. TensorFlow ne
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from jfu.data.rows import Rows, joined, take
 
@@ -35,7 +36,7 @@ def digits() -> Dataset:
     """
     from sklearn.datasets import load_digits
 
-    raw = load_digits()
+    raw: Any = load_digits()
     x = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
     y = raw.target.astype(np.int32)
     train, test = np.split(np.random.default_rng(0).permutation(len(y)), [1437])
@@ -53,9 +54,9 @@ EMBEDDED: Mapping[str, Callable[[], Dataset]] = {"digits": digits, "synthetic": 
 
 
 def load(
-    name: str | os.PathLike,
+    name: str | os.PathLike[str],
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
@@ -208,7 +209,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.stack([np.asarray(p.resize((size, size), to)) for p in planes], axis=-1)
 
 
-def check_room(many: int, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def check_room(many: int, shape: tuple[int, ...], dtype: DTypeLike) -> None:
     """Refuses images that no memory of this machine holds.
 
     Raises:
@@ -230,7 +231,13 @@ def memory() -> float:
         return math.inf
 
 
-def _resize_all(x: np.ndarray | Rows, size: int) -> np.ndarray | Rows:
+@overload
+def _resize_all(x: np.ndarray, size: int) -> np.ndarray: ...
+@overload
+def _resize_all(x: Rows, size: int) -> Rows: ...
+
+
+def _resize_all(x, size):
     if x.ndim != 4:
         raise ValueError(
             f"image_size={size} was given for examples {list(x.shape[1:])}, which are no images "

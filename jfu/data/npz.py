@@ -15,7 +15,7 @@ are refused, because reading them would run what they hold.
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import numpy as np
 
@@ -28,7 +28,7 @@ _PACKED, _RATIO = 2**28, 100
 _MOST_CLASSES = 1_000_000  # a label beyond it is an id or a hash, not the number of a class
 
 
-def read(path: str | os.PathLike, *, by_row: bool = False) -> Dataset:
+def read(path: str | os.PathLike[str], *, by_row: bool = False) -> Dataset:
     """Reads and checks a file; the classes' names are their numbers.
 
     Args:
@@ -57,7 +57,7 @@ def read(path: str | os.PathLike, *, by_row: bool = False) -> Dataset:
 
 
 @contextlib.contextmanager
-def _named(path: str | os.PathLike) -> Iterator[None]:
+def _named(path: str | os.PathLike[str]) -> Generator[None]:
     """Errors say which file they are about."""
     try:
         yield
@@ -65,9 +65,9 @@ def _named(path: str | os.PathLike) -> Iterator[None]:
         raise ValueError(f"{shown(path)}: {error}") from None
 
 
-def _dataset(arrays: dict, x_train: Rows | None) -> Dataset:
-    """The arrays, checked."""
-    x_train = _examples(arrays, "x_train") if x_train is None else x_train
+def _dataset(arrays: dict, by_row: Rows | None) -> Dataset:
+    """The arrays, checked; training images by row where they stay in their file."""
+    x_train = _examples(arrays, "x_train") if by_row is None else by_row
     x_test = _examples(arrays, "x_test")
     if x_train.shape[1:] != x_test.shape[1:] or x_train.dtype != x_test.dtype:
         raise ValueError(
@@ -114,7 +114,7 @@ def _mapped(path: str, name: str) -> np.ndarray | None:
     return np.memmap(path, header.dtype, "r", header.offset, header.shape)
 
 
-def _by_row(x: np.ndarray, path: str | os.PathLike) -> Rows:
+def _by_row(x: np.ndarray, path: str | os.PathLike[str]) -> Rows:
     """Examples of a memory map, checked as they are read."""
     with _named(path):
         like = _examples(dict(x_train=x[:1]), "x_train")

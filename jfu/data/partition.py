@@ -8,7 +8,7 @@ int32 and sorted; the same seed gives the same rows.
 import collections
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -38,11 +38,9 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
         )
     if spec == "iid":
         return iid(y, clients, seed)
-    kinds = {"dirichlet": (float, dirichlet), "shards": (int, shards)}
     kind, _, value = spec.partition(":")
     try:
-        parse, divide = kinds[kind]
-        number = parse(value)
+        number = {"dirichlet": float, "shards": int}[kind](value)
         if not 0 < number < math.inf:
             raise ValueError
     except (KeyError, ValueError):
@@ -50,8 +48,10 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
             f"the partition is {spec!r}; it must be iid, dirichlet:B with a beta > 0 such as "
             "dirichlet:0.5, or shards:S with a whole number such as shards:2"
         ) from None
-    more = {"minimum": minimum} if kind == "dirichlet" else {}
-    lists = divide(y, clients, number, seed, **more)
+    if kind == "dirichlet":
+        lists = dirichlet(y, clients, number, seed, minimum=minimum)
+    else:
+        lists = shards(y, clients, int(number), seed)
     if (fewest := min(map(len, lists))) < minimum:
         raise ValueError(
             f"{spec} leaves a client {fewest} examples, and each is to have at least {minimum}; "
@@ -161,7 +161,7 @@ def from_ids(client: np.ndarray) -> tuple[Rows, tuple[str | int, ...]]:
     return _sorted(np.split(np.argsort(number, kind="stable"), cuts)), tuple(ids.tolist())
 
 
-def from_file(path: str | os.PathLike, examples: int) -> tuple[Rows, tuple[str | int, ...]]:
+def from_file(path: str | os.PathLike[str], examples: int) -> tuple[Rows, tuple[str | int, ...]]:
     """Own lists of rows, and the clients' ids.
 
     Examples may be left out, and clients may share one.
@@ -246,5 +246,5 @@ def _check(y: np.ndarray, clients: int) -> np.ndarray:
     return y
 
 
-def _sorted(lists: Sequence) -> Rows:
+def _sorted(lists: Iterable) -> Rows:
     return [np.sort(np.asarray(rows, np.int32)) for rows in lists]

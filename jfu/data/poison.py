@@ -69,7 +69,7 @@ def chosen(rows: np.ndarray, fraction: float = 1.0, seed: int = 0) -> np.ndarray
 
 
 def poison(
-    x: np.ndarray,
+    x: np.ndarray | Rows,
     y: np.ndarray,
     rows: np.ndarray,
     *,
@@ -78,7 +78,7 @@ def poison(
     size: int | None = None,
     value: float | None = None,
     seed: int = 0,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | Rows, np.ndarray, np.ndarray]:
     """Stamps a part of the rows and gives them the attacker's label.
 
     Args:
@@ -109,7 +109,7 @@ def poison(
 
 
 def stamped(
-    x: np.ndarray,
+    x: np.ndarray | Rows,
     y: np.ndarray,
     rows: np.ndarray,
     *,
@@ -117,7 +117,7 @@ def stamped(
     size: int | None = None,
     value: float | None = None,
     copy: Callable[[np.ndarray], np.ndarray] = np.array,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray | Rows, np.ndarray]:
     """``poison`` of exactly these rows: new ``x`` and ``y``, one copy of each.
 
     Args:

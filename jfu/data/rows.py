@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -66,7 +67,13 @@ class Rows:
         return max(self[i : i + _BLOCK].max() for i in range(0, len(self), _BLOCK))
 
 
-def take(x: "np.ndarray | Rows", rows) -> "np.ndarray | Rows":
+@overload
+def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray: ...
+@overload
+def take(x: Rows, rows: np.ndarray) -> Rows: ...
+
+
+def take(x, rows):
     """Rows of an array, or of what is not read yet."""
     return x.take(rows) if isinstance(x, Rows) else x[rows]
 

@@ -5,9 +5,11 @@ that can be read by row; ``python -m launch.prepare --dataset=NAME --data_dir=DI
 """
 
 import io
+import itertools
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from jfu.data.rows import Rows
 from jfu.files import shown
 
 _ROWS = 1024  # read at once; bounds the memory that encoded images take
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's name for so many channels
+_MODES: dict[int | None, str] = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names, by channels
 
 
 class _Set(NamedTuple):
@@ -25,12 +27,15 @@ class _Set(NamedTuple):
     where: str  # the folder that holds it
     builder: Any  # tfds.core.DatasetBuilder
     image: str  # the key of the image in an example
+    label: str = "label"  # that of its class
+    channels: int | None = None  # of every image; None where they differ
+    classes: tuple[str, ...] = ()  # their names
 
 
 def read(
     name: str,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
     train_size: int | None = None,
     test_size: int | None = None,
@@ -53,7 +58,9 @@ def read(
     where = folder(data_dir)
     builder = open_builder(name, where)
     image, label = _keys(name, builder.info)
-    these = _Set(name, where, builder, image)
+    features = builder.info.features
+    channels, classes = features[image].shape[-1], tuple(features[label].names)
+    these = _Set(name, where, builder, image, label, channels, classes)
     # Unprepared sets have no splits. Inside tfds.testing.mock_data they have any.
     splits = list(builder.info.splits) if builder.is_prepared() else ["train", "test"]
     if "train" not in splits:
@@ -71,62 +78,77 @@ def read(
             f"{name} has no labelled split test or validation, only {', '.join(splits)}; give "
             "resplit=0.1 to test on a tenth of the images"
         )
-    rows = np.arange(len(train)) if train_size is None else choose(len(train), train_size, seed)
-    shape, names = builder.info.features[image].shape, tuple(builder.info.features[label].names)
-
-    def decode(source, rows):
-        if image_size is not None:
-            check_room(len(rows), (image_size, image_size, shape[-1] or 3), np.uint8)
-        x, y = None, np.empty(len(rows), np.int32)
-        for start in range(0, len(rows), _ROWS):
-            chunk = rows[start : start + _ROWS].tolist()
-            for i, example in enumerate(_rows(these, source, chunk), start):
-                one = _decoded(these, example[image], shape[-1])
-                one = one if image_size is None else resize(one, image_size)
-                if x is None:
-                    x = np.empty((len(rows), *one.shape), one.dtype)
-                if one.shape != x.shape[1:]:
-                    raise ValueError(
-                        f"the images of {name} differ in size, {list(x.shape[1:])} and "
-                        f"{list(one.shape)}; give image_size=S to make all of them S x S"
-                    )
-                x[i], y[i] = one, example[label]
-        return x, labelled(y)
-
-    def labelled(y):
-        if y.min() < 0 or y.max() >= len(names):
-            raise ValueError(f"{name} holds examples without a label, which cannot be used")
-        return y
-
-    def named(source, rows):
-        """The labels alone."""
-        y = np.empty(len(rows), np.int32)
-        for start in range(0, len(rows), _ROWS):
-            some = _rows(these, source, rows[start : start + _ROWS].tolist())
-            y[start : start + _ROWS] = [example[label] for example in some]
-        return y
-
+    rows = _chosen(len(train), train_size, seed)
     if by_row:
-        like, _ = decode(train, rows[:1])
-        x_train = Rows(lambda ids: decode(train, ids)[0], rows, like.shape[1:], like.dtype)
-        y_train = labelled(named(train, rows))
+        like, _ = _decode(these, train, rows[:1], image_size)
+        read_rows = lambda ids: _decode(these, train, ids, image_size)[0]
+        x_train = Rows(read_rows, rows, like.shape[1:], like.dtype)
+        y_train = _labels(these, train, rows)
     else:
-        x_train, y_train = decode(train, rows)
+        x_train, y_train = _decode(these, train, rows, image_size)
     if test is None:
         x_test, y_test = np.empty((0, *x_train.shape[1:]), x_train.dtype), np.empty(0, np.int32)
     else:
-        some = test_size is not None
-        rows = choose(len(test), test_size, seed, "test_size") if some else np.arange(len(test))
-        x_test, y_test = decode(test, rows)
+        rows = _chosen(len(test), test_size, seed, "test_size")
+        x_test, y_test = _decode(these, test, rows, image_size)
     if x_train.shape[1:] != x_test.shape[1:]:
         raise ValueError(
             f"the images of {name} differ in size, {list(x_train.shape[1:])} to train and "
             f"{list(x_test.shape[1:])} to test; give image_size=S to make all of them S x S"
         )
-    return Dataset(x_train, y_train, x_test, y_test, names)
+    return Dataset(x_train, y_train, x_test, y_test, these.classes)
 
 
-def folder(data_dir: str | os.PathLike | None) -> str:
+def _chosen(many: int, size: int | None, seed: int, option: str = "train_size") -> np.ndarray:
+    return np.arange(many) if size is None else choose(many, size, seed, option)
+
+
+def _decode(
+    these: _Set, source: Any, rows: np.ndarray, image_size: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of some rows, ``[R, H, W, C]`` and int32 ``[R]``."""
+    if image_size is not None:
+        check_room(len(rows), (image_size, image_size, these.channels or 3), np.uint8)
+    examples = _decoded(these, source, rows, image_size)
+    first = next(examples)
+    like = first[0]
+    x, y = np.empty((len(rows), *like.shape), like.dtype), np.empty(len(rows), np.int32)
+    for i, (one, label) in enumerate(itertools.chain([first], examples)):
+        if one.shape != x.shape[1:]:
+            raise ValueError(
+                f"the images of {these.name} differ in size, {list(x.shape[1:])} and "
+                f"{list(one.shape)}; give image_size=S to make all of them S x S"
+            )
+        x[i], y[i] = one, label
+    return x, _labelled(these, y)
+
+
+def _decoded(
+    these: _Set, source: Any, rows: np.ndarray, image_size: int | None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """One image and its label after the other."""
+    for start in range(0, len(rows), _ROWS):
+        for example in _rows(these, source, rows[start : start + _ROWS].tolist()):
+            one = _whole_image(these, example[these.image])
+            yield one if image_size is None else resize(one, image_size), example[these.label]
+
+
+def _labels(these: _Set, source: Any, rows: np.ndarray) -> np.ndarray:
+    """The labels alone, int32 ``[R]``."""
+    y = np.empty(len(rows), np.int32)
+    for start in range(0, len(rows), _ROWS):
+        some = _rows(these, source, rows[start : start + _ROWS].tolist())
+        y[start : start + _ROWS] = [example[these.label] for example in some]
+    return _labelled(these, y)
+
+
+def _labelled(these: _Set, y: np.ndarray) -> np.ndarray:
+    if y.min() < 0 or y.max() >= len(these.classes):
+        raise ValueError(f"{these.name} holds examples without a label, which cannot be used")
+    return y
+
+
+def folder(data_dir: str | os.PathLike[str] | None) -> str:
     """Where prepared sets lie: the argument, else ``$TFDS_DATA_DIR``, else tfds' own default."""
     default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.expanduser(os.fspath(data_dir) if data_dir else default)
@@ -195,7 +217,7 @@ def _source(these: _Set, split: str) -> Any:
     """A split, to be read by row with ``_rows``."""
     import tensorflow_datasets as tfds
 
-    name, where, builder, image = these
+    name, where, builder, image = these.name, these.where, these.builder, these.image
     # tfds decodes a palette image to the numbers of its colours and leaves CMYK at four
     # channels, so uint8 images are decoded here. Its mock has no encoded images to give.
     ours = builder.is_prepared() and builder.info.features[image].np_dtype == np.uint8
@@ -242,9 +264,9 @@ def _line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def _decoded(these: _Set, image: bytes | np.ndarray, channels: int | None) -> np.ndarray:
+def _whole_image(these: _Set, image: bytes | np.ndarray) -> np.ndarray:
     try:
-        return _image(image, channels)
+        return _image(image, these.channels)
     except Exception as error:  # of Pillow's many formats, each with their own
         raise _damaged(these, f"an image: {_line(error)}") from error
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -84,7 +85,7 @@ def build(
             f"{'s' * (channels > 1)} of {height}x{width} pixels, and (height, width, channels) is "
             "wanted; transpose the images: x.transpose(0, 2, 3, 1)"
         )
-    options = {}
+    options: dict[str, Any] = {}
     if norm is not None:
         if norm not in NORMS.get(name, ()):
             possible = f"choose one of {list(NORMS[name])}" if name in NORMS else "leave it out"
@@ -199,8 +200,8 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             "padding would enter them; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
             "nn.BatchNorm, or use nn.GroupNorm"
         )
-    extra = (features, outputs, cuts) if layers else ()
-    return Model(init, apply, layers, follows, *extra)
+    model = Model(init, apply, layers, follows)
+    return model._replace(features=features, outputs=outputs, cuts=cuts) if layers else model
 
 
 def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], set[str]]:
@@ -228,7 +229,7 @@ def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]
 
     with nn.intercept_methods(watch):
         # Not the jitted function itself: a trace from the cache would call no module.
-        variables = jax.eval_shape(init.__wrapped__, jax.random.key(0))
+        variables = jax.eval_shape(inspect.unwrap(init), jax.random.key(0))
     layers = dict.fromkeys(name for _, name in outputs)
     return tuple(layers), tuple(follows), set(variables)
 

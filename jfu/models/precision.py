@@ -54,11 +54,11 @@ def at_precision(model: Model, precision: str | None) -> Model:
 
             return computed
 
-    wrapped = lambda fn: None if fn is None else lambda *a, **k: _long(around(fn)(*a, **k))
+    wrapped = lambda fn: lambda *a, **k: _long(around(fn)(*a, **k))
     return model._replace(
         apply=wrapped(model.apply),
-        features=wrapped(model.features),
-        outputs=wrapped(model.outputs),
+        features=model.features and wrapped(model.features),
+        outputs=model.outputs and wrapped(model.outputs),
     )
 
 

@@ -19,7 +19,7 @@ int(ratio n / 2), so that a frequency and its mirror may fall on different sides
 closed, c - b to c + b, and what is mixed stays the spectrum of real weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -117,7 +117,7 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
 
                 def loss(params):
                     mine = {**rest, "params": params}
-                    return contrast(model, (mine, original, degraded), batch, tau)
+                    return contrast(model.features, (mine, original, degraded), batch, tau)
 
                 value, slope = jax.value_and_grad(loss)(params)
                 change, memory = adam.update(slope, memory, params)
@@ -155,12 +155,12 @@ def drawn(mask: jax.Array, key: Key, size: int) -> jax.Array:
     return sized(mask, key, among)
 
 
-def contrast(model: Model, three: Sequence[Variables], batch: Batch, tau: float) -> jax.Array:
+def contrast(features: Callable, three: Sequence[Variables], batch: Batch, tau: float) -> jax.Array:
     """The contrastive loss of (the model, the original, the degraded), mean over live rows."""
-    features = [model.features(variables, batch.x) for variables in three]
-    squares = [(f * f).sum(-1, keepdims=True) for f in features]
+    seen = [features(variables, batch.x) for variables in three]
+    squares = [(f * f).sum(-1, keepdims=True) for f in seen]
     # Bounded before the root, whose slope at 0 is infinite: rows that are not live may be zero.
-    unit = [f / jnp.sqrt(jnp.maximum(s, 1e-16)) for f, s in zip(features, squares, strict=True)]
+    unit = [f / jnp.sqrt(jnp.maximum(s, 1e-16)) for f, s in zip(seen, squares, strict=True)]
     h, h0, h1 = unit
     s0, s1 = (h * h0).sum(-1), (h * h1).sum(-1)
     each = jax.nn.softplus((s0 - s1) / tau)
@@ -176,7 +176,8 @@ def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params
         flat = _matrix(old).shape
         inside, outside = (old, new) if low == "original" else (new, old)
         spectrum = lambda a: jnp.fft.fftshift(jnp.fft.fft2(_matrix(wide(a))))
-        amplitude = jnp.where(box(flat, ratio), *(jnp.abs(spectrum(a)) for a in (inside, outside)))
+        near, far = (jnp.abs(spectrum(a)) for a in (inside, outside))
+        amplitude = jnp.where(box(flat, ratio), near, far)
         mixed = amplitude * jnp.exp(1j * jnp.angle(spectrum(old)))
         matrix = jnp.fft.ifft2(jnp.fft.ifftshift(mixed)).real
         return _from_matrix(matrix, old.shape).astype(old.dtype)
@@ -184,7 +185,7 @@ def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params
     return jax.tree_util.tree_map_with_path(mix, original, unlearned)
 
 
-def box(shape: tuple[int, int], ratio: float) -> jax.Array:
+def box(shape: Sequence[int], ratio: float) -> jax.Array:
     """True within ``ratio`` of each axis round the middle, where ``fftshift`` puts frequency 0.
 
     >>> box((5, 4), 0.5).astype(int).tolist()

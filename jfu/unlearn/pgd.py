@@ -109,8 +109,8 @@ def radius(center: Params, model: Model, key: Key, draws: int) -> jax.Array:
 def inside_ball(center: Params, radius: jax.Array) -> optax.GradientTransformation:
     """Shortens a step so that it ends within ``radius`` of ``center``."""
 
-    def update(step, state, params):
-        away = optax.tree.sub(optax.tree.add(wide(params), wide(step)), wide(center))
+    def update(updates, state, params=None):
+        away = optax.tree.sub(optax.tree.add(wide(params), wide(updates)), wide(center))
         shrink = jnp.minimum(1.0, radius / jnp.maximum(norm(away), 1e-30))
         project = lambda c, a, p: (c + shrink * a - p).astype(p.dtype)
         return jax.tree.map(project, center, away, params), state
@@ -140,10 +140,10 @@ def until_still(inner: optax.GradientTransformation) -> optax.GradientTransforma
     def init(params):
         return jnp.zeros((), bool), inner.init(params)
 
-    def update(slope, state, params):
+    def update(updates, state, params=None):
         stopped, memory = state
-        stopped = stopped | (norm(slope) == 0)
-        step, memory = inner.update(slope, memory, params)
+        stopped = stopped | (norm(updates) == 0)
+        step, memory = inner.update(updates, memory, params)
         return jax.tree.map(lambda s: jnp.where(stopped, 0, s), step), (stopped, memory)
 
     return optax.GradientTransformation(init, update)
