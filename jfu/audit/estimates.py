@@ -1,284 +1,40 @@
-"""What an audit measures, and how samples become numbers with intervals and floors."""
+"""From samples to numbers: values and differences to retraining, with intervals and floors."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jfu import attacks, inference, results
+from jfu.audit.measures import OLD, RETRAINED, TABLE, Arrays, Evidence, Measure, percent
 
-RETRAINED = ("retrain", results.AGAIN)
-THIRD = "retrain_third"  # a control: an exact answer, which is judged like any other
-OLD = "original"  # likewise: no answer at all
-
-# How far from retraining is as good as retraining: margins of the whole interval.
-ACCURACY, AREA, RATE, TEST = 5.0, 0.05, 0.02, 1.0  # points, of AUCs, of rates, of test accuracy
-# Chances of a false "no": of the 5 in 100 that an exact retraining may meet, so many for measures
-# of a seed's models together, and so many for all of one attack with shadow federations.
-SEEDS, SHADOWS = 0.04, 0.01
-SIGNS = 0.05  # of a false sign of memory, which forbids a yes
 LEVEL = 0.90  # of differences' intervals: 95 of 100 lie above its low end, 95 below its high one
-
-
-class Measure(NamedTuple):
-    title: str
-    unit: str
-    statistic: Callable  # of one seed's arrays
-    memory: int = 0  # +1 where more of it is memory of the forgotten data, -1 where less is
-    decides: bool = False  # whether the verdict "forgotten" hangs on it
-    margin: float | None = None  # its interval must lie within, for a yes
-    sign: bool = False  # forbids a yes where it shows memory
-    pair: bool = False  # a distance to the retrained model of the same seed
-    pooled: bool = False  # of shadow federations; "no difference" is ``null``
-    null: float = 0.5
-    facts: Callable = lambda groups: {}  # what else the report says, of all seeds' arrays
-    note: str = ""
-
-
-def percent(correct: np.ndarray) -> float:
-    return 100 * float(np.mean(correct))
-
-
-def tpr(rate: float) -> Callable:
-    return functools.partial(attacks.tpr_at, rate=rate)
-
-
-def first(values: np.ndarray) -> float:
-    """The statistic of all pairs of shadow federations; others leave one pair out."""
-    return float(values[0])
-
-
-def rates(title: str, name: str, **more: Any) -> dict[str, Measure]:
-    """An attack's true-positive rates; ``name`` is a pattern of their keys."""
-    words = f"{title}: true positives at {{:g}} % false"
-    if more.get("decides"):
-        more |= dict(margin=RATE)
-    statistic = lambda rate: first if more.get("pooled") else tpr(rate)
-    return {
-        name.format(key): Measure(words.format(100 * rate), "", statistic(rate), null=rate, **more)
-        for key, rate in (("1", 0.01), ("01", 0.001))
-    }
-
-
-def reached(values: np.ndarray, limit: np.ndarray) -> float:
-    """Mean of values of which those above the limit were cut off there."""
-    del limit
-    return float(np.mean(values))
-
-
-def cut(groups: list) -> dict[str, Any]:
-    """The share of seeds in which a value was cut off, and the mean of their limits."""
-    above = [float(np.mean(values > limit)) for values, limit in groups]
-    return dict(censored=float(np.mean(above)), limit=float(np.mean([m for _, m in groups])))
-
-
-def quality(epsilons: np.ndarray, models: np.ndarray) -> float:
-    del models
-    return attacks.forgetting_score(epsilons)
-
-
-# Groups of measures as the report shows them.
-GROUPS: dict[str, dict[str, Measure]] = {
-    "Accuracy and backdoor": {
-        "retain": Measure("accuracy on retained data", "%", percent),
-        "forget": Measure(
-            "accuracy on forgotten data",
-            "%",
-            percent,
-            memory=1,
-            decides=True,
-            margin=ACCURACY,
-            note="of the very examples that the retrained models never saw",
-        ),
-        "test": Measure("accuracy on test data", "%", percent, margin=TEST),
-        "asr": Measure(
-            "backdoor success",
-            "%",
-            percent,
-            memory=1,
-            decides=True,
-            margin=ACCURACY,
-            note="decides where every image with the trigger was to be forgotten",
-        ),
-    },
-    "Membership attacks on one model": {
-        "mia": Measure(
-            "loss attack, unmatched: accuracy",
-            "%",
-            np.mean,
-            note="tells forgotten data from test data by looks too, so it never decides",
-        ),
-        "auc": Measure("loss attack, unmatched: AUC", "", attacks.auc, note="never decides"),
-        **rates("loss attack, unmatched", "tpr_{}_unmatched", note="never decides"),
-        "mia_matched": Measure(
-            "loss attack, matched: accuracy",
-            "%",
-            np.mean,
-            memory=1,
-            decides=True,
-            note="a yes rests on its AUC, which says the same with less noise",
-        ),
-        "auc_matched": Measure(
-            "loss attack, matched: AUC",
-            "",
-            attacks.auc,
-            memory=1,
-            decides=True,
-            margin=AREA,
-            note="each forgotten example faces a test image of its class, trigger and label",
-        ),
-        **rates("loss attack, matched", "tpr_{}", memory=1, decides=True),
-        "rmia": Measure(
-            "RMIA, matched: AUC",
-            "",
-            attacks.auc,
-            memory=1,
-            decides=True,
-            margin=AREA,
-            note="offline; its reference models are the retrained ones of the seed",
-        ),
-        **rates("RMIA, matched", "rmia_tpr_{}", memory=1, decides=True),
-    },
-    "Attacks with shadow federations": {
-        "ulira": Measure(
-            "U-LiRA: AUC",
-            "",
-            first,
-            decides=True,
-            margin=AREA,
-            pooled=True,
-            note="example by example, federations that unlearned it against ones retrained "
-            "without it; any difference tells them apart, so it has no side of memory",
-        ),
-        **rates("U-LiRA", "ulira_tpr_{}", decides=True, pooled=True),
-        "lira": Measure(
-            "LiRA: AUC",
-            "",
-            first,
-            memory=1,
-            decides=True,
-            margin=AREA,
-            pooled=True,
-            note="example by example, unlearned federations that held it against unlearned ones "
-            "that never did",
-        ),
-        **rates("LiRA", "lira_tpr_{}", memory=1, decides=True, pooled=True),
-        "forgetting_score": Measure(
-            "forgetting quality F of the NeurIPS 2023 challenge",
-            "",
-            quality,
-            memory=-1,
-            facts=lambda groups: dict(models=groups[0][1].ravel().tolist()),
-            note="F alone, without the challenge's factors of accuracy; 1 is retraining with many "
-            "models, with few chance alone makes it small",
-        ),
-    },
-    "Signs of memory": {
-        "relearn": Measure(
-            "rounds to relearn",
-            "rounds",
-            reached,
-            memory=-1,
-            sign=True,
-            facts=cut,
-            note="until accuracy on the forgotten data is within 5 points of the original's, once "
-            "the data is back in the federation; a model that takes longer than was tried counts "
-            "as one round more",
-        ),
-        "anamnesis": Measure(
-            "anamnesis index",
-            "",
-            reached,
-            memory=-1,
-            pair=True,
-            facts=cut,
-            note="rounds to relearn over those of the retrained model: below 1 it remembers",
-        ),
-        "update_auc_matched": Measure(
-            "both models known, matched: AUC of the confidence that was lost",
-            "",
-            attacks.auc,
-            note="what the request itself gives away to who saw the model before and after; so "
-            "does retraining",
-        ),
-        "undo_forget": Measure(
-            "negation undone: accuracy on forgotten data",
-            "%",
-            percent,
-            memory=1,
-            sign=True,
-            note="what an attacker gets who negates the layer once more",
-        ),
-        "undo_asr": Measure("negation undone: backdoor success", "%", percent, memory=1, sign=True),
-        "undo_auc_matched": Measure(
-            "negation undone, matched: AUC",
-            "",
-            attacks.auc,
-            memory=1,
-            decides=True,
-            margin=AREA,
-        ),
-        "undo_update_auc_matched": Measure(
-            "negation undone, matched: AUC of the confidence that comes back",
-            "",
-            attacks.auc,
-            memory=1,
-        ),
-        "undo_to_original": Measure(
-            "negation undone: distance to the original's parameters",
-            "",
-            np.mean,
-            memory=-1,
-            note="relative to their length; an attacker who saw both models knows it",
-        ),
-    },
-    "Distance to the retrained model": {
-        "activation_forget": Measure(
-            "distance of probabilities, forgotten data", "", np.mean, pair=True
-        ),
-        "activation_test": Measure("distance of probabilities, test data", "", np.mean, pair=True),
-        "js_forget": Measure(
-            "Jensen-Shannon divergence, forgotten data", "bits", np.mean, pair=True
-        ),
-        "js_test": Measure("Jensen-Shannon divergence, test data", "bits", np.mean, pair=True),
-        "agreement_forget": Measure("same answer, forgotten data", "%", percent, pair=True),
-        "agreement_test": Measure("same answer, test data", "%", percent, pair=True),
-        "tug_of_war": Measure("tug of war", "", np.mean, pair=True, note="1 is retraining"),
-        "barrier_to_retrained": Measure(
-            "loss barrier to the retrained model", "", np.mean, pair=True
-        ),
-        "barrier_to_original": Measure("loss barrier to the original model", "", np.mean),
-        "loss_gap": Measure("loss gap: |retained - forgotten|", "", np.mean),
-    },
-}
-LAYERS = {
-    "cka_to_retrained": Measure("CKA to the retrained model", "", np.mean, pair=True),
-    "cka_to_original": Measure("CKA to the original model", "", np.mean),
-}
-TABLE = {name: m for group in GROUPS.values() for name, m in group.items()} | LAYERS
-
-Arrays = tuple[np.ndarray, ...]
-Evidence = dict[str, dict[str, dict[int, Arrays]]]  # method -> measure -> seed -> arrays
-
-
-def measure_of(name: str) -> Measure:
-    """A measure by its key; those of layers are ``measure.layer``."""
-    return TABLE[name.partition(".")[0]]
-
-
 Scores = dict[str, dict[str, dict[int, float]]]  # measure -> method -> seed -> statistic
 
 
-def estimate(
-    evidence: Evidence, table: dict[str, Measure], draws: int
-) -> tuple[dict, dict[str, str], dict[str, dict[str, str]]]:
-    """Values and differences to retraining with intervals, and why what is missing is missing.
+class Estimates(NamedTuple):
+    """What ``estimate`` gives: numbers, and why what is missing is missing."""
 
-    A difference is that of one seed's models, judged on the same examples: the method's statistic
-    less the mean of the retrained models'. Intervals are Student's over seeds; of shadow
-    federations, of which one says little, the jackknife's over pairs; of one seed, over examples
-    that are drawn anew for all models together.
+    measures: dict[str, dict[str, Any]]  # method -> measure -> entry
+    missing: dict[str, str]  # measure -> a sentence
+    broken: dict[str, dict[str, str]]  # method -> measure -> a sentence
+
+
+def estimate(
+    evidence: Evidence, table: Mapping[str, Measure] = TABLE, draws: int = 1000
+) -> Estimates:
+    """Values and differences to retraining, with intervals.
+
+    A difference is that of one seed's models on the same examples: the method's statistic less the
+    mean of the retrained models'. Intervals are Student's over seeds. Of shadow federations, one of
+    which says little, they are the jackknife's over pairs. Of one seed they are over examples,
+    drawn anew for all models together.
+
+    Args:
+      evidence: samples by method, measure and seed, as ``jfu.audit.collect`` makes them.
+      table: of measures.
+      draws: of the intervals of a single seed's examples.
 
     Returns:
       ``measures[method][measure] = {value, low, high, resampled, seeds, difference, floor,
@@ -288,30 +44,38 @@ def estimate(
       high}``: memory beyond half of what the old model has; ``chance``, None or how often an
       exact retraining would show as much memory in any measure of its kind.
       ``missing[measure]``, a sentence; ``broken[method][measure]``, likewise.
+
+    >>> right = lambda share: np.arange(200) < round(200 * share)  # answers on forgotten data
+    >>> models = dict(original=0.9, retrain=0.5, retrain_again=0.52)
+    >>> evidence = {
+    ...     name: {"forget": {seed: (right(share + seed / 100),) for seed in range(5)}}
+    ...     for name, share in models.items()
+    ... }
+    >>> found = estimate(evidence).measures["original"]["forget"]
+    >>> round(found["value"], 3), round(found["difference"]["value"], 3), found["seeds"]
+    (92.0, 39.0, 5)
     """
-    measures: dict[str, dict[str, Any]] = {name: {} for name in evidence}
-    missing: dict[str, str] = {}
-    broken: dict[str, dict[str, str]] = {name: {} for name in evidence}
+    made = Estimates({name: {} for name in evidence}, {}, {name: {} for name in evidence})
     scores: Scores = {}
-    for key in dict.fromkeys(key for found in evidence.values() for key in found):
+    for key in dict.fromkeys(key for samples in evidence.values() for key in samples):
         measure = table[key.partition(".")[0]]
-        held = {name: found[key] for name, found in evidence.items() if key in found}
-        for name in [name for name, groups in held.items() if not finite(groups.values())]:
-            broken[name][key] = "it is no finite number in every seed"
-            del held[name]
-        found = {n: {s: measure.statistic(*a) for s, a in g.items()} for n, g in held.items()}
-        if any(value is None for one in found.values() for value in one.values()):
-            missing[key] = too_few([a for groups in held.values() for a in groups.values()])
+        by_name = {name: samples[key] for name, samples in evidence.items() if key in samples}
+        for name in [name for name, groups in by_name.items() if not finite(groups.values())]:
+            made.broken[name][key] = "it is no finite number in every seed"
+            del by_name[name]
+        values = {n: {s: measure.statistic(*a) for s, a in g.items()} for n, g in by_name.items()}
+        if any(value is None for one in values.values() for value in one.values()):
+            made.missing[key] = too_few([a for groups in by_name.values() for a in groups.values()])
             continue
-        scores[key] = found
-        for name, groups in held.items():
-            entry = alone(measure, groups, found[name], draws)
+        scores[key] = values
+        for name, groups in by_name.items():
+            entry = alone(measure, groups, values[name], draws)
             compare = of_pairs if measure.pooled else of_seeds
-            measures[name][key] = entry | compare(measure, name, held, found, draws)
-    for name, mine in measures.items():
-        for key, chance in chances(name, mine, scores, table).items():
-            mine[key]["chance"] = chance
-    return measures, missing, broken
+            made.measures[name][key] = entry | compare(measure, name, by_name, values, draws)
+    for name, entries in made.measures.items():
+        for key, chance in chances(name, entries, scores, table).items():
+            entries[key]["chance"] = chance
+    return made
 
 
 def alone(
@@ -414,7 +178,7 @@ def floor_of(
 
 
 def chances(
-    name: str, mine: dict[str, Any], scores: Scores, table: dict[str, Measure]
+    name: str, mine: dict[str, Any], scores: Scores, table: Mapping[str, Measure]
 ) -> dict[str, float]:
     """How often an exact retraining would show as much memory, by measure.
 

@@ -14,8 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfu import inference
-from jfu.audit import estimates
-from jfu.audit.estimates import ACCURACY, AREA, RATE, SEEDS, SHADOWS, SIGNS, TEST
+from jfu.audit.estimates import Estimates
+from jfu.audit.measures import (
+    ACCURACY,
+    AREA,
+    OLD,
+    RATE,
+    RETRAINED,
+    SEEDS,
+    SHADOWS,
+    SIGNS,
+    TABLE,
+    TEST,
+    THIRD,
+    Measure,
+    measure_of,
+)
 
 YES, NO, OPEN, NOT_SHOWN = "yes", "no", "inconclusive", "not shown"
 ONE_SEED = "One seed decides nothing: compare on five."
@@ -88,7 +102,7 @@ def controls(
     Args:
       measures, missing: by method, as ``verdicts`` takes those of one.
     """
-    old, third = estimates.OLD, estimates.THIRD
+    old, third = OLD, THIRD
     made = Controls()
     if old in measures:
         clear = lambda key: clearness(measures[old][key]["difference"])
@@ -99,6 +113,43 @@ def controls(
         found = forgotten(measures[third], missing.get(third, {}), asked, made, third=True)
         made = made._replace(third=found, mistaken=mistaken)
     return made
+
+
+class Judged(NamedTuple):
+    """What ``judge`` says of every model, and of the controls."""
+
+    verdicts: dict[str, dict[str, tuple[str, str]]]  # method -> question -> (verdict, reason)
+    controls: Controls
+
+
+def judge(
+    estimates: Estimates, rows: Sequence[Mapping[str, Any]] = (), *, poison_named: bool = False
+) -> Judged:
+    """Verdicts on every model of an audit, by the rules of ``RULES``.
+
+    Args:
+      estimates: as ``jfu.audit.estimate`` makes them.
+      rows: of results, which say what recovery cost; without them that question stays open.
+      poison_named: whether the request names every image with the trigger.
+
+    >>> from jfu.audit.estimates import estimate
+    >>> right = lambda share: np.arange(200) < round(200 * share)  # answers on forgotten data
+    >>> models = dict(original=0.9, retrain=0.5, retrain_again=0.52, mine=0.9)
+    >>> evidence = {
+    ...     name: {"forget": {seed: (right(share + seed / 100),) for seed in range(5)}}
+    ...     for name, share in models.items()
+    ... }
+    >>> judge(estimate(evidence)).verdicts["mine"]["forgotten"]
+    ('no', 'It can be told from models that never saw the data by accuracy on forgotten data.')
+    """
+    measures = estimates.measures
+    missing = {name: estimates.missing | estimates.broken[name] for name in measures}
+    known = controls(measures, missing, poison_named)
+    each = {
+        name: verdicts(name, entries, ratios(rows, name), missing[name], poison_named, known)
+        for name, entries in measures.items()
+    }
+    return Judged(each, known)
 
 
 def verdicts(
@@ -119,8 +170,8 @@ def verdicts(
       asked: whether the request names every image with the trigger.
       known: what the same rule says of models of which the answer is known.
     """
-    judged = forgotten(measures, missing, asked, known, third=name == estimates.THIRD)
-    if name in estimates.RETRAINED:
+    judged = forgotten(measures, missing, asked, known, third=name == THIRD)
+    if name in RETRAINED:
         judged = NOT_SHOWN, "It is what others are compared with."
     return dict(
         forgotten=judged,
@@ -153,7 +204,7 @@ def forgotten(
     why = [*unfit(known, third), *doubts(counted, measures, known)]
     needed = (*NEEDED, "asr") if asked else NEEDED
     if lacking := [key for key in needed if key not in (*counted, *signs(measures))]:
-        each = (f"{estimates.TABLE[k].title} ({missing.get(k, 'no comparison')})" for k in lacking)
+        each = (f"{TABLE[k].title} ({missing.get(k, 'no comparison')})" for k in lacking)
         why.append(f"Not shown: {'; '.join(each)}.")
     if few := [key for key, e in counted.items() if not of(key).pooled and e["seeds"] < FEWEST]:
         why.append(f"On fewer than {FEWEST} seeds: {titles(few)}.")
@@ -233,8 +284,8 @@ def clearness(difference: Mapping[str, float]) -> float:
     return abs(difference["value"]) / half if half else float("inf")
 
 
-def of(key: str) -> estimates.Measure:
-    return estimates.measure_of(key)
+def of(key: str) -> Measure:
+    return measure_of(key)
 
 
 def titles(keys: Any) -> str:
@@ -255,7 +306,7 @@ def outside(entry: dict[str, Any]) -> bool:
     return difference["low"] > margin or difference["high"] < -margin
 
 
-def in_words(entry: dict[str, Any], measure: estimates.Measure) -> str:
+def in_words(entry: dict[str, Any], measure: Measure) -> str:
     digits = 1 if measure.unit == "%" else 3
     low, high = (f"{entry['difference'][end]:+.{digits}f}" for end in ("low", "high"))
     return f"{low} to {high}, margin {entry['margin']:g}"
@@ -296,7 +347,7 @@ def one_sided(entry: dict[str, Any], worse: int, no: str, yes: str) -> tuple[str
 
 
 def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
-    if name in ("original", *estimates.RETRAINED, estimates.THIRD):
+    if name in ("original", *RETRAINED, THIRD):
         return NOT_SHOWN, "It is what others are compared with."
     if not costs:
         return NOT_SHOWN, "There is no retrained model whose costs could be compared."
@@ -336,7 +387,7 @@ def ratios(rows: Sequence[dict], name: str) -> dict[str, Any]:
     for row in rows:
         runs.setdefault((row["method"], row["seed"]), []).append(row)
     seeds = sorted({s for m, s in runs if m == name and ("retrain", s) in runs})
-    if not seeds or name in ("original", *estimates.RETRAINED, estimates.THIRD):
+    if not seeds or name in ("original", *RETRAINED, THIRD):
         return {}
     found, never = [], 0
     for seed in seeds:

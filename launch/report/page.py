@@ -4,7 +4,8 @@ import html as markup
 import json
 from typing import Any
 
-from jfu.audit import estimates, verdicts
+from jfu.audit import verdicts
+from jfu.audit.measures import GROUPS, LAYERS, RETRAINED, Measure, measure_of
 from launch.report import figures
 
 NAMES = {"not": "NoT", "retrain_again": "retrain again", "retrain_third": "third retraining"}
@@ -112,9 +113,9 @@ def text(report: dict[str, Any]) -> str:
     rows = [["difference to retraining [90 %]", *headings]]
     for name, entry in methods.items():
         found = [entry["measures"].get(key) or {} for key in keys]
-        if name not in estimates.RETRAINED and any(e.get("difference") for e in found):
+        if name not in RETRAINED and any(e.get("difference") for e in found):
             rows.append([title_of(name), *map(_difference, keys, found)])
-    margins = [estimates.measure_of(key).margin for key in keys]
+    margins = [measure_of(key).margin for key in keys]
     rows.append(["margin", *("-" if m is None else f"± {m:g}" for m in margins)])
     return "\n".join([*lines, aligned(rows)])
 
@@ -128,11 +129,11 @@ def is_small(verdict: str, why: str) -> bool:
 
 
 def _interval(key: str, found: dict[str, Any] | None) -> str:
-    return in_words(found, 2 if estimates.measure_of(key).unit == "" else 1) if found else "-"
+    return in_words(found, 2 if measure_of(key).unit == "" else 1) if found else "-"
 
 
 def _difference(key: str, found: dict[str, Any]) -> str:
-    digits = 2 if estimates.measure_of(key).unit == "" else 1
+    digits = 2 if measure_of(key).unit == "" else 1
     return apart(found["difference"], digits) if found.get("difference") else "-"
 
 
@@ -179,9 +180,9 @@ def html(report: dict[str, Any]) -> str:
         ),
         "</dl>",
     ]
-    for group, table in estimates.GROUPS.items():
+    for group, table in GROUPS.items():
         body += [f"<h2>{group}</h2>", *beside(sections(report, table))]
-    for key, measure in estimates.LAYERS.items():
+    for key, measure in LAYERS.items():
         body += layer_sections(report, key, measure)
     body += ["<h2>By communication round</h2>", *plots(report), *again(report)]
     return (
@@ -269,7 +270,7 @@ def card(name: str, entry: dict[str, Any]) -> str:
     return f'<section class="card">{"".join(rows)}</dl></section>'
 
 
-def sections(report: dict[str, Any], table: dict[str, estimates.Measure]) -> list[str]:
+def sections(report: dict[str, Any], table: dict[str, Measure]) -> list[str]:
     out = []
     for key, measure in table.items():
         if key in report["not_shown"]:
@@ -282,7 +283,7 @@ def sections(report: dict[str, Any], table: dict[str, estimates.Measure]) -> lis
     return out
 
 
-def layer_sections(report: dict[str, Any], key: str, measure: estimates.Measure) -> list[str]:
+def layer_sections(report: dict[str, Any], key: str, measure: Measure) -> list[str]:
     """A table for each layer, in call order."""
     keys = dict.fromkeys(
         k
@@ -301,7 +302,7 @@ def beside(tables: list[str]) -> list[str]:
     return ['<div class="measures">', *(f"<div>{one}</div>" for one in tables), "</div>"]
 
 
-def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title: str) -> str:
+def measured(report: dict[str, Any], key: str, measure: Measure, title: str) -> str:
     """One measure of every model: value and difference with intervals, in numbers and drawn."""
     entries = {
         name: entry["measures"][key]
@@ -339,7 +340,7 @@ def measured(report: dict[str, Any], key: str, measure: estimates.Measure, title
     )
 
 
-def about(measure: estimates.Measure, one: dict, entries: list[dict], digits: int) -> str:
+def about(measure: Measure, one: dict, entries: list[dict], digits: int) -> str:
     """What a table's numbers are, in a line."""
     words = [measure.note] if measure.note else []
     words += ["decides"] if measure.decides else []
@@ -422,7 +423,7 @@ def plots(report: dict[str, Any]) -> list[str]:
 def floor_of(report: dict[str, Any], key: str) -> tuple[float, float] | None:
     """Where one more retrained model would lie: the floor about the mean of those there are."""
     entries = {name: entry["measures"].get(key) for name, entry in report["methods"].items()}
-    there = [entries[name] for name in estimates.RETRAINED if entries.get(name)]
+    there = [entries[name] for name in RETRAINED if entries.get(name)]
     floor = next((e["floor"] for e in entries.values() if e and e["floor"]), None)
     if not (there and floor):
         return None

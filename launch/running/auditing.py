@@ -45,7 +45,7 @@ def audit() -> None:
 
 def asked(where: pathlib.Path) -> Any:
     """What the work directory says of itself, if it can be audited with these flags."""
-    from jfu.audit import estimates
+    from jfu.audit.measures import RETRAINED
     from launch.records import records
     from launch.setup import idle
     from launch.workdir import runs, workdir
@@ -69,7 +69,7 @@ def asked(where: pathlib.Path) -> Any:
     rows = workdir.read_results(workdir.WorkDir(where, run.layout))
     if not rows:
         raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
-    if FLAGS.control and not {*estimates.RETRAINED} <= {row["method"] for row in rows}:
+    if FLAGS.control and not {*RETRAINED} <= {row["method"] for row in rows}:
         raise ValueError(
             f"--control retrains a third time, and {where} has not two retrained models for it to "
             "stand beside: run launch.compare with retrain among --methods and audit that"
@@ -81,6 +81,7 @@ def asked(where: pathlib.Path) -> Any:
 def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
     from jfu.audit import estimates, verdicts
+    from jfu.audit.measures import RETRAINED, TABLE, THIRD
     from launch.report import page
     from launch.setup import identity, private
     from launch.shell import devices
@@ -97,7 +98,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     seeds = sorted({row["seed"] for row in rows})
     with devices.on_devices(layout):
         seen = look(work, run, config, layout, names, seeds, rows)
-    measures, missing, broken = estimates.estimate(seen.found, estimates.TABLE, FLAGS.draws)
+    measures, missing, broken = estimates.estimate(seen.found, TABLE, FLAGS.draws)
     order = [*page.REFERENCES, *names]
     names = sorted(measures, key=order.index)
     absent = {
@@ -116,7 +117,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
         done=dict(
             rounds=config.rounds,
             recovery_rounds=config.recovery_rounds,
-            retrained=[name for name in (*estimates.RETRAINED, estimates.THIRD) if name in names],
+            retrained=[name for name in (*RETRAINED, THIRD) if name in names],
         ),
         seeds=seeds,
         notes=[*seen.notes, *partial(names, config, seeds, known), *told],
@@ -124,9 +125,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
         controls=dict(old=known.old, third=known.third),
         methods=methods,
         not_shown={
-            key: everywhere[-1][key]
-            for key in estimates.TABLE
-            if all(key in absent for absent in everywhere)
+            key: everywhere[-1][key] for key in TABLE if all(key in absent for absent in everywhere)
         },
         curves=curves(rows),
         reproduce=again(where, run, seeds, names, seen.files),
@@ -190,16 +189,16 @@ def look(work, run, config, layout, names, seeds, rows) -> Seen:
 
 def stored_cells(work, run, study, trial, names, tools) -> list[tuple[str, Any, str]]:
     """Where a seed's models lie: name, work directory, cell. Makes the control's, if it is due."""
-    from jfu.audit import estimates
+    from jfu.audit.measures import RETRAINED, THIRD
     from launch.running import evidence
 
     asked = FLAGS.shadows > 0 if FLAGS.control is None else FLAGS.control
     first = "train" if run.script == "train" else "original"
     out = [(name, work, first if name == "original" else name) for name in names]
-    due = asked and run.config.forget and set(estimates.RETRAINED) <= set(names)
-    if due and all(evidence.stored(work, trial.seed, n) for n in estimates.RETRAINED):
+    due = asked and run.config.forget and set(RETRAINED) <= set(names)
+    if due and all(evidence.stored(work, trial.seed, n) for n in RETRAINED):
         place = evidence.third(work, study, trial, tools.programs)
-        out.append((estimates.THIRD, place, estimates.THIRD))
+        out.append((THIRD, place, THIRD))
     return out
 
 
@@ -260,6 +259,7 @@ def again(where, run, seeds, names, files) -> dict[str, Any]:
 
 def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[str], list]:
     """Adds what shadow federations show; returns notes, and the files in which they are kept."""
+    from jfu.audit import pairs
     from launch.report import page
     from launch.setup.methods import build_methods, remembered, remembering
 
@@ -273,7 +273,7 @@ def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[st
         )
     except shadows.TooFew as error:
         return [str(error)], []
-    for name, measured in shadows.samples(phi).items():
+    for name, measured in pairs.of_shadows(phi).items():
         for key, groups in measured.items():
             found.setdefault(name, {})[key] = groups
     notes = [
@@ -345,16 +345,16 @@ def not_shown(
     shown: dict, missing: dict[str, str], names: list[str], config, given
 ) -> dict[str, str]:
     """Why a method's measures that are not there are not, by measure."""
-    from jfu.audit import estimates
+    from jfu.audit.measures import GROUPS, TABLE
 
     kinds = {key.partition(".")[0] for key in shown}
     out = dict(missing)
-    for key, measure in estimates.TABLE.items():
+    for key, measure in TABLE.items():
         if key in kinds or key in missing:
             continue
         if not config.forget:
             why = "nothing was to be forgotten"
-        elif key in estimates.GROUPS["Attacks with shadow federations"]:
+        elif key in GROUPS["Attacks with shadow federations"]:
             why = "not run; --shadows=64 runs it"
             if given.shadows:
                 why = "too few examples, or a shadow federation diverged"

@@ -14,8 +14,7 @@ import numpy as np
 import jfu
 import jfu.history
 import jfu.io
-from jfu import attacks, inference, shadows
-from jfu.audit import estimates
+from jfu import attacks, shadows
 from jfu.costs import entries
 from launch.running.cells import looked_at, not_kept
 from launch.setup import keys, private
@@ -205,54 +204,3 @@ class Programs:
                     found[name] = jax.block_until_ready(self._respond[name](shared, rows))
                 seconds[name] = time.perf_counter() - began
         return {name: np.asarray(a) for name, a in found.items()}, seconds
-
-
-def samples(found: dict[str, np.ndarray]) -> dict[str, dict[str, dict[int, tuple]]]:
-    """What the shadows show of every method, as ``evidence.Evidence``.
-
-    Of shadows ``2 i`` and ``2 i + 1`` one held an example and the other did not, so that a pair
-    has one model of either kind for every example. Neither of the two, retrained, has seen any:
-    they stand beside each other for one more retraining, the control.
-    """
-    held = found["held"]
-    retrained, other = by_pair(found[RETRAIN], held)
-    sides = {estimates.THIRD: ((retrained, other), (retrained, other))}
-    for name in found:
-        if name not in ("held", RETRAIN):
-            inside, outside = by_pair(found[name], held)
-            sides[name] = (inside, retrained), (inside, outside)
-    out: dict[str, dict[str, dict[int, tuple]]] = {}
-    for name, attacked in sides.items():
-        out[name] = {}
-        for key, pair in zip(("ulira", "lira"), attacked, strict=True):
-            if all(np.isfinite(phi).all() for phi in pair):  # else a federation diverged
-                out[name] |= areas(key, *pair)
-        if "ulira" in out[name]:
-            models = np.array([[len(side) for side in attacked[0]]])
-            out[name]["forgetting_score"] = {0: (attacks.epsilon(*attacked[0]), models)}
-    return out
-
-
-def areas(key: str, members: np.ndarray, others: np.ndarray) -> dict[str, dict[int, tuple]]:
-    """AUC and true-positive rates of an attack on pairs ``[S/2, n]``, all and without each.
-
-    The attack learns from all pairs but the one that it is tried on, so a pair that is left out
-    changes what it says of the rest.
-    """
-    pooled = len(members) < 32  # of all parts alike
-
-    def rates(*sides):
-        scores = [side.ravel() for side in attacks.lira(*sides, pooled=pooled)]
-        some = [attacks.tpr_at(*scores, rate=rate) for rate in (0.01, 0.001)]
-        return [attacks.auc(*scores), *(np.nan if rate is None else rate for rate in some)]
-
-    columns = inference.left_out(rates, members, others).T
-    names = (key, f"{key}_tpr_1", f"{key}_tpr_01")
-    shown = zip(names, columns, strict=True)
-    return {name: {0: (values,)} for name, values in shown if np.isfinite(values).all()}
-
-
-def by_pair(phi: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``phi`` of the shadow of each pair that held the example and of the other, ``[S/2, n]``."""
-    even, odd = phi[0::2], phi[1::2]
-    return np.where(held[0::2], even, odd), np.where(held[0::2], odd, even)

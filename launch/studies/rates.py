@@ -8,9 +8,9 @@ from absl import flags
 
 from jfu import attacks, results, tables
 from jfu.audit import estimates, verdicts
-from jfu.audit.estimates import OLD, THIRD, Evidence
+from jfu.audit.measures import OLD, RETRAINED, TABLE, THIRD, Evidence
+from jfu.audit.pairs import areas
 from launch.report import page
-from launch.running import shadows
 from launch.shell.printing import show
 from launch.shell.say import say
 
@@ -67,10 +67,10 @@ def scored(request, level, known: float, saw: bool, rng) -> np.ndarray:
 
 
 def measured(request: Request, phi: dict, name: str, rng) -> dict[str, tuple]:
-    """What ``launch.running.evidence`` makes of one model."""
+    """What ``jfu.audit.collect`` makes of one model."""
     members, others = phi[name]
-    p = {other: 1 / (1 + np.exp(-phi[other])) for other in (name, *estimates.RETRAINED)}
-    references = [p[other] for other in estimates.RETRAINED if other != name]
+    p = {other: 1 / (1 + np.exp(-phi[other])) for other in (name, *RETRAINED)}
+    references = [p[other] for other in RETRAINED if other != name]
     scores = attacks.rmia(
         p[name][0],
         np.stack([r[0] for r in references]),
@@ -120,8 +120,8 @@ def of_pairs(request: Request, examples: int, rng, pairs: int = PAIRS) -> dict[s
         outside = np.stack([scored(bare, level, known, known > 0, rng)[0] for _ in range(pairs)])
         if name == THIRD:
             inside, outside = retrained, other
-        found[name] = shadows.areas("ulira", inside, retrained)
-        found[name] |= shadows.areas("lira", inside, outside)
+        found[name] = areas("ulira", inside, retrained)
+        found[name] |= areas("lira", inside, outside)
     return found | {"none": found[OLD] | {}}
 
 
@@ -134,7 +134,7 @@ def audit(request: Request, seeds: list[dict], pairs: dict[str, dict]) -> tuple[
                 found[name].setdefault(key, {})[number] = value
     for name, more in pairs.items():
         found[name] |= more
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
+    measures, _, _ = estimates.estimate(found, TABLE, 100)
     asked = bool(request.trigger)
     known = verdicts.controls(measures, {}, asked)
     out = {name: verdicts.forgotten(measures[name], {}, asked, known) for name in JUDGED}

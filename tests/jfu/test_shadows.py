@@ -10,7 +10,7 @@ import jfu
 import jfu.io
 from helpers.federation import bits, network
 from jfu import attacks, inference, shadows
-from launch.running import shadows as audited
+from jfu.audit import pairs
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def memorised():
 
 
 def test_memorised_noise_is_found_and_its_absence_too(memorised):
-    found = audited.samples(memorised)
+    found = pairs.of_shadows(memorised)
     area = lambda name, key: inference.jackknife(*found[name][key][0])
     for key in ("ulira", "lira"):
         assert area("none", key).low > 0.85

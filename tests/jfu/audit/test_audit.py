@@ -13,11 +13,12 @@ from helpers.browser import chromium, look
 from helpers.scripts import ROOT, launch
 from helpers.workdirs import PLAIN, changed
 from jfu import attacks, inference
-from jfu.audit import estimates, verdicts
+from jfu.audit import estimates, evidence, pairs, verdicts
+from jfu.audit.measures import LAYERS, SEEDS, SIGNS, TABLE
 from launch.records import erasure
 from launch.report import page, reproduce
 from launch.running import auditing as audit
-from launch.running import evidence, shadows
+from launch.running import evidence as stored
 from launch.setup.trial import names_the_poison
 from launch.workdir import workdir
 
@@ -33,7 +34,7 @@ def entry(value, low, high, margin=None, chance=1.0, *, seeds=5, halfway=None):
 
 ALIKE = {
     key: entry(0.0, -0.6 * (width := m.margin or 1.0), 0.6 * width, m.margin, seeds=1 + 4 * here)
-    for key, m in estimates.TABLE.items()
+    for key, m in TABLE.items()
     if key in verdicts.NEEDED
     for here in [not m.pooled]
 }
@@ -70,11 +71,11 @@ def test_memory_beyond_chance_is_a_no_whatever_its_size():
 
 
 def test_every_matched_measure_decides():
-    names = [k for k in estimates.TABLE if k.startswith(("tpr", "rmia", "lira"))]
+    names = [k for k in TABLE if k.startswith(("tpr", "rmia", "lira"))]
     names = [k for k in names if not k.endswith("unmatched")]
     assert len(names) == 8
     for name in ("forget", "auc_matched", "mia_matched", "undo_auc_matched", *names):
-        margin = estimates.TABLE[name].margin
+        margin = TABLE[name].margin
         assert forgotten(**{name: entry(9, 8, 9.5, margin, 0.001)})[0] == "no", name
         if margin:
             wide = entry(0, -2 * margin, 2 * margin, margin)
@@ -86,7 +87,7 @@ def test_no_yes_without_every_kind_of_attack(key):
     rest = {k: e for k, e in ALIKE.items() if k != key}
     verdict, why = verdicts.forgotten(rest, {key: "not run; --shadows=64 runs it"}, False, KNOWN)
     assert verdict == "inconclusive"
-    assert f"{estimates.TABLE[key].title} (not run; --shadows=64 runs it)" in why
+    assert f"{TABLE[key].title} (not run; --shadows=64 runs it)" in why
     # What cannot be compared is none; to say no one measure is enough.
     alone = ALIKE[key] | dict(difference=None)
     assert forgotten(**{key: alone})[0] == "inconclusive"
@@ -153,11 +154,10 @@ def test_what_tells_models_apart_without_memory_forbids_a_yes_and_is_no_no():
     unlearned, retrained = draw.normal(-5, 1, (32, 40)), draw.normal(0, 1, (32, 40))
     other, never = draw.normal(0, 1, (32, 40)), draw.normal(-5, 1, (32, 40))
     found = {
-        "not": shadows.areas("ulira", unlearned, retrained)
-        | shadows.areas("lira", unlearned, never),
-        "retrain_third": shadows.areas("ulira", other, retrained),
+        "not": pairs.areas("ulira", unlearned, retrained) | pairs.areas("lira", unlearned, never),
+        "retrain_third": pairs.areas("ulira", other, retrained),
     }
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
+    measures, _, _ = estimates.estimate(found, TABLE, 100)
     mine = measures["not"]
     assert mine["ulira"]["value"] > 0.99 and mine["ulira"]["chance"] is None
     verdict, why = forgotten(**mine)
@@ -201,7 +201,7 @@ def test_seeds_are_counted_where_they_were_measured():
     """Rows tell of five seeds; the method's model is there on four, the retrained on three."""
     share = lambda seeds: {"test": {s: (np.arange(9) < 5 + s,) for s in seeds}}
     found = {"retrain": share((0, 1, 2)), "retrain_again": share((0, 1)), "not": share(range(1, 5))}
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
+    measures, _, _ = estimates.estimate(found, TABLE, 100)
     assert {name: m["test"]["seeds"] for name, m in measures.items()} == {
         "retrain": 2,
         "retrain_again": 2,
@@ -302,7 +302,7 @@ def test_a_difference_is_of_one_seeds_models():
     shares |= {"original": (0.99, 0.95, 0.94), "not": (0.84, 0.83, 0.83)}
     hits = lambda p: (np.arange(400) < 400 * p,)
     found = {n: {"forget": {s: hits(p) for s, p in enumerate(ps)}} for n, ps in shares.items()}
-    measures, missing, broken = estimates.estimate(found, estimates.TABLE, 400)
+    measures, missing, broken = estimates.estimate(found, TABLE, 400)
     assert not missing and not any(broken.values())
     mine = measures["not"]["forget"]
     apart = 100 * np.array([0.84 - 0.83, 0.83 - 0.81, 0.83 - 0.815])
@@ -338,16 +338,16 @@ def test_paired_differences_see_what_the_examples_noise_hides():
             for name in found:
                 p = np.clip(hard + 0.16 * (name == "none") * (hard < 1), 0, 1)
                 found[name]["forget"][seed] = (rng.random(144) < p,)
-        return estimates.estimate(found, estimates.TABLE, 100)[0]["none"]["forget"]
+        return estimates.estimate(found, TABLE, 100)[0]["none"]["forget"]
 
     seen = [audit_once() for _ in range(60)]
-    assert np.mean([e["chance"] <= estimates.SEEDS for e in seen]) > 0.8
+    assert np.mean([e["chance"] <= SEEDS for e in seen]) > 0.8
 
 
 def test_one_seeds_examples_are_drawn_for_all_models_together():
     hits = lambda p: {"forget": {0: (np.arange(400) < 400 * p,)}}
     found = {"retrain": hits(0.5), "retrain_again": hits(0.5), "not": hits(0.55)}
-    (mine,) = estimates.estimate(found, estimates.TABLE, 400)[0]["not"].values()
+    (mine,) = estimates.estimate(found, TABLE, 400)[0]["not"].values()
     assert mine["seeds"] == 1 and mine["resampled"] == "examples" and mine["chance"] is None
     # The same examples are right for all three, but for a twentieth: sd 100 sqrt(.05 .95 / 400).
     wide = mine["difference"]["high"] - mine["difference"]["low"]
@@ -359,7 +359,7 @@ def test_a_distance_is_compared_with_that_of_a_second_retraining():
         "retrain_again": {"js_test": {0: (np.full(9, 0.1),), 1: (np.full(9, 0.3),)}},
         "not": {"js_test": {0: (np.full(9, 0.2),), 1: (np.full(9, 0.2),)}},
     }
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 200)
+    measures, _, _ = estimates.estimate(found, TABLE, 200)
     apart = measures["not"]["js_test"]["difference"]
     student = inference.t_interval([0.1, -0.1], level=0.9)
     assert [apart[k] for k in ("value", "low", "high")] == pytest.approx(student)
@@ -372,10 +372,10 @@ def test_an_attack_with_shadows_is_compared_with_a_coin():
     inside, outside = draw.normal(0.5, 1, (12, 40)), draw.normal(0, 1, (12, 40))
     old = draw.normal(2, 1, (12, 40))
     found = {
-        "not": shadows.areas("lira", inside, outside),
-        "original": shadows.areas("lira", old, outside),
+        "not": pairs.areas("lira", inside, outside),
+        "original": pairs.areas("lira", old, outside),
     }
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 400)
+    measures, _, _ = estimates.estimate(found, TABLE, 400)
     mine, theirs = measures["not"]["lira"], measures["original"]["lira"]
     area = attacks.auc(*map(np.ravel, attacks.lira(inside, outside)))
     assert mine["value"] == pytest.approx(area)
@@ -393,13 +393,13 @@ def test_an_attack_with_shadows_is_compared_with_a_coin():
 
 def test_a_rate_that_cannot_be_shown_is_not():
     few = {0: (np.zeros(50), np.zeros(999))}
-    measures, missing, _ = estimates.estimate({"not": {"tpr_1": few}}, estimates.TABLE, 100)
+    measures, missing, _ = estimates.estimate({"not": {"tpr_1": few}}, TABLE, 100)
     assert measures == {"not": {}} and "999 scores" in missing["tpr_1"]
 
 
 def test_every_attack_has_its_true_positive_rates():
     for name in ("tpr_{}_unmatched", "tpr_{}", "rmia_tpr_{}", "ulira_tpr_{}", "lira_tpr_{}"):
-        one, tenth = (estimates.TABLE[name.format(key)] for key in ("1", "01"))
+        one, tenth = (TABLE[name.format(key)] for key in ("1", "01"))
         assert "at 1 % false" in one.title and "at 0.1 % false" in tenth.title
         assert (one.null, tenth.null) == (0.01, 0.001)
         if one.pooled:
@@ -409,7 +409,7 @@ def test_every_attack_has_its_true_positive_rates():
         assert one.statistic(np.array([9905]), np.arange(10_000)) == 1
         assert tenth.statistic(np.array([9905]), np.arange(10_000)) == 0
     draw = np.random.default_rng(0)
-    found = shadows.areas("lira", *draw.normal(size=(2, 4, 400)))
+    found = pairs.areas("lira", *draw.normal(size=(2, 4, 400)))
     assert found.keys() == {"lira", "lira_tpr_1"} and found["lira_tpr_1"][0][0].shape == (5,)
 
 
@@ -417,7 +417,7 @@ def test_what_was_cut_off_is_marked():
     """Of four models two had not relearnt in 20 rounds."""
     needed = lambda *many: {s: (np.array([m]), np.array([20])) for s, m in enumerate(many)}
     found = {"retrain_again": {"relearn": needed(21, 21)}, "not": {"relearn": needed(21, 5, 9, 21)}}
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 100)
+    measures, _, _ = estimates.estimate(found, TABLE, 100)
     mine = measures["not"]["relearn"]
     assert (mine["value"], mine["censored"], mine["limit"]) == (14, 0.5, 20)
     assert page.in_words(mine, 1).startswith("≥ 14.0 [")
@@ -428,7 +428,7 @@ def test_what_was_cut_off_is_marked():
 def test_the_forgetting_quality_says_how_many_models_it_rests_on():
     scores = {0: (np.array([0.2, 0.7, 9.0]), np.array([[32, 31]]))}
     found = {name: dict(forgetting_score=scores) for name in ("not", "retrain_third")}
-    measures, _, _ = estimates.estimate(found, estimates.TABLE, 200)
+    measures, _, _ = estimates.estimate(found, TABLE, 200)
     mine = measures["not"]["forgetting_score"]
     assert mine["models"] == [32, 31] and mine["resampled"] == "examples"
     assert mine["low"] < mine["value"] < mine["high"]
@@ -436,7 +436,7 @@ def test_the_forgetting_quality_says_how_many_models_it_rests_on():
 
 def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
     """Logits of NaN, whose largest is said to be class 0, on data that is all of class 0."""
-    exam = SimpleNamespace(
+    made = SimpleNamespace(
         x=np.zeros((60, 2)),
         y=np.zeros(60, int),
         retain=np.arange(40) < 20,
@@ -448,15 +448,15 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
     )
     tools = SimpleNamespace(logits=lambda variables, x: np.full((len(x), 3), variables))
     seen = {
-        name: evidence.look(tools, value, SimpleNamespace(evaluation=exam))
+        name: evidence.answers(tools, value, made)
         for name, value in dict(retrain=0.0, retrain_again=0.0, ga=np.nan).items()
     }
     found: dict = {}
     for name, one in seen.items():
-        put = evidence.accuracies(exam, one) | evidence.memberships(exam, one, seen, name)
-        put |= evidence.distances(exam, one, seen["retrain"], put)
+        put = evidence.accuracies(made, one) | evidence.memberships(made, one, seen, name)
+        put |= evidence.distances(made, one, seen["retrain"], put)
         found[name] = {key: {0: arrays, 1: arrays} for key, arrays in put.items()}
-    measures, _, broken = estimates.estimate(found, estimates.TABLE, 100)
+    measures, _, broken = estimates.estimate(found, TABLE, 100)
     json.dumps(measures, allow_nan=False)
     assert [measures["ga"][key]["value"] for key in ("retain", "forget", "test")] == [0, 0, 0]
     assert {"auc", "auc_matched", "loss_gap", "js_forget"} <= set(broken["ga"])
@@ -473,8 +473,8 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
 def planted():
     """A report with every measure, made of numbers drawn at random."""
     draw = np.random.default_rng(2)
-    keys = [k for k in estimates.TABLE if k not in (*estimates.LAYERS, "tpr_01")]
-    keys += [f"{k}.{layer}" for k in estimates.LAYERS for layer in ("stem", "encoder/block_0/mlp")]
+    keys = [k for k in TABLE if k not in (*LAYERS, "tpr_01")]
+    keys += [f"{k}.{layer}" for k in LAYERS for layer in ("stem", "encoder/block_0/mlp")]
     names = [*page.REFERENCES, "finetune", "none", "not", "federaser", "a_method_of_long_name"]
 
     verdicts_of_all = ("yes", "no", "inconclusive", "not shown")
@@ -665,7 +665,7 @@ def test_every_measure_is_shown_or_said_not_to_be(audited):
     shown = {
         key.partition(".")[0] for method in found["methods"].values() for key in method["measures"]
     }
-    assert shown | set(found["not_shown"]) == set(estimates.TABLE)
+    assert shown | set(found["not_shown"]) == set(TABLE)
     assert not shown & set(found["not_shown"])
     assert "tpr_01" in found["not_shown"]
 
@@ -747,10 +747,10 @@ def test_what_was_learnt_by_heart_is_caught_by_every_attack(memorised):
     assert (
         verdicts.outside(never["measures"]["ulira"]) and never["measures"]["ulira"]["value"] > 0.9
     )
-    assert never["measures"]["relearn"]["chance"] <= estimates.SIGNS
+    assert never["measures"]["relearn"]["chance"] <= SIGNS
     assert never["verdicts"]["forgotten"] == never["verdicts"]["backdoor_gone"] == "no"
     for key in ("forget", "auc_matched", "rmia", "lira", "ulira"):
-        assert estimates.TABLE[key].title in never["reasons"]["forgotten"]
+        assert TABLE[key].title in never["reasons"]["forgotten"]
     assert found["controls"]["old"][0] == "no"
 
 
@@ -873,8 +873,8 @@ def test_a_model_is_found_within_what_its_method_keeps_beside(tmp_path):
     kept |= dict(deeper=dict(inner=dict(inner=state, history={"variables": old}), own=old))
     for name, each in kept.items():
         workdir.write_cell(work, 0, name, each, notes)
-        found = evidence.stored(work, 0, name)
+        found = stored.stored(work, 0, name)
         assert list(found) == ["params"] and found["params"]["w"].tolist() == [0, 1]
     workdir.write_cell(work, 0, "none", dict(own=old), notes)
     with pytest.raises(ValueError, match="holds no model"):
-        evidence.stored(work, 0, "none")
+        stored.stored(work, 0, "none")

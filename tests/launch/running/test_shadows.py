@@ -1,4 +1,4 @@
-"""Shadows of an audit: pairs, blocks that are kept, and what they took."""
+"""Shadows of an audit: blocks that are kept, and what they took."""
 
 from types import SimpleNamespace
 
@@ -10,24 +10,6 @@ import jfu.io
 from launch.running import shadows as audited
 from launch.shell.devices import place
 from launch.workdir.workdir import WorkDir
-
-
-def test_pairs_have_a_model_of_either_kind():
-    phi = np.arange(12.0).reshape(4, 3)
-    held = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0]], bool)
-    inside, outside = audited.by_pair(phi, held)
-    assert inside.tolist() == [[0, 4, 2], [9, 10, 8]]
-    assert outside.tolist() == [[3, 1, 5], [6, 7, 11]]
-
-
-def test_a_federation_that_diverged_is_not_attacked():
-    draw = np.random.default_rng(0).normal(size=(8, 3))
-    held = np.arange(24).reshape(8, 3) // 3 % 2 == 0
-    phi = dict(held=held, retrain=draw, original=draw + 1, ga=np.where(draw > 1, np.nan, draw))
-    found = audited.samples(phi)
-    assert found["ga"] == {}
-    assert {"ulira", "lira", "forgetting_score"} == set(found["original"])
-    assert found["original"]["forgetting_score"][0][1].tolist() == [[4, 4]]
 
 
 def test_what_training_took_is_read_where_it_is_known(tmp_path):

@@ -1,0 +1,366 @@
+"""What models show: samples of every measure, from models and what they are evaluated on.
+
+No work directory and no federation is needed: a model is a function and its variables. What shadow
+federations show is in ``jfu.audit.pairs``.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jfu import attacks, distance
+from jfu.audit.measures import OLD, RETRAINED, THIRD, Arrays, Evidence, percent
+from jfu.clients import in_batches
+from jfu.evaluation import Evaluation, sides
+from jfu.metrics import logits_of, mia, per_example
+from jfu.types import Variables
+
+FEW = 256  # examples that layers are compared on
+
+Models = Mapping[str, Variables]  # by method; the retrained ones and the original among them
+Samples = dict[str, dict[str, Arrays]]  # method -> measure -> arrays, of one seed
+# From a model to the models after each round in which the forgotten data may be learnt again.
+Again = Callable[[Variables], Iterator[Variables]]
+
+
+class Tools(NamedTuple):
+    """Compiled functions of a model, shared by seeds."""
+
+    logits: Callable  # (variables, x [E, ...]) -> [E, C]
+    outputs: Callable | None  # (variables, x [n, ...]) -> {layer: [n, D]}
+    layers: tuple[str, ...]  # in call order, which a compiled function does not keep
+    undo: Callable | None  # variables -> variables
+    loss: Callable  # (variables, x, y) -> mean cross-entropy
+
+
+class Answers(NamedTuple):
+    """What one model says to the examples of an evaluation."""
+
+    variables: Variables
+    correct: np.ndarray  # [E] bool
+    phi: np.ndarray  # [E], log odds of the label
+    p: np.ndarray  # [E, C] probabilities
+
+
+def collect(
+    apply: Callable,
+    models: Mapping[int, Models],
+    evaluations: Evaluation | Mapping[int, Evaluation],
+    *,
+    outputs: Callable | None = None,
+    layers: tuple[str, ...] = (),
+    undo: Callable | None = None,
+    undone: Collection[str] = ("not",),
+    again: Again | None = None,
+    limit: int = 20,
+) -> Evidence:
+    """The samples of every measure that models can show, for ``estimate``.
+
+    Args:
+      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``.
+      models: by seed and name. ``retrain`` and ``retrain_again`` are two retrained models, which
+        others are compared with; ``original`` is the old model and ``retrain_third`` a third
+        retrained one, which are controls. All others are what is audited.
+      evaluations: what models are evaluated on, one for all seeds or one each.
+      outputs: ``(variables, x) -> {layer: [n, ...]}``, what layers give, for their CKA.
+      layers: the layers, in call order.
+      undo: takes a method's perturbation back, ``variables -> variables``, where it is public.
+      undone: the methods that it is tried on, besides retrained models.
+      again: gives the models after each round with the forgotten data back, for the rounds to
+        relearn.
+      limit: rounds after which a model counts as not relearning.
+
+    Returns:
+      ``evidence[method][measure][seed] = arrays``.
+
+    >>> from jfu import evaluation
+    >>> apply = lambda variables, x: x * variables["params"]["scale"]
+    >>> x, y = np.eye(3, dtype=np.float32), np.arange(3)
+    >>> made = evaluation.of_arrays((x, y), (x, np.array([1, 2, 2])), (x, y))
+    >>> model = {"params": {"scale": jnp.float32(2.0)}}
+    >>> evidence = collect(apply, {0: {"mine": model}, 1: {"mine": model}}, made)
+    >>> evidence["mine"]["forget"][1][0].tolist()
+    [False, False, True]
+    """
+    kit = tools(apply, outputs=outputs, layers=layers, undo=undo)
+    evidence: Evidence = {}
+    for seed, named in models.items():
+        one = evaluations if isinstance(evaluations, Evaluation) else evaluations[seed]
+        rng = np.random.default_rng(seed)
+        samples = of_seed(kit, named, one, rng, undone=undone, again=again, limit=limit)
+        for name, measured in samples.items():
+            for key, arrays in measured.items():
+                evidence.setdefault(name, {}).setdefault(key, {})[seed] = arrays
+    return evidence
+
+
+def tools(
+    apply: Callable,
+    *,
+    outputs: Callable | None = None,
+    layers: tuple[str, ...] = (),
+    undo: Callable | None = None,
+) -> Tools:
+    """The compiled functions of a model; arguments as ``collect`` has them."""
+    logits = lambda variables, x: logits_of(apply(variables, x)).astype(jnp.float32)
+    flat = lambda tree: jax.tree.map(lambda a: a.reshape(len(a), -1), tree)
+
+    def loss(variables, x, y):
+        return per_example(logits)(variables, x, y)[0].mean()
+
+    return Tools(
+        jax.jit(in_batches(logits, 500)),
+        jax.jit(lambda variables, x: flat(outputs(variables, x))) if outputs else None,
+        layers,
+        jax.jit(undo) if undo else None,
+        jax.jit(loss),
+    )
+
+
+def answers(tools: Tools, variables: Variables, evaluation: Evaluation) -> Answers:
+    """What a model says to an evaluation's examples, in float64."""
+    logits = np.asarray(tools.logits(variables, evaluation.x), np.float64)
+    labels = np.asarray(evaluation.y)
+    with np.errstate(invalid="ignore"):  # a model that diverged
+        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        return Answers(
+            variables,
+            right(logits, labels),
+            attacks.confidence(logits, labels),
+            shifted / shifted.sum(1, keepdims=True),
+        )
+
+
+def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which answers are right, bool ``[n]``; what is not finite is no answer.
+
+    >>> right(np.array([[0.0, 1.0], [np.nan, np.nan]]), np.array([1, 0])).tolist()
+    [True, False]
+    """
+    return (logits.argmax(1) == labels) & np.isfinite(logits).all(1)
+
+
+def of_seed(
+    tools: Tools,
+    models: Models,
+    evaluation: Evaluation,
+    rng: np.random.Generator,
+    *,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+    undone: Collection[str] = ("not",),
+    again: Again | None = None,
+    limit: int = 20,
+    say: Callable[[str], Any] = lambda line: None,
+) -> Samples:
+    """Everything that one seed's models show, by method and measure.
+
+    Args:
+      rng: draws the examples that layers are compared on.
+      rows: the seed's rows of results, which have the accuracies of loss attacks; None where
+        these are to be computed here.
+      say: gets lines of progress; others as ``collect`` has them.
+    """
+    said: dict[str, Answers] = {}
+    for name, variables in models.items():
+        say(f"looking at {name}")
+        said[name] = answers(tools, variables, evaluation)
+    found: Samples = {name: {} for name in models}
+    for name, samples in found.items():
+        samples |= accuracies(evaluation, said[name])
+        samples |= loss_attacks(evaluation, said[name]) if rows is None else of_rows(rows, name)
+        if evaluation.forget.any():
+            samples |= memberships(evaluation, said[name], said, name)
+            if name != OLD and OLD in models:
+                lost = said[OLD].phi - said[name].phi
+                samples |= matched(evaluation, lost, "update_auc_matched")
+        if OLD in models and name in (*undone, *RETRAINED, THIRD):
+            samples |= undo_and_look(evaluation, tools, said[name], said[OLD])
+        if name != "retrain" and "retrain" in models:
+            samples |= distances(evaluation, said[name], said["retrain"], samples)
+    compare(tools, models, evaluation, rng, found)
+    if again is not None and limit and evaluation.forget.any() and OLD in models:
+        relearning(tools, said, evaluation, again, limit, found, say)
+    return found
+
+
+def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
+    """Right answers by side, and the loss gap."""
+    rows = sides(evaluation)
+    out: dict[str, Arrays] = {
+        name: (said.correct[which],) for name, which in rows.items() if len(which)
+    }
+    if "forget" in out:
+        loss = _loss(said)
+        means = [loss[rows[name]].mean() for name in ("retain", "forget")]
+        out["loss_gap"] = (np.array([abs(means[0] - means[1])]),)
+    return out
+
+
+def _loss(said: Answers) -> np.ndarray:
+    """Cross-entropy of every example, ``[E]``."""
+    with np.errstate(invalid="ignore"):  # a model that diverged
+        return np.logaddexp(0, -said.phi)
+
+
+def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
+    """Accuracies of loss attacks, from rows of results: of the method's last round."""
+    own = [row for row in rows if row["method"] == name]
+    if not own:
+        return {}
+    last = max(own, key=lambda row: row["round"])
+    return {k: (np.array([last[k]]),) for k in ("mia", "mia_matched") if last[k] is not None}
+
+
+def loss_attacks(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
+    """Accuracies of loss attacks, where there are examples enough."""
+    rows, loss = sides(evaluation), _loss(said)
+    attacked = dict(
+        mia=mia(loss[rows["forget"]], loss[rows["test"]]),
+        mia_matched=mia(loss[evaluation.members], loss[evaluation.others]),
+    )
+    return {key: (np.array([value]),) for key, value in attacked.items() if value is not None}
+
+
+def memberships(
+    evaluation: Evaluation, said: Answers, everyone: Mapping[str, Answers], name: str
+) -> dict[str, Arrays]:
+    """Scores of attacks on membership in one model, of forgotten and of other examples."""
+    rows, out = sides(evaluation), {}
+    plain = said.phi[rows["forget"]], said.phi[rows["test"]]
+    if min(map(len, plain)) >= attacks.LEAST:
+        out |= dict(auc=plain, tpr_1_unmatched=plain, tpr_01_unmatched=plain)
+    out |= matched(evaluation, said.phi, "auc_matched", "tpr_1", "tpr_01")
+    if "auc_matched" not in out:
+        return out
+    label = np.asarray(evaluation.y)
+    p = lambda answers, rows: answers.p[rows, label[rows]]
+    # A model is no reference for itself.
+    references = [a for other, a in everyone.items() if other in RETRAINED and other != name]
+    # A probability that is not finite would lose every comparison, as if it had forgotten.
+    if references and all(np.isfinite(a.p).all() for a in (said, *references)):
+        scores = attacks.rmia(
+            p(said, evaluation.members),
+            np.stack([p(a, evaluation.members) for a in references]),
+            p(said, evaluation.others),
+            np.stack([p(a, evaluation.others) for a in references]),
+        )
+        out |= dict(rmia=scores, rmia_tpr_1=scores, rmia_tpr_01=scores)
+    return out
+
+
+def matched(evaluation: Evaluation, score: np.ndarray, *names: str) -> dict[str, Arrays]:
+    """A score ``[E]`` of the forgotten examples and of those matched to them, by measure."""
+    if len(evaluation.members) < attacks.LEAST:
+        return {}
+    return dict.fromkeys(names, (score[evaluation.members], score[evaluation.others]))
+
+
+def undo_and_look(
+    evaluation: Evaluation, tools: Tools, said: Answers, old: Answers
+) -> dict[str, Arrays]:
+    """What is left when the perturbation, which is public, is taken back."""
+    if tools.undo is None:
+        return {}
+    back = answers(tools, tools.undo(said.variables), evaluation)
+    away = distance.relative(back.variables["params"], old.variables["params"])
+    out: dict[str, Arrays] = {"undo_to_original": (np.array([away]),)}
+    found = accuracies(evaluation, back)
+    out |= {f"undo_{name}": found[name] for name in ("forget", "asr") if name in found}
+    out |= matched(evaluation, back.phi, "undo_auc_matched")
+    return out | matched(evaluation, back.phi - said.phi, "undo_update_auc_matched")
+
+
+def distances(
+    evaluation: Evaluation, said: Answers, retrained: Answers, samples: Mapping[str, Arrays]
+) -> dict[str, Arrays]:
+    """How far a model's answers are from the retrained model's.
+
+    Args:
+      samples: the model's accuracies.
+    """
+    out: dict[str, Arrays] = {}
+    for side in ("forget", "test"):
+        which = sides(evaluation)[side]
+        if len(which):
+            p, q = said.p[which], retrained.p[which]
+            out[f"activation_{side}"] = (distance.activation_distance(p, q),)
+            out[f"js_{side}"] = (distance.js_divergence(p, q),)
+            out[f"agreement_{side}"] = (distance.agreement(p, q),)
+    if "forget" in samples:
+        accuracy = lambda of: {m: percent(of[m][0]) for m in ("retain", "forget", "test")}
+        reference = accuracy(accuracies(evaluation, retrained))
+        out["tug_of_war"] = (np.array([distance.tug_of_war(accuracy(samples), reference)]),)
+    return out
+
+
+def compare(
+    tools: Tools,
+    models: Models,
+    evaluation: Evaluation,
+    rng: np.random.Generator,
+    found: Samples,
+) -> None:
+    """Adds CKA of layers and loss barriers on retained examples, to retrained and old model."""
+    some = rng.permutation(sides(evaluation)["retain"])[:FEW]
+    x, y = evaluation.x[some], evaluation.y[some]
+    for name, variables in models.items():
+        for other, key in (("retrain", "retrained"), (OLD, "original")):
+            if other in models and name != other:
+                found[name] |= layers(tools, variables, models[other], x, f"cka_to_{key}")
+                loss = lambda between: tools.loss(between, x, y)
+                hill = distance.barrier(loss, variables, models[other])
+                found[name][f"barrier_to_{key}"] = (np.array([hill]),)
+
+
+def layers(
+    tools: Tools, variables: Variables, others: Variables, x: Any, key: str
+) -> dict[str, Arrays]:
+    """CKA of every layer's outputs, of two models on the same examples."""
+    if tools.outputs is None:
+        return {}
+    one, other = tools.outputs(variables, x), tools.outputs(others, x)
+    each = {name: distance.cka(one[name], other[name]) for name in tools.layers}
+    return {f"{key}.{name}": (np.array([value]),) for name, value in each.items()}
+
+
+def relearning(
+    tools: Tools,
+    said: Mapping[str, Answers],
+    evaluation: Evaluation,
+    again: Again,
+    limit: int,
+    found: Samples,
+    say: Callable[[str], Any],
+) -> None:
+    """Adds the rounds until forgotten data is known again, to within 5 points of the old model."""
+    rows = sides(evaluation)["forget"]
+    goal = percent(said[OLD].correct[rows]) - 5
+    x, y = evaluation.x[rows], np.asarray(evaluation.y)[rows]
+    knows = lambda variables: percent(right(np.asarray(tools.logits(variables, x)), y)) >= goal
+    needed: dict[str, int] = {}
+    for name, one in said.items():
+        if name == OLD:
+            continue
+        needed[name] = _rounds_until(knows, one.variables, again, limit)
+        found[name]["relearn"] = np.array([needed[name]]), np.array([limit])
+        many = needed[name] if needed[name] <= limit else f"more than {limit}"
+        say(f"{name} relearns in {many} rounds")
+    reference = needed.get("retrain", 0)
+    if 0 < reference <= limit:  # else what to divide by is not known
+        for name in needed:
+            if name != "retrain":
+                index = np.array([needed[name]]) / reference, np.array([limit]) / reference
+                found[name]["anamnesis"] = index
+
+
+def _rounds_until(
+    knows: Callable[[Variables], bool], variables: Variables, again: Again, limit: int
+) -> int:
+    """Rounds until a model knows the data; one more than the limit where it never does."""
+    if knows(variables):
+        return 0
+    after = zip(range(1, limit + 1), again(variables), strict=False)
+    return next((number for number, now in after if knows(now)), limit + 1)

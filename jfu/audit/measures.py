@@ -1,0 +1,271 @@
+"""What an audit measures: one table, with the margins and chances that verdicts rest on."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jfu import attacks, results
+
+RETRAINED = ("retrain", results.AGAIN)
+THIRD = "retrain_third"  # a control: an exact answer, which is judged like any other
+OLD = "original"  # likewise: no answer at all
+
+# How far from retraining is as good as retraining: margins of the whole interval.
+ACCURACY, AREA, RATE, TEST = 5.0, 0.05, 0.02, 1.0  # points, of AUCs, of rates, of test accuracy
+# Chances of a false "no": of the 5 in 100 that an exact retraining may meet, so many for measures
+# of a seed's models together, and so many for all of one attack with shadow federations.
+SEEDS, SHADOWS = 0.04, 0.01
+SIGNS = 0.05  # of a false sign of memory, which forbids a yes
+
+
+class Measure(NamedTuple):
+    """What one number of an audit is, and what hangs on it."""
+
+    title: str
+    unit: str
+    statistic: Callable  # of one seed's arrays
+    memory: int = 0  # +1 where more of it is memory of the forgotten data, -1 where less is
+    decides: bool = False  # whether the verdict "forgotten" hangs on it
+    margin: float | None = None  # its interval must lie within, for a yes
+    sign: bool = False  # forbids a yes where it shows memory
+    pair: bool = False  # a distance to the retrained model of the same seed
+    pooled: bool = False  # of shadow federations; "no difference" is ``null``
+    null: float = 0.5
+    facts: Callable = lambda groups: {}  # what else the report says, of all seeds' arrays
+    note: str = ""
+
+
+def percent(correct: np.ndarray) -> float:
+    """The share of right answers, percent."""
+    return 100 * float(np.mean(correct))
+
+
+def tpr(rate: float) -> Callable:
+    """The true-positive rate of members' and others' scores at a false-positive rate."""
+    return functools.partial(attacks.tpr_at, rate=rate)
+
+
+def first(values: np.ndarray) -> float:
+    """The statistic of all pairs of shadow federations; others leave one pair out."""
+    return float(values[0])
+
+
+def rates(title: str, name: str, **more: Any) -> dict[str, Measure]:
+    """An attack's true-positive rates; ``name`` is a pattern of their keys."""
+    words = f"{title}: true positives at {{:g}} % false"
+    if more.get("decides"):
+        more |= dict(margin=RATE)
+    statistic = lambda rate: first if more.get("pooled") else tpr(rate)
+    return {
+        name.format(key): Measure(words.format(100 * rate), "", statistic(rate), null=rate, **more)
+        for key, rate in (("1", 0.01), ("01", 0.001))
+    }
+
+
+def reached(values: np.ndarray, limit: np.ndarray) -> float:
+    """Mean of values of which those above the limit were cut off there."""
+    del limit
+    return float(np.mean(values))
+
+
+def cut(groups: list) -> dict[str, Any]:
+    """The share of seeds in which a value was cut off, and the mean of their limits."""
+    above = [float(np.mean(values > limit)) for values, limit in groups]
+    return dict(censored=float(np.mean(above)), limit=float(np.mean([m for _, m in groups])))
+
+
+def quality(epsilons: np.ndarray, models: np.ndarray) -> float:
+    """The forgetting quality of examples' epsilons; ``models`` says how many they rest on."""
+    del models
+    return attacks.forgetting_score(epsilons)
+
+
+# Groups of measures as the report shows them.
+GROUPS: dict[str, dict[str, Measure]] = {
+    "Accuracy and backdoor": {
+        "retain": Measure("accuracy on retained data", "%", percent),
+        "forget": Measure(
+            "accuracy on forgotten data",
+            "%",
+            percent,
+            memory=1,
+            decides=True,
+            margin=ACCURACY,
+            note="of the very examples that the retrained models never saw",
+        ),
+        "test": Measure("accuracy on test data", "%", percent, margin=TEST),
+        "asr": Measure(
+            "backdoor success",
+            "%",
+            percent,
+            memory=1,
+            decides=True,
+            margin=ACCURACY,
+            note="decides where every image with the trigger was to be forgotten",
+        ),
+    },
+    "Membership attacks on one model": {
+        "mia": Measure(
+            "loss attack, unmatched: accuracy",
+            "%",
+            np.mean,
+            note="tells forgotten data from test data by looks too, so it never decides",
+        ),
+        "auc": Measure("loss attack, unmatched: AUC", "", attacks.auc, note="never decides"),
+        **rates("loss attack, unmatched", "tpr_{}_unmatched", note="never decides"),
+        "mia_matched": Measure(
+            "loss attack, matched: accuracy",
+            "%",
+            np.mean,
+            memory=1,
+            decides=True,
+            note="a yes rests on its AUC, which says the same with less noise",
+        ),
+        "auc_matched": Measure(
+            "loss attack, matched: AUC",
+            "",
+            attacks.auc,
+            memory=1,
+            decides=True,
+            margin=AREA,
+            note="each forgotten example faces a test image of its class, trigger and label",
+        ),
+        **rates("loss attack, matched", "tpr_{}", memory=1, decides=True),
+        "rmia": Measure(
+            "RMIA, matched: AUC",
+            "",
+            attacks.auc,
+            memory=1,
+            decides=True,
+            margin=AREA,
+            note="offline; its reference models are the retrained ones of the seed",
+        ),
+        **rates("RMIA, matched", "rmia_tpr_{}", memory=1, decides=True),
+    },
+    "Attacks with shadow federations": {
+        "ulira": Measure(
+            "U-LiRA: AUC",
+            "",
+            first,
+            decides=True,
+            margin=AREA,
+            pooled=True,
+            note="example by example, federations that unlearned it against ones retrained "
+            "without it; any difference tells them apart, so it has no side of memory",
+        ),
+        **rates("U-LiRA", "ulira_tpr_{}", decides=True, pooled=True),
+        "lira": Measure(
+            "LiRA: AUC",
+            "",
+            first,
+            memory=1,
+            decides=True,
+            margin=AREA,
+            pooled=True,
+            note="example by example, unlearned federations that held it against unlearned ones "
+            "that never did",
+        ),
+        **rates("LiRA", "lira_tpr_{}", memory=1, decides=True, pooled=True),
+        "forgetting_score": Measure(
+            "forgetting quality F of the NeurIPS 2023 challenge",
+            "",
+            quality,
+            memory=-1,
+            facts=lambda groups: dict(models=groups[0][1].ravel().tolist()),
+            note="F alone, without the challenge's factors of accuracy; 1 is retraining with many "
+            "models, with few chance alone makes it small",
+        ),
+    },
+    "Signs of memory": {
+        "relearn": Measure(
+            "rounds to relearn",
+            "rounds",
+            reached,
+            memory=-1,
+            sign=True,
+            facts=cut,
+            note="until accuracy on the forgotten data is within 5 points of the original's, once "
+            "the data is back in the federation; a model that takes longer than was tried counts "
+            "as one round more",
+        ),
+        "anamnesis": Measure(
+            "anamnesis index",
+            "",
+            reached,
+            memory=-1,
+            pair=True,
+            facts=cut,
+            note="rounds to relearn over those of the retrained model: below 1 it remembers",
+        ),
+        "update_auc_matched": Measure(
+            "both models known, matched: AUC of the confidence that was lost",
+            "",
+            attacks.auc,
+            note="what the request itself gives away to who saw the model before and after; so "
+            "does retraining",
+        ),
+        "undo_forget": Measure(
+            "negation undone: accuracy on forgotten data",
+            "%",
+            percent,
+            memory=1,
+            sign=True,
+            note="what an attacker gets who negates the layer once more",
+        ),
+        "undo_asr": Measure("negation undone: backdoor success", "%", percent, memory=1, sign=True),
+        "undo_auc_matched": Measure(
+            "negation undone, matched: AUC",
+            "",
+            attacks.auc,
+            memory=1,
+            decides=True,
+            margin=AREA,
+        ),
+        "undo_update_auc_matched": Measure(
+            "negation undone, matched: AUC of the confidence that comes back",
+            "",
+            attacks.auc,
+            memory=1,
+        ),
+        "undo_to_original": Measure(
+            "negation undone: distance to the original's parameters",
+            "",
+            np.mean,
+            memory=-1,
+            note="relative to their length; an attacker who saw both models knows it",
+        ),
+    },
+    "Distance to the retrained model": {
+        "activation_forget": Measure(
+            "distance of probabilities, forgotten data", "", np.mean, pair=True
+        ),
+        "activation_test": Measure("distance of probabilities, test data", "", np.mean, pair=True),
+        "js_forget": Measure(
+            "Jensen-Shannon divergence, forgotten data", "bits", np.mean, pair=True
+        ),
+        "js_test": Measure("Jensen-Shannon divergence, test data", "bits", np.mean, pair=True),
+        "agreement_forget": Measure("same answer, forgotten data", "%", percent, pair=True),
+        "agreement_test": Measure("same answer, test data", "%", percent, pair=True),
+        "tug_of_war": Measure("tug of war", "", np.mean, pair=True, note="1 is retraining"),
+        "barrier_to_retrained": Measure(
+            "loss barrier to the retrained model", "", np.mean, pair=True
+        ),
+        "barrier_to_original": Measure("loss barrier to the original model", "", np.mean),
+        "loss_gap": Measure("loss gap: |retained - forgotten|", "", np.mean),
+    },
+}
+LAYERS = {
+    "cka_to_retrained": Measure("CKA to the retrained model", "", np.mean, pair=True),
+    "cka_to_original": Measure("CKA to the original model", "", np.mean),
+}
+TABLE = {name: m for group in GROUPS.values() for name, m in group.items()} | LAYERS
+
+Arrays = tuple[np.ndarray, ...]
+Evidence = dict[str, dict[str, dict[int, Arrays]]]  # method -> measure -> seed -> arrays
+
+
+def measure_of(name: str) -> Measure:
+    """A measure by its key; those of layers are ``measure.layer``."""
+    return TABLE[name.partition(".")[0]]
