@@ -157,6 +157,20 @@ def test_no_command_names_a_script_or_a_flag_that_is_not_there():
     assert unknown(planted) == ["trian", "train --round"]
 
 
+@pytest.mark.parametrize("path", ["README.md", "launch/README.md"])
+def test_every_method_is_named(path):
+    from jfu.unlearn import UNLEARNERS
+
+    part = TEXTS[path].split("## Methods\n")[1].split("\n## ")[0]
+    assert [name for name in UNLEARNERS if f"`{name}`" not in part] == []
+
+
+def test_every_script_is_named():
+    part = TEXTS["launch/README.md"].split("## Scripts\n")[1].split("\n## ")[0]
+    named = set(re.findall(r"^\|[^|]*\| `python -m launch\.(\w+)", part, re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "launch").glob("[a-z]*.py")}
+
+
 # ---------------------------------------------------------------- links
 
 
