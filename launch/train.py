@@ -85,6 +85,8 @@ def train() -> None:
     import jfu.io
     from launch.records import records
     from launch.running import cells
+    from launch.running.programs import Programs
+    from launch.running.progress import announce
     from launch.setup import federation, requests
     from launch.setup.methods import remembering
     from launch.setup.study import prepare_study
@@ -121,10 +123,8 @@ def train() -> None:
         work = workdir.keep_draws(work, seed, trial.draws)
         records.follow(work, FLAGS.init_from)
         hosts.agreed(lambda: records.begun(work, config))
-        cells.announce(study, trial, f"training, seed {seed}", work, dict(train=rounds))
-        cell = cells.runner(
-            work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, "train"
-        )
+        announce(study, trial, f"training, seed {seed}", work, dict(train=rounds))
+        cell = cells.runner(work, study, trial, Programs(), FLAGS.checkpoint_every, until, "train")
         trained, row, rows = cells.original(
             study, trial, cell, "train", quiet=False, further=more["further"]
         )

@@ -120,6 +120,8 @@ def unlearn() -> None:
     from launch.records import erasure, records
     from launch.report import advice, report
     from launch.running import cells
+    from launch.running.programs import Programs
+    from launch.running.progress import announce
     from launch.setup import federation, identity, idle
     from launch.setup.methods import budget, build_methods
     from launch.setup.study import prepare_study
@@ -189,9 +191,9 @@ def unlearn() -> None:
         records.asked(work, config, FLAGS.method)
         rounds = budget(config, FLAGS.method)
         doing = f"method {FLAGS.method}, seed {seed}"
-        cells.announce(study, trial, doing, work, {FLAGS.method: rounds})
+        announce(study, trial, doing, work, {FLAGS.method: rounds})
         cell = cells.runner(
-            work, study, trial, cells.Programs(), FLAGS.checkpoint_every, until, FLAGS.method
+            work, study, trial, Programs(), FLAGS.checkpoint_every, until, FLAGS.method
         )
         trained, row, _ = cells.original(study, trial, cell)
         trained = trained._replace(history=devices.place(history))

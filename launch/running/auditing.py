@@ -146,7 +146,8 @@ def look(work, run, config, layout, names, seeds, rows) -> Seen:
     """The samples of every model and, if they are asked for, of shadow federations."""
     import jfu
     import jfu.ledger
-    from launch.running import cells, evidence, shadows
+    from launch.running import evidence, shadows
+    from launch.running.progress import in_words
     from launch.setup.study import prepare_study
     from launch.setup.trial import names_the_poison, prepare_trial
     from launch.workdir import workdir
@@ -157,7 +158,7 @@ def look(work, run, config, layout, names, seeds, rows) -> Seen:
     first, poisoned = None, True
     taken = workdir.taken(work, seeds)
     study = prepare_study(config, layout, seeds, taken, {work.path: run.data})
-    say(f"auditing {work.path}; {cells.in_words(study.layout)}")
+    say(f"auditing {work.path}; {in_words(study.layout)}")
     undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if "not" in names else None
     tools = evidence.tools(study, undo)
     for seed in seeds:

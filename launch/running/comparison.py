@@ -51,7 +51,8 @@ def run() -> tuple:
       OutOfTime: cells are left; the table of those that are not is printed and written.
     """
     from launch.records import records
-    from launch.running import cells
+    from launch.running.programs import Programs
+    from launch.running.progress import announce
     from launch.setup import federation
     from launch.setup.methods import budget, build_methods, remembered, remembering
     from launch.setup.study import prepare_study
@@ -97,8 +98,8 @@ def run() -> tuple:
         again = ["retrain_again"] if "retrain" in methods else []
         workdir.plan(work, ["original", *methods, *again], seeds)
         plan = {name: budget(config, name) for name in methods}
-        cells.announce(study, trial, doing, work, plan)
-        programs, rows = cells.Programs(), []
+        announce(study, trial, doing, work, plan)
+        programs, rows = Programs(), []
         try:
             for seed in seeds:
                 if seed != trial.seed:

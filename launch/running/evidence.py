@@ -12,6 +12,7 @@ import jfu.io
 from jfu.audit import evidence
 from jfu.audit.measures import THIRD
 from launch.running import cells
+from launch.running.programs import Programs
 from launch.setup import keys
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -54,7 +55,7 @@ def stored(work: WorkDir, seed: int, name: str) -> Any:
     return place(jfu.io.unflatten(flat))
 
 
-def third(work: WorkDir, study: Study, trial: Trial, programs: cells.Programs) -> WorkDir:
+def third(work: WorkDir, study: Study, trial: Trial, programs: Programs) -> WorkDir:
     """Retrains once more, different in chance alone, unless that was done before.
 
     Returns:

@@ -16,7 +16,7 @@ import jfu.history
 import jfu.io
 from jfu import attacks, shadows
 from jfu.costs import entries
-from launch.running.cells import looked_at, not_kept
+from launch.running.programs import looked_at, not_kept
 from launch.setup import keys, private
 from launch.setup.methods import budget
 from launch.setup.study import Study

@@ -181,7 +181,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     Training and every method are the same rounds from other states on other data, so one compiled
     program, mapped over the seeds, serves them all. Keys are those of launch.compare's cells.
     """
-    from launch.running import cells
+    from launch.running.programs import looked_at
     from launch.setup import keys
     from launch.setup.methods import build_methods
     from launch.setup.study import prepare_study
@@ -207,7 +207,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
             key = jax.random.key_data(later)
             rows.append((state, split, key, (trial.evaluation.x, trial.evaluation.y, mask)))
         rows = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
-        cells.looked_at(course(fed).trace((), rows))
+        looked_at(course(fed).trace((), rows))
         states, seen = course(fed)((), rows)
         return states, jax.tree.map(np.asarray, seen)
 

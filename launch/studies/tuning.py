@@ -49,6 +49,8 @@ def tune() -> None:
         raise ValueError("tuning trains its models itself; leave --init_params out")
     from launch.records import records
     from launch.running import cells
+    from launch.running.programs import Programs
+    from launch.running.progress import announce
     from launch.setup import federation
     from launch.setup.methods import budget, build_methods, remembered, remembering
     from launch.setup.study import prepare_study
@@ -82,8 +84,8 @@ def tune() -> None:
         work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
         hosts.agreed(lambda: records.believe(work.path))
         plan = {name: budget(config, name) for name in ("retrain", *names)}
-        cells.announce(study, trial, f"{len(tried)} settings", work, plan)
-        programs = cells.Programs()
+        announce(study, trial, f"{len(tried)} settings", work, plan)
+        programs = Programs()
         for seed in seeds:
             if seed != trial.seed:
                 del trial  # its images go before the next seed's come

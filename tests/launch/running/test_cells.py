@@ -6,7 +6,7 @@ KEPT = """
 import json, os, jax, jax.numpy as jnp, numpy as np
 jax.config.update("jax_compilation_cache_dir", {folder!r})
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-from launch.running.cells import Programs
+from launch.running.programs import Programs
 images = np.random.default_rng(0).integers(0, 255, (16, 8, 8), np.uint8)
 def without(x): return 2 * x
 def holding(x): return x * jnp.asarray(images).sum()

@@ -13,7 +13,7 @@ from helpers.scripts import launch
 from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu import faults, results
 from jfu.data import Dataset
-from launch.running import cells
+from launch.running import rows
 from launch.setup import federation, keys, private
 from launch.setup.clients import draw
 from launch.setup.methods import build_methods
@@ -181,7 +181,7 @@ def test_own_formulas_are_told_apart_from_the_aggregator(monkeypatch, fed, model
 def told(study, **counts):
     info = SimpleNamespace(metrics=dict.fromkeys(NAMES, 0.0) | counts)
     spent = dict(bytes_down=0, bytes_up=0, flops=0.0, seconds=0.0, left_out=0)
-    return cells.add_costs(study, cells.add_costs(study, spent, info, 1.0), info, 1.0)
+    return rows.add_costs(study, rows.add_costs(study, spent, info, 1.0), info, 1.0)
 
 
 NAMES = ("steps", "forwards", "down", "up", "late", "not_finite", "too_long", "not_applied")
@@ -189,16 +189,18 @@ NAMES = ("steps", "forwards", "down", "up", "late", "not_finite", "too_long", "n
 
 def test_rows_say_why_clients_were_left_out(monkeypatch):
     """Where there are any, or may be; other rows are as they were."""
-    monkeypatch.setattr(cells, "measures_of", lambda *args, **options: {})
+    monkeypatch.setattr(rows, "measures_of", lambda *args, **options: {})
     judge = lambda *args: ()
     study = SimpleNamespace(
         config=PLAIN, per_client=(1, 1), per_step=1.0, per_forward=1.0, judge=judge
     )
     trial = SimpleNamespace(seed=0, evaluation=SimpleNamespace(x=0, y=0))
     state = SimpleNamespace(variables={})
-    row = lambda study, spent: cells.row(
-        study, trial, "not", 2, state, spent, 0, lambda number: {}, attack=False
-    ).result()
+
+    def row(study, costs):
+        counts = rows.Meter(study, trial, "not", 0, lambda number: {}, None)
+        return rows.row(counts, 2, state, costs, attack=False).result()
+
     plain = row(study, told(study))
     assert list(plain) == ["method", "seed", "round", "bytes_down", "bytes_up", "flops"] + [
         "left_out",
@@ -210,7 +212,7 @@ def test_rows_say_why_clients_were_left_out(monkeypatch):
     assert "too_long" not in some
     study.config = changed(PLAIN, max_update_norm=5.0)
     watched = row(study, told(study))
-    assert [watched[name] for name in cells.FAILURES] == [0, 0, 0, 0]
+    assert [watched[name] for name in rows.FAILURES] == [0, 0, 0, 0]
     # Training's are still told when the request comes.
     assert results.as_original(some)["late"] == results.as_original(some)["left_out"] == 4
 

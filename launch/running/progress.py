@@ -1,0 +1,81 @@
+"""What a run says of itself: before it begins, and after each of its cells."""
+
+from collections.abc import Mapping
+
+import jax
+
+import jfu
+from launch.setup import private
+from launch.setup.study import Study
+from launch.setup.trial import Trial
+from launch.shell import hosts
+from launch.shell.devices import Layout
+from launch.shell.say import say
+from launch.workdir.workdir import WorkDir
+
+# Measures in the lines of progress.
+SHOWN = dict(retain="retain", forget="forget", test="test", asr="backdoor")
+
+
+def in_words(layout: Layout) -> str:
+    """How clients run."""
+    how = f"{layout.devices} {layout.backend} device{'s' * (layout.devices > 1)}"
+    how += f" on {jax.process_count()} hosts" if hosts.several() else ""
+    many = f"{layout.chunk} client{'s' * (layout.chunk > 1)}" if layout.chunk else "all clients"
+    return f"{how}, {many} at a time on each"
+
+
+def announce(
+    study: Study, trial: Trial, doing: str, work: WorkDir, plan: Mapping[str, int]
+) -> None:
+    """What is about to be done, in a few lines.
+
+    Args:
+      plan: rounds by cell.
+    """
+    config, clients = study.config, trial.everything.retain
+    sizes = clients.mask.sum(-1)  # integers: weights are float32, whose sum may be rounded
+    say(
+        f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "
+        f"({int(sizes.min())} to {int(sizes.max())} each), model {config.model}, "
+        f"{config.rounds} rounds; {in_words(study.layout)}"
+    )
+    if config.backdoor:
+        say(
+            f"backdoor: {config.backdoor_fraction:.0%} of the images of client "
+            f"{', '.join(config.backdoor_clients)} carry a white square and the label "
+            f"{config.backdoor_label}"
+        )
+    if config.forget:
+        gone = int(trial.request.forget.mask.sum())
+        say(f"request: forget {config.forget} ({gone} images)")
+    params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
+    chosen = jfu.describe(params, jfu.select(params, study.setting.selector))
+    say(f"layers to perturb, where a method does: {chosen}")
+    for line in [*private.outlook(config, trial, plan), *private.lonely(config, trial, plan)]:
+        say(line)
+    say(f"{doing}; work directory {work.path}")
+
+
+def say_cut(study: Study, seed: int, name: str, metrics: Mapping) -> None:
+    """Says where a method has cut the model, if its first round chose that."""
+    if "cut" in metrics:
+        cut = ", ".join(study.model.cuts()[int(metrics["cut"])])
+        share = max(0, 100 * float(metrics["told"]))
+        say(
+            f"  seed {seed}  {name:<10} negates {cut}: what it then predicts tells "
+            f"{share:.1f} % of the labels"
+        )
+
+
+def say_done(seed: int, name: str, last: Mapping, seconds: float) -> None:
+    """Says what a cell's last row shows, and how long the cell took."""
+    shown = [
+        f"{SHOWN[key]} {value:5.1f} %"
+        for key, value in last.items()
+        if value is not None and key in SHOWN
+    ]
+    say(
+        f"  seed {seed}  {name:<13} {max(last['round'], 0):4d} rounds {seconds:6.1f} s  "
+        + ", ".join(shown)
+    )
