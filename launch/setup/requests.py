@@ -79,6 +79,8 @@ def standing(
     Returns:
       ``(clients, taken)``, with the rows of every request; None for those of whole clients.
     """
+    if not past:
+        return clients, ()
     gone, mask, rows_taken = set(), clients.mask, []
     out = lambda: jfu.forget_client(clients, sorted(gone))
     for place, text in enumerate(past):

@@ -33,13 +33,13 @@ import matplotlib, numpy, jax, jfu, jfu.io  # whatever all scripts import
 from launch import audit, compare
 from launch.records import erasure
 from launch.report import figures
-from launch.running import auditing, cells, comparison, evidence
+from launch.running import answering, auditing, cells, comparison, evidence
 from launch.setup import evaluation, methods, study, trial
 from launch.shell import devices
 from jfu.audit import verdicts
 from launch import ledger, train, unlearn
 from launch.report import page, report
-from launch.running import shadows
+from launch.running import shadows, training
 from launch.shell import entry
 from launch.workdir import workdir
 

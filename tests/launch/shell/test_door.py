@@ -13,7 +13,6 @@ import jfu.data
 from helpers.scripts import ROOT, environment
 from helpers.workdirs import PLAIN, changed
 from jfu import models
-from launch import unlearn
 from launch.report.paper import ROWS
 from launch.setup import federation, idle
 from launch.setup.options import read_options
@@ -341,4 +340,3 @@ def test_a_home_is_where_the_work_goes(forks, tmp_path, monkeypatch):
     assert (tmp_path / "w" / "model.safetensors").is_file()
     assert not (ROOT / "~").exists()
     assert forks.run("train", *flags, "--trim=0.2", after=120).status == 0  # as it was begun
-    assert unlearn.REQUEST  # the module whose flags these are

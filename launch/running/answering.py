@@ -1,0 +1,252 @@
+"""Answers one request with one method, on a model that was trained before."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+from absl import flags
+
+import jfu
+import jfu.io
+from launch.records import erasure, records
+from launch.report import advice, report
+from launch.running import cells, start
+from launch.running.programs import Programs
+from launch.running.progress import announce
+from launch.setup import federation, identity, idle
+from launch.setup.methods import budget, build_methods
+from launch.setup.study import prepare_study
+from launch.setup.trial import Trial, names_the_poison, prepare_trial
+from launch.shell import devices, hosts
+from launch.shell.config import FIELDS, Config, having, resolve, workdir_for
+from launch.shell.printing import show
+from launch.shell.say import say
+from launch.shell.typed import said
+from launch.workdir import locks, runs, workdir
+from launch.workdir.workdir import WorkDir
+
+FLAGS = flags.FLAGS
+
+
+def unlearn(until: float) -> None:
+    """Runs what the flags of ``launch.unlearn`` ask for.
+
+    Args:
+      until: no round is begun that would end later, by ``time.perf_counter``.
+
+    Raises:
+      OutOfTime: rounds are left, and there is a checkpoint.
+    """
+    hosts.join(FLAGS, FLAGS.clients)
+    met = configuration()
+    config = met.config
+    check(config)
+    more = dict(seed=met.seed, method=FLAGS.method, stop=stopping(config))
+    where = workdir_for(config, "unlearn", **more)
+    work = workdir.open_workdir(where, config, "unlearn", **more)
+    if workdir.MODEL in start.erased(work):
+        raise ValueError(f"the model of {work.path} was erased; choose another --workdir")
+    if FLAGS.erase and records.is_answered(work, config, FLAGS.method):
+        work = work._replace(lock=locks.take(work.path))
+        return erasure.erase(work, config, FLAGS.method)
+    export = FLAGS.export_params and pathlib.Path(FLAGS.export_params)
+    if export:
+        hosts.agreed(lambda: jfu.io.check_new(export, may_exist=work.layout is not None))
+    layout = devices.start(
+        FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
+    )
+    with devices.on_devices(layout):
+        work, variables, rows = answer(work, met, layout, more, until)
+    workdir.write_results(work, rows)
+    workdir.export(work.path / workdir.MODEL, variables)
+    if export:
+        workdir.export(export, variables, shown=True)
+    if hosts.first():
+        publish(work, config, rows)
+        if FLAGS.erase:
+            erasure.erase(work, config, FLAGS.method)
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def configuration() -> runs.Met:
+    """The model that the request meets, with what the request changes in its configuration."""
+    if bool(FLAGS.init_from) == bool(FLAGS.init_params):
+        raise ValueError(
+            "unlearning starts from a trained model: give --init_from=WORKDIR of launch.train, or "
+            "--init_params=FILE of a model trained elsewhere"
+        )
+    if not FLAGS.init_from:
+        return runs.Met(resolve([FLAGS.method]), FLAGS.seed, {}, None)
+    moved = {name: FLAGS[name].value for name in having("place") if FLAGS[name].present}
+    met = runs.read_model(FLAGS.init_from, **moved)
+    trained = met.config
+    if "seed" in FLAGS and FLAGS["seed"].present and FLAGS.seed != met.seed:
+        raise ValueError(f"{FLAGS.init_from} was trained with --seed={met.seed}, not {FLAGS.seed}")
+    changes = changed_by_request(trained)
+    # The folder's own place, and the model's in it, though that be a link: so the folder is found.
+    model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL))
+    config = dataclasses.replace(trained, **changes, init_params=model)
+    taken = met.taken
+    if config.forget != trained.forget:  # what was drawn for another request is not this one's
+        taken = {seed: draws._replace(request=None) for seed, draws in taken.items()}
+    return met._replace(config=config, taken=taken)
+
+
+def changed_by_request(trained: Config) -> dict[str, Any]:
+    """The fields in which a request differs from the training that it meets.
+
+    Raises:
+      ValueError: a flag that belongs to training has another value than it was trained with.
+    """
+    given = {n: getattr(FLAGS, n) for n in FIELDS if n in FLAGS and FLAGS[n].present}
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
+    settable = having("request", "renewed")
+    # Retraining is the training that was, without the forgotten: it clips as that did.
+    free = [n for n in settable if FLAGS.method != "retrain" or n != "max_grad_norm"]
+    free += [*having("place"), "init_params"]
+    for name, value in given.items():
+        if name not in free and value != getattr(trained, name):
+            raise ValueError(
+                f"{FLAGS.init_from} was trained with {name}={getattr(trained, name)}, not "
+                f"{value}; leave the flag out, or train anew"
+            )
+    changes = {n: v for n, v in given.items() if n in settable}
+    if FLAGS.method == "fukd":
+        changes.setdefault("proxy", trained.proxy or 0.1)
+    if not (trained.forget or "forget" in changes):
+        if trained.past:
+            raise ValueError(f"{FLAGS.init_from} has answered a request; name the next: --forget=")
+        changes["forget"] = FLAGS.forget
+    if FLAGS["backdoor_client"].present:
+        raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
+    return changes
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot be answered, before the work directory is taken."""
+    hosts.together(lambda: federation.check(config, [FLAGS.method], alone=True, **said()))
+    if FLAGS.method in idle.NO_RECOVERY and FLAGS["stop"].present and FLAGS.stop == "regained":
+        raise ValueError(
+            f"--stop=regained does nothing with {FLAGS.method}, which uses its budget; leave it out"
+        )
+    if FLAGS.method == "none":
+        raise ValueError(
+            "--method=none passes the old model off as unlearned, which is no answer; it is a "
+            "control, for launch.compare"
+        )
+    if FLAGS.erase and hosts.several():
+        raise ValueError(
+            "files are removed by one host; unlearn first, then give the same command with --erase "
+            "and without --coordinator"
+        )
+    start.check_source(FLAGS.init_from)
+
+
+def stopping(config: Config) -> str:
+    """When to stop: by --stop, but not by what private data say where noise is to hide them."""
+    if config.dp_clip is None or config.dp_noise_from_seed:
+        return FLAGS.stop
+    if FLAGS["stop"].present and FLAGS.stop == "regained":
+        raise ValueError(
+            "--stop=regained chooses the number of rounds by exact accuracy on clients' examples, "
+            "which epsilon does not cover; with --dp_clip use --stop=budget, and say how many "
+            "rounds with --recovery_rounds"
+        )
+    return "budget"
+
+
+# ---------------------------------------------------------------- the answer
+
+
+def answer(
+    work: WorkDir, met: runs.Met, layout: devices.Layout, more: dict[str, Any], until: float
+) -> tuple[WorkDir, Any, list[dict[str, Any]]]:
+    """Runs the method on the model.
+
+    Returns:
+      ``(work, variables, rows)``: the work directory as it is taken, the unlearned model, and the
+      rows of the old model and of each round after it.
+    """
+    config, seed, name = met.config, met.seed, FLAGS.method
+    taken = met.taken | workdir.taken(work, [seed])
+    source = {FLAGS.init_from: met.data} if FLAGS.init_from else runs.of_model(config)
+    made = source | {work.path: work.data}
+    study = hosts.together(lambda: prepare_study(config, layout, [seed], taken, made))
+    (method,) = build_methods(study, [name]).values()
+    trial = prepare_trial(study, seed)
+    history = read_history(FLAGS.init_from)
+    check_history(method, trial, history)
+    work = start.begin(work, config, "unlearn", study, trial, FLAGS.init_from, more)
+    records.asked(work, config, name)
+    rounds = budget(config, name)
+    announce(study, trial, f"method {name}, seed {seed}", work, {name: rounds})
+    cell = cells.runner(work, study, trial, Programs(), FLAGS.checkpoint_every, until, name)
+    trained, row, _ = cells.original(study, trial, cell)
+    trained = trained._replace(history=devices.place(history))
+    if name == "not":
+        say_outlook(work, config, trial, row)
+    regained = more["stop"] == "regained" and name != "retrain"
+    enough = row["retain"] - 0.5 if regained else None
+    state, rows = cell(name, method, trained, trial.request, rounds, enough=enough)
+    check_changed(trained.variables, state.variables)
+    return work, state.variables, [row, *rows]
+
+
+def read_history(source: str | None) -> Any:
+    """What training recorded in a work directory, on every host; {} if it recorded nothing."""
+    if not source:
+        return {}
+    path = pathlib.Path(source) / workdir.HISTORY
+    if not hosts.agreed(path.exists):
+        return {}
+    return jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(path)))
+
+
+def check_history(method: jfu.Unlearner, trial: Trial, history: Any) -> None:
+    """Refuses a method that needs what training did not record; says what older ones lack."""
+    jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
+    if "last" in method.needs.history and "came" not in history:
+        say(
+            f"note: {FLAGS.init_from} was trained before histories said who came in the last "
+            f"round; {FLAGS.method} takes it that everybody did"
+        )
+
+
+def say_outlook(work: WorkDir, config: Config, trial: Trial, row: dict[str, Any]) -> None:
+    """Says what negation may do to this model, before it is tried."""
+    seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
+    rows = hosts.agreed(lambda: workdir.read_results(seen))
+    training = [line for line in rows if line["method"] == "train"]
+    poisoned = names_the_poison(trial.poisoned, trial.evaluation.forget, trial.evaluation.retain)
+    for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
+        say(line)
+
+
+def check_changed(old: Any, new: Any) -> None:
+    """Says, or with --erase refuses, that a model differs from the old one in signs alone."""
+    if identity.changed(old, new, FLAGS.method):
+        return
+    signs = (
+        f"{FLAGS.method} changed signs alone, which whoever knows of it changes back: give "
+        "it rounds to recover with"
+    )
+    if FLAGS.erase:
+        raise ValueError(f"{signs}, before --erase removes anything")
+    say(f"note: {signs}, here or elsewhere, before anybody is given the model")
+
+
+def publish(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
+    """Writes and prints the table, and notes the answer in the ledger."""
+    values = dataclasses.asdict(config)
+    summary = report.summarise(rows, values)
+    text = report.markdown(summary)
+    names = report.write(work.path, summary, text)
+    records.answered(work, config, FLAGS.method, rows, names)
+    show(f"\n{text}")
+    if FLAGS.method != "retrain":
+        for line in advice.behind(values, rows[0], rows[-1]):
+            say(line)
+    show(f"the unlearned model is {work.path / workdir.MODEL}")
