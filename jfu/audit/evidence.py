@@ -15,7 +15,7 @@ from jfu import attacks, distance
 from jfu.audit.measures import OLD, RETRAINED, THIRD, Arrays, Evidence, percent
 from jfu.clients import in_batches
 from jfu.evaluation import Evaluation, sides
-from jfu.metrics import logits_of, mia, per_example
+from jfu.metrics import logits_of, per_example
 from jfu.types import Variables
 
 FEW = 256  # examples that layers are compared on
@@ -50,6 +50,7 @@ def collect(
     models: Mapping[int, Models],
     evaluations: Evaluation | Mapping[int, Evaluation],
     *,
+    rows: Sequence[Mapping[str, Any]] = (),
     outputs: Callable | None = None,
     layers: tuple[str, ...] = (),
     undo: Callable | None = None,
@@ -65,6 +66,7 @@ def collect(
         others are compared with; ``original`` is the old model and ``retrain_third`` a third
         retrained one, which are controls. All others are what is audited.
       evaluations: what models are evaluated on, one for all seeds or one each.
+      rows: of results, whose accuracies of loss attacks, ``mia`` and ``mia_matched``, are shown.
       outputs: ``(variables, x) -> {layer: [n, ...]}``, what layers give, for their CKA.
       layers: the layers, in call order.
       undo: takes a method's perturbation back, ``variables -> variables``, where it is public.
@@ -90,7 +92,8 @@ def collect(
     for seed, named in models.items():
         one = evaluations if isinstance(evaluations, Evaluation) else evaluations[seed]
         rng = np.random.default_rng(seed)
-        samples = of_seed(kit, named, one, rng, undone=undone, again=again, limit=limit)
+        own = [row for row in rows if row["seed"] == seed]
+        samples = of_seed(kit, named, one, rng, rows=own, undone=undone, again=again, limit=limit)
         for name, measured in samples.items():
             for key, arrays in measured.items():
                 evidence.setdefault(name, {}).setdefault(key, {})[seed] = arrays
@@ -149,7 +152,7 @@ def of_seed(
     evaluation: Evaluation,
     rng: np.random.Generator,
     *,
-    rows: Sequence[Mapping[str, Any]] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
     undone: Collection[str] = ("not",),
     again: Again | None = None,
     limit: int = 20,
@@ -159,8 +162,7 @@ def of_seed(
 
     Args:
       rng: draws the examples that layers are compared on.
-      rows: the seed's rows of results, which have the accuracies of loss attacks; None where
-        these are to be computed here.
+      rows: the seed's rows of results.
       say: gets lines of progress; others as ``collect`` has them.
     """
     said: dict[str, Answers] = {}
@@ -170,7 +172,7 @@ def of_seed(
     found: Samples = {name: {} for name in models}
     for name, samples in found.items():
         samples |= accuracies(evaluation, said[name])
-        samples |= loss_attacks(evaluation, said[name]) if rows is None else of_rows(rows, name)
+        samples |= of_rows(rows, name)
         if evaluation.forget.any():
             samples |= memberships(evaluation, said[name], said, name)
             if name != OLD and OLD in models:
@@ -193,16 +195,11 @@ def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
         name: (said.correct[which],) for name, which in rows.items() if len(which)
     }
     if "forget" in out:
-        loss = _loss(said)
+        with np.errstate(invalid="ignore"):  # a model that diverged
+            loss = np.logaddexp(0, -said.phi)
         means = [loss[rows[name]].mean() for name in ("retain", "forget")]
         out["loss_gap"] = (np.array([abs(means[0] - means[1])]),)
     return out
-
-
-def _loss(said: Answers) -> np.ndarray:
-    """Cross-entropy of every example, ``[E]``."""
-    with np.errstate(invalid="ignore"):  # a model that diverged
-        return np.logaddexp(0, -said.phi)
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
@@ -212,16 +209,6 @@ def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
         return {}
     last = max(own, key=lambda row: row["round"])
     return {k: (np.array([last[k]]),) for k in ("mia", "mia_matched") if last[k] is not None}
-
-
-def loss_attacks(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
-    """Accuracies of loss attacks, where there are examples enough."""
-    rows, loss = sides(evaluation), _loss(said)
-    attacked = dict(
-        mia=mia(loss[rows["forget"]], loss[rows["test"]]),
-        mia_matched=mia(loss[evaluation.members], loss[evaluation.others]),
-    )
-    return {key: (np.array([value]),) for key, value in attacked.items() if value is not None}
 
 
 def memberships(
