@@ -11,6 +11,7 @@ from jfu import attacks, results
 RETRAINED = ("retrain", results.AGAIN)
 THIRD = "retrain_third"  # a control: an exact answer, which is judged like any other
 OLD = "original"  # likewise: no answer at all
+REFERENCES = (OLD, *RETRAINED, THIRD)  # all others are answers to the request
 
 # How far from retraining is as good as retraining: margins of the whole interval.
 ACCURACY, AREA, RATE, TEST = 5.0, 0.05, 0.02, 1.0  # points, of AUCs, of rates, of test accuracy

@@ -1,18 +1,16 @@
-"""The audit as one HTML page that needs no network, and as a few lines of text."""
+"""The audit as one HTML page that needs no network."""
 
 import html as markup
 import json
 from typing import Any
 
 from jfu.audit import verdicts
-from jfu.audit.measures import GROUPS, LAYERS, RETRAINED, Measure, measure_of
+from jfu.audit.measures import GROUPS, LAYERS, REFERENCES, RETRAINED, Measure
 from launch.report import figures
+from launch.report.style import STYLE
+from launch.report.terminal import CONTROLS, apart, in_words, title_of
 
-NAMES = {"not": "NoT", "retrain_again": "retrain again", "retrain_third": "third retraining"}
-NAMES |= {"none": "none (the old model)"}
-CONTROLS = dict(old="the old model", third="a third retraining")
 MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
-REFERENCES = ("original", "retrain", "retrain_again", "retrain_third")
 
 FLOOR = (
     "On every seed all models are judged on the same examples, and what is compared is a method's "
@@ -27,137 +25,6 @@ INTERVALS = (
     "federations the jackknife's over pairs; of a single seed over its examples. How often the "
     "verdicts are wrong was measured on simulated models (launch.rates)."
 )
-
-STYLE = """
-:root { color-scheme: light; --line: #d8dce3; --soft: #f4f6f9; --ink: #1d2430; --dim: #5b6472; }
-* { box-sizing: border-box; }
-body { margin: 0; font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: #fff; }
-main { max-width: 72rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; border-bottom: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 0 0 .25rem; }
-p { margin: .4rem 0; } .dim { color: var(--dim); font-size: .85rem; }
-.notes { background: #fff7e0; border: 1px solid #e8d391; border-radius: .5rem;
-  padding: .5rem 1rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
-  gap: 1rem; }
-.card { border: 1px solid var(--line); border-radius: .5rem; padding: .9rem; min-width: 0; }
-.card dl { margin: 0; } .card dt { font-weight: 600; margin-top: .6rem; }
-.card dd { margin: 0; font-size: .88rem; color: var(--dim); overflow-wrap: anywhere; }
-.mark { display: inline-block; border-radius: 1rem; padding: 0 .6rem; font-size: .85rem;
-  font-weight: 600; }
-.yes { background: #d9f2e1; color: #12562c; } .no { background: #fbdcdc; color: #83161a; }
-.inconclusive { background: #fdeecb; color: #6b4a00; }
-.shown { background: #e6e9ee; color: #424a57; }
-.measures { display: grid; gap: 0 2.5rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
-.measures > div { min-width: 0; }
-table { width: 100%; border-collapse: collapse; table-layout: fixed; font-size: .88rem; }
-caption { text-align: left; font-weight: 600; padding: .9rem 0 .1rem; }
-caption span { font-weight: 400; color: var(--dim); display: block; font-size: .83rem; }
-th, td { text-align: left; padding: .15rem .35rem; border-bottom: 1px solid var(--soft);
-  vertical-align: middle; font-weight: 400; overflow-wrap: anywhere; }
-td.number { font-variant-numeric: tabular-nums; }
-th { width: 26%; } td.strip { width: 36%; }
-td.strip svg { display: block; width: 100%; height: auto; }
-tr.reference { color: var(--dim); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
-  gap: 1rem; }
-.plots svg { width: 100%; height: auto; display: block; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); padding: .75rem;
-  border-radius: .5rem; font-size: .78rem; }
-@media (max-width: 32rem) { th { width: 27%; } td.strip { width: 29%; }
-  table { font-size: .8rem; } }
-@media print { .card, table, .plots svg { break-inside: avoid; } }
-"""
-
-
-def title_of(name: str) -> str:
-    return NAMES.get(name, name)
-
-
-# What the terminal shows beside the verdicts, with a short heading.
-SHOWN = dict(
-    forget="forget %",
-    asr="backdoor %",
-    auc_matched="matched AUC",
-    rmia="RMIA",
-    ulira="U-LiRA",
-    lira="LiRA",
-    relearn="rounds to relearn",
-)
-
-
-def text(report: dict[str, Any]) -> str:
-    """The verdicts for a terminal, as Markdown, what they rest on, and what could not be said."""
-    from jfu.tables import aligned
-
-    methods = report["methods"]
-    rows = [["method", *verdicts.TITLES.values()]]
-    for name, entry in methods.items():
-        if name not in REFERENCES:
-            rows.append([title_of(name), *(entry["verdicts"][q] for q in verdicts.QUESTIONS)])
-    known = [(n, report["controls"][n]) for n in CONTROLS if report["controls"][n]]
-    for name, (verdict, why) in known:
-        small = f" ({TOO_SMALL})" if is_small(verdict, why) else ""
-        rows.append([f"control: {CONTROLS[name]}", f"{verdict}{small}", "-", "-", "-"])
-    lines = [f"note: {note}" for note in report["notes"]]
-    lines += ["", aligned(rows) if len(rows) > 1 else ""]
-    keys = [k for k in SHOWN if any(k in entry["measures"] for entry in methods.values())]
-    headings = [SHOWN[key] for key in keys]
-    rows = [["mean [95 % interval]", *headings]]
-    for name, entry in methods.items():
-        found = [entry["measures"].get(key) for key in keys]
-        rows.append([title_of(name), *map(_interval, keys, found)])
-    lines.append(aligned(rows))
-    rows = [["difference to retraining [90 %]", *headings]]
-    for name, entry in methods.items():
-        found = [entry["measures"].get(key) or {} for key in keys]
-        if name not in RETRAINED and any(e.get("difference") for e in found):
-            rows.append([title_of(name), *map(_difference, keys, found)])
-    margins = [measure_of(key).margin for key in keys]
-    rows.append(["margin", *("-" if m is None else f"± {m:g}" for m in margins)])
-    return "\n".join([*lines, aligned(rows)])
-
-
-TOO_SMALL = "too small to tell"
-
-
-def is_small(verdict: str, why: str) -> bool:
-    """Whether a verdict is that the audit itself could not tell."""
-    return verdict == verdicts.OPEN and (verdicts.TOO_SMALL in why or verdicts.WIDE in why)
-
-
-def _interval(key: str, found: dict[str, Any] | None) -> str:
-    return in_words(found, 2 if measure_of(key).unit == "" else 1) if found else "-"
-
-
-def _difference(key: str, found: dict[str, Any]) -> str:
-    digits = 2 if measure_of(key).unit == "" else 1
-    return apart(found["difference"], digits) if found.get("difference") else "-"
-
-
-def apart(difference: dict[str, float], digits: int) -> str:
-    """A difference with its interval, signed.
-
-    >>> apart(dict(value=1.25, low=-0.5, high=3.0), 1)
-    '+1.2 [-0.5, +3.0]'
-    """
-    value, low, high = (f"{difference[k]:+.{digits}f}" for k in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
-
-
-def in_words(entry: dict[str, Any], digits: int) -> str:
-    """A value with its interval; ``≥`` or ``>`` where some or all of its seeds were cut off.
-
-    >>> in_words(dict(value=21.0, low=21.0, high=21.0, censored=1.0, limit=20), 1)
-    '> 20'
-    """
-    value, low, high = (f"{entry[k]:.{digits}f}" for k in ("value", "low", "high"))
-    words = f"{value} [{low}, {high}]"
-    if cut := entry.get("censored"):
-        return f"> {entry['limit']:.3g}" if cut == 1 else f"≥ {words}"
-    return words
 
 
 def html(report: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 def audit() -> None:
     from launch.records import records
-    from launch.report import page
+    from launch.report import page, terminal
     from launch.running import evidence
     from launch.shell import outputs
     from launch.workdir import locks, workdir
@@ -37,7 +37,7 @@ def audit() -> None:
     controls = sorted((where / evidence.CONTROLS / "cells").glob("*.safetensors"))
     names = ["audit.json", "audit.html", *(str(path.relative_to(where)) for path in controls)]
     records.wrote(workdir.WorkDir(where, None, lock=lock), names)
-    show(page.text(report))
+    show(terminal.text(report))
     show(f"audit.html and audit.json are in {where}/")
     if lock:
         lock.close()
@@ -81,8 +81,7 @@ def asked(where: pathlib.Path) -> Any:
 def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     """Everything that the report says, as audit.json holds it."""
     from jfu.audit import estimates, verdicts
-    from jfu.audit.measures import RETRAINED, TABLE, THIRD
-    from launch.report import page
+    from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
     from launch.setup import identity, private
     from launch.shell import devices
     from launch.workdir import runs, workdir
@@ -99,7 +98,7 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     with devices.on_devices(layout):
         seen = look(work, run, config, layout, names, seeds, rows)
     measures, missing, broken = estimates.estimate(seen.found, TABLE, FLAGS.draws)
-    order = [*page.REFERENCES, *names]
+    order = [*REFERENCES, *names]
     names = sorted(measures, key=order.index)
     absent = {
         name: not_shown(measures[name], missing | broken[name], names, config, FLAGS)
@@ -206,11 +205,11 @@ def stored_cells(work, run, study, trial, names, tools) -> list[tuple[str, Any, 
 def judged(name, measures, absent, rows, asked, known) -> dict[str, Any]:
     """What the report says of one method."""
     from jfu.audit import verdicts
-    from launch.report import page
+    from jfu.audit.measures import REFERENCES
 
     costs = verdicts.ratios(rows, name)
     given = verdicts.verdicts(name, measures[name], costs, absent, asked, known)
-    if name in page.REFERENCES:
+    if name in REFERENCES:
         anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
         absent = absent | {k: "others are compared with it" for k in absent if k in anywhere}
     return dict(
@@ -261,10 +260,10 @@ def again(where, run, seeds, names, files) -> dict[str, Any]:
 def of_shadows(work, study, trial, names, found, rows, shadows) -> tuple[list[str], list]:
     """Adds what shadow federations show; returns notes, and the files in which they are kept."""
     from jfu.audit import pairs
-    from launch.report import page
+    from jfu.audit.measures import REFERENCES
     from launch.setup.methods import build_methods, remembered, remembering
 
-    asked = [n for n in names if n not in page.REFERENCES]
+    asked = [n for n in names if n not in REFERENCES]
     keep = (work.more or {}).get("keep_history") or remembered(asked)
     study = remembering(study, keep, trial)
     methods = build_methods(study, asked)

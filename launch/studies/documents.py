@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from jfu import tables
-from launch.report import page, recorded, report
+from launch.report import recorded, report, terminal
 from launch.running import table, targets
 from launch.studies import pays_report, rates, robustness, theory
 from launch.timing import bench, streaming
@@ -152,7 +152,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "digits-bf16": _summary("digits-bf16-cpu"),
     "audit-rates": lambda results: rates.markdown(_whole(results, "audit-rates")),
     "audit": lambda results: (
-        page.text({**_whole(results, "audit-digits-cpu"), "notes": []}).strip() + "\n"
+        terminal.text({**_whole(results, "audit-digits-cpu"), "notes": []}).strip() + "\n"
     ),
     "theory": _of_lines("theory-cpu", lambda rows: theory.markdown(rows).split("\n\n")[1]),
     "robustness": _of_lines("robustness-digits-cpu", robustness.markdown),

@@ -10,7 +10,7 @@ from jfu import attacks, results, tables
 from jfu.audit import estimates, verdicts
 from jfu.audit.measures import OLD, RETRAINED, TABLE, THIRD, Evidence
 from jfu.audit.pairs import areas
-from launch.report import page
+from launch.report.terminal import is_small
 from launch.shell.printing import show
 from launch.shell.say import say
 
@@ -155,7 +155,7 @@ def rates(name: str, examples: int, seeds: int, runs: int, pool: list[dict]) -> 
         models = [of_seed(request, examples, rng) for _ in range(seeds)]
         found, measures = audit(request, models, pool[run % len(pool)])
         for model, (verdict, why) in found.items():
-            label = "too small" if page.is_small(verdict, why) else verdict
+            label = "too small" if is_small(verdict, why) else verdict
             said.setdefault(model, {}).setdefault(label, 0)
             said[model][label] += 1
         for model in (OLD, "exact"):

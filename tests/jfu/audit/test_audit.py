@@ -16,7 +16,7 @@ from jfu import attacks, inference
 from jfu.audit import estimates, evidence, pairs, verdicts
 from jfu.audit.measures import LAYERS, SEEDS, SIGNS, TABLE
 from launch.records import erasure
-from launch.report import page, reproduce
+from launch.report import page, reproduce, terminal
 from launch.running import auditing as audit
 from launch.running import evidence as stored
 from launch.setup.trial import names_the_poison
@@ -420,8 +420,8 @@ def test_what_was_cut_off_is_marked():
     measures, _, _ = estimates.estimate(found, TABLE, 100)
     mine = measures["not"]["relearn"]
     assert (mine["value"], mine["censored"], mine["limit"]) == (14, 0.5, 20)
-    assert page.in_words(mine, 1).startswith("≥ 14.0 [")
-    assert page.in_words(measures["retrain_again"]["relearn"], 1) == "> 20"
+    assert terminal.in_words(mine, 1).startswith("≥ 14.0 [")
+    assert terminal.in_words(measures["retrain_again"]["relearn"], 1) == "> 20"
     assert mine["resampled"] == "seeds"
 
 
