@@ -18,15 +18,14 @@ only for an aggregator that needs single ones, or where it is asked to keep them
 one all-reduce, of sums and scalars together.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec
 
+from jfu.collectives import all_reduce, device_count, grow, on_all, pack, unpack
 from jfu.costs import entries
 from jfu.devices import AXIS, clients_at_once
 from jfu.sums import summable
@@ -82,9 +81,9 @@ def map_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         count = clients.id.shape[0]
         size = _at_once(chunk, count, shared)
         few = _few(clients)
-        clients = _pad(clients, _devices())
+        clients = _pad(clients, device_count())
         run = partial(here, size, few)
-        if _devices() > 1:
+        if device_count() > 1:
             results = _shard(run, clients, PartitionSpec(AXIS))(shared, clients, key)
         else:
             results = run(shared, clients, key)
@@ -100,15 +99,15 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
     across devices, of everything at once.
 
     Args:
-      fn: a client's work; ``summable`` is any pytree, whose floats are summed in float32 at least
-        and whose small integers in int32; ``info`` is a pytree of scalars.
+      fn: a client's work. ``summable`` is any pytree; its floats are summed in float32 at least,
+        its small integers in int32. ``info`` is a pytree of scalars.
       chunk: how many clients run at once on a device: 1 is one after the other, 0 all of them,
         None what ``clients_at_once`` advises.
 
     Returns:
-      A function ``(shared, clients, key) -> (sum, info [K])``. Given a pytree ``rows [K, ...]``
-      more it gives new rows as a third result, and ``fn(shared, client, key, row) ->
-      (summable, info, row)`` gets and returns the client's: a memory, replaced in place.
+      A function ``(shared, clients, key) -> (sum, info [K])``. Given one more pytree ``rows
+      [K, ...]`` it returns new rows as a third result. Then ``fn(shared, client, key, row) ->
+      (summable, info, row)`` gets and returns the client's own: a memory, replaced in place.
 
     >>> from jfu.stacking import stack
     >>> data = stack(np.arange(3.0), np.zeros(3, int), [[0, 2], [1]])
@@ -122,99 +121,125 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         sent, info, *row = fn(shared, client, key, *row)
         return sent, info, tuple(row)
 
-    def here(shared, clients, key, memory, size, padded, few):
-        share = clients.id.shape[0]
-        everybody, few = _own_pool(clients), None if memory else few
-        clients = _pad(_small(everybody, few), size)
-        padded = padded or few is not None or clients.id.shape[0] > share
-        memory = jax.tree.map(lambda a: _grow(a, clients.id.shape[0] - share), memory)
-        # Those that run side by side all take as long as the largest, so like sizes go together.
-        sorts = 1 < size < share and not memory
-        order = jnp.argsort(clients.mask.sum(-1)) if sorts else None
-        if sorts:
-            some = {name: getattr(clients, name)[order] for name in ("index", "mask", "id")}
-            clients = clients._replace(**some)
-
-        def one(row, remembered):
-            *row, own = row
-            client = _client(clients, row)
-            sent, info, remembered = work(shared, client, own, remembered)
-            if padded:
-                # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
-                real = client.id != NOBODY
-                sent = jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent)
-            return sent, info, remembered
-
-        rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
-        rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
-        first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
-        one = jax.jit(one, inline=True)  # traced here, and not again in the loop
-        shapes, like, _ = jax.eval_shape(one, *first)
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(summable, shapes))
-
-        def add(carry, row):
-            # The memory is carried, not stacked: written in place, it is held once.
-            (total, memory), (number, row) = carry, row
-            begin = number * size
-            mine = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), memory)
-            sent, info, mine = _chunk(one, size)(row, mine)
-            put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new, begin, 0)
-            memory = jax.tree.map(put, memory, mine)
-            # One array for each dtype through the loop and the all-reduce, not one a scalar.
-            return (_added(total, sent), memory), _pack(info)
-
-        numbers = jnp.arange(rows[2].shape[0])
-        (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
-        cut = lambda tree: jax.tree.map(lambda a: a[:share], tree)
-        info = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), info)
-        if sorts:
-            info = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), info)
-
-        def add_large(carry, places, row):
-            total, info = carry
-            sent, told, _ = _chunk(one, size)(row, memory)
-            put = lambda a, new: a.at[places].set(new, mode="drop")
-            return _added(total, sent), jax.tree.map(put, info, _pack(told))
-
-        total, info = _large(add_large, (total, cut(info)), everybody, few, size, key)
-        return total, info, cut(memory), like
-
-    def alone(*args, **kwargs):
-        total, info, memory, like = here(*args, **kwargs)
-        return total, _unpack(info, like), memory
-
-    def shard(shared, clients, key, memory, size, padded, few):
-        total, info, memory, like = here(shared, clients, key, memory, size, padded, few)
-        # Every device writes its clients' scalars into their places among all clients', so
-        # that one all-reduce carries sums and scalars alike and no gather is needed. One, not
-        # one a tensor: devices on one host share a thread pool that several could exhaust.
-        start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
-        every = clients.id.shape[0] * jax.lax.axis_size(AXIS)
-        room = lambda a: jnp.zeros((every, a.shape[1]), a.dtype)
-        place = lambda a: jax.lax.dynamic_update_slice(room(a), a, (start, 0))
-        total, info = all_reduce((total, jax.tree.map(place, info)))
-        return total, _unpack(info, like), memory
-
     def everywhere(shared, clients, key, *memory):
         _check_pool(clients)
         count = clients.id.shape[0]
         size = _at_once(chunk, count, shared)
         few = _few(clients)
-        clients = _pad(clients, _devices())
+        clients = _pad(clients, device_count())
         missing = clients.id.shape[0] - count
         # Of clients that lie by device a sample fills up devices too.
         padded = missing > 0 or clients.y.ndim == 2
-        run = partial(shard if _devices() > 1 else alone, size=size, padded=padded, few=few)
-        if _devices() > 1:
+        sums = _sums_of_all if device_count() > 1 else _sums_alone
+        run = partial(sums, work, size=size, padded=padded, few=few)
+        if device_count() > 1:
             whole, rows = PartitionSpec(), PartitionSpec(AXIS)
             run = _shard(run, clients, (whole, whole, rows), more=(rows,))
-        memory = jax.tree.map(lambda a: _grow(a, missing), memory)
+        memory = jax.tree.map(lambda a: grow(a, missing), memory)
         result = run(shared, clients, key, memory)
         cut = lambda tree: jax.tree.map(lambda a: a[:count], tree)
         total, info, memory = result[0], cut(result[1]), cut(result[2])
         return (total, info, *memory)
 
     return everywhere
+
+
+def _sums_alone(work: Callable, *args, **how) -> tuple[PyTree, PyTree, PyTree]:
+    """The sum, the scalars ``[K]`` and the memory of clients on one device."""
+    total, info, memory, like = _sums(work, *args, **how)
+    return total, unpack(info, like), memory
+
+
+def _sums_of_all(work: Callable, shared, clients, key, memory, **how):
+    """The same of the clients of all devices, on each of them; ``memory`` of its own clients."""
+    total, info, memory, like = _sums(work, shared, clients, key, memory, **how)
+    # Every device writes its clients' scalars into their places among all clients'. So one
+    # all-reduce carries sums and scalars alike, and no gather is needed. One, not one a tensor:
+    # devices on one host share a thread pool that several could exhaust.
+    start = jax.lax.axis_index(AXIS) * clients.id.shape[0]
+    every = clients.id.shape[0] * jax.lax.axis_size(AXIS)
+    room = lambda a: jnp.zeros((every, a.shape[1]), a.dtype)
+    place = lambda a: jax.lax.dynamic_update_slice(room(a), a, (start, 0))
+    total, info = all_reduce((total, jax.tree.map(place, info)))
+    return total, unpack(info, like), memory
+
+
+def _sums(
+    work: Callable,
+    shared: PyTree,
+    clients: ClientData,
+    key: Key,
+    memory: PyTree,
+    *,
+    size: int,
+    padded: bool,
+    few: int | None,
+) -> tuple[PyTree, dict[str, jax.Array], PyTree, PyTree]:
+    """One device's walk over its clients, ``size`` at a time.
+
+    Args:
+      work: ``(shared, client, key, row) -> (sent, info, row)``.
+      padded: whether some of the clients may be nobody.
+      few: slots that most clients do with, as ``_few`` has it.
+
+    Returns:
+      The sum, the scalars ``[K, n]`` by dtype, the memory, and what one client's scalars look like.
+    """
+    share = clients.id.shape[0]
+    everybody, few = _own_pool(clients), None if memory else few
+    clients = _pad(_small(everybody, few), size)
+    padded = padded or few is not None or clients.id.shape[0] > share
+    memory = jax.tree.map(lambda a: grow(a, clients.id.shape[0] - share), memory)
+    # Those that run side by side all take as long as the largest, so like sizes go together.
+    sorts = 1 < size < share and not memory
+    order = jnp.argsort(clients.mask.sum(-1)) if sorts else None
+    if sorts:
+        some = {name: getattr(clients, name)[order] for name in ("index", "mask", "id")}
+        clients = clients._replace(**some)
+
+    def one(row, remembered):
+        *row, own = row
+        client = _client(clients, row)
+        sent, info, remembered = work(shared, client, own, remembered)
+        if padded:
+            # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
+            real = client.id != NOBODY
+            sent = jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent)
+        return sent, info, remembered
+
+    rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
+    rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
+    first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
+    one = jax.jit(one, inline=True)  # traced here, and not again in the loop
+    shapes, like, _ = jax.eval_shape(one, *first)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(summable, shapes))
+
+    def add(carry, row):
+        # The memory is carried, not stacked: written in place, it is held once.
+        (total, memory), (number, row) = carry, row
+        begin = number * size
+        theirs = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, begin, size), memory)
+        sent, info, theirs = _chunk(one, size)(row, theirs)
+        put = lambda a, new: jax.lax.dynamic_update_slice_in_dim(a, new, begin, 0)
+        memory = jax.tree.map(put, memory, theirs)
+        # One array for each dtype through the loop and the all-reduce, not one a scalar.
+        return (_added(total, sent), memory), pack(info)
+
+    numbers = jnp.arange(rows[2].shape[0])
+    (total, memory), info = jax.lax.scan(add, (zero, memory), (numbers, rows))
+    cut = lambda tree: jax.tree.map(lambda a: a[:share], tree)
+    info = jax.tree.map(lambda a: a.reshape(-1, a.shape[-1]), info)
+    if sorts:
+        info = jax.tree.map(lambda a: jnp.zeros_like(a).at[order].set(a), info)
+
+    def add_large(carry, places, row):
+        total, info = carry
+        sent, scalars, _ = _chunk(one, size)(row, memory)
+        put = lambda a, new: a.at[places].set(new, mode="drop")
+        return _added(total, sent), jax.tree.map(put, info, pack(scalars))
+
+    total, info = _large(add_large, (total, cut(info)), everybody, few, size, key)
+    return total, info, cut(memory), like
 
 
 def _added(total: PyTree, sent: PyTree) -> PyTree:
@@ -238,7 +263,7 @@ def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array 
     count, many = clients.id.shape[0], chosen.shape[0]
     rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
     if clients.y.ndim == 1:
-        return clients._replace(**_on_all(rows)), None
+        return clients._replace(**on_all(rows)), None
     devices = clients.y.shape[0]
     share = -(-count // devices)
     room = min(share, many)
@@ -248,41 +273,7 @@ def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array 
     put = lambda name, a: (
         jnp.full((devices * room, *a.shape[1:]), free[name], a.dtype).at[places].set(a)
     )
-    return clients._replace(**_on_all({name: put(name, a) for name, a in rows.items()})), places
-
-
-def _on_all(tree: PyTree) -> PyTree:
-    """Computed on every device, so that the parts that each one needs cost no message."""
-    if _devices() == 1:
-        return tree
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
-
-
-def in_batches(fn: Callable, batch_size: int) -> Callable:
-    """``fn(shared, rows [B, ...]) -> results [B, ...]`` on any number of rows, over the devices.
-
-    For work that belongs to no client, such as evaluation. Rows that fill the last batch hold
-    zeros and their results are dropped.
-
-    Returns:
-      A function ``(shared, rows [M, ...]) -> results [M, ...]``.
-    """
-
-    def here(size, shared, rows):
-        share = len(jax.tree.leaves(rows)[0])
-        split = lambda a: _grow(a, -share % size).reshape(-1, size, *a.shape[1:])
-        results = jax.lax.map(lambda batch: fn(shared, batch), jax.tree.map(split, rows))
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:share], results)
-
-    def everywhere(shared, rows):
-        count, devices = len(jax.tree.leaves(rows)[0]), _devices()
-        run = partial(here, max(1, min(batch_size, -(-count // devices))))
-        specs = dict(in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS))
-        run = jax.shard_map(run, **specs, check_vma=False) if devices > 1 else run
-        results = run(shared, jax.tree.map(lambda a: _grow(a, -count % devices), rows))
-        return jax.tree.map(lambda a: a[:count], results)
-
-    return everywhere
+    return clients._replace(**on_all({name: put(name, a) for name, a in rows.items()})), places
 
 
 def _few(clients: ClientData) -> int | None:
@@ -328,19 +319,6 @@ def _own_keys(key: Key, clients: ClientData) -> Key:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, clients.id)
 
 
-def _pack(info: PyTree) -> dict[str, jax.Array]:
-    """Scalars of clients ``[K]`` as one array ``[K, n]`` for each dtype."""
-    leaves = jax.tree.leaves(info)
-    kinds = sorted({str(a.dtype) for a in leaves})
-    return {kind: jnp.stack([a for a in leaves if a.dtype == kind], -1) for kind in kinds}
-
-
-def _unpack(packed: dict[str, jax.Array], like: PyTree) -> PyTree:
-    """What was packed, as a tree like one client's."""
-    columns = {kind: iter(jnp.unstack(a, axis=-1)) for kind, a in packed.items()}
-    return jax.tree.map(lambda a: next(columns[str(a.dtype)]), like)
-
-
 def _chunk(one: Callable, size: int) -> Callable:
     """``one`` on the rows of a chunk."""
     if size > 1:
@@ -357,7 +335,7 @@ def _at_once(chunk: int | None, clients: int, shared: PyTree) -> int:
             f"chunk is {chunk}; it must be a number of clients, 0 for all of them, or None for "
             "the rule"
         )
-    share = -(-clients // _devices())
+    share = -(-clients // device_count())
     if chunk is None:
         return clients_at_once(jax.default_backend(), share, entries(shared))
     return min(chunk or share, share)
@@ -368,19 +346,15 @@ def _pad(clients: ClientData, multiple: int) -> ClientData:
     missing = -clients.id.shape[0] % multiple
     ids = jnp.pad(clients.id, (0, missing), constant_values=NOBODY)
     return clients._replace(
-        index=_grow(clients.index, missing), mask=_grow(clients.mask, missing), id=ids
+        index=grow(clients.index, missing), mask=grow(clients.mask, missing), id=ids
     )
 
 
-def _grow(a: jax.Array, missing: int) -> jax.Array:
-    return jnp.pad(a, [(0, missing)] + [(0, 0)] * (a.ndim - 1)) if missing else a
-
-
 def _check_pool(clients: ClientData) -> None:
-    if clients.y.ndim == 2 and clients.y.shape[0] != _devices():
+    if clients.y.ndim == 2 and clients.y.shape[0] != device_count():
         raise ValueError(
             f"these clients' examples were spread over {clients.y.shape[0]} devices, and they are "
-            f"run on {_devices()}; spread those that stack made on the mesh that runs them"
+            f"run on {device_count()}; spread those that stack made on the mesh that runs them"
         )
 
 
@@ -398,12 +372,6 @@ def _client(clients: ClientData, row: Sequence[jax.Array]) -> ClientData:
     return clients._replace(index=index, mask=mask, id=id_)
 
 
-def _devices() -> int:
-    """Devices to spread over: one where this runs on one of them already."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if AXIS in mesh.manual_axes else mesh.shape.get(AXIS, 1)
-
-
 def _shard(fn: Callable, clients: ClientData, out_specs: PyTree, more: tuple = ()) -> Callable:
     rows, whole = PartitionSpec(AXIS), PartitionSpec()
     # A pool that lies by device is sharded as its clients are; one that does not is everywhere.
@@ -411,16 +379,3 @@ def _shard(fn: Callable, clients: ClientData, out_specs: PyTree, more: tuple = (
     specs = (whole, ClientData._make((pool, pool, rows, rows, rows, pool)), whole, *more)
     # check_vma off: a gradient taken inside must stay each client's own, not be summed.
     return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)
-
-
-def all_reduce(tree: PyTree) -> PyTree:
-    """``psum`` over the clients axis as one collective for each dtype."""
-    leaves, treedef = jax.tree.flatten(tree)
-    done = {}
-    for dtype in sorted({a.dtype for a in leaves}, key=str):
-        where = [i for i, a in enumerate(leaves) if a.dtype == dtype]
-        flat = jax.lax.psum(jnp.concatenate([leaves[i].ravel() for i in where]), AXIS)
-        ends = np.cumsum([math.prod(leaves[i].shape) for i in where])
-        for i, part in zip(where, jnp.split(flat, ends[:-1]), strict=True):
-            done[i] = part.reshape(leaves[i].shape)
-    return treedef.unflatten(done[i] for i in range(len(leaves)))

@@ -98,43 +98,9 @@ def fedavg(
         local = censored(local, max_update_norm, **({} if weigh is None else dict(weigh=weigh)))
 
     send = sender(local, aggregator)
-
-    def send_and_show(shared, client, key):
-        update, info = local(shared, client, key)
-        return aggregator.encode(update, info.weight), info, update
-
-    def collect(shared, clients, key, see, rows):
-        """What the server gets, the scalars, updates if asked for, and the clients' new rows."""
-        total = jnp.maximum(clients.mask.sum(), 1)
-        share = lambda info: info.weight / total
-        if not (aggregator.stacked or keep_updates):
-            if see is None:
-                return *sum_clients(send, chunk=chunk)(shared, clients, key), None, rows
-
-            def send_and_see(shared, client, key, row):
-                update, info = local(shared, client, key)
-                return (
-                    aggregator.encode(update, info.weight),
-                    info,
-                    see(row, update, info, share(info)),
-                )
-
-            run = sum_clients(send_and_see, chunk=chunk)
-            sent, info, rows = run(shared, clients, key, rows)
-            return sent, info, None, rows
-        sent, info, updates = map_clients(send_and_show, chunk=chunk)(shared, clients, key)
-        if see is not None:
-            rows = jax.vmap(see)(rows, updates, info, share(info))
-        if not aggregator.stacked:
-            sent = jax.tree.map(lambda a: a.sum(0), wide(sent))
-        return sent, info, updates if keep_updates else None, rows
+    collect = _collecting(local, aggregator, chunk, keep_updates)
 
     def init(variables: Variables) -> FedAvgState:
-        if "params" not in variables:
-            raise ValueError(
-                f"variables has the keys {sorted(variables)}; pass a dict with 'params', as "
-                "Linen's init returns it"
-            )
         check_numbers(variables)
         # Copied, so that a caller who donates the state keeps the model that was passed in.
         variables = _copied(dict(variables))
@@ -182,6 +148,46 @@ def fedavg(
     return FederatedAlgorithm(init, round, watched, parts)
 
 
+def _collecting(
+    local: ClientFn, aggregator: Aggregator, chunk: int | None, keep_updates: bool
+) -> Callable:
+    """A round's work at the clients, ``(shared, clients, key, see, rows) -> (sent, info, updates,
+    rows)``.
+
+    ``sent`` is what the server gets, summed unless the aggregator wants single updates. ``updates``
+    is None unless they are kept. ``see`` makes each client's new row, as in ``FederatedAlgorithm``.
+    """
+    send = sender(local, aggregator)
+
+    def send_and_show(shared, client, key):
+        update, info = local(shared, client, key)
+        return aggregator.encode(update, info.weight), info, update
+
+    def summed(shared, clients, key, see, rows):
+        if see is None:
+            return *sum_clients(send, chunk=chunk)(shared, clients, key), None, rows
+        total = jnp.maximum(clients.mask.sum(), 1)
+
+        def send_and_see(shared, client, key, row):
+            update, info = local(shared, client, key)
+            row = see(row, update, info, info.weight / total)
+            return aggregator.encode(update, info.weight), info, row
+
+        sent, info, rows = sum_clients(send_and_see, chunk=chunk)(shared, clients, key, rows)
+        return sent, info, None, rows
+
+    def stacked(shared, clients, key, see, rows):
+        sent, info, updates = map_clients(send_and_show, chunk=chunk)(shared, clients, key)
+        if see is not None:
+            total = jnp.maximum(clients.mask.sum(), 1)
+            rows = jax.vmap(see)(rows, updates, info, info.weight / total)
+        if not aggregator.stacked:
+            sent = jax.tree.map(lambda a: a.sum(0), wide(sent))
+        return sent, info, updates if keep_updates else None, rows
+
+    return stacked if aggregator.stacked or keep_updates else summed
+
+
 @jax.jit
 def _copied(tree: PyTree) -> PyTree:
     """As one program: eagerly each shape would be compiled for itself."""
@@ -189,7 +195,12 @@ def _copied(tree: PyTree) -> PyTree:
 
 
 def check_numbers(variables: Variables) -> None:
-    """Refuses leaves that have no mean: keys, bools, text."""
+    """Refuses variables without ``params``, and leaves that have no mean: keys, bools, text."""
+    if "params" not in variables:
+        raise ValueError(
+            f"variables has the keys {sorted(variables)}; pass a dict with 'params', as "
+            "Linen's init returns it"
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
         kind = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
         if not jnp.issubdtype(kind, jnp.number):

@@ -80,7 +80,7 @@ def jackknife(values: ArrayLike, *, level: float = 0.95) -> Interval:
     return _interval(float(value), error, len(left) - 1, level, 0.0)
 
 
-def left_out(statistic: Callable[..., float], *arrays: np.ndarray) -> np.ndarray:
+def left_out(statistic: Callable[..., ArrayLike], *arrays: np.ndarray) -> np.ndarray:
     """A statistic of all rows of the arrays, then without each of them, ``[1 + R, ...]``.
 
     >>> left_out(np.sum, np.array([1.0, 2.0, 4.0])).tolist()

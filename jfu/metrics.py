@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jfu.clients import in_batches
+from jfu.collectives import in_batches
 from jfu.local import unknown
 from jfu.types import PyTree, Variables
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfu.clients import in_batches
+from jfu.collectives import in_batches
 from jfu.types import Key, PyTree, Split, Trained, Unlearner
 
 

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jfu.clients import NOBODY, all_reduce, sum_clients
+from jfu.clients import NOBODY, sum_clients
+from jfu.collectives import all_reduce
 from jfu.devices import AXIS
 from jfu.stacking import on_device
 from jfu.sums import summable

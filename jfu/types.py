@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 import jax
 import numpy as np
 
-if TYPE_CHECKING:  # for its types alone: importing it takes as long as all of this library
+if TYPE_CHECKING:  # for the type alone: importing chex takes as long as all of this library
     import chex
 
-Params: TypeAlias = "chex.ArrayTree"  # nested dict of arrays, what gradients train
+    Params: TypeAlias = chex.ArrayTree  # nested dict of arrays, what gradients train
+else:
+    Params: TypeAlias = Any
 Variables: TypeAlias = Mapping[str, Any]  # {"params": Params, ...}: what Linen's init returns
 Key: TypeAlias = jax.Array  # one typed PRNG key, shape ()
 PyTree: TypeAlias = Any

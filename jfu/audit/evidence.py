@@ -13,7 +13,7 @@ import numpy as np
 
 from jfu import attacks, distance
 from jfu.audit.measures import OLD, RETRAINED, THIRD, Arrays, Evidence, percent
-from jfu.clients import in_batches
+from jfu.collectives import in_batches
 from jfu.evaluation import Evaluation, sides
 from jfu.metrics import logits_of, per_example
 from jfu.types import Variables

@@ -369,7 +369,7 @@ def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
     return OPEN, f"It needs about as much, {words}."
 
 
-def ratios(rows: Sequence[dict], name: str) -> dict[str, Any]:
+def ratios(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """Costs to recover over those of retraining, each seed against its own.
 
     Args:

@@ -18,8 +18,8 @@ import stat
 import time
 from typing import BinaryIO
 
-import jfu.io
 from jfu import files
+from jfu.atomic import PART
 from launch.shell.folders import make_folder
 from launch.shell.say import say
 
@@ -64,7 +64,7 @@ def halves(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def half_of(name: str) -> str:
     """The pattern of a file in the making that becomes one of a pattern."""
-    return rf"\.{name}\.[a-z0-9_]{{8}}{re.escape(jfu.io.PART)}"
+    return rf"\.{name}\.[a-z0-9_]{{8}}{re.escape(PART)}"
 
 
 def hold(folder: pathlib.Path) -> BinaryIO:
