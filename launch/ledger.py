@@ -16,17 +16,9 @@ to check.
 The last gives the ledger another key, or without --key_file its first.
 """
 
-import pathlib
-from typing import Any
-
 from absl import flags
 
 from launch.shell import entry
-from launch.shell.printing import show
-from launch.shell.say import complain
-
-FLAGS = flags.FLAGS
-SHORT = 12  # letters of a digest that tell models apart
 
 
 def define() -> None:
@@ -52,158 +44,9 @@ def define() -> None:
 
 
 def ledger() -> None:
-    import jfu.ledger
-    from launch.records import records
+    from launch.records import inspection
 
-    path = pathlib.Path(FLAGS.workdir)
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no work directory {path}")
-    if FLAGS.prove_erased is not None and not FLAGS.prove_erased.strip():
-        raise ValueError("--prove_erased names no request; give one, such as client:0")
-    if FLAGS.gone and not FLAGS.prove_erased:
-        raise ValueError("--gone goes with --prove_erased, which looks for what a model came from")
-    if not (path / records.LEDGER).is_file():
-        absent(path)
-    if FLAGS.new_key_file:
-        return rekey(path)
-    secret = records.key()
-    try:
-        lines = records.read(path, FLAGS.head)
-    except ValueError as error:
-        complain(str(error), status=1)
-    for line in lines:
-        try:
-            show(told(line))
-        except (KeyError, TypeError, ValueError, AttributeError):
-            where = f"line {line['number']} of {path / records.LEDGER}"
-            complain(f"{where} is none that jfu's scripts write", status=1)
-    for number in jfu.ledger.backwards(lines):
-        show(
-            f"note: line {number} says an earlier time than the line before: a clock was put back, "
-            "or two disagree"
-        )
-    against = ["its files"]
-    against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
-    against += ["the key"] if secret else []
-    show(f"\n{len(lines)} lines hold, checked against {' and '.join(against)}.")
-    if len(against) == 1:
-        show("Who may write these files could have rewritten them all: see --head and --key_file.")
-    elif not FLAGS.head:
-        show("That no line was cut off the end a key does not show, only a --head does.")
-    show(f"head: {lines[-1]['hash']}")
-    if FLAGS.prove_erased:
-        prove(path, FLAGS.prove_erased, lines)
-
-
-def rekey(path: pathlib.Path) -> None:
-    """Gives the ledger another key, or its first."""
-    import jfu.ledger
-    from launch.records import records
-    from launch.workdir import locks
-
-    if FLAGS.head or FLAGS.prove_erased:
-        raise ValueError(
-            "--new_key_file changes the key and nothing else; leave the other flags out"
-        )
-    old, new = records.key(), records.key("new_key_file")
-    try:
-        records.read(path)
-    except ValueError as error:
-        complain(str(error), status=1)
-    with locks.take(path):
-        content = dict(event="key", config=records.settings(path))
-        line = jfu.ledger.rekey(path / records.LEDGER, content, new=new, key=old)
-    show(f"{told(line)}\nhead: {line['hash']}")
-
-
-def absent(path: pathlib.Path) -> None:
-    """Says that there is no ledger; exit status 1 where other files tell that there must be one."""
-    from launch.workdir import runs, workdir
-
-    try:
-        script = runs.read_run(str(path)).script
-    except (ValueError, OSError):
-        script = None
-    results = [workdir.RESULTS] if script in ("train", "unlearn", "compare") else []
-    if found := [n for n in (workdir.MODEL, *results) if (path / n).exists()]:
-        complain(
-            f"{path} holds {' and '.join(found)} and no ledger: that was removed, or the run has "
-            "not finished; start the same command again to go on with it",
-            status=1,
-        )
-    raise FileNotFoundError(f"{path} holds no ledger; launch.train, unlearn and compare write it")
-
-
-def told(line: dict[str, Any]) -> str:
-    """One line of a ledger in words."""
-    from jfu.files import shown
-
-    short = lambda digest: digest[:SHORT]
-    points = lambda row: ", ".join(f"{name} {value:.1f}" for name, value in row.items())
-    match line["event"]:
-        case "trained":
-            start = f" from {short(line['from'])}" if "from" in line else ""
-            text = f"trained {short(line['model'])}{start}: {line['dataset']}, "
-            text += f"{line['clients']} clients, {line['rounds']} rounds"
-            if line["past"] and line["past"][-1][1:]:
-                text += f", {line['past'][-1][1:]} back"
-        case "asked":
-            text = f"asked to forget {line['request']} of {short(line['from'])}"
-        case "answered":
-            text = f"answered {line['request']} by {line['method']}: {short(line['from'])} -> "
-            text += f"{short(line['model'])}, {line['rounds']} rounds; before: "
-            text += f"{points(line['before'])}; after: {points(line['after'])}"
-        case "compared":
-            text = f"compared {', '.join(line['methods'])} on {line['request']}, "
-            text += f"{len(line['seeds'])} seeds"
-        case "erased":
-            text = f"erased {len(line['files'])} files that held {line['request']}"
-        case "begun":
-            text = f"{line['path']} was begun from {short(line['from'])}"
-        case "wrote":
-            text = f"wrote {', '.join(line['wrote'])}"
-        case "key":
-            text = "from here on with another key" if "mac" in line else "from here on with a key"
-        case "missing":
-            text = f"{len(line['missing'])} checkpoints were gone, and are made anew"
-        case other:
-            text = other
-    return f"{line['number']:3d}  {line['time']}  {shown(text)}"
-
-
-def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
-    """Lists every file with what it depends on; exit status 1 where one may hold the data."""
-    from jfu.files import shown
-    from launch.records import erasure
-
-    if not erasure.asked(wanted, lines):
-        complain(f"no request in {path} forgets {wanted}", status=1)
-    try:
-        found, unused = erasure.holdings(path, wanted, FLAGS.gone)
-    except ValueError as error:
-        complain(str(error), status=1)
-    if unused:
-        raise ValueError(
-            f"--gone={','.join(unused)} names nothing that is missed; leave it out, or give the "
-            "path that is said to be missing"
-        )
-    show("")
-    for held in found:
-        # In one line, whatever name somebody gave a file.
-        show(f"{'HOLDS IT' if held.holds else 'free':8}  {shown(held.path)}: {shown(held.what)}")
-    if lost := [held for held in found if held.lost]:
-        complain(f"{lost[0].path}: {lost[0].what}", status=1)
-    if left := [str(held.path) for held in found if held.holds]:
-        complain(
-            f"{len(left)} of {len(found)} files hold or may hold {wanted}: {', '.join(left[:5])}",
-            status=1,
-        )
-    show(
-        f"\nNone of {len(found)} files holds {wanted}, but what a method has made of it. What file "
-        "systems and backups keep beneath is not known here."
-    )
-    if FLAGS.gone:
-        show(f"That {', '.join(FLAGS.gone)} was removed was not checked: it is by your word.")
+    inspection.ledger()
 
 
 if __name__ == "__main__":

@@ -26,36 +26,12 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
       clients: how many have examples while it runs; the divisor of ``--dp_clip``.
 
     Returns:
-      ``(fed, own, around)``: ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work
+      ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work
       for the rounds that methods make their own, the usual one without arguments; with the
       faults that are planted and the limits that are set, as in every round. ``around(work)`` is
       the federation of such work.
     """
-    weight_decay = config.weight_decay
-    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
-    steps = {
-        "sgd": lambda rate: optax.chain(decay, optax.sgd(rate, config.momentum or None)),
-        "adam": lambda rate: optax.chain(decay, optax.adam(rate)),
-        "adamw": lambda rate: optax.adamw(rate, weight_decay=weight_decay),
-    }
-    longest = config.max_grad_norm
-    clip = optax.identity() if longest is None else optax.clip_by_global_norm(longest)
-    make = lambda rate: optax.chain(clip, steps[config.optimizer](rate))
-    servers = {
-        "sgd": lambda rate: optax.sgd(rate),
-        "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
-        "adam": lambda rate: optax.adam(rate, b2=0.99, eps=1e-3),
-        "yogi": lambda rate: optax.yogi(rate, b2=0.99, eps=1e-3),
-        "fedadam": jfu.fedadam,
-        "fedyogi": jfu.fedyogi,
-    }
-
-    def optimizer(round):
-        warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
-        return make(lr * warm * config.lr_decay**round)
-
-    constant = config.lr_decay == 1 and not config.warmup_rounds
-    usual = make(lr) if constant else optimizer
+    usual = optimizer(config, lr)
     train = partial(
         jfu.local_sgd,
         batch_size=config.batch_size,
@@ -67,17 +43,17 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
         return train(loss, optimizer, epochs=epochs)
 
     faults = read_faults(config.faults)
-    beset = lambda work: jfu.faults.faulty(work, **faults) if faults else work
+    with_faults = lambda work: jfu.faults.faulty(work, **faults) if faults else work
     limit = config.max_update_norm
 
     def own(*loss, **changes):
-        work = beset(local(*loss, **changes))
+        work = with_faults(local(*loss, **changes))
         return guarded(work) if limit is None else censored(work, limit)
 
     def around(work, limit=None):
         fed = jfu.fedavg(
             work,
-            server=servers[config.server](config.server_lr),
+            server=server(config),
             aggregator=aggregator(config, clients),
             chunk=chunk,
             max_update_norm=limit,
@@ -85,7 +61,43 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
         fed = jfu.absent(fed, config.absent) if config.absent else fed
         return jfu.sampled(fed, config.sample) if config.sample else fed
 
-    return around(beset(local()), limit), own, around
+    return around(with_faults(local()), limit), own, around
+
+
+def optimizer(config: Config, lr: float):
+    """A client's optimizer, or ``round -> optimizer`` where the rate changes from round to round.
+
+    Args:
+      lr: the rate that warming up ends with, and that decays from there.
+    """
+    weight_decay, longest = config.weight_decay, config.max_grad_norm
+    decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
+    steps = {
+        "sgd": lambda rate: optax.chain(decay, optax.sgd(rate, config.momentum or None)),
+        "adam": lambda rate: optax.chain(decay, optax.adam(rate)),
+        "adamw": lambda rate: optax.adamw(rate, weight_decay=weight_decay),
+    }
+    clip = optax.identity() if longest is None else optax.clip_by_global_norm(longest)
+    make = lambda rate: optax.chain(clip, steps[config.optimizer](rate))
+
+    def of_round(round):
+        warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
+        return make(lr * warm * config.lr_decay**round)
+
+    constant = config.lr_decay == 1 and not config.warmup_rounds
+    return make(lr) if constant else of_round
+
+
+def server(config: Config) -> optax.GradientTransformation:
+    """What ``--server`` names, with ``--server_lr``."""
+    return {
+        "sgd": optax.sgd,
+        "momentum": partial(optax.sgd, momentum=0.9),
+        "adam": partial(optax.adam, b2=0.99, eps=1e-3),
+        "yogi": partial(optax.yogi, b2=0.99, eps=1e-3),
+        "fedadam": jfu.fedadam,
+        "fedyogi": jfu.fedyogi,
+    }[config.server](config.server_lr)
 
 
 def aggregator(config: Config, clients: int) -> jfu.Aggregator:
@@ -146,7 +158,7 @@ def check(
     *,
     alone: bool = False,
 ) -> None:
-    """Refuses flags that would do nothing, fail late, or tell the server more than it may know.
+    """Refuses flags that would do nothing, fail late, or show the server more than it may see.
 
     Every script asks before it takes a work directory.
 
@@ -165,31 +177,40 @@ def check(
     if config.dp_clip is not None:
         _check_private(config)
     for name in names:
-        if name not in jfu.unlearn.UNLEARNERS:
-            continue  # said where methods are made
-        limit = config.max_update_norm
-        if name == "not_deepest" and limit is not None and limit < np.inf:
-            raise ValueError(
-                "not_deepest negates layers in a round of its own, which "
-                f"--max_update_norm={limit:g} would hold back, so that little would be negated; "
-                "leave the flag out, or use not, which negates before its rounds"
-            )
-        needs = jfu.unlearn.needs_of(name)
-        single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
-        if config.sum_only and single:
-            raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
-        bare = needs.history or needs.per_client or needs.target or needs.counts
-        if config.dp_clip is not None and bare:
-            raise ValueError(
-                f"{name} has rounds of its own or a history, in which what is sent carries no "
-                "noise; with --dp_clip compare methods without, such as not, finetune and retrain"
-            )
-    if single := [kind for kind in keep if config.sum_only and kind in jfu.history.SINGLE]:
+        if name in jfu.unlearn.UNLEARNERS:  # others are refused where methods are made
+            _check_method(config, name)
+    _check_history(config, keep)
+
+
+def _check_method(config: Config, name: str) -> None:
+    """Refuses a method that a limit would hold back, or that needs what the server may not see."""
+    limit, needs = config.max_update_norm, jfu.unlearn.needs_of(name)
+    if name == "not_deepest" and limit is not None and limit < np.inf:
+        raise ValueError(
+            "not_deepest negates layers in a round of its own, which "
+            f"--max_update_norm={limit:g} would hold back, so that little would be negated; "
+            "leave the flag out, or use not, which negates before its rounds"
+        )
+    single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
+    if config.sum_only and single:
+        raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
+    bare = needs.history or needs.per_client or needs.target or needs.counts
+    if config.dp_clip is not None and bare:
+        raise ValueError(
+            f"{name} has rounds of its own or a history, in which what is sent carries no "
+            "noise; with --dp_clip compare methods without, such as not, finetune and retrain"
+        )
+
+
+def _check_history(config: Config, keep: Sequence[str]) -> None:
+    """Refuses to remember what the server may not see."""
+    single = [kind for kind in keep if kind in jfu.history.SINGLE]
+    if single and config.sum_only:
         raise ValueError(
             f"--keep_history={','.join(single)} holds what single clients sent, which --sum_only "
             "hides; keep no more than start, or leave one of the flags out"
         )
-    if keep and config.dp_clip is not None and set(keep) & set(jfu.history.SINGLE):
+    if single and config.dp_clip is not None:
         raise ValueError(
             f"--keep_history={','.join(keep)} holds what clients sent before any noise; leave it "
             "or --dp_clip out"

@@ -37,10 +37,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
             raise SystemExit(watch.over(show_all=debugged()))
         logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
         warnings.filterwarnings("ignore", module="joblib")  # which tries what it can write, too
-        if len(argv) > 1:
-            complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
-        if name := passed_over(sys.argv[1:]):
-            complain(f"--{name} is no flag of this script, see --help")
+        check_words(argv)
         try:
             door.check(flags.FLAGS)
             main()
@@ -79,6 +76,18 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     finally:
         if watched:
             watch.by_itself()
+
+
+def check_words(argv: list[str]) -> None:
+    """Ends the script where a word of the command line is no flag.
+
+    Args:
+      argv: the script's name and what absl has left of its words.
+    """
+    if len(argv) > 1:
+        complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
+    if name := passed_over(sys.argv[1:]):
+        complain(f"--{name} is no flag of this script, see --help")
 
 
 def debugged() -> bool:

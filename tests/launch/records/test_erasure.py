@@ -14,8 +14,7 @@ import pytest
 import jfu.io
 from helpers.workdirs import CONFIG, LAYOUT
 from jfu import ledger
-from launch import ledger as script
-from launch.records import erasure, lineage, records
+from launch.records import erasure, inspection, lineage, records
 from launch.report import report
 from launch.setup import requests
 from launch.workdir import runs, workdir
@@ -99,14 +98,14 @@ def told(monkeypatch, capsys, path, *, status=0, **given):
     """What launch.ledger prints, and its error."""
     flags = dict(workdir=str(path), head=None, key_file=None, prove_erased=None, gone=[])
     flags |= dict(new_key_file=None)
-    monkeypatch.setattr(script, "FLAGS", types.SimpleNamespace(**flags | given))
+    monkeypatch.setattr(inspection, "FLAGS", types.SimpleNamespace(**flags | given))
     capsys.readouterr()
     if status:
         with pytest.raises(SystemExit) as ended:
-            script.ledger()
+            inspection.ledger()
         assert ended.value.code == status
     else:
-        script.ledger()
+        inspection.ledger()
     out, error = capsys.readouterr()
     assert error.count("\n") == error.count("error: ") == (status > 0)
     return out, error
