@@ -59,7 +59,7 @@ def unlearn(until: float) -> None:
     with devices.on_devices(layout):
         work, variables, rows = answer(work, met, layout, more, until)
     workdir.write_results(work, rows)
-    workdir.export(work.path / workdir.MODEL, variables)
+    workdir.write_model(work, variables)
     if export:
         workdir.export(export, variables, shown=True)
     if hosts.first():

@@ -24,6 +24,7 @@ from launch.setup.trial import Trial
 from launch.shell.devices import place
 from launch.shell.folders import make_folder
 from launch.shell.say import say
+from launch.workdir import locks
 from launch.workdir.workdir import WorkDir, check_own
 
 RETRAIN = "retrain"
@@ -95,7 +96,7 @@ def run(
             notes = dict(shadows=numbers.tolist(), seconds=spent, of=own)
             if note := private.page_note(study.config):
                 notes["outside_epsilon"] = note
-            jfu.io.save_state(path, known, notes)
+            write_block(work, path, known, notes)
             left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")
         for name in out:
@@ -110,6 +111,13 @@ def run(
     for k, n in zip(*np.nonzero(asked), strict=True):
         holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
     return found | dict(held=holds), seconds, paths
+
+
+def write_block(
+    work: WorkDir, path: pathlib.Path, known: dict[str, Any], notes: dict[str, Any]
+) -> None:
+    locks.check(work.path, work.lock)
+    jfu.io.save_state(path, known, notes)
 
 
 def block(path: pathlib.Path, own: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def train(until: float) -> None:
     workdir.write_results(work, [*rows, row])
     if keep:
         write_history(work, keep, trained.history)
-    workdir.export(work.path / workdir.MODEL, trained.variables)
+    workdir.write_model(work, trained.variables)
     records.trained(work, config, seed, present, rounds, history=bool(keep))
     say(f"the model is {work.path / workdir.MODEL}")
 
@@ -131,6 +131,6 @@ def check_returns(back: str, config: Config) -> None:
 def write_history(work: WorkDir, keep: list[str], history: Any) -> None:
     """Writes what training has recorded, for methods that need it."""
     if hosts.first():
-        jfu.io.save_state(work.path / workdir.HISTORY, history, dict(keep=keep))
+        workdir.write_history(work, history, keep)
         size = jfu.nbytes(history) / 1e6
         say(f"the history ({', '.join(keep)}, {size:.1f} MB) is {work.path / workdir.HISTORY}")

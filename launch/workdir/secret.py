@@ -36,6 +36,7 @@ from launch.shell import hosts
 from launch.shell.devices import place
 from launch.shell.folders import make_folder
 from launch.shell.say import say
+from launch.workdir import locks
 
 FOLDER = "secret"
 WRITTEN = rf"[0-9a-f]{{{2 * jfu.chacha.BYTES}}}\n"  # what such a file holds
@@ -59,6 +60,7 @@ def key(
                 f"note: {path}, the secret of this run's noise, is not there; the rounds that are "
                 "left get other noise than they would have had"
             )
+        locks.check(work.path, work.lock)
         return write(path) if text is None else text
 
     secret = bytes.fromhex(hosts.agreed(kept))

@@ -292,6 +292,7 @@ def plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
     """Writes which cells were asked for last, so that a table can tell those that are missing."""
     if not hosts.first():
         return
+    check_lock(work.path, work.lock)
     content = dict(cells=names, seeds=seeds)
     text = json.dumps(content | dict(sha256=_of_plan(content)))
     jfu.io.write_bytes(work.path / PLAN, f"{text}\n".encode())
@@ -336,6 +337,7 @@ def with_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:
 
 def keep_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:
     """The same, with what was drawn for a seed written down."""
+    check_lock(work.path, work.lock)
     identity.write(work.path, seed, draws)
     return with_draws(work, seed, draws)
 
@@ -409,6 +411,20 @@ def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[st
         return
     check_lock(work.path, work.lock)
     jfu.io.save_state(work.cell(seed, method), state, notes | dict(of=_of(work, seed, method)))
+
+
+def write_history(work: WorkDir, history: Any, keep: Sequence[str]) -> None:
+    """Replaces what a training remembers of its clients, and says what that is."""
+    if not hosts.first():
+        return
+    check_lock(work.path, work.lock)
+    jfu.io.save_state(work.path / HISTORY, history, dict(keep=list(keep)))
+
+
+def write_model(work: WorkDir, variables: Any) -> None:
+    """Writes a run's model, as ``export``."""
+    check_lock(work.path, work.lock)
+    export(work.path / MODEL, variables)
 
 
 def read_cell(work: WorkDir, seed: int, method: str, like: Any) -> tuple[Any, dict] | None:

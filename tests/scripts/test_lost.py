@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,8 +24,10 @@ from helpers.workdirs import CONFIG, LAYOUT
 from jfu.io import load_notes
 from launch.records import records
 from launch.report import figures
+from launch.running import shadows
+from launch.setup import identity
 from launch.shell.say import sentence
-from launch.workdir import locks, workdir
+from launch.workdir import locks, secret, workdir
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +216,19 @@ def test_a_lock_that_was_removed_or_replaced_stops_every_write(tmp_path):
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
     work = workdir.begin(work, CONFIG, "compare", LAYOUT)
     workdir.write_cell(work, 0, "not", LIKE, NOTES)
+    sides = SimpleNamespace(mask=np.ones(2, bool))
+    request = SimpleNamespace(retain=sides, forget=sides)
     os.unlink(tmp_path / "w" / "lock")
     writes = (
         lambda: workdir.write_cell(work, 0, "not", OTHER, NOTES),
         lambda: workdir.write_results(work, []),
+        lambda: workdir.write_history(work, LIKE, ["last"]),
+        lambda: workdir.write_model(work, LIKE),
+        lambda: workdir.keep_draws(work, 0, identity.Draws("a", None, (), {})),
+        lambda: workdir.plan(work, ["not"], [0]),
         lambda: records.write(work, "asked"),
+        lambda: shadows.write_block(work, work.path / "shadows" / "0-8-0-7.safetensors", {}, {}),
+        lambda: secret.key(work, 0, "not", LIKE, request, begun=False),
     )
 
     def refused_all():
