@@ -16,7 +16,7 @@ SEEDS = 2**32 - 1  # JAX takes no more bits of a seed
 
 # Flags that name a file or a folder, or several; and those whose value names one after a word.
 PATHS = ("workdir", "data_dir", "init_from", "init_params", "export_params", "key_file", "gone")
-PATHS += ("compilation_cache", "json", "plot", "record")
+PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record")
 WORDS = dict(dataset="", partition="file:", forget="mask:")
 
 # A flag, and the one without which it does nothing.

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 
 import jfu.io
+from jfu import results
+from launch.records import records
 from launch.shell.config import Config
 from launch.shell.devices import Layout
 from launch.workdir import workdir
@@ -68,3 +70,19 @@ def directory(path, notes, seeds=(0, 1), config=CONFIG, names=CELLS, layout=LAYO
 
 def all_cells(seeds=(0, 1), names=CELLS):
     return {(seed, name): whole(name, seed) for seed in seeds for name in names}
+
+
+def written(folder, *, ended=True):
+    """A comparison of two seeds as a run leaves it, with arrays that differ from cell to cell."""
+    work = workdir.open_workdir(str(folder), CONFIG, "compare")
+    work = workdir.begin(work, CONFIG, "compare", LAYOUT)
+    work.lock.close()
+    rows = []
+    for place, ((seed, name), notes) in enumerate(all_cells().items()):
+        state = {"variables": {"w": np.full(3, place, np.float32)}}
+        workdir.write_cell(work, seed, name, state, notes)
+        rows += [results.as_original(notes["rows"][-1])] if name == "original" else notes["rows"]
+    workdir.write_results(work, rows)
+    if ended:
+        records.compared(work, CONFIG, rows)
+    return work

@@ -9,8 +9,11 @@ import pytest
 
 import jfu
 import jfu.io
+from helpers.comparisons import written
+from helpers.crashes import Runs
 from helpers.scripts import SMALL, launch, rows_of
 from jfu import ledger
+from launch.records import records
 
 KEY = b"a key of enough bytes"
 
@@ -157,6 +160,46 @@ def test_a_key_is_asked_for_from_the_first_line_to_the_last(tmp_path):
     other.write_bytes(b"short")
     _, error = launch("ledger", f"--workdir={tmp_path / 'B'}", f"--key_file={other}", expect=2)
     assert "has 5 bytes; it must have at least 16" in error
+
+
+def test_a_key_begins_and_changes_by_flags(tmp_path, monkeypatch):
+    """launch.ledger: a first key, then another, each refused without the one before it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "key", lambda *_: None)
+        work = written(tmp_path / "W")
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the scripts that are started now
+    for name in ("first", "second"):
+        (tmp_path / name).write_bytes(f"the {name} key of enough bytes\n".encode())
+        (tmp_path / name).chmod(0o600)
+    first, second = (f"--key_file={tmp_path / name}" for name in ("first", "second"))
+    path, forks = work.path / "ledger.jsonl", Runs(tmp_path / "runs")
+
+    def asked(*flags, status=0):
+        before = path.read_bytes()
+        ended = forks.run("ledger", f"--workdir={work.path}", *flags)
+        assert ended.status == status, ended.said
+        assert path.read_bytes().startswith(before) and (status == 0 or path.read_bytes() == before)
+        return ended.said
+
+    assert "could have rewritten them all" in asked()
+    assert "from here on with a key" in asked("--new_key_file=~/first")
+    assert "was not written with this key" in asked(second, status=1)
+    assert "and none was given; give --key_file" in asked("--new_key_file=~/second", status=2)
+    assert "is kept with this key already" in asked(first, "--new_key_file=~/first", status=2)
+    assert "leave the other flags out" in asked("--new_key_file=~/first", "--head=x", status=2)
+    assert "from here on with another key" in asked(first, "--new_key_file=~/second")
+    assert "was not written with this key" in asked(first, status=1)
+    assert "3 lines hold, checked against its files and the key" in asked(second)
+    # The lines of before are the second key's as well, though none was written with it.
+    text = path.read_text()
+    path.write_text(text.replace('"seeds":[0,1]', '"seeds":[0,7]', 1))
+    assert path.read_text() != text
+    assert "line 1 of the ledger was altered" in asked(second, status=1)
+    path.write_text(text)
+    with pytest.raises(ValueError, match="was not written with this key"):
+        ledger.append(path, dict(event="x"), key=(tmp_path / "first").read_bytes().strip())
+    ledger.append(path, dict(event="x"), key=(tmp_path / "second").read_bytes().strip())
+    forks.end()
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jfu.io
-from helpers.comparisons import CONFIG, LAYOUT, all_cells, whole
+from helpers.comparisons import CONFIG, all_cells, whole, written
 from helpers.spoilt import flip, resaved
-from jfu import ledger, results
+from jfu import ledger
 from launch.records import records
 from launch.running import auditing as audit
 from launch.running import table
@@ -21,22 +21,6 @@ from launch.workdir import runs, workdir
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch):
     monkeypatch.setattr(records, "key", lambda: None)
-
-
-def written(folder, *, ended=True):
-    """A comparison of two seeds as a run leaves it, with arrays that differ from cell to cell."""
-    work = workdir.open_workdir(str(folder), CONFIG, "compare")
-    work = workdir.begin(work, CONFIG, "compare", LAYOUT)
-    work.lock.close()
-    rows = []
-    for place, ((seed, name), notes) in enumerate(all_cells().items()):
-        state = {"variables": {"w": np.full(3, place, np.float32)}}
-        workdir.write_cell(work, seed, name, state, notes)
-        rows += [results.as_original(notes["rows"][-1])] if name == "original" else notes["rows"]
-    workdir.write_results(work, rows)
-    if ended:
-        records.compared(work, CONFIG, rows)
-    return work
 
 
 @pytest.fixture(params=[True, False], ids=["ended", "going on"])
