@@ -13,7 +13,7 @@ import jfu
 from helpers.crashes import files
 from helpers.workdirs import CONFIG, LAYOUT
 from jfu.data import Dataset, digits
-from launch.setup import identity, keys, requests
+from launch.setup import identity, keys, requests, study
 from launch.setup.clients import draw
 from launch.workdir import runs, workdir
 
@@ -224,6 +224,28 @@ def test_a_file_that_has_moved_is_the_same(tmp_path, monkeypatch):
     (tmp_path / "else/p.json").write_text(json.dumps(dict(a=lists["b"], b=lists["a"])))
     with pytest.raises(ValueError, match=r"p.json is not what it was when else/W was made"):
         runs.found(run, "else/W")
+
+
+def test_own_data_is_what_was_named_then_from_whatever_folder(tmp_path, monkeypatch):
+    """Another file that goes by the same name where a later script runs is not taken for it."""
+    for folder, seed in (("here", 0), ("there", 1)):
+        (tmp_path / folder).mkdir()
+        np.savez(tmp_path / folder / "own.npz", **own(seed))
+    monkeypatch.chdir(tmp_path / "here")
+    config = dataclasses.replace(CONFIG, dataset="own.npz")
+    read = lambda config: identity.of_data(study.load(config))
+    work = workdir.open_workdir("W", config, "compare")
+    workdir.begin(work, config, "compare", LAYOUT, read(config)).lock.close()
+    monkeypatch.chdir(tmp_path / "there")
+    run = runs.read_run(str(tmp_path / "here" / "W"))
+    found = runs.found(run, str(tmp_path / "here" / "W"))
+    assert found.dataset == str(tmp_path / "here" / "own.npz") and read(found) == run.data
+    # Where that is gone the other is found, and is not what W was made of.
+    (tmp_path / "here" / "own.npz").unlink()
+    found = runs.found(run, str(tmp_path / "here" / "W"))
+    assert found.dataset == "own.npz"
+    with pytest.raises(ValueError, match="not what W was made of: the training examples"):
+        identity.same_data(run.data, read(found), "W")
 
 
 def test_another_kind_of_data_is_no_move():

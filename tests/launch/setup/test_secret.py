@@ -11,12 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 import jfu
 from helpers.crashes import results
 from helpers.scripts import rows_of
 from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu.io import flatten, load_notes, load_params
+from launch import unlearn
 from launch.setup import keys, private
 from launch.workdir import runs, secret, workdir
 from launch.workdir.workdir import MODEL
@@ -294,6 +296,22 @@ def test_what_a_round_costs_does_not_tell_who_came(data):
     assert of("anchored")(1) == dict(bytes_down=600, bytes_up=180, flops=84.0)
     assert of("anchored")(2) == dict(bytes_down=300, bytes_up=180, flops=84.0)
     assert private.planned(PLAIN, study, data, "not") is None
+
+
+def test_exact_accuracy_chooses_no_number_of_rounds(monkeypatch):
+    """Where noise is to hide it: when an answer stops would tell of the examples."""
+
+    def stops(config, *words):
+        known = flags.FlagValues()
+        flags.DEFINE_enum("stop", "regained", ["regained", "budget"], "", flag_values=known)
+        known(["unlearn", *words])
+        monkeypatch.setattr(unlearn, "FLAGS", known)
+        return unlearn.stopping(config)
+
+    assert stops(PRIVATE) == stops(PRIVATE, "--stop=budget") == "budget"
+    assert stops(PLAIN) == stops(changed(PRIVATE, dp_noise_from_seed=True)) == "regained"
+    with pytest.raises(ValueError, match="exact accuracy .* which epsilon does not cover; with"):
+        stops(PRIVATE, "--stop=regained")
 
 
 def test_a_sum_of_one_is_told(data):
