@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jfu.sums import norm, wide
-from jfu.types import Key, Params, PyTree
+from jfu.types import Key, Params, PyTree, is_whole
 
 MOST = 1e12  # operations of comparing all clients with all in a round: a quarter of an hour
 
@@ -136,10 +136,10 @@ def krum(byzantine: int = 1, *, chosen: int = 1, most: float = MOST) -> Aggregat
     Raises:
       ValueError: values that cannot be; when a round is traced, more clients than can be compared.
     """
-    if byzantine < 0 or chosen < 1:
+    if not (is_whole(byzantine, 0) and is_whole(chosen, 1)):
         raise ValueError(
-            f"krum was given byzantine={byzantine} and chosen={chosen}; they must be at least 0 "
-            "and 1"
+            f"krum was given byzantine={byzantine} and chosen={chosen}; they must be whole "
+            "numbers, at least 0 and 1"
         )
 
     def decode(stacked, state, key):
@@ -173,7 +173,7 @@ def geometric_median(*, iterations: int = 16, smoothing: float = 1e-6) -> Aggreg
       iterations: steps, at least 1.
       smoothing: least distance that is divided by, in units of the updates, above 0.
     """
-    if iterations < 1 or not smoothing > 0:
+    if not is_whole(iterations, 1) or not smoothing > 0:
         raise ValueError(
             f"a geometric median was asked for with {iterations} iterations and a smoothing of "
             f"{smoothing}; there must be one at least, and smoothing above 0"
@@ -206,7 +206,7 @@ def mixed(inner: Aggregator, byzantine: int = 1, *, most: float = MOST) -> Aggre
       byzantine: clients that may send anything, fewer than half.
       most: operations that comparing all clients may take in a round; see ``check_pairs``.
     """
-    if not inner.stacked or byzantine < 0:
+    if not inner.stacked or not is_whole(byzantine, 0):
         raise ValueError(
             f"updates were to be mixed for byzantine={byzantine} bad clients; it must be at least "
             "0, and the aggregator behind one that sees single updates, such as trimmed_mean"

@@ -29,7 +29,7 @@ from jfu.collectives import all_reduce, device_count, grow, on_all, pack, unpack
 from jfu.costs import entries
 from jfu.devices import AXIS, clients_at_once
 from jfu.sums import summable
-from jfu.types import ClientData, Key, PyTree
+from jfu.types import ClientData, Key, PyTree, is_whole
 
 # Slots for each example of the pool from which on clients are walked in two groups, small and
 # large ones: a client costs time for each of its slots, and a second group a second program.
@@ -330,10 +330,10 @@ def _chunk(one: Callable, size: int) -> Callable:
 
 def _at_once(chunk: int | None, clients: int, shared: PyTree) -> int:
     """``chunk`` as a number of clients on each device."""
-    if chunk is not None and chunk < 0:
+    if chunk is not None and not is_whole(chunk, 0):
         raise ValueError(
-            f"chunk is {chunk}; it must be a number of clients, 0 for all of them, or None for "
-            "the rule"
+            f"chunk is {chunk}; it must be a whole number of clients, 0 for all of them, or None "
+            "for the rule"
         )
     share = -(-clients // device_count())
     if chunk is None:

@@ -148,7 +148,7 @@ def faulty(
     >>> work = faulty(lambda shared, client, key: None, late=0.1, nan=0.05)
     """
     rates = (late, nan, long)
-    if min(rates) < 0 or sum(rates) > 1:
+    if not (min(rates) >= 0 and sum(rates) <= 1):
         raise ValueError(
             f"faults were to come with probabilities {late}, {nan} and {long}; each must be at "
             "least 0, and all together at most 1"

@@ -30,6 +30,7 @@ from jfu.types import (
     LossFn,
     Params,
     PyTree,
+    is_whole,
 )
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
@@ -75,14 +76,18 @@ def local_sgd(
       A client function for ``fedavg``: ``(broadcast, client, key) -> (update, info)``.
 
     Raises:
-      ValueError: numbers below 1, no optimizer, or, when it is traced, a loss that returns
+      ValueError: numbers that are none, no optimizer, or, when it is traced, a loss that returns
         something else.
 
     >>> loss = lambda variables, batch, key: cross_entropy(batch.x @ variables["params"], batch)
     >>> work = local_sgd(loss, optax.sgd(0.1), epochs=2, batch_size=8)
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs is {epochs} and batch_size {batch_size}; both must be at least 1")
+    if not (is_whole(epochs, 1) and is_whole(batch_size, 1)):
+        raise ValueError(
+            f"epochs is {epochs} and batch_size {batch_size}; both must be whole numbers from 1 on"
+        )
+    if not 0 <= proximal < np.inf:
+        raise ValueError(f"proximal is {proximal}; it must be a finite number of at least 0")
     make = _maker(optimizer)
 
     def value(params, rest, received, batch, key):

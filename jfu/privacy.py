@@ -28,7 +28,7 @@ from jax.flatten_util import ravel_pytree
 
 from jfu import chacha
 from jfu.aggregate import Aggregator
-from jfu.types import Key, PyTree, Variables
+from jfu.types import Key, PyTree, Variables, is_whole
 
 
 def secret_key(secret: bytes | None = None) -> Key:
@@ -191,10 +191,11 @@ def composed(
             f"epsilon was asked for with noise {noise}; it must be a finite number of at least 0"
         )
     rounds = [many for many, _ in phases]
-    if not 0 < delta < 1 or min(rounds, default=0) < 0 or not 0 < present <= 1:
+    whole = all(is_whole(many, 0) for many in rounds)
+    if not 0 < delta < 1 or not whole or not 0 < present <= 1:
         raise ValueError(
             f"epsilon was asked for at delta={delta}, {sum(rounds)} rounds and present={present}; "
-            "delta must lie in (0, 1), present in (0, 1], and rounds be at least 0"
+            "delta must lie in (0, 1), present in (0, 1], and rounds be whole numbers from 0 on"
         )
     if drawn is not None and min(drawn, *(clients or 0 for _, clients in phases)) < 1:
         of = ", ".join(str(clients) for _, clients in phases)

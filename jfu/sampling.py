@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jfu.clients import pick
-from jfu.types import FederatedAlgorithm
+from jfu.types import FederatedAlgorithm, is_whole
 
 
 def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
@@ -16,8 +16,10 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
     Args:
       size: clients a round, at least 1.
     """
-    if size < 1:
-        raise ValueError(f"{size} clients were to be sampled each round; ask for at least 1")
+    if not is_whole(size, 1):
+        raise ValueError(
+            f"{size} clients were to be sampled each round; ask for a whole number from 1 on"
+        )
 
     def draw(clients, key):
         # Drawn by identity, so that neither order nor padding of the clients changes who works.

@@ -28,6 +28,16 @@ Key: TypeAlias = jax.Array  # one typed PRNG key, shape ()
 PyTree: TypeAlias = Any
 
 
+def is_whole(value: object, least: int) -> bool:
+    """Whether a number counts something: a whole one from ``least`` on, and no bool.
+
+    >>> is_whole(3, 1), is_whole(np.int32(0), 1), is_whole(2.5, 1), is_whole(float("nan"), 1)
+    (True, False, False, False)
+    """
+    counts = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return counts and bool(value >= least)
+
+
 class Batch(NamedTuple):
     """One minibatch. Rows that are not live hold zeros, whatever the pool holds there."""
 

@@ -182,9 +182,11 @@ def test_nearest_neighbours_are_mixed():
     ("make", "words"),
     [
         (lambda: jfu.geometric_median(iterations=0), "with 0 iterations"),
+        (lambda: jfu.geometric_median(iterations=2.5), "with 2.5 iterations"),
         (lambda: jfu.geometric_median(smoothing=0.0), "a smoothing of 0.0"),
         (lambda: jfu.mixed(jfu.weighted_mean(), 1), "one that sees single updates"),
         (lambda: jfu.mixed(jfu.coordinate_median(), -1), "byzantine=-1 bad clients"),
+        (lambda: jfu.mixed(jfu.coordinate_median(), np.nan), "byzantine=nan bad clients"),
     ],
 )
 def test_aggregators_that_cannot_be_are_refused(make, words):

@@ -88,7 +88,7 @@ def test_scalars_of_any_dtype_come_back_as_they_were_said(data, devices):
     assert [a.dtype.name for a in jax.tree.leaves(info)] == ["float32", "uint32", "int32", "int32"]
 
 
-@pytest.mark.parametrize("chunk", [-1])
+@pytest.mark.parametrize("chunk", [-1, 1.5, np.nan])
 @pytest.mark.parametrize("run", [jfu.map_clients, jfu.sum_clients])
 def test_chunks_smaller_than_nothing_are_refused(data, run, chunk):
     with pytest.raises(ValueError, match=f"chunk is {chunk}"):

@@ -340,6 +340,7 @@ def test_training_goes_on_through_faults(data, local, variables):
     [
         (lambda work: faults.faulty(work, late=0.9, nan=0.2), "at most 1"),
         (lambda work: faults.faulty(work, late=-0.1), "at least 0"),
+        (lambda work: faults.faulty(work, nan=np.nan), "at least 0"),
         (lambda work: faults.censored(work, 0.0), "a length of 0.0; it must be above 0"),
         (lambda work: faults.bounded(jfu.unlearn.finetune(work), -1), "by -1; it must be above 0"),
     ],

@@ -276,6 +276,8 @@ def test_krum_by_hand():
         (lambda: jfu.clipped_mean(0), "clipped to the length 0"),
         (lambda: jfu.trimmed_mean(0.5), "a share of 0.5 was to be trimmed"),
         (lambda: jfu.krum(-1), "byzantine=-1"),
+        (lambda: jfu.krum(np.nan), "byzantine=nan"),
+        (lambda: jfu.krum(1, chosen=1.5), "chosen=1.5"),
     ],
 )
 def test_aggregators_refuse_what_makes_no_sense(make, words):

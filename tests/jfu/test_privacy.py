@@ -147,6 +147,9 @@ def test_senseless_privacy_is_refused():
             privacy.spent(bad, 3, 0.5)
     with pytest.raises(ValueError, match="delta=1.5"):
         privacy.spent(1.0, 3, 1.5)
+    for rounds in (-1, math.nan, 1.5, True):  # of no number of rounds it told 0
+        with pytest.raises(ValueError, match="rounds be whole numbers from 0 on"):
+            privacy.spent(1.0, rounds, 0.5)
 
 
 def test_phases_add_up_and_few_clients_cost_more(monkeypatch):

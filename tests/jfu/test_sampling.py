@@ -89,6 +89,8 @@ def test_absent_at_rate_zero_is_everybody(many):
     ("wrap", "words"),
     [
         (lambda: jfu.sampled(None, 0), "0 clients were to be sampled"),
+        (lambda: jfu.sampled(None, 1.5), "1.5 clients were to be sampled"),
+        (lambda: jfu.sampled(None, np.nan), "nan clients were to be sampled"),
         (lambda: jfu.absent(None, 1.0), "absence is 1.0"),
         (lambda: jfu.absent(None, -0.1), "absence is -0.1"),
     ],
