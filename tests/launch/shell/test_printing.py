@@ -34,7 +34,7 @@ def python(*words, shell="{}", **env):
 
 def test_nothing_of_the_readers_loses_a_comparison(tmp_path):
     """A notebook's backend, a style that needs LaTeX, letters alone, formulas in a path."""
-    where = tmp_path / "a$b{c"
+    where = tmp_path / "a$b{c$"  # a formula, and a wrong one, needs two
     style = tmp_path / "matplotlibrc"
     style.write_text("text.usetex: True\nbackend: gtk4agg\nfont.family: none of these\n")
     words = ["-W", "error", "-m", "launch.compare", *LITTLE, "--methods=retrain,not"]
@@ -42,7 +42,7 @@ def test_nothing_of_the_readers_loses_a_comparison(tmp_path):
     odd |= dict(PYTHONIOENCODING="ascii", PYTHONWARNINGS="", DISPLAY=":99")
     status, out, err = python(*words, f"--workdir={where}", **odd)
     assert status == 0, err
-    assert "| retrain again " in out and "+-" in out and "a$b{c/" in out and out.isascii()
+    assert "| retrain again " in out and "+-" in out and "a$b{c$/" in out and out.isascii()
     for name in ("curves.png", "costs.png"):
         assert (where / name).read_bytes()[:4] == b"\x89PNG"
     assert "±" in (where / "table.md").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_nothing_of_the_readers_loses_a_comparison(tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
     path = str(tmp_path / "curves.png")
-    assert figures.drawn(figures.curves, EVERY, path, "${")
+    assert figures.drawn(figures.curves, EVERY, path, "client:$x{$")
     monkeypatch.setattr(figures, "sheet", lambda *_, **options: 1 / 0)
     assert not figures.drawn(figures.curves, EVERY, path)
     (line,) = capsys.readouterr().err.splitlines()
@@ -76,7 +76,7 @@ def test_figures_leave_the_callers_settings_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "nonsense")
     with matplotlib.rc_context({"font.size": 3.0}):
         before = matplotlib.get_backend()
-        figures.costs(report.summarise(EVERY), str(tmp_path / "c.png"), "$\\frac{")
+        figures.costs(report.summarise(EVERY), str(tmp_path / "c.png"), "$\\frac{$")
         assert "<svg" in figures.lines({"not": [[0, 1.0], [1, 2.0]]}, "loss")
         assert matplotlib.rcParams["font.size"] == 3.0
         assert matplotlib.get_backend() == before and os.environ["MPLBACKEND"] == "nonsense"
