@@ -517,6 +517,7 @@ FLAGS = [  # a script, its flags with the place of the file, and the file's name
     ("ledger", "--workdir=BEGUN --key_file={}", "key"),
     ("audit", "--workdir={}", "W"),
     ("train", "--dataset=synthetic --compilation_cache={}", "cache"),
+    ("ledger", "--workdir=BEGUN --new_key_file={}", "key"),
 ]
 CASES = [(flag, kind) for flag in range(len(FLAGS)) for kind in [*KINDS, "closed", "odd name"]]
 USUAL = [case for number, case in enumerate(CASES) if number % 11 == 3]

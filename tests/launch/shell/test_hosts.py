@@ -17,7 +17,7 @@ import pytest
 import jfu.data
 from helpers.host_worker import HELD, dataset, federation
 from helpers.scripts import ROOT, environment, launch, rows_of
-from jfu.io import load_params
+from jfu.io import load_arrays, load_params
 from launch.shell.hosts import alike, check
 
 
@@ -226,13 +226,17 @@ def commands(script, folders, *flags, devices=1, own=((), ())):
     ]
 
 
-def close(rows, others):
-    """The same rows, losses to 1e-5 and shares to the last example.
+def close(ours, theirs):
+    """The same models to 1e-6, losses to 1e-5 and shares to the last example.
 
-    But for the attacks: they train classifiers on losses that differ in their last bits, and of a
-    few examples that look alike one or two then fall on the other side.
+    But for the attacks. Losses of examples differ by 5e-7, and where a fold of twelve or sixteen
+    examples a side tells nothing, a classifier stops at its start or a step later by their last
+    bits: its four answers, 10 points, may then be others. On average over rows this is little.
     """
+    assert_same_models(ours / "cells", theirs / "cells")
+    rows, others = (rows_of(path, without=("seconds",)) for path in (ours, theirs))
     assert len(rows) == len(others) > 0
+    moved = []
     for row, other in zip(rows, others, strict=True):
         assert row.keys() == other.keys()
         for name, value in row.items():
@@ -240,8 +244,20 @@ def close(rows, others):
                 near = 1e-5 * max(1, abs(value)) if name.startswith("loss") else 1e-6
                 near = 10 if name.startswith("mia") else near
                 assert other[name] == pytest.approx(value, abs=near), (row["method"], name)
+                moved += [abs(value - other[name])] if name.startswith("mia") else []
             else:
                 assert other[name] == value, (row["method"], name)
+    assert not moved or np.mean(moved) < 2.5
+
+
+def assert_same_models(ours, theirs):
+    names = sorted(path.name for path in ours.iterdir())
+    assert names == sorted(path.name for path in theirs.iterdir()) != []
+    for name in names:
+        one, other = (load_arrays(folder / name) for folder in (ours, theirs))
+        assert one.keys() == other.keys()
+        for place, array in one.items():
+            np.testing.assert_allclose(array, other[place], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 COMPARE = [*SMALL, "--seeds=1", "--methods=retrain,not", "--checkpoint_every=1", "--sample=3"]
@@ -276,7 +292,7 @@ def test_a_comparison_on_two_hosts_stopped_and_gone_on_with(tmp_path):
     assert "2 cpu devices on 2 hosts" in ended[0][2]
     assert "seed 0" not in ended[1][2] and "|" not in ended[1][1]
     assert not both[1].exists()
-    close(rows_of(both[0], without=("seconds",)), rows_of(tmp_path / "one", without=("seconds",)))
+    close(both[0], tmp_path / "one")
     assert (both[0] / "table.md").exists() and (both[0] / "curves.png").exists()
 
 
@@ -303,8 +319,7 @@ def test_training_and_a_request_on_two_hosts(tmp_path):
         f"--workdir={tmp_path / 'd'}",
     )
     for ours, theirs in (("a", "c"), ("b", "d")):
-        rows = (rows_of(tmp_path / name, without=("seconds",)) for name in (ours, theirs))
-        close(*rows)
+        close(tmp_path / ours, tmp_path / theirs)
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
 
 
