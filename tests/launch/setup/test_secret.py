@@ -18,7 +18,7 @@ from helpers.crashes import results
 from helpers.scripts import rows_of
 from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu.io import flatten, load_notes, load_params
-from launch import unlearn
+from launch.running import answering
 from launch.setup import keys, private
 from launch.workdir import runs, secret, workdir
 from launch.workdir.workdir import MODEL
@@ -305,8 +305,8 @@ def test_exact_accuracy_chooses_no_number_of_rounds(monkeypatch):
         known = flags.FlagValues()
         flags.DEFINE_enum("stop", "regained", ["regained", "budget"], "", flag_values=known)
         known(["unlearn", *words])
-        monkeypatch.setattr(unlearn, "FLAGS", known)
-        return unlearn.stopping(config)
+        monkeypatch.setattr(answering, "FLAGS", known)
+        return answering.stopping(config)
 
     assert stops(PRIVATE) == stops(PRIVATE, "--stop=budget") == "budget"
     assert stops(PLAIN) == stops(changed(PRIVATE, dp_noise_from_seed=True)) == "regained"
