@@ -35,17 +35,10 @@ from launch.shell.config import Config
 from launch.shell.outputs import OUTPUTS, holds_digests
 from launch.shell.say import say
 from launch.workdir import secret
+from launch.workdir.checkpoints import is_of
 from launch.workdir.locks import HELD, LOCK, WHO, take
-from launch.workdir.workdir import (
-    CONFIG,
-    HISTORY,
-    MODEL,
-    PLAN,
-    RESULTS,
-    WorkDir,
-    is_of,
-    read_results,
-)
+from launch.workdir.outcome import read_results
+from launch.workdir.places import CONFIG, HISTORY, MODEL, PLAN, RESULTS, WorkDir
 
 
 class Holding(NamedTuple):

@@ -10,7 +10,7 @@ from jfu.files import shown
 from launch.records import erasure, records
 from launch.shell.printing import show
 from launch.shell.say import complain
-from launch.workdir import locks, runs, workdir
+from launch.workdir import locks, places, runs
 
 FLAGS = flags.FLAGS
 SHORT = 12  # letters of a digest that tell models apart
@@ -87,8 +87,8 @@ def absent(path: pathlib.Path) -> None:
         script = runs.read_run(str(path)).script
     except (ValueError, OSError):
         script = None
-    results = [workdir.RESULTS] if script in ("train", "unlearn", "compare") else []
-    if found := [n for n in (workdir.MODEL, *results) if (path / n).exists()]:
+    results = [places.RESULTS] if script in ("train", "unlearn", "compare") else []
+    if found := [n for n in (places.MODEL, *results) if (path / n).exists()]:
         complain(
             f"{path} holds {' and '.join(found)} and no ledger: that was removed, or the run has "
             "not finished; start the same command again to go on with it",

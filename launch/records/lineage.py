@@ -21,8 +21,8 @@ import jfu.ledger
 from launch.records import records
 from launch.setup.identity import same_data
 from launch.setup.requests import NEVER, meant
+from launch.workdir.places import CONFIG, MODEL
 from launch.workdir.runs import Run, read_run
-from launch.workdir.workdir import CONFIG, MODEL
 
 
 class Step(NamedTuple):

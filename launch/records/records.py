@@ -41,8 +41,10 @@ from launch.shell import hosts
 from launch.shell.config import Config
 from launch.shell.say import say
 from launch.workdir import locks
+from launch.workdir.checkpoints import own_notes
+from launch.workdir.outcome import read_results
+from launch.workdir.places import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
 from launch.workdir.runs import read_run
-from launch.workdir.workdir import CONFIG, HISTORY, MODEL, RESULTS, WorkDir, own_notes, read_results
 
 LEDGER = "ledger.jsonl"
 LARGE = 2**28  # bytes of results, which are 600,000 rows

@@ -23,8 +23,8 @@ from launch.shell.config import FIELDS, Config, having, resolve, workdir_for
 from launch.shell.printing import show
 from launch.shell.say import say
 from launch.shell.typed import said
-from launch.workdir import locks, runs, workdir
-from launch.workdir.workdir import WorkDir
+from launch.workdir import checkpoints, locks, outcome, places, runs, workdir
+from launch.workdir.places import WorkDir
 
 FLAGS = flags.FLAGS
 
@@ -45,7 +45,7 @@ def unlearn(until: float) -> None:
     more = dict(seed=met.seed, method=FLAGS.method, stop=stopping(config))
     where = workdir_for(config, "unlearn", **more)
     work = workdir.open_workdir(where, config, "unlearn", **more)
-    if workdir.MODEL in start.erased(work):
+    if places.MODEL in start.erased(work):
         raise ValueError(f"the model of {work.path} was erased; choose another --workdir")
     if FLAGS.erase and records.is_answered(work, config, FLAGS.method):
         work = work._replace(lock=locks.take(work.path))
@@ -58,10 +58,10 @@ def unlearn(until: float) -> None:
     )
     with devices.on_devices(layout):
         work, variables, rows = answer(work, met, layout, more, until)
-    workdir.write_results(work, rows)
-    workdir.write_model(work, variables)
+    outcome.write_results(work, rows)
+    checkpoints.write_model(work, variables)
     if export:
-        workdir.export(export, variables, shown=True)
+        checkpoints.export(export, variables, shown=True)
     if hosts.first():
         publish(work, config, rows)
         if FLAGS.erase:
@@ -199,7 +199,7 @@ def read_history(source: str | None) -> Any:
     """What training recorded in a work directory, on every host; {} if it recorded nothing."""
     if not source:
         return {}
-    path = pathlib.Path(source) / workdir.HISTORY
+    path = pathlib.Path(source) / places.HISTORY
     if not hosts.agreed(path.exists):
         return {}
     return jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(path)))
@@ -217,8 +217,8 @@ def check_history(method: jfu.Unlearner, trial: Trial, history: Any) -> None:
 
 def say_outlook(work: WorkDir, config: Config, trial: Trial, row: dict[str, Any]) -> None:
     """Says what negation may do to this model, before it is tried."""
-    seen = workdir.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
-    rows = hosts.agreed(lambda: workdir.read_results(seen))
+    seen = places.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
+    rows = hosts.agreed(lambda: outcome.read_results(seen))
     training = [line for line in rows if line["method"] == "train"]
     poisoned = names_the_poison(trial.poisoned, trial.evaluation.forget, trial.evaluation.retain)
     for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
@@ -249,4 +249,4 @@ def publish(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
     if FLAGS.method != "retrain":
         for line in advice.behind(values, rows[0], rows[-1]):
             say(line)
-    show(f"the unlearned model is {work.path / workdir.MODEL}")
+    show(f"the unlearned model is {work.path / places.MODEL}")

@@ -22,7 +22,7 @@ def audit() -> None:
     from launch.report import page, terminal
     from launch.running import evidence
     from launch.shell import outputs
-    from launch.workdir import locks, workdir
+    from launch.workdir import locks, places
 
     if not FLAGS.workdir:
         raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
@@ -36,7 +36,7 @@ def audit() -> None:
     outputs.put(where / "audit.html", page.html(report).encode())
     controls = sorted((where / evidence.CONTROLS / "cells").glob("*.safetensors"))
     names = ["audit.json", "audit.html", *(str(path.relative_to(where)) for path in controls)]
-    records.wrote(workdir.WorkDir(where, None, lock=lock), names)
+    records.wrote(places.WorkDir(where, None, lock=lock), names)
     show(terminal.text(report))
     show(f"audit.html and audit.json are in {where}/")
     if lock:
@@ -48,7 +48,7 @@ def asked(where: pathlib.Path) -> Any:
     from jfu.audit.measures import RETRAINED
     from launch.records import records
     from launch.setup import idle
-    from launch.workdir import runs, workdir
+    from launch.workdir import outcome, places, runs
 
     if FLAGS.shadows % 2 or 0 < FLAGS.shadows < 8:
         raise ValueError(
@@ -66,7 +66,7 @@ def asked(where: pathlib.Path) -> Any:
             f"--data_dir does nothing for {run.config.dataset}, which is no set of "
             "tensorflow-datasets; leave it out"
         )
-    rows = workdir.read_results(workdir.WorkDir(where, run.layout))
+    rows = outcome.read_results(places.WorkDir(where, run.layout))
     if not rows:
         raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
     if FLAGS.control and not {*RETRAINED} <= {row["method"] for row in rows}:
@@ -84,10 +84,10 @@ def examine(where: pathlib.Path, run: Any, lock: Any = None) -> dict[str, Any]:
     from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
     from launch.setup import identity, private
     from launch.shell import devices
-    from launch.workdir import runs, workdir
+    from launch.workdir import outcome, places, runs
 
-    work = workdir.WorkDir(where, run.layout, run.more, run.fingerprint, run.data, lock=lock)
-    rows = workdir.read_results(work)
+    work = places.WorkDir(where, run.layout, run.more, run.fingerprint, run.data, lock=lock)
+    rows = outcome.read_results(work)
     identity.same_numerics(run.numerics, where)
     config = runs.found(run, str(where), data_dir=FLAGS.data_dir, dataset=FLAGS.dataset)
     config = dataclasses.replace(config, init_params=None)
@@ -243,7 +243,7 @@ def again(where, run, seeds, names, files) -> dict[str, Any]:
     import jfu
     import jfu.ledger
     from launch.report import reproduce
-    from launch.workdir import workdir
+    from launch.shell.software import versions
 
     kept = {name: jfu.ledger.digest(where / name) for name in ("config.json", "results.jsonl")}
     return dict(
@@ -251,7 +251,7 @@ def again(where, run, seeds, names, files) -> dict[str, Any]:
         audit=audit_command(where),
         config=dataclasses.asdict(run.config),
         layout=run.layout._asdict(),
-        versions=dict(run=run.versions, audit=workdir.versions() | dict(jfu=jfu.__version__)),
+        versions=dict(run=run.versions, audit=versions() | dict(jfu=jfu.__version__)),
         python=platform.python_version(),
         hashes=kept | files,
     )

@@ -22,7 +22,8 @@ from launch.shell.devices import place
 from launch.shell.entry import OutOfTime
 from launch.shell.say import say
 from launch.workdir import secret
-from launch.workdir.workdir import WorkDir, cell_notes, read_cell, write_cell
+from launch.workdir.checkpoints import cell_notes, read_cell, write_cell
+from launch.workdir.places import WorkDir
 
 
 class Shared(NamedTuple):

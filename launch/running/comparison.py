@@ -24,7 +24,7 @@ def compare() -> None:
     from launch.running import table
     from launch.setup import private
     from launch.shell import hosts
-    from launch.workdir import workdir
+    from launch.workdir import places
 
     if not hosts.first():
         return
@@ -35,7 +35,7 @@ def compare() -> None:
     title += private.title(config)
     plots = [(figures.curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
     named = [n for draw, of, n in plots if figures.drawn(draw, of, str(work.path / n), title)]
-    records.compared(work, config, rows, [*report.contents(summary, text), workdir.PLAN, *named])
+    records.compared(work, config, rows, [*report.contents(summary, text), places.PLAN, *named])
     show(f"\n{text}\n{tables.legend(summary)}")
     took = f"{time.perf_counter() - began:.0f} s"
     show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
@@ -58,7 +58,7 @@ def run() -> tuple:
     from launch.setup.study import prepare_study
     from launch.setup.trial import prepare_trial
     from launch.shell import devices, hosts
-    from launch.workdir import runs, workdir
+    from launch.workdir import outcome, runs, workdir
 
     until = entry.deadline(FLAGS.max_minutes)
     hosts.join(FLAGS, FLAGS.clients)
@@ -96,7 +96,7 @@ def run() -> tuple:
         hosts.agreed(lambda: records.begun(work, config))
         doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
         again = ["retrain_again"] if "retrain" in methods else []
-        workdir.plan(work, ["original", *methods, *again], seeds)
+        outcome.write_plan(work, ["original", *methods, *again], seeds)
         plan = {name: budget(config, name) for name in methods}
         announce(study, trial, doing, work, plan)
         programs, rows = Programs(), []
@@ -107,23 +107,23 @@ def run() -> tuple:
                     trial = prepare_trial(study, seed)
                 work = workdir.keep_draws(work, seed, trial.draws)
                 rows += run_seed(work, study, trial, methods, programs, until)
-                workdir.write_results(work, rows)
+                outcome.write_results(work, rows)
         except entry.OutOfTime as stop:
             names = ["original", *methods, *again]
             if left := hosts.agreed(lambda: so_far(work, names, seeds)):
                 raise entry.OutOfTime(f"{stop}; {left}") from None
     if hosts.first():
-        rows = workdir.read_results(work)
+        rows = outcome.read_results(work)
     return work, config, rows
 
 
 def so_far(work, names: list[str], seeds: list[int]) -> str:
     """Writes what is finished and prints its table; says what is left, if anything is."""
     from launch.running import table
-    from launch.workdir import workdir
+    from launch.workdir import outcome
 
     held = table.read([work.path])
-    workdir.write_results(work, table.rows(held))
+    outcome.write_results(work, table.rows(held))
     many, rounds = table.left(held, names, seeds)
     if not many:
         return ""

@@ -19,7 +19,8 @@ from launch.setup.trial import Trial
 from launch.shell.devices import place
 from launch.shell.folders import make_folder
 from launch.shell.say import say
-from launch.workdir.workdir import WorkDir, cell_notes
+from launch.workdir.checkpoints import cell_notes
+from launch.workdir.places import WorkDir
 
 CONTROLS = "controls"  # the folder of retrainings that are the audit's own
 
@@ -28,7 +29,7 @@ class Tools(NamedTuple):
     """Compiled functions of a study, shared by seeds."""
 
     model: evidence.Tools
-    programs: cells.Programs
+    programs: Programs
 
 
 def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
@@ -38,7 +39,7 @@ def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
     functions = evidence.tools(
         model.apply, outputs=model.outputs, layers=model.layers, undo=back if undo else None
     )
-    return Tools(functions, cells.Programs())
+    return Tools(functions, Programs())
 
 
 def stored(work: WorkDir, seed: int, name: str) -> Any:
@@ -94,9 +95,7 @@ def of_seed(
     )
 
 
-def with_the_forgotten(
-    study: Study, trial: Trial, programs: cells.Programs, rounds: int
-) -> Callable:
+def with_the_forgotten(study: Study, trial: Trial, programs: Programs, rounds: int) -> Callable:
     """A function of a model that gives it after each round with the forgotten data back."""
     fed, everything = study.further, trial.everything.retain
     key = place(jax.random.fold_in(trial.key, keys.RELEARN))

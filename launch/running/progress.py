@@ -11,7 +11,7 @@ from launch.setup.trial import Trial
 from launch.shell import hosts
 from launch.shell.devices import Layout
 from launch.shell.say import say
-from launch.workdir.workdir import WorkDir
+from launch.workdir.places import WorkDir
 
 # Measures in the lines of progress.
 SHOWN = dict(retain="retain", forget="forget", test="test", asr="backdoor")

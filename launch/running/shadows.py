@@ -25,7 +25,8 @@ from launch.shell.devices import place
 from launch.shell.folders import make_folder
 from launch.shell.say import say
 from launch.workdir import locks
-from launch.workdir.workdir import WorkDir, check_own
+from launch.workdir.checkpoints import check_own
+from launch.workdir.places import WorkDir
 
 RETRAIN = "retrain"
 

@@ -9,7 +9,7 @@ from launch.setup.trial import Trial
 from launch.shell import hosts
 from launch.shell.config import Config
 from launch.workdir import workdir
-from launch.workdir.workdir import WorkDir
+from launch.workdir.places import WorkDir
 
 
 def check_source(source: str | None) -> None:

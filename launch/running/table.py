@@ -14,7 +14,7 @@ from launch.setup.methods import budget as rounds_of
 from launch.shell.config import Config
 from launch.shell.printing import show
 from launch.shell.say import open_up, say
-from launch.workdir import locks, runs, workdir
+from launch.workdir import checkpoints, fingerprint, locks, outcome, places, runs
 
 FLAGS = flags.FLAGS
 
@@ -53,7 +53,7 @@ def tell_ledger(path: pathlib.Path, names: Iterable[str]) -> None:
     """Has the ledger say what the table is now; not while a run goes on, which does it itself."""
     try:
         with locks.hold(path) as lock:
-            records.wrote(workdir.WorkDir(path, None, lock=lock), names)
+            records.wrote(places.WorkDir(path, None, lock=lock), names)
     except ValueError as error:
         say(f"note: the ledger says nothing of the table: {error}")
 
@@ -76,10 +76,10 @@ def read(paths: Sequence[pathlib.Path]) -> Held:
     notes: dict[tuple[int, str], dict[str, Any]] = {}
     origin: dict[tuple[int, str], pathlib.Path] = {}
     for path, run in zip(paths, held, strict=True):
-        planned, numbers = workdir.read_plan(path)
+        planned, numbers = outcome.read_plan(path)
         asked |= dict.fromkeys(planned)
         seeds |= set(numbers)
-        for key, mine in workdir.read_cells(path, run.fingerprint).items():
+        for key, mine in checkpoints.read_cells(path, run.fingerprint).items():
             other = notes.get(key)
             if other is not None and differ(mine["rows"], other["rows"]):
                 say(
@@ -104,7 +104,7 @@ def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Ru
         )
     mine, theirs = dataclasses.asdict(run.config), dataclasses.asdict(known.config)
     named = [
-        workdir.named_by_content(dict(config=each, files=of.files, data=of.data))
+        fingerprint.named_by_content(dict(config=each, files=of.files, data=of.data))
         for each, of in ((mine, run), (theirs, known))
     ]
     differing = [n for n in mine if n != "data_dir" and named[0][n] != named[1][n]]

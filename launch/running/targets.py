@@ -30,7 +30,7 @@ def rounds() -> None:
     work, config, rows = comparison.run()
     from launch.records import records
     from launch.shell import hosts, outputs
-    from launch.workdir import workdir
+    from launch.workdir import places
 
     if not hosts.first():
         return
@@ -44,7 +44,7 @@ def rounds() -> None:
     title = f"{config.dataset}: forget {config.forget}{private.title(config)}"
     plotted = figures.drawn(plot, lines, str(work.path / "rounds.png"), title)
     names = ["rounds.jsonl", "rounds.md", *["rounds.png"] * plotted]
-    records.compared(work, config, rows, [*names, workdir.PLAN])
+    records.compared(work, config, rows, [*names, places.PLAN])
     show(f"\n{text}\n{listed(names)} are in {work.path}/")
 
 

@@ -20,8 +20,8 @@ from launch.shell import devices, hosts
 from launch.shell.config import FIELDS, Config, having, resolve, workdir_for
 from launch.shell.say import say
 from launch.shell.typed import said
-from launch.workdir import runs, workdir
-from launch.workdir.workdir import WorkDir
+from launch.workdir import checkpoints, outcome, places, runs, workdir
+from launch.workdir.places import WorkDir
 
 FLAGS = flags.FLAGS
 
@@ -63,12 +63,12 @@ def train(until: float) -> None:
             study, trial, cell, "train", quiet=False, further=more["further"]
         )
         present = private.holding(trial.everything.retain)
-    workdir.write_results(work, [*rows, row])
+    outcome.write_results(work, [*rows, row])
     if keep:
         write_history(work, keep, trained.history)
-    workdir.write_model(work, trained.variables)
+    checkpoints.write_model(work, trained.variables)
     records.trained(work, config, seed, present, rounds, history=bool(keep))
-    say(f"the model is {work.path / workdir.MODEL}")
+    say(f"the model is {work.path / places.MODEL}")
 
 
 def configuration() -> tuple[runs.Met, int]:
@@ -131,6 +131,6 @@ def check_returns(back: str, config: Config) -> None:
 def write_history(work: WorkDir, keep: list[str], history: Any) -> None:
     """Writes what training has recorded, for methods that need it."""
     if hosts.first():
-        workdir.write_history(work, history, keep)
+        checkpoints.write_history(work, history, keep)
         size = jfu.nbytes(history) / 1e6
-        say(f"the history ({', '.join(keep)}, {size:.1f} MB) is {work.path / workdir.HISTORY}")
+        say(f"the history ({', '.join(keep)}, {size:.1f} MB) is {work.path / places.HISTORY}")

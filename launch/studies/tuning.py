@@ -56,7 +56,7 @@ def tune() -> None:
     from launch.setup.study import prepare_study
     from launch.setup.trial import prepare_trial
     from launch.shell import devices, outputs
-    from launch.workdir import workdir
+    from launch.workdir import outcome, workdir
 
     keep = list(remembered(names))
     federation.check(config, asked, keep, **said())
@@ -99,7 +99,7 @@ def tune() -> None:
                 rounds = budget(config, name)
                 given = (name, method, trained, trial.request, rounds)
                 rows += cell(*given, quiet=True)[1]
-            workdir.write_results(work, rows)
+            outcome.write_results(work, rows)
     found = results.summarise(rows)["methods"]
     lines, best = choose({k: v for k, v in found.items() if k in tried}, names)
     lines = [private.marked(config, line, ("gap", "chosen", *results.BRIEF)) for line in lines]

@@ -15,17 +15,9 @@ from launch.shell.config import Config
 from launch.shell.devices import Layout
 from launch.shell.say import say
 from launch.workdir.checked import PARTS, check_types
-from launch.workdir.workdir import (
-    CONFIG,
-    MODEL,
-    WorkDir,
-    changed,
-    digests,
-    fingerprint,
-    later,
-    masks,
-    read_results,
-)
+from launch.workdir.fingerprint import changed, digests, fingerprint, later, masks
+from launch.workdir.outcome import read_results
+from launch.workdir.places import CONFIG, MODEL, WorkDir
 
 
 class Run(NamedTuple):

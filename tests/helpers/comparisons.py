@@ -9,7 +9,7 @@ from jfu import results
 from launch.records import records
 from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.workdir import workdir
+from launch.workdir import checkpoints, outcome, places, workdir
 
 BLANK = {field.name: None for field in dataclasses.fields(Config)}
 
@@ -61,8 +61,8 @@ def half(name, seed):
 
 def directory(path, notes, seeds=(0, 1), config=CONFIG, names=CELLS, layout=LAYOUT):
     """A work directory as launch.compare leaves it, with these notes by seed and name."""
-    work = workdir.begin(workdir.WorkDir(path, None), config, "compare", layout)
-    workdir.plan(work, list(names), list(seeds))
+    work = workdir.begin(places.WorkDir(path, None), config, "compare", layout)
+    outcome.write_plan(work, list(names), list(seeds))
     for (seed, name), content in notes.items():
         jfu.io.save_state(work.cell(seed, name), {"w": np.zeros(3)}, content)
     return path
@@ -80,9 +80,9 @@ def written(folder, *, ended=True):
     rows = []
     for place, ((seed, name), notes) in enumerate(all_cells().items()):
         state = {"variables": {"w": np.full(3, place, np.float32)}}
-        workdir.write_cell(work, seed, name, state, notes)
+        checkpoints.write_cell(work, seed, name, state, notes)
         rows += [results.as_original(notes["rows"][-1])] if name == "original" else notes["rows"]
-    workdir.write_results(work, rows)
+    outcome.write_results(work, rows)
     if ended:
         records.compared(work, CONFIG, rows)
     return work

@@ -40,7 +40,8 @@ from launch.setup import identity, requests
 from launch.shell import door, say
 from launch.shell.printing import one_line
 from launch.studies import pays
-from launch.workdir import runs, workdir
+from launch.workdir import checkpoints, outcome, runs, workdir
+from launch.workdir.places import WorkDir
 
 SECONDS, BYTES = 10, 2 * 2**30
 PARAMS = {"params": {"stem": {"kernel": np.ones((3, 4), np.float32)}, "b": np.zeros(2, np.float32)}}
@@ -90,7 +91,7 @@ def keyed(path):
 
 lines = lambda some: "".join(json.dumps(row) + "\n" for row in some)
 text = lambda content: lambda path: path.write_text(content)
-in_run = lambda read: lambda path: read(workdir.WorkDir(path.parent, LAYOUT))
+in_run = lambda read: lambda path: read(WorkDir(path.parent, LAYOUT))
 like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), PARAMS)
 RESULTS = ROOT / "launch" / "results"  # of the checkout: not installed
 PAYS = RESULTS / "pays-fashion-cpu.jsonl"
@@ -113,7 +114,7 @@ READERS = {
     ),
     "cells/0-not.safetensors": Reader(
         lambda p: jfu.io.save_state(p, PARAMS, NOTES),
-        lambda p: list(workdir.read_cells(p.parents[1], "r").values()),
+        lambda p: list(checkpoints.read_cells(p.parents[1], "r").values()),
         "safetensors",
     ),
     "shadows/0.safetensors": Reader(
@@ -139,9 +140,9 @@ READERS = {
     "began/config.json": Reader(
         of_workdir, lambda p: workdir.open_workdir(str(p.parent), PLAIN, "compare"), "json"
     ),
-    "results.jsonl": Reader(text(lines(ROWS)), in_run(workdir.read_results), "jsonl"),
+    "results.jsonl": Reader(text(lines(ROWS)), in_run(outcome.read_results), "jsonl"),
     "plan.json": Reader(
-        text('{"cells": ["not"], "seeds": [0]}'), lambda p: workdir.read_plan(p.parent), "json"
+        text('{"cells": ["not"], "seeds": [0]}'), lambda p: outcome.read_plan(p.parent), "json"
     ),
     "draws/0.json": Reader(
         of_draws, lambda p: identity.read(p.parents[1], [0], needed=True), "json", whole=True

@@ -27,7 +27,7 @@ from launch.report import figures
 from launch.running import shadows
 from launch.setup import identity
 from launch.shell.say import sentence
-from launch.workdir import locks, secret, workdir
+from launch.workdir import checkpoints, locks, outcome, secret, workdir
 
 
 @pytest.fixture(scope="module")
@@ -215,17 +215,17 @@ def test_where_files_cannot_be_locked_one_stands_for_it(tmp_path, lockless, caps
 def test_a_lock_that_was_removed_or_replaced_stops_every_write(tmp_path):
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
     work = workdir.begin(work, CONFIG, "compare", LAYOUT)
-    workdir.write_cell(work, 0, "not", LIKE, NOTES)
+    checkpoints.write_cell(work, 0, "not", LIKE, NOTES)
     sides = SimpleNamespace(mask=np.ones(2, bool))
     request = SimpleNamespace(retain=sides, forget=sides)
     os.unlink(tmp_path / "w" / "lock")
     writes = (
-        lambda: workdir.write_cell(work, 0, "not", OTHER, NOTES),
-        lambda: workdir.write_results(work, []),
-        lambda: workdir.write_history(work, LIKE, ["last"]),
-        lambda: workdir.write_model(work, LIKE),
+        lambda: checkpoints.write_cell(work, 0, "not", OTHER, NOTES),
+        lambda: outcome.write_results(work, []),
+        lambda: checkpoints.write_history(work, LIKE, ["last"]),
+        lambda: checkpoints.write_model(work, LIKE),
         lambda: workdir.keep_draws(work, 0, identity.Draws("a", None, (), {})),
-        lambda: workdir.plan(work, ["not"], [0]),
+        lambda: outcome.write_plan(work, ["not"], [0]),
         lambda: records.write(work, "asked"),
         lambda: shadows.write_block(work, work.path / "shadows" / "0-8-0-7.safetensors", {}, {}),
         lambda: secret.key(work, 0, "not", LIKE, request, begun=False),
@@ -373,7 +373,7 @@ def _cell(folder, *, seed=0, method="not", state=LIKE, config=CONFIG):
     """The path of a cell in a work directory of its own."""
     work = workdir.open_workdir(str(folder), config, "compare")
     work = workdir.begin(work, config, "compare", LAYOUT)
-    workdir.write_cell(work, seed, method, state, NOTES)
+    checkpoints.write_cell(work, seed, method, state, NOTES)
     work.lock.close()
     return work.cell(seed, method)
 
@@ -450,13 +450,13 @@ FOREIGN |= {
 def test_what_is_not_the_cells_checkpoint_is_refused_and_kept(tmp_path, what):
     path = _cell(tmp_path / "w")
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
-    state, notes = workdir.read_cell(work, 0, "not", LIKE)
+    state, notes = checkpoints.read_cell(work, 0, "not", LIKE)
     assert bits(state) == bits(LIKE) and notes["round"] == 1
     plant, words = FOREIGN[what]
     plant(path, tmp_path)
     before = files(tmp_path)
     with pytest.raises((ValueError, OSError)) as caught:
-        workdir.read_cell(work, 0, "not", LIKE)
+        checkpoints.read_cell(work, 0, "not", LIKE)
     assert str(path) in str(caught.value) and words in str(caught.value)
     assert "\n" not in sentence(caught.value) and "[Errno" not in sentence(caught.value)
     assert files(tmp_path) == before
@@ -468,10 +468,10 @@ def test_cells_of_one_run_on_two_machines_can_be_gathered(tmp_path):
     path = _cell(tmp_path / "w")
     shutil.copy(_cell(tmp_path / "b", config=dataclasses.replace(CONFIG, data_dir="/x")), path)
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
-    assert workdir.read_cell(work, 0, "not", LIKE)
+    assert checkpoints.read_cell(work, 0, "not", LIKE)
     jfu.io.save_state(path, LIKE, NOTES)
-    assert workdir.read_cell(work, 0, "not", LIKE)
-    assert workdir.read_cell(work, 0, "mode", LIKE) is None
+    assert checkpoints.read_cell(work, 0, "not", LIKE)
+    assert checkpoints.read_cell(work, 0, "mode", LIKE) is None
 
 
 def test_a_planted_checkpoint_ends_a_run_in_one_sentence(forks, half, tmp_path):

@@ -20,7 +20,7 @@ from launch.report import page, reproduce, terminal
 from launch.running import auditing as audit
 from launch.running import evidence as stored
 from launch.setup.trial import names_the_poison
-from launch.workdir import workdir
+from launch.workdir import checkpoints, places
 
 # ---------------------------------------------------------------- the rules
 
@@ -864,7 +864,7 @@ def test_the_text_for_a_terminal_has_a_row_a_method(audited):
 
 def test_a_model_is_found_within_what_its_method_keeps_beside(tmp_path):
     """Histories of training and old models lie beside the state that is audited."""
-    work = workdir.WorkDir(tmp_path, None, run="r")
+    work = places.WorkDir(tmp_path, None, run="r")
     notes = dict(round=1, rows=[], spent={}, finished=True)
     (tmp_path / "cells").mkdir()
     state = {"variables": {"params": {"w": np.arange(2.0, dtype=np.float32)}}, "round": np.int32(1)}
@@ -872,9 +872,9 @@ def test_a_model_is_found_within_what_its_method_keeps_beside(tmp_path):
     kept = dict(plain=state, beside=dict(inner=state, own=old))
     kept |= dict(deeper=dict(inner=dict(inner=state, history={"variables": old}), own=old))
     for name, each in kept.items():
-        workdir.write_cell(work, 0, name, each, notes)
+        checkpoints.write_cell(work, 0, name, each, notes)
         found = stored.stored(work, 0, name)
         assert list(found) == ["params"] and found["params"]["w"].tolist() == [0, 1]
-    workdir.write_cell(work, 0, "none", dict(own=old), notes)
+    checkpoints.write_cell(work, 0, "none", dict(own=old), notes)
     with pytest.raises(ValueError, match="holds no model"):
         stored.stored(work, 0, "none")

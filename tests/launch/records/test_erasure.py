@@ -17,7 +17,7 @@ from jfu import ledger
 from launch.records import erasure, inspection, lineage, records
 from launch.report import report
 from launch.setup import requests
-from launch.workdir import runs, workdir
+from launch.workdir import checkpoints, outcome, places, runs, workdir
 
 NOTES = dict(round=1, rows=[], spent={}, finished=True)
 SETTINGS = dataclasses.replace(CONFIG, forget="", rounds=1, rounds_before=0, init_params=None)
@@ -35,9 +35,9 @@ def begun(folder, config, what, **more):
     work = workdir.begin(work, config, what, LAYOUT, seed=0, **more)
     work.lock.close()
     for name in {"train": ["train"], "compare": ["original", "not"]}.get(what, ["original", "not"]):
-        workdir.write_cell(work, 0, name, {"w": np.ones(2)}, NOTES)
+        checkpoints.write_cell(work, 0, name, {"w": np.ones(2)}, NOTES)
     rows = [dict(method=m, seed=0, round=r, **MEASURES) for m, r in (("original", 0), ("not", 1))]
-    workdir.write_results(work, rows)
+    outcome.write_results(work, rows)
     if what != "train":
         (folder / "table.md").write_text("| a table |\n")
     return work, rows
@@ -228,14 +228,14 @@ def test_the_files_that_the_scripts_write_are_free(root):
     for name in erasure.MEASURES:
         if name not in ("results.jsonl", "table.md"):
             (root / "B" / name).write_bytes(PNG if name.endswith("png") else b"{}\n")
-    records.wrote(workdir.WorkDir(root / "B", None), erasure.MEASURES)
+    records.wrote(places.WorkDir(root / "B", None), erasure.MEASURES)
     erasure.erase(*opened(root / "B"), "not")
     assert holding(root / "B", "client:0") == set()
     old = base64.b64encode((root / "B" / "model.safetensors").read_bytes())
     (root / "B" / "curves.png").write_bytes(PNG[:8] + old + PNG[8:])
     (root / "B" / "table.md").write_bytes(old)
     assert holding(root / "B", "client:0") == {"B/curves.png", "B/table.md"}
-    records.wrote(workdir.WorkDir(root / "B", None), ["curves.png", "table.md"])
+    records.wrote(places.WorkDir(root / "B", None), ["curves.png", "table.md"])
     assert holding(root / "B", "client:0") == set()  # said by whoever may write the ledger
 
 
@@ -265,7 +265,7 @@ def test_tables_that_the_results_make_are_free_in_older_directories(tmp_path, mo
     work, config = unlearn(tmp_path / "B", tmp_path / "A", "client:0", 2.0)
     erasure.erase(*opened(tmp_path / "B"), "not")
     assert holding(tmp_path / "B", "client:0") == {"B/table.md"}
-    summary = report.summarise(workdir.read_results(work), dataclasses.asdict(config))
+    summary = report.summarise(outcome.read_results(work), dataclasses.asdict(config))
     (tmp_path / "B" / "table.md").unlink()  # else it would be kept by another name
     report.write(tmp_path / "B", summary, report.markdown(summary))
     assert holding(tmp_path / "B", "client:0") == set()
@@ -275,9 +275,9 @@ def test_a_forged_checkpoint_of_retraining_holds(root):
     """One that says all that jfu's say, with the old model in it: the ledger does not name it."""
     old = jfu.io.load_params(root / "A" / "model.safetensors")
     erasure.erase(*opened(root / "B"), "not")
-    workdir.write_cell(opened(root / "B")[0], 0, "retrain", old, NOTES)
+    checkpoints.write_cell(opened(root / "B")[0], 0, "retrain", old, NOTES)
     assert holding(root / "B", "client:0") == {"B/cells/0-retrain.safetensors"}
-    workdir.write_cell(opened(root / "C")[0], 0, "original", old, NOTES)  # in place of another
+    checkpoints.write_cell(opened(root / "C")[0], 0, "original", old, NOTES)  # in place of another
     with pytest.raises(ValueError, match="0-original.safetensors is not what line"):
         holding(root / "C", "client:0")
 
@@ -448,8 +448,8 @@ def elsewhere(folder, notes):
     work = workdir.begin(work, config, "train", LAYOUT, data, **more)
     work.lock.close()
     assert notes["data"] is None
-    workdir.write_cell(work, 0, "train", {"w": np.ones(2)}, NOTES)
-    workdir.write_results(work, [dict(method="train", seed=0, round=1, **MEASURES)])
+    checkpoints.write_cell(work, 0, "train", {"w": np.ones(2)}, NOTES)
+    outcome.write_results(work, [dict(method="train", seed=0, round=1, **MEASURES)])
     model(work, 5.0)
     records.trained(work, config, 0, 3, 1)
 

@@ -9,7 +9,7 @@ import jfu
 import jfu.io
 from launch.running import shadows as audited
 from launch.shell.devices import place
-from launch.workdir.workdir import WorkDir
+from launch.workdir.places import WorkDir
 
 
 def test_what_training_took_is_read_where_it_is_known(tmp_path):

@@ -13,7 +13,7 @@ from jfu import tables
 from launch.report import report
 from launch.running import table
 from launch.shell.devices import Layout
-from launch.workdir import runs, workdir
+from launch.workdir import fingerprint, places, runs, workdir
 
 
 def test_a_table_of_finished_cells_is_that_of_their_rows(tmp_path):
@@ -117,7 +117,7 @@ def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
         table.read([first, second])
     with pytest.raises(FileNotFoundError, match="nowhere is no work directory of jfu"):
         table.read([first, tmp_path / "nowhere"])
-    work = workdir.WorkDir(tmp_path / "c", None)
+    work = places.WorkDir(tmp_path / "c", None)
     workdir.begin(work, CONFIG, "train", LAYOUT)
     with pytest.raises(ValueError, match=r"launch\.train; a table is made of launch\.compare's"):
         table.read([work.path])
@@ -154,7 +154,7 @@ def test_a_field_that_came_later_does_not_part_cells(tmp_path):
     path = directory(tmp_path / "W", {})
     now = runs.read_run(str(path)).fingerprint
     text = json.loads((path / "config.json").read_text())
-    for name in workdir.LATER:
+    for name in fingerprint.LATER:
         del text["config"][name]
     (path / "config.json").write_text(json.dumps(text))
     assert runs.read_run(str(path)).fingerprint == now

@@ -19,7 +19,7 @@ from launch.setup.clients import draw
 from launch.setup.methods import build_methods
 from launch.setup.study import prepare_study, recovering
 from launch.shell.devices import Layout
-from launch.workdir import runs, workdir
+from launch.workdir import places, runs
 
 # ---------------------------------------------------------------- what is refused
 
@@ -282,8 +282,8 @@ def test_a_models_rounds_are_known_or_not(changes, before, tmp_path, monkeypatch
     )
     monkeypatch.setattr(runs, "read_run", lambda path: run)
     monkeypatch.setattr(runs, "parse_run", lambda path, text: run)
-    (tmp_path / workdir.MODEL).write_bytes(b"")
-    (tmp_path / workdir.CONFIG).write_text("")
+    (tmp_path / places.MODEL).write_bytes(b"")
+    (tmp_path / places.CONFIG).write_text("")
     assert runs.read_model(str(tmp_path)).config.rounds_before == before
 
 

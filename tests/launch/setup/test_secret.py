@@ -20,8 +20,9 @@ from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu.io import flatten, load_notes, load_params
 from launch.running import answering
 from launch.setup import keys, private
-from launch.workdir import runs, secret, workdir
-from launch.workdir.workdir import MODEL
+from launch.workdir import runs, secret
+from launch.workdir.fingerprint import fingerprint
+from launch.workdir.places import MODEL
 
 TINY = ["--dataset=synthetic", "--train_size=60", "--test_size=40", "--clients=3", "--nobackdoor"]
 TINY += ["--model=mlp1", "--rounds=2", "--recovery_rounds=1", "--devices=1"]
@@ -375,10 +376,10 @@ def test_what_is_older_had_noise_that_anybody_can_compute():
     kept = dict(script="train", more={}, layout={}, files={}, config=dict(dp_clip=1.0, lr=0.1))
     same = dict(kept, config=dict(dp_clip=1.0, lr=0.1, dp_noise_from_seed=True))
     now = dict(kept, config=dict(dp_clip=1.0, lr=0.1, dp_noise_from_seed=False))
-    assert workdir.fingerprint(kept) == workdir.fingerprint(same) != workdir.fingerprint(now)
+    assert fingerprint(kept) == fingerprint(same) != fingerprint(now)
     plain = dict(kept, config=dict(dp_clip=None, lr=0.1))
     later = dict(kept, config=dict(dp_clip=None, lr=0.1, dp_noise_from_seed=False))
-    assert workdir.fingerprint(plain) == workdir.fingerprint(later)
+    assert fingerprint(plain) == fingerprint(later)
     values = dataclasses.asdict(PRIVATE)
     del values["dp_noise_from_seed"]
     assert runs.config_of(values).dp_noise_from_seed

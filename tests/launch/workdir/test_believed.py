@@ -15,7 +15,7 @@ from jfu import ledger
 from launch.records import records
 from launch.running import auditing as audit
 from launch.running import table
-from launch.workdir import runs, workdir
+from launch.workdir import checkpoints, outcome, runs, workdir
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_cells_that_were_changed_are_refused(tmp_path, change):
 
 def test_a_cell_that_is_put_beside_is_refused_by_an_audit(tmp_path):
     work = written(tmp_path / "W")
-    workdir.write_cell(work, 2, "not", {"variables": {"w": np.zeros(3)}}, whole("not", 2))
+    checkpoints.write_cell(work, 2, "not", {"variables": {"w": np.zeros(3)}}, whole("not", 2))
     records.believe(work.path)  # a run that goes on writes such
     with pytest.raises(ValueError, match="2-not, which its ledger does not name"):
         records.settle(work.path)
@@ -135,14 +135,14 @@ def test_cells_that_are_made_anew_are_told_and_believed_again(tmp_path):
         work.cell(0, "not").unlink()
         records.reopen(work)
         state = {"variables": {"w": np.zeros(3, np.float32)}}
-        workdir.write_cell(work, 0, "not", state, whole("not", 0, seconds))
+        checkpoints.write_cell(work, 0, "not", state, whole("not", 0, seconds))
         records.believe(work.path)  # killed here, it goes on
         records.reopen(work)
-        workdir.write_results(work, whole("not", 0, seconds)["rows"])
+        outcome.write_results(work, whole("not", 0, seconds)["rows"])
         records.believe(work.path)
         with pytest.raises(ValueError, match=r"is not what|does not name"):
             records.settle(work.path)
-        records.compared(work, CONFIG, workdir.read_results(work))
+        records.compared(work, CONFIG, outcome.read_results(work))
         records.settle(work.path)
     events = [line["event"] for line in ledger.read(work.path / "ledger.jsonl")]
     assert events == ["compared", "missing", "compared", "missing", "compared"]
@@ -176,12 +176,12 @@ def test_a_plan_that_is_none_is_a_sentence(tmp_path, content):
 
 def test_a_plan_that_was_changed_is_refused(tmp_path):
     work = written(tmp_path / "W")
-    workdir.plan(work, ["original", "not"], [0, 1])
-    assert workdir.read_plan(work.path) == (["original", "not"], [0, 1])
+    outcome.write_plan(work, ["original", "not"], [0, 1])
+    assert outcome.read_plan(work.path) == (["original", "not"], [0, 1])
     path = work.path / "plan.json"
     path.write_text(path.read_text().replace("[0, 1]", "[0, 7]"))
     with pytest.raises(ValueError, match=r"plan.json is unreadable \(it was changed\)"):
-        workdir.read_plan(work.path)
+        outcome.read_plan(work.path)
 
 
 def test_copies_of_a_work_directory_are_believed(tmp_path):

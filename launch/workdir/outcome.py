@@ -1,0 +1,102 @@
+"""What came of a run, ``results.jsonl``, and what was to come of it, ``plan.json``.
+
+``results.jsonl`` is always rewritten whole from the cells. A plan is no part of the configuration.
+It says which methods and seeds were asked for last, so that a table can mark what is missing; the
+frozen ``config.json`` knows neither.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jfu.io
+import jfu.ledger
+from jfu import results
+from jfu.files import read_json, read_lines
+from launch.shell import hosts
+from launch.workdir.locks import check as check_lock
+from launch.workdir.places import PLAN, RESULTS, WorkDir
+
+# What must be a number or nothing in a row, where it is there.
+MEASURED = (*results.NUMBERS, "gap")
+
+
+def read_results(work: WorkDir) -> list[dict[str, Any]]:
+    path = work.path / RESULTS
+    if not os.path.lexists(path):
+        return []
+    try:
+        rows = read_lines(path, most=2**28, finite=False)
+        check_rows(rows)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is unreadable ({error}); restore it, or remove it and start the same "
+            "command again, which writes it anew from the cells"
+        ) from None
+    return rows
+
+
+def check_rows(rows: Any) -> None:
+    """Refuses what are no rows: objects of numbers and texts that say their method, seed, round.
+
+    Raises:
+      ValueError: the first that is none.
+    """
+    if not isinstance(rows, list):
+        raise ValueError("its rows are no list")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not {"method", "seed", "round"} <= row.keys():
+            raise ValueError(f"row {number} names no method, seed and round")
+        kinds = dict(method=str, seed=int, round=int)
+        if bad := [name for name, kind in kinds.items() if type(row[name]) is not kind]:
+            raise ValueError(f"{bad[0]} of row {number} is {row[bad[0]]!r:.50}")
+        kinds = dict.fromkeys(MEASURED, (int, float, type(None)))
+        for name, value in row.items():
+            if not isinstance(value, kinds.get(name, (int, float, str, type(None)))):
+                raise ValueError(f"{name} of row {number} is {value!r:.50}")
+
+
+def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
+    """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
+    if not hosts.first():
+        return
+    check_lock(work.path, work.lock)
+    new = {(row["method"], row["seed"]) for row in rows}
+    kept = [row for row in read_results(work) if (row["method"], row["seed"]) not in new]
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in [*rows, *kept])
+    jfu.io.write_bytes(work.path / RESULTS, text.encode())
+
+
+def write_plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
+    """Writes which cells were asked for last, so that a table can tell those that are missing."""
+    if not hosts.first():
+        return
+    check_lock(work.path, work.lock)
+    content = dict(cells=names, seeds=seeds)
+    text = json.dumps(content | dict(sha256=_of_plan(content)))
+    jfu.io.write_bytes(work.path / PLAN, f"{text}\n".encode())
+
+
+def _of_plan(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
+    """The cells and seeds that were asked for last; empty where nothing says so."""
+    notes = path / PLAN
+    if not os.path.lexists(notes):
+        return [], []
+    try:
+        kept = read_json(notes)
+        asked = dict(cells=kept["cells"], seeds=kept["seeds"])
+        if kept.get("sha256", _of_plan(asked)) != _of_plan(asked):
+            raise ValueError("it was changed")
+        if not all(type(n) is str for n in asked["cells"]):
+            raise TypeError("names are text")
+        if not all(type(n) is int for n in asked["seeds"]):
+            raise TypeError("seeds are numbers")
+        return asked["cells"], asked["seeds"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{notes} is unreadable ({error}); remove it") from None
