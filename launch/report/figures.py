@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from jfu import results
+from jfu.results import Summary
 from launch.shell import outputs
 from launch.shell.say import say
 
@@ -85,21 +86,12 @@ def spare_colours() -> Iterator[Any]:
 
 
 @plain()
-def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
+def costs(summary: Summary, path: str, title: str = "") -> bool:
     """Gap to retraining against the bytes to recover, one point a method; whether it was drawn.
 
     Methods that did not recover in every seed stand where their last round left them, hollow.
     """
-    points = []
-    for name, entry in summary["methods"].items():
-        gap = entry.get("gap_per_seed")
-        if name in ("original", "none") or gap is None:
-            continue
-        traffic, recovered = entry["bytes_to_recover"], True
-        if traffic is None:
-            down, up = entry["bytes_down"], entry["bytes_up"]
-            traffic, recovered = dict(mean=down["mean"] + up["mean"], std=0.0), False
-        points.append((name, traffic, gap, recovered))
+    points = _cost_points(summary)
     if len(points) < 2:
         return False
     figure, axis = sheet(size=(7.5, 5))
@@ -148,6 +140,21 @@ def costs(summary: dict[str, Any], path: str, title: str = "") -> bool:
     return True
 
 
+def _cost_points(summary: Summary) -> list[tuple[str, Any, Any, bool]]:
+    """Name, bytes, gap and whether it recovered in every seed, of methods that have a gap."""
+    points = []
+    for name, entry in summary["methods"].items():
+        gap = (entry or {}).get("gap_per_seed")
+        if name in ("original", "none") or gap is None:
+            continue
+        traffic, recovered = entry["bytes_to_recover"], True
+        if traffic is None:
+            down, up = entry["bytes_down"], entry["bytes_up"]
+            traffic, recovered = dict(mean=down["mean"] + up["mean"], std=0.0), False
+        points.append((name, traffic, gap, recovered))
+    return points
+
+
 def save(figure: Any, path: str) -> None:
     """Writes a figure as PNG, at once or not at all."""
     out = io.BytesIO()
@@ -190,57 +197,26 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     panels += [("test", "test accuracy"), ("asr", "backdoor success")]
     panels = [(k, t) for k, t in panels if any(row.get(k) is not None for row in rows)]
     figure, axes = sheet(1, len(panels), size=(4.2 * len(panels), 3.8), squeeze=False)
-    known = dict.fromkeys(row["method"] for row in rows)
-    names = [name for name in known if name not in ("original", results.AGAIN)]
-    colours = dict(COLOURS)
-    summary = results.summarise(rows)
-    reference = "retrain" in names
-
-    def floor_of(key):
-        """Close up on accuracies where all that counts happens near the top."""
-        ends = [summary["methods"][n][key]["mean"] for n in names if summary["methods"][n][key]]
-        return 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
-
+    every = dict.fromkeys(row["method"] for row in rows)
+    names = [name for name in every if name not in ("original", results.AGAIN)]
     spare = spare_colours()
-    colours |= {name: next(spare) for name in names if name not in colours}
+    colours = COLOURS | {name: next(spare) for name in names if name not in COLOURS}
+    methods = results.summarise(rows)["methods"]
     for axis, (key, label) in zip(axes[0], panels, strict=True):
         start = [row[key] for row in rows if row["method"] == "original"]
         if start:
             axis.axhline(np.mean(start), color="0.6", linestyle=":", label="original")
         for name in names:
-            at: dict[int, list] = {}
-            for row in rows:
-                if row["method"] == name and row[key] is not None:
-                    at.setdefault(row["round"], []).append(row[key])
-            x = sorted(at)
-            mean = np.array([np.mean(at[r]) for r in x])
-            spread = np.array([np.std(at[r], ddof=1) if len(at[r]) > 1 else 0 for r in x])
-            marker = "o" if len(x) == 1 else None
-            label_of = "NoT" if name == "not" else name
-            axis.plot(x, mean, color=colours[name], label=label_of, marker=marker, linewidth=1.8)
-            if len(names) <= 5:
-                axis.fill_between(
-                    x, mean - spread, mean + spread, color=colours[name], alpha=0.15, lw=0
-                )
-        if key == "retain" and reference:
+            own = [r for r in rows if r["method"] == name and r[key] is not None]
+            _curve(axis, own, key, name, colours[name], banded=len(names) <= 5)
+        # Close up on accuracies where all that counts happens near the top.
+        ends = [methods[name][key]["mean"] for name in names if methods[name][key]]
+        bottom = 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
+        if key == "retain" and "retrain" in names:
             marked = names if len(names) <= 5 else [n for n in names if n in ("retrain", "not")]
-            for name in marked:  # where retained accuracy is back
-                rounds = summary["methods"][name]["rounds_to_recover"]
-                if rounds and name != "finetune" and summary["methods"][name]["sound"]:
-                    axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)
-                    text = f" recovered: {rounds['mean']:.0f} rounds"
-                    axis.text(
-                        rounds["mean"],
-                        floor_of(key) + 1,
-                        text,
-                        rotation=90,
-                        fontsize=7,
-                        color=colours[name],
-                        va="bottom",
-                        ha="right",
-                    )
+            _mark_recovery(axis, {name: methods[name] for name in marked}, colours, bottom + 1)
         axis.set(title=label, xlabel="communication rounds since the request")
-        axis.set_ylim(floor_of(key), 103 if floor_of(key) < 0 else 101)
+        axis.set_ylim(bottom, 103 if bottom < 0 else 101)
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].set_ylabel("percent")
@@ -249,6 +225,36 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
     figure.suptitle(title, fontsize=11, parse_math=False)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     save(figure, path)
+
+
+def _curve(
+    axis: Any, rows: Sequence[dict[str, Any]], key: str, name: str, colour: Any, *, banded: bool
+) -> None:
+    """A method's mean over seeds by round, and a band of one standard deviation."""
+    at: dict[int, list] = {}
+    for row in rows:
+        at.setdefault(row["round"], []).append(row[key])
+    x = sorted(at)
+    mean = np.array([np.mean(at[r]) for r in x])
+    std = np.array([np.std(at[r], ddof=1) if len(at[r]) > 1 else 0 for r in x])
+    marker, label = "o" if len(x) == 1 else None, "NoT" if name == "not" else name
+    axis.plot(x, mean, color=colour, label=label, marker=marker, linewidth=1.8)
+    if banded:
+        axis.fill_between(x, mean - std, mean + std, color=colour, alpha=0.15, lw=0)
+
+
+def _mark_recovery(
+    axis: Any, methods: dict[str, Any], colours: dict[str, Any], height: float
+) -> None:
+    """A line where each method's retained accuracy is back, with its words at a height."""
+    for name, entry in methods.items():
+        rounds = entry["rounds_to_recover"]
+        if not rounds or name == "finetune" or not entry["sound"]:
+            continue
+        axis.axvline(rounds["mean"], color=colours[name], linestyle="--", linewidth=1)
+        text = f" recovered: {rounds['mean']:.0f} rounds"
+        style = dict(rotation=90, fontsize=7, color=colours[name], va="bottom", ha="right")
+        axis.text(rounds["mean"], height, text, **style)
 
 
 @plain()
