@@ -41,39 +41,41 @@ NEEDED = ("forget", "auc_matched", "rmia", "ulira", "lira", "relearn")
 
 RULES = dict(
     forgotten=(
-        "On every seed a method's model is judged beside two retrained ones, on the same examples; "
-        "what counts is the mean over seeds of its differences to them. No, if in a measure that "
-        "decides it shows memory beyond chance: an exact retraining would meet a no in at most "
-        f"{SEEDS + SHADOWS:.0%} of audits ({SEEDS:.0%} for the measures on seeds together, by an "
-        f"exchange of models within seeds; {SHADOWS:.0%} for LiRA). Yes, if the 95 % interval of "
-        f"every difference lies within the margin ({ACCURACY:g} points of accuracy, {AREA:g} of an "
-        f"AUC, {RATE:g} of a true-positive rate), and, where the old model was told, is shown to "
-        "be nearer to retraining than to the old model; and no sign of memory is beyond chance "
-        f"({SIGNS:.0%}): rounds to relearn, what negation undone brings back. Never yes unless the "
-        "same rule says no to the old model in the same audit, and does not say no to a third "
-        "retraining; nor where accuracy on the forgotten data, the backdoor that was to be "
-        "forgotten, the matched loss attack, RMIA, U-LiRA, LiRA or rounds to relearn was not run. "
-        "Else inconclusive, and where the old model or a third retraining could not be told apart "
-        "from what they are not, the request is too small to tell. U-LiRA alone never says no: it "
-        "tells unlearned from retrained models by any difference, also where the unlearned one is "
-        "less sure of the forgotten labels, which is no memory. U-LiRA and LiRA rest on one split "
-        "of the data. The unmatched attack never decides."
+        "On every seed a method's model stands beside two retrained ones, on the same examples. "
+        "What counts is the mean over seeds of its differences to them. No, if it shows memory "
+        "beyond chance in a measure that decides. An exact retraining would meet a no in at most "
+        f"{SEEDS + SHADOWS:.0%} of audits: {SEEDS:.0%} for the measures on seeds together, by an "
+        f"exchange of models within seeds, and {SHADOWS:.0%} for LiRA. Yes, if three things hold. "
+        f"The 95 % interval of every difference lies within the margin ({ACCURACY:g} points of "
+        f"accuracy, {AREA:g} of an AUC, {RATE:g} of a true-positive rate). Where a measure told "
+        "the old model, the method is shown to be nearer to retraining than to that. No sign of "
+        "memory (rounds to relearn, what negation undone brings back) is beyond chance "
+        f"({SIGNS:.0%}). There is no yes unless the same rule, in the same audit, says no to the "
+        "old model, and does not say no to a third retraining. There is none either where one of "
+        "these was not run: accuracy on the forgotten data, the backdoor that was to be "
+        "forgotten, the matched loss attack, RMIA, U-LiRA, LiRA, rounds to relearn. All else is "
+        "inconclusive. Where the old model or a third retraining cannot be told from what they "
+        "are not, the request is too small to tell. U-LiRA alone never says no: it finds any "
+        "difference between unlearned and retrained models, also where the unlearned one is less "
+        "sure of the forgotten labels, which is no memory. U-LiRA and LiRA rest on one split of "
+        "the data. The unmatched attack never decides."
     ),
     backdoor_gone=(
-        "Yes if the 95 % interval of the trigger's success, less that of the retrained models of "
-        f"the seed, ends at or below {ACCURACY:g} points; no if it begins above; else "
-        "inconclusive. Not shown unless the request names every image with the trigger, since "
-        "retrained models learn what is left."
+        "What counts is the trigger's success, less that of the retrained models of the seed. Yes "
+        f"if its 95 % interval ends at or below {ACCURACY:g} points; no if it begins above; else "
+        "inconclusive. Not shown unless the request names every image with the trigger: retrained "
+        "models learn what is left."
     ),
     useful=(
-        "Yes if the 95 % interval of test accuracy, less that of the retrained models of the seed, "
-        f"begins at or above -{TEST:g} points; no if it ends below; else inconclusive."
+        "What counts is test accuracy, less that of the retrained models of the seed. Yes if its "
+        f"95 % interval begins at or above -{TEST:g} points; no if it ends below; else "
+        "inconclusive."
     ),
     cheaper_than_retraining=(
-        "Rounds, bytes and operations until retained accuracy is within 0.5 points of retraining's "
-        "last, against what retraining itself needs for that on the same seed: yes if the 95 % "
-        "interval of each ratio's mean (of logarithms, over seeds) ends below 1; no if one begins "
-        "above 1, or if accuracy never came back; else inconclusive."
+        "What counts are rounds, bytes and operations until retained accuracy is within 0.5 "
+        "points of retraining's last, over what retraining itself needs for that on the same "
+        "seed. Yes if the 95 % interval of each ratio's mean (of logarithms, over seeds) ends "
+        "below 1. No if one begins above 1, or if accuracy never came back. Else inconclusive."
     ),
 )
 QUESTIONS = tuple(RULES)
@@ -95,22 +97,21 @@ class Controls(NamedTuple):
 
 
 def controls(
-    measures: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping], asked: bool
+    measures: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping], poison_named: bool
 ) -> Controls:
     """The verdicts on the old model and on a third retraining, where they are there.
 
     Args:
       measures, missing: by method, as ``verdicts`` takes those of one.
     """
-    old, third = OLD, THIRD
     made = Controls()
-    if old in measures:
-        clear = lambda key: clearness(measures[old][key]["difference"])
-        told = tuple(sorted(caught(measures[old], asked), key=clear, reverse=True))
-        made = Controls(forgotten(measures[old], missing.get(old, {}), asked, made), told)
-    if third in measures and "forget" in measures[third]:
-        mistaken = caught(measures[third], asked)
-        found = forgotten(measures[third], missing.get(third, {}), asked, made, third=True)
+    if OLD in measures:
+        clear = lambda key: clearness(measures[OLD][key]["difference"])
+        told = tuple(sorted(caught(measures[OLD], poison_named), key=clear, reverse=True))
+        made = Controls(forgotten(measures[OLD], missing.get(OLD, {}), poison_named, made), told)
+    if THIRD in measures and "forget" in measures[THIRD]:
+        mistaken = caught(measures[THIRD], poison_named)
+        found = forgotten(measures[THIRD], missing.get(THIRD, {}), poison_named, made, third=True)
         made = made._replace(third=found, mistaken=mistaken)
     return made
 
@@ -157,7 +158,7 @@ def verdicts(
     measures: dict[str, Any],
     costs: dict[str, Any],
     missing: dict[str, str],
-    asked: bool,
+    poison_named: bool,
     known: Controls = Controls(),  # noqa: B008
 ) -> dict[str, tuple[str, str]]:
     """A verdict and its reason, a sentence, for every question.
@@ -167,15 +168,15 @@ def verdicts(
       measures: of the method, as ``estimates.estimate`` makes them.
       costs: ratios to retraining, as ``ratios`` makes them.
       missing: why measures that are not there are not.
-      asked: whether the request names every image with the trigger.
+      poison_named: whether the request names every image with the trigger.
       known: what the same rule says of models of which the answer is known.
     """
-    judged = forgotten(measures, missing, asked, known, third=name == THIRD)
+    judged = forgotten(measures, missing, poison_named, known, third=name == THIRD)
     if name in RETRAINED:
         judged = NOT_SHOWN, "It is what others are compared with."
     return dict(
         forgotten=judged,
-        backdoor_gone=backdoor_gone(measures, asked),
+        backdoor_gone=backdoor_gone(measures, poison_named),
         useful=useful(measures),
         cheaper_than_retraining=cheaper(name, costs),
     )
@@ -184,12 +185,12 @@ def verdicts(
 def forgotten(
     measures: Mapping[str, Any],
     missing: Mapping[str, str],
-    asked: bool,
+    poison_named: bool,
     known: Controls,
     third: bool = False,
 ) -> tuple[str, str]:
     """The first question; ``third`` where the model is the control itself."""
-    counted = deciding(measures, asked)
+    counted = deciding(measures, poison_named)
     seeds = [entry["seeds"] for key, entry in counted.items() if not of(key).pooled]
     if not seeds:
         return NOT_SHOWN, "No matched measure has a retrained model to stand beside."
@@ -197,12 +198,12 @@ def forgotten(
         return NOT_SHOWN, ONE_SEED
     if max(seeds) < FEWEST:
         return OPEN, f"{max(seeds)} seeds are too few: nothing is decided below {FEWEST}."
-    if told := [key for key in caught(measures, asked) if key not in known.mistaken]:
+    if told := [key for key in caught(measures, poison_named) if key not in known.mistaken]:
         also = [key for key in counted if not of(key).memory and outside(counted[key])]
         words = "It can be told from models that never saw the data by"
         return NO, f"{words} {titles([*told, *also])}."
     why = [*unfit(known, third), *doubts(counted, measures, known)]
-    needed = (*NEEDED, "asr") if asked else NEEDED
+    needed = (*NEEDED, "asr") if poison_named else NEEDED
     if lacking := [key for key in needed if key not in (*counted, *signs(measures))]:
         each = (f"{TABLE[k].title} ({missing.get(k, 'no comparison')})" for k in lacking)
         why.append(f"Not shown: {'; '.join(each)}.")
@@ -250,12 +251,12 @@ def doubts(counted: dict[str, Any], measures: Mapping[str, Any], known: Controls
     return why
 
 
-def deciding(measures: Mapping[str, Any], asked: bool) -> dict[str, Any]:
+def deciding(measures: Mapping[str, Any], poison_named: bool) -> dict[str, Any]:
     """Measures on which the first question hangs, that have what to be compared with."""
     return {
         key: entry
         for key, entry in measures.items()
-        if of(key).decides and entry["difference"] and (asked or key != "asr")
+        if of(key).decides and entry["difference"] and (poison_named or key != "asr")
     }
 
 
@@ -267,11 +268,11 @@ def bounded(counted: Mapping[str, Any]) -> dict[str, Any]:
     return {key: entry for key, entry in counted.items() if entry["margin"] is not None}
 
 
-def caught(measures: Mapping[str, Any], asked: bool) -> tuple[str, ...]:
+def caught(measures: Mapping[str, Any], poison_named: bool) -> tuple[str, ...]:
     """Measures in which a model shows more memory than an exact retraining would by chance."""
     return tuple(
         key
-        for key, entry in deciding(measures, asked).items()
+        for key, entry in deciding(measures, poison_named).items()
         if entry["chance"] is not None
         and (of(key).pooled or entry["seeds"] >= FEWEST)
         and entry["chance"] <= (SHADOWS if of(key).pooled else SEEDS)
@@ -312,10 +313,10 @@ def in_words(entry: dict[str, Any], measure: Measure) -> str:
     return f"{low} to {high}, margin {entry['margin']:g}"
 
 
-def backdoor_gone(measures: dict[str, Any], asked: bool) -> tuple[str, str]:
+def backdoor_gone(measures: dict[str, Any], poison_named: bool) -> tuple[str, str]:
     if "asr" not in measures:
         return NOT_SHOWN, "No backdoor was planted."
-    if not asked:
+    if not poison_named:
         return NOT_SHOWN, "The request does not name every image with the trigger, which may stay."
     words = "The trigger works more often than on", "The trigger works no more often than on"
     return one_sided(measures["asr"], 1, *words)

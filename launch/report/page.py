@@ -13,17 +13,17 @@ from launch.report.terminal import CONTROLS, apart, in_words, title_of
 MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
 
 FLOOR = (
-    "On every seed all models are judged on the same examples, and what is compared is a method's "
-    "value less the mean of the two retrained models' on that seed: most of the examples' noise is "
-    "in both. Every model is judged against retraining, never against 0 or 100. The band of a "
-    "picture is the margin within which a difference is as good as none, of measures that decide; "
-    "of others it is where the difference of one more retrained model would lie."
+    "On every seed all models answer the same examples. What is compared is a method's value less "
+    "the mean of the two retrained models' on that seed: most of the examples' noise is in both. "
+    "Every model is compared with retraining, never with 0 or 100. A picture's band is the margin "
+    "of a measure that decides, within which a difference is as good as none. Of other measures "
+    "it is where the difference of one more retrained model would lie."
 )
 INTERVALS = (
-    "Intervals of values are of 95 %, of differences of 90 %, so that 95 in 100 lie above the low "
-    "end and 95 below the high one: Student's over seeds, with one number a seed; of shadow "
-    "federations the jackknife's over pairs; of a single seed over its examples. How often the "
-    "verdicts are wrong was measured on simulated models (launch.rates)."
+    "Intervals of values are of 95 %. Those of differences are of 90 %, so that 95 in 100 lie "
+    "above the low end and 95 below the high one. They are Student's over seeds, with one number "
+    "a seed; of shadow federations the jackknife's over pairs; of a single seed over its "
+    "examples. How often the verdicts are wrong was measured on simulated models (launch.rates)."
 )
 
 

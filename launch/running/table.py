@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from jfu import results, tables
+from jfu.metrics import GAP_MEASURES
 from launch.records import records
 from launch.report import paper, recorded, report
 from launch.setup.methods import budget as rounds_of
@@ -208,13 +209,11 @@ def progress(summary: Mapping[str, Any]) -> str:
     return tables.aligned(lines)
 
 
-COLUMNS = {
-    **dict(retain="retain %", forget="forget %", test="test %", mia="MIA %"),
-    **dict(d_retain="Δ retain", d_forget="Δ forget", d_test="Δ test", d_mia="Δ MIA", gap="gap"),
-}
-
-
-GAPS = ("gap", "d_retain", "d_forget", "d_test", "d_mia")  # over the seeds that retraining has too
+# What the paper has numbers of; ``d_`` is the difference to retraining.
+COLUMNS = {m: tables.COLUMNS[m].title for m in GAP_MEASURES}
+COLUMNS |= {f"d_{m}": f"Δ {tables.COLUMNS[m].title.removesuffix(' %')}" for m in GAP_MEASURES}
+COLUMNS |= dict(gap=tables.COLUMNS["gap"].title)
+GAPS = ("gap", *(f"d_{m}" for m in GAP_MEASURES))  # over the seeds that retraining has too
 
 
 def beside(summary: Mapping[str, Any]) -> str:
