@@ -18,7 +18,7 @@ from launch.setup import federation, identity, idle
 from launch.setup.methods import budget, build_methods
 from launch.setup.study import prepare_study
 from launch.setup.trial import Trial, names_the_poison, prepare_trial
-from launch.shell import devices, hosts
+from launch.shell import devices, hosts, joining
 from launch.shell.config import FIELDS, Config, having, resolve, workdir_for
 from launch.shell.printing import show
 from launch.shell.say import say
@@ -38,7 +38,7 @@ def unlearn(until: float) -> None:
     Raises:
       OutOfTime: rounds are left, and there is a checkpoint.
     """
-    hosts.join(FLAGS, FLAGS.clients)
+    joining.join(FLAGS, FLAGS.clients)
     met = configuration()
     config = met.config
     check(config)

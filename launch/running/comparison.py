@@ -57,11 +57,11 @@ def run() -> tuple:
     from launch.setup.methods import budget, build_methods, remembered, remembering
     from launch.setup.study import prepare_study
     from launch.setup.trial import prepare_trial
-    from launch.shell import devices, hosts
+    from launch.shell import devices, hosts, joining
     from launch.workdir import outcome, runs, workdir
 
     until = entry.deadline(FLAGS.max_minutes)
-    hosts.join(FLAGS, FLAGS.clients)
+    joining.join(FLAGS, FLAGS.clients)
     names = asked(FLAGS.methods, FLAGS.forget)
     config = resolve(names)
 

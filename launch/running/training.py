@@ -16,7 +16,7 @@ from launch.setup import federation, private, requests
 from launch.setup.methods import remembering
 from launch.setup.study import prepare_study
 from launch.setup.trial import prepare_trial
-from launch.shell import devices, hosts
+from launch.shell import devices, hosts, joining
 from launch.shell.config import FIELDS, Config, having, resolve, workdir_for
 from launch.shell.say import say
 from launch.shell.typed import said
@@ -35,7 +35,7 @@ def train(until: float) -> None:
     Raises:
       OutOfTime: rounds are left, and there is a checkpoint.
     """
-    hosts.join(FLAGS, FLAGS.clients)
+    joining.join(FLAGS, FLAGS.clients)
     met, rounds = configuration()
     config, seed, keep = met.config, met.seed, list(FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, keep=keep, **said()))

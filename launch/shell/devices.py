@@ -16,7 +16,7 @@ import numpy as np
 
 import jfu
 from jfu.pools import everywhere
-from launch.shell import hosts
+from launch.shell import hosts, joining
 
 
 class Layout(NamedTuple):
@@ -42,7 +42,7 @@ def start(
     if hosts.several():
         wanted = len(jax.devices())
     else:
-        wanted = hosts.split_cpu(
+        wanted = joining.split_cpu(
             devices or (kept.devices if kept and kept.backend == "cpu" else None), clients
         )
     if cache:

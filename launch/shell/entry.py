@@ -55,15 +55,15 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         try:
             guarded(argv)
             if joined():
-                from launch.shell import hosts
+                from launch.shell import joining
 
-                hosts.leave()
+                joining.leave()
         except BaseException as error:
             if not joined():
                 raise
-            from launch.shell import hosts
+            from launch.shell import joining
 
-            hosts.failed(error)
+            joining.failed(error)
 
     try:
         door.check_files(sys.argv[1:])

@@ -80,11 +80,11 @@ def pays() -> None:
     from launch.report import figures
     from launch.setup import federation, identity
     from launch.setup.study import load
-    from launch.shell import devices, hosts, outputs
+    from launch.shell import devices, joining, outputs
     from launch.studies import pays_figure, pays_report
     from launch.workdir import workdir
 
-    hosts.refuse(FLAGS, "pays")
+    joining.refuse(FLAGS, "pays")
     federation.check(config, **said())
     if config.dp_clip is not None:
         raise ValueError("launch.pays tells no epsilon; leave --dp_clip out")

@@ -32,9 +32,9 @@ GRID: dict[str, tuple[dict[str, Any], ...]] = {
 
 
 def tune() -> None:
-    from launch.shell import hosts
+    from launch.shell import hosts, joining
 
-    hosts.refuse(FLAGS, "tune")
+    joining.refuse(FLAGS, "tune")
     until = entry.deadline(FLAGS.max_minutes)
     asked = comparison.asked(FLAGS.methods, FLAGS.forget)
     names = [n for n in asked if n in GRID]

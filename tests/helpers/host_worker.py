@@ -51,7 +51,7 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
     from jfu.data.rows import Rows
     from jfu.evaluation import dealt
     from launch.setup import identity
-    from launch.shell import hosts
+    from launch.shell import hosts, joining
     from launch.shell.devices import compiled, place
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -99,8 +99,8 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
         lambda: hosts.together(lambda: int("x" if host == "1" else "0")),
         lambda: hosts.agreed(lambda: int("y" if host == "0" else "0")),
         lambda: hosts.opened("/nowhere/at/all"),
-        lambda: hosts.same(dict(rounds=7 + int(host), lr=1)),
-        lambda: hosts.same_software(dict(numpy="2", jax_enable_x64=host == "1")),
+        lambda: joining.same(dict(rounds=7 + int(host), lr=1)),
+        lambda: joining.same_software(dict(numpy="2", jax_enable_x64=host == "1")),
         lambda: identity.of_data(dataset(rows=12 - int(host))),
         lambda: identity.of_data(dataset(change=9 if host == "1" else None)),
         lambda: identity.of_data(dataset(change=5 if host == "0" else None)),
@@ -114,7 +114,7 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
     np.savez(f"{folder}/{host}.npz", **{n: np.asarray(a) for n, a in mine.items()})
     with open(f"{folder}/{host}.json", "w") as file:
         json.dump(told, file)
-    hosts.leave()
+    joining.leave()
 
 
 if __name__ == "__main__":

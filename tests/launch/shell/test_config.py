@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.shell import door, hosts
+from launch.shell import door, joining
 from launch.shell.config import FIELDS, ROLES, Config, flag_of, having
 from launch.studies import pays
 
@@ -57,4 +57,4 @@ def test_lists_of_flags_name_flags():
     """A name that no script has would be looked for in vain, and nobody would notice."""
     known = {name for names in NAMES.values() for name in names}
     listed = [*door.PATHS, *door.WORDS, *door.NEEDS, *door.NEEDS.values(), *door.NOBODY]
-    assert {*listed, *hosts.OWN, *pays.NO_PART} <= known
+    assert {*listed, *joining.OWN, *pays.NO_PART} <= known

@@ -18,7 +18,7 @@ import jfu.data
 from helpers.host_worker import HELD, dataset, federation
 from helpers.scripts import ROOT, environment, launch, rows_of
 from jfu.io import load_arrays, load_params
-from launch.shell.hosts import alike, check
+from launch.shell.joining import alike, check
 
 
 def free_port() -> int:
