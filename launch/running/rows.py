@@ -9,6 +9,7 @@ import jax
 import jfu
 from jfu.evaluation import measures_of
 from jfu.faults import REASONS
+from jfu.results import Row
 from launch.setup import private
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -89,7 +90,7 @@ def row(
     attack: bool,
     own: bool = False,
     submit: Callable[[Callable], Future] = at_once,
-) -> Future:
+) -> Future[Row]:
     """One line of results.jsonl: the model runs now, ``submit`` says when measures are made.
 
     Args:

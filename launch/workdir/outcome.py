@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jfu.io
@@ -23,7 +24,7 @@ from launch.workdir.places import PLAN, RESULTS, WorkDir
 MEASURED = (*results.NUMBERS, "gap")
 
 
-def read_results(work: WorkDir) -> list[dict[str, Any]]:
+def read_results(work: WorkDir) -> list[results.Row]:
     path = work.path / RESULTS
     if not os.path.lexists(path):
         return []
@@ -58,7 +59,7 @@ def check_rows(rows: Any) -> None:
                 raise ValueError(f"{name} of row {number} is {value!r:.50}")
 
 
-def write_results(work: WorkDir, rows: list[dict[str, Any]]) -> None:
+def write_results(work: WorkDir, rows: Sequence[Mapping[str, Any]]) -> None:
     """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
     if not hosts.first():
         return
