@@ -1,13 +1,13 @@
 """Clients that mean harm: attacks on a round, to measure what an aggregator withstands.
 
-An attack is a pure function ``(updates, weights, bad, key) -> (updates, weights)`` of what all
-clients would have sent, ``[K, ...]`` and ``[K]``, and of who is bad, bool ``[K]``. The bad ones
-know everything, as the worst case has it, and send the same or each their own; the others' rows
-stay as they are to the bit. ``besieged`` puts an attack between the clients and an aggregator.
+An attack is a pure function ``(updates, weights, bad, key) -> (updates, weights)``. ``updates [K,
+...]`` and ``weights [K]`` are what all clients would have sent, and bool ``bad [K]`` says who is
+bad. The bad clients know everything, which is the worst case, and may act together. The others'
+rows keep every bit. ``besieged`` puts an attack between the clients and an aggregator.
 
-Shejwalkar, Houmansadr, Kairouz, Ramage (Back to the Drawing Board: A Critical Evaluation of
-Poisoning Attacks on Production Federated Learning. IEEE S&P 2022, arXiv 2108.10241) say which of
-these are likely where: they take shares of bad clients as these for the exception.
+Which of these are likely in practice: Shejwalkar, Houmansadr, Kairouz, Ramage. Back to the Drawing
+Board: A Critical Evaluation of Poisoning Attacks on Production Federated Learning. IEEE S&P 2022,
+arXiv 2108.10241. They hold shares of bad clients as large as these to be the exception.
 """
 
 from collections.abc import Callable
@@ -41,8 +41,11 @@ def sign_flip(scale: float = 1.0) -> Attack:
 
 
 def gaussian_noise(scale: float = 1.0) -> Attack:
-    """Noise in place of an update, each number of the standard deviation ``scale`` times the root
-    mean square of the client's own update (as Blanchard et al., NeurIPS 2017, draw it)."""
+    """Gaussian noise in place of an update.
+
+    Its standard deviation is ``scale`` times the root mean square of the client's own update (as
+    Blanchard et al., NeurIPS 2017, draw it).
+    """
 
     def attack(updates, weights, bad, key):
         leaves, treedef = jax.tree.flatten(updates)
@@ -60,9 +63,12 @@ def gaussian_noise(scale: float = 1.0) -> Attack:
 
 
 def inner_product(epsilon: float = 0.5) -> Attack:
-    """``-epsilon mean(good)``: all bad clients send a little of the opposite of where the others
-    go, close enough to be taken for one of them (Xie, Koyejo, Gupta. Fall of Empires: Breaking
-    Byzantine-tolerant SGD by Inner Product Manipulation. UAI 2019, arXiv 1903.03936)."""
+    """``-epsilon mean(good)``: all bad clients send a little of the opposite of the others' mean.
+
+    It is close enough to the others to be taken for one of them (Xie, Koyejo, Gupta. Fall of
+    Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation. UAI 2019, arXiv
+    1903.03936).
+    """
 
     def attack(updates, weights, bad, key):
         del key
@@ -94,9 +100,10 @@ def little_is_enough(z: float | jax.Array | None = None) -> Attack:
 
 
 def deviations(weights: jax.Array, bad: jax.Array) -> jax.Array:
-    """``Phi^-1((n - m - s) / (n - m))``, with ``s = floor(n / 2 + 1) - m``, of n clients that took
-    part, m of them bad: s good ones are expected further away, so that with them the bad are a
-    majority on one side. 0 at least.
+    """``Phi^-1((n - m - s) / (n - m))``, at least 0, with ``s = floor(n / 2 + 1) - m``.
+
+    Of n clients that took part m are bad. s good ones are expected further away than this; together
+    with them the bad are a majority on one side.
 
     >>> print(f"{deviations(jnp.ones(50), jnp.arange(50) < 12):.3f}")  # Phi^-1(24 / 38)
     0.336
@@ -155,9 +162,9 @@ def besieged(
 ) -> Aggregator:
     """The same aggregator, to which these clients send what the attack says.
 
-    What they send is looked at as a round looks at it: what is not finite, or longer than
-    ``max_update_norm``, is left out, and nobody weighs more than its examples
-    (``jfu.faults.censored``). The counts of a round's metrics are those before the attack.
+    What they send is checked as in a round (``jfu.faults.judged``). What is not finite, or longer
+    than ``max_update_norm``, is left out, and no client weighs more than its examples. The counts
+    in a round's metrics are those before the attack.
 
     Args:
       bad: bool ``[K]``, in the order of the federation's clients.

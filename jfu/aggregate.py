@@ -1,8 +1,8 @@
 """Aggregators: what a client sends, and what the server makes of it.
 
-A sum-only aggregator is a pair of ends, ``encode`` at the client and ``decode`` at the
-server, with a plain sum between them; that is all that secure aggregation can do, and its
-type shows that single updates are never seen. ``stacked`` aggregators see each client's.
+A sum-only aggregator has two ends, ``encode`` at the client and ``decode`` at the server, with a
+plain sum between them. That is all that secure aggregation can do, and the type shows that the
+server never sees single updates. ``stacked`` aggregators see each client's.
 """
 
 from collections.abc import Callable
@@ -124,9 +124,11 @@ def trimmed_mean(share: float = 0.1) -> Aggregator:
 
 
 def krum(byzantine: int = 1, *, chosen: int = 1, most: float = MOST) -> Aggregator:
-    """The update with the smallest sum of squared distances to its ``n - byzantine - 2`` nearest
-    among the ``n`` clients that took part, whatever their sizes (Blanchard, El Mhamdi, Guerraoui,
-    Stainer. Machine Learning with Adversaries: Byzantine Tolerant Gradient Descent. NeurIPS 2017).
+    """The update that has the smallest sum of squared distances to its nearest ones.
+
+    Those are its ``n - byzantine - 2`` nearest of the ``n`` clients that took part, whatever their
+    sizes (Blanchard, El Mhamdi, Guerraoui, Stainer. Machine Learning with Adversaries: Byzantine
+    Tolerant Gradient Descent. NeurIPS 2017).
 
     Args:
       byzantine: clients that may send anything; meant for ``n >= 2 byzantine + 3``.
@@ -196,10 +198,12 @@ def geometric_median(*, iterations: int = 16, smoothing: float = 1e-6) -> Aggreg
 
 
 def mixed(inner: Aggregator, byzantine: int = 1, *, most: float = MOST) -> Aggregator:
-    """``inner`` of updates each of which is first replaced by the mean of its ``n - byzantine``
-    nearest, itself among them, of the ``n`` clients that took part: nearest neighbour mixing
-    (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan. Fixing by Mixing: A Recipe for Optimal
-    Byzantine ML under Heterogeneity. AISTATS 2023, arXiv 2302.01772).
+    """``inner`` after nearest neighbour mixing of the updates.
+
+    Each update is first replaced by the mean of its ``n - byzantine`` nearest, itself among them,
+    of the ``n`` clients that took part (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan.
+    Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity. AISTATS 2023, arXiv
+    2302.01772).
 
     Args:
       inner: an aggregator that sees single updates, such as ``trimmed_mean(0.3)``.

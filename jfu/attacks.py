@@ -1,14 +1,14 @@
 """Attacks on a model that should have forgotten, and how sure their results are.
 
-All work on numbers that a model gives to examples, in NumPy, so that any model can be
-attacked: ``phi``, the logit of the probability of the example's label,
+All of them work in NumPy on numbers that a model gives to examples, so any model can be attacked.
+The main one is ``phi``, the logit of the probability of the example's label:
 
-    phi = log(p_y / (1 - p_y)) = z_y - log sum_{c != y} exp(z_c),
+    phi = log(p_y / (1 - p_y)) = z_y - log sum_{c != y} exp(z_c)
 
-which for one example is close to normal over models that differ in chance alone (Carlini
-et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570).
-Scores are larger where an attacker believes that the example was trained on. An example that
-was forgotten is a member, one that was never trained on is one of the others.
+Over models that differ in chance alone, ``phi`` of one example is close to normal (Carlini et al.,
+Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570). Scores are
+larger where the attacker believes that the example was trained on. A forgotten example is a member;
+one that was never trained on is one of the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,8 +55,8 @@ def tpr_at(members: np.ndarray, others: np.ndarray, rate: float = 0.01) -> float
     """True-positive rate at a false-positive rate: members above all but ``rate`` of the others.
 
     Returns:
-      A share in [0, 1], or None where fewer than ten others may lie above the threshold: with
-      ``m`` others no rate below ``10 / m`` can be shown, so 0.1 % takes 10,000 of them.
+      A share in [0, 1]; None where fewer than ten others may lie above the threshold. With ``m``
+      others no rate below ``10 / m`` can be shown, so 0.1 % takes 10,000 of them.
 
     >>> tpr_at(np.full(5, 2000), np.arange(1000)), tpr_at(np.full(5, 2000), np.arange(999))
     (1.0, None)
@@ -82,8 +82,8 @@ def rmia(
         score(x) = share of others z with  [p(x) / q(x)] / [p(z) / q(z)] > gamma,
         q = ((1 + a) mean_references(p) + 1 - a) / 2
 
-    ``p`` is the attacked model's probability of the label, ``q`` what a model gives it on
-    average, half of which have seen it: references that have not are corrected by ``a``.
+    ``p`` is the attacked model's probability of the label. ``q`` is what models give it on average
+    if half of them have seen the example. References have not, which ``a`` corrects.
 
     Zarifzadeh, Liu, Shokri. Low-Cost High-Power Membership Inference Attacks. ICML 2024, arXiv
     2312.03262.
@@ -208,7 +208,7 @@ def _epsilon(unlearned, retrained, delta):
     between = lambda a: below(a)[None] - below(a)[:, None]  # from one cut to a later one
     upper = np.triu_indices(len(cuts), 1)
     inside_u, inside_r = between(unlearned)[upper], between(retrained)[upper]
-    found = 0.0
+    largest = 0.0
     for fpr, fnr in ((inside_r, 1 - inside_u), (1 - inside_r, inside_u)):
         fpr, fnr = np.clip(fpr, 0, 1), np.clip(fnr, 0, 1)
         none = (fpr < 1e-12) & (fnr < 1e-12)
@@ -217,8 +217,8 @@ def _epsilon(unlearned, retrained, delta):
         both = (fpr > 1e-12) & (fnr > 1e-12)
         for one, other in ((fpr[both], fnr[both]), (fnr[both], fpr[both])):
             odds = np.maximum(1 - delta - one, 1e-300) / other
-            found = max(found, float(np.log(odds).max(initial=0.0)))
-    return min(found, 50.0)
+            largest = max(largest, float(np.log(odds).max(initial=0.0)))
+    return min(largest, 50.0)
 
 
 def forgetting_score(epsilons: np.ndarray) -> float:

@@ -3,10 +3,10 @@
     block(key, counter, nonce) = s + 10 double rounds of s,   s = (constants, key, counter, nonce)
 
 JAX's own keys have 64 bits and a generator that is made for statistics: with enough machines all
-of them can be tried. Noise that hides something needs more. Keys from here are keys as any other,
-for ``jax.random.split``, ``fold_in``, ``normal`` and the like. A draw is the key's own stream; a
-key that is split off or folded in is half a block of another stream (another nonce), so that no
-draw tells of the keys that come from the same one.
+of them can be tried. Noise that hides something needs more. Keys from here work like any other,
+with ``jax.random.split``, ``fold_in``, ``normal`` and the like. A draw is the key's own stream. A
+key that is split off or folded in is half a block of another stream, with another nonce. So no draw
+reveals the keys that come from the same one.
 
 Y. Nir and A. Langley. ChaCha20 and Poly1305 for IETF Protocols. RFC 8439, 2018 (the block function
 is D. J. Bernstein's, 2008).

@@ -1,15 +1,15 @@
 """Clients: how they run.
 
-A client's work is a function ``fn(shared, client, key)``. Two functions run it for every
-client of a federation and are the only place in the library that knows about devices:
-``sum_clients`` adds the results up and never holds more than a chunk of them,
-``map_clients`` keeps them all. Inside ``jax.set_mesh(clients_mesh())`` both spread the
-clients over the devices; algorithms do not notice.
+A client's work is a function ``fn(shared, client, key)``. Two functions run it for every client of
+a federation. ``sum_clients`` adds the results up and never holds more than a chunk of them;
+``map_clients`` keeps them all. Inside ``jax.set_mesh(clients_mesh())`` both spread the clients over
+the devices, and algorithms do not notice.
 
-A small client costs its own examples. All clients have the slots of the largest; where slots are
-sixteen times as many as examples or more, most clients are walked with few slots and the large ones
-with all, which is a second program to compile. Draws are by slot, so no bit of what a client sends
-changes, only the order of the sum. Histories of clients are walked in one group. 2,000 clients of
+A small client costs its own examples, although all clients have as many slots as the largest.
+Where there are sixteen times as many slots as examples, or more, clients run in two groups: most
+with few slots, the large ones with all. That is a second program to compile. Draws are by slot, so
+what a client sends keeps every bit; only the order of the sum changes. With a memory of each client
+there is one group. 2,000 clients of
 one example and one of 20,000 took 8 to 12 s a round and take 0.06 s; 10,000 and one of 6,000 took
 15 s and take 0.16 s (a network of one layer on one busy core).
 
@@ -31,8 +31,8 @@ from jfu.devices import AXIS, clients_at_once
 from jfu.sums import summable
 from jfu.types import ClientData, Key, PyTree, is_whole
 
-# Slots for each example of the pool from which on clients are walked in two groups, small and
-# large ones: a client costs time for each of its slots, and a second group a second program.
+# From so many slots for each example of the pool on, clients run in two groups, small and large. A
+# client costs time for each of its slots; a second group costs a second program.
 SPARSE = 16
 NOBODY = -1  # the id of clients that only fill up chunks and devices
 
@@ -250,8 +250,8 @@ def _added(total: PyTree, sent: PyTree) -> PyTree:
 def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array | None]:
     """Some of the clients, for a round of them alone.
 
-    Where the pool lies by device (``jfu.spread``) a client stays on its device, so there are as
-    many places on each as it may have chosen clients, and those that stay free are nobody's.
+    Where the pool lies by device (``jfu.spread``) a client stays on its device. Each device then
+    has as many places as it may have chosen clients. Places that stay free are nobody's.
 
     Args:
       chosen: their positions, int ``[S]``, increasing.
@@ -289,11 +289,11 @@ def _small(clients: ClientData, few: int | None) -> ClientData:
     """The clients with their first slots alone; those that hold more are nobody's for now."""
     if few is None:
         return clients
-    mine = ~clients.mask[:, few:].any(1)
+    small = ~clients.mask[:, few:].any(1)
     return clients._replace(
         index=clients.index[:, :few],
-        mask=clients.mask[:, :few] & mine[:, None],
-        id=jnp.where(mine, clients.id, NOBODY),
+        mask=clients.mask[:, :few] & small[:, None],
+        id=jnp.where(small, clients.id, NOBODY),
     )
 
 
@@ -302,8 +302,8 @@ def _large(step: Callable, carry: PyTree, clients: ClientData, few, size: int, k
     if few is None:
         return carry
     count, keys = clients.id.shape[0], _own_keys(key, clients)
-    mine = clients.mask[:, few:].any(1)
-    places = jnp.nonzero(mine, size=count + -count % size, fill_value=count)[0]
+    large = clients.mask[:, few:].any(1)
+    places = jnp.nonzero(large, size=count + -count % size, fill_value=count)[0]
     of = lambda a, at, none: a.at[at].get(mode="fill", fill_value=none)
 
     def chunk(number, carry):
@@ -311,7 +311,7 @@ def _large(step: Callable, carry: PyTree, clients: ClientData, few, size: int, k
         row = of(clients.index, at, 0), of(clients.mask, at, False), of(clients.id, at, NOBODY)
         return step(carry, at, (*row, keys[jnp.minimum(at, count - 1)]))
 
-    return jax.lax.fori_loop(0, -(-mine.sum() // size), chunk, carry)
+    return jax.lax.fori_loop(0, -(-large.sum() // size), chunk, carry)
 
 
 def _own_keys(key: Key, clients: ClientData) -> Key:

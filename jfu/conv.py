@@ -224,8 +224,8 @@ def check_convs(step: Callable, *args) -> list[str]:
 
 def slow_convs(closed: core.ClosedJaxpr) -> list[str]:
     """``check_convs`` of what is traced already, such as ``jax.jit(step).trace(*args).jaxpr``."""
-    found = _convolutions(closed.jaxpr, False)
-    return [text for eqn, looped in found if (text := _say(eqn, looped))]
+    convolutions = _convolutions(closed.jaxpr, False)
+    return [text for eqn, looped in convolutions if (text := _say(eqn, looped))]
 
 
 def _convolutions(jaxpr: core.Jaxpr, looped: bool) -> Iterator[tuple[core.JaxprEqn, bool]]:

@@ -1,17 +1,16 @@
-"""Devices: what must be said before JAX starts, the mesh of clients, and how many run at once.
+"""Devices: what must be set before JAX starts, the mesh of clients, and how many run at once.
 
 CPU devices get two threads each, or one where every round is waited for (``ahead=False``). XLA:CPU
 runs all devices of a process on one pool of threads, as many as cores. An all-reduce holds its
-thread until the others arrive, or ends the process after 40 s. With one thread, and with two, 81
-rounds of a CNN on two devices, dispatched without waiting beside other work, did end that way: an
-all-reduce was on a thread, the work it waited for behind it in the queue.
+thread until the others arrive, or ends the process after 40 s. With one thread or two, 81 rounds of
+a CNN on two devices ended that way when they were dispatched without waiting beside other work. An
+all-reduce held the thread, and the work that it waited for was behind it in the queue.
 
 With three threads they ran, but 400 short rounds with other programs between them hung on jax
-0.10.2 in nine runs of ten. JAX lets 32 programs of a device wait; the launches of the next round on
-both devices held a thread each until there was room, and the third was one device's, waiting for
-the other. With four none hung. Dispatching nothing asynchronously
-(``jax_cpu_enable_async_dispatch``) does not help: inputs that are still being copied make a program
-wait all the same.
+0.10.2 in nine runs of ten. JAX lets 32 programs of a device wait. Until there was room, the
+launches of the next round held a thread on both devices, and one device held the third, waiting for
+the other. With four threads none hung. Synchronous dispatch (``jax_cpu_enable_async_dispatch``)
+does not help: a program still waits for inputs that are being copied.
 
 Idle threads take pieces of each product to whichever core, which made rounds of the job ``mlp`` of
 ``launch.bench`` a third slower and of ``cnn`` 8 %. So the scripts, which wait for every round and
@@ -46,13 +45,13 @@ def setting(name: str) -> Any:
 def cpu_devices(count: int | None = None, *, ahead: bool = True) -> int:
     """Splits the CPU into JAX devices that clients can be spread over; call it first of all.
 
-    Sets ``jax_num_cpu_devices``, and two things without which devices that wait for one
-    another in an all-reduce can end the process. XLA:CPU runs all devices on one pool of
-    threads, as many as cores. A device that waits holds its thread, and where many rounds are
-    dispatched ahead, the launch of the next on each device holds another; with fewer than two
-    threads a device nobody may be left to do the work that is waited for. So the pool gets at
-    least that many (``PJRT_NPROC``), and the longest wait is an hour in place of 40 s
-    (``XLA_FLAGS``, where it does not say otherwise). Other backends are not touched.
+    Sets ``jax_num_cpu_devices`` and two things more. Without them, devices that wait for one
+    another in an all-reduce can end the process. XLA:CPU runs all devices on one pool of threads,
+    as many as cores. A device that waits holds its thread. Where many rounds are dispatched ahead,
+    the launch of the next one holds another on each device. With fewer than two threads a device,
+    no thread may be left for the work that is waited for. So the pool gets at least that many
+    (``PJRT_NPROC``), and the longest wait is an hour in place of 40 s (``XLA_FLAGS``, unless it
+    says otherwise). Other backends are not touched.
 
     Args:
       count: devices; one a core, or as many cores as this process may use, if not given.
@@ -79,9 +78,9 @@ def cpu_devices(count: int | None = None, *, ahead: bool = True) -> int:
     if count > 1:
         os.environ["PJRT_NPROC"] = str(max(threads(), 2 * count if ahead else count))
         flag = "xla_cpu_collective_call_terminate_timeout_seconds"
-        given = os.environ.get("XLA_FLAGS", "")
-        if flag not in given:
-            os.environ["XLA_FLAGS"] = f"{given} --{flag}={PATIENCE}".strip()
+        flags = os.environ.get("XLA_FLAGS", "")
+        if flag not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --{flag}={PATIENCE}".strip()
     return count
 
 

@@ -1,7 +1,7 @@
 """Dense layers whose derivative is fast on CPU.
 
-For the gradient of its inputs, ``dx = dy w^T``, XLA:CPU reorders the whole kernel at every step,
-which for the few rows of a client's batch takes as long as the product. Here it is
+For the gradient of its inputs, ``dx = dy w^T``, XLA:CPU reorders the whole kernel at every step.
+For the few rows of a client's batch that takes as long as the product. Here it is
 
     dx = (w dy^T)^T
 
@@ -26,10 +26,10 @@ def dot_general(
 ):
     """``lax.dot_general`` whose gradient by ``lhs`` is fast on CPU where a kernel is large.
 
-    Values and gradients are those of the stock function up to rounding; being a custom
-    derivative, it has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works). All but
-    rows times a matrix of their dtype, with more than twice the values of rows and results
-    together, and all on other backends, are passed to it unchanged.
+    Values and gradients are those of the stock function up to rounding. As a custom derivative it
+    has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works). It takes rows times a
+    matrix of their dtype that has more than twice the values of rows and results together. All
+    other products, and all on other backends, go to the stock function unchanged.
 
     Args:
       lhs: rows ``[..., I]``.
@@ -46,12 +46,12 @@ def dot_general(
         preferred_element_type=preferred_element_type,
         **options,
     )
-    asked = tuple(tuple(map(tuple, pair)) for pair in dimension_numbers)
+    axes = tuple(tuple(map(tuple, pair)) for pair in dimension_numbers)
     if (
         jax.default_backend() != "cpu"
         or rhs.ndim != 2
         or lhs.dtype != rhs.dtype
-        or asked != (((lhs.ndim - 1,), (0,)), ((), ()))
+        or axes != (((lhs.ndim - 1,), (0,)), ((), ()))
         or preferred_element_type is not None
         or any(option is not None for option in options.values())
         # What is reordered must be less than the kernel, by enough to pay.

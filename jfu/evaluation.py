@@ -1,7 +1,7 @@
 """What a model is evaluated on, and all measures of a model in one call.
 
-An ``Evaluation`` is made once for a request and serves every model that answers it:
-``measures(apply, variables, evaluation)`` gives what a row of results holds (``jfu.results.Row``).
+An ``Evaluation`` is made once for a request and serves every model that answers it. ``measures(
+apply, variables, evaluation)`` gives what a row of results holds (``jfu.results.Row``).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,9 @@ from jfu.types import ClientData, Split, Variables
 class Evaluation(NamedTuple):
     """The examples that a model is evaluated on, and what each of them is for.
 
-    ``x`` and ``y`` have E examples: M training examples with the labels that clients have, then T
-    test examples, then with a backdoor the T test examples once more, with the trigger.
+    ``x`` and ``y`` have E examples. First come M training examples with the labels that clients
+    have, then T test examples. With a backdoor the T test examples follow once more, with the
+    trigger.
     """
 
     x: Any  # [E, ...]

@@ -1,14 +1,13 @@
 """Clients that fail: what a round does without, and faults to try it with.
 
-A client that answers too late, sends what is no number, or sends an update far too long is left
-out of its round: it weighs nothing, the others' mean is what it would be without it, and the
-reason is counted in ``RoundInfo.metrics``. Each client judges itself, before anything is summed,
-so this holds where the server sees sums alone; then only the counts are known, not who.
+A client is left out of a round if it answers too late, sends NaN or infinity, or sends an update
+that is far too long. It then weighs nothing, the others' mean is what it would be without it, and
+the reason is counted in ``RoundInfo.metrics``. Each client checks its own update, before anything
+is summed. So this also holds where the server sees sums alone; then the counts are known, not who.
 
-``fedavg`` and the rounds that methods make their own take no other work than that of ``censored``,
-or ``local_sgd``'s, which sees to it by itself. A client weighs what it says, and at most its live
-examples, which the server knows. A round leaves its model as it was where what it got in sum, or
-the model that it would come to, is not finite, whatever its clients do.
+``fedavg`` and methods' own rounds run only work that is checked: by ``censored``, or by
+``local_sgd`` itself. A client weighs what it claims, and at most its live examples, which the
+server knows. A round leaves its model as it was where the sum or the new model is not finite.
 
 A client looks at itself once. ``local_sgd`` reads off its model, which lies in the cache, whether
 it is finite, weighs its live examples, and says so (``checked``). All other work, in rounds of
@@ -46,16 +45,16 @@ def censored(
 ) -> ClientFn:
     """The same work, of which nothing is sent that would harm the model.
 
-    An update becomes zero with weight zero where its squares do not add up to a finite number,
-    where it is longer than ``max_norm``, and where its weight is negative or no finite number,
-    which counts as ``not_finite`` too. A weight above ``weigh(client)`` becomes that, and who has
-    nothing to weigh sends nothing.
+    An update becomes zero with weight zero where its squares do not add up to a finite number, and
+    where it is longer than ``max_norm``. The same happens where its weight is negative or not
+    finite, which counts as ``not_finite`` too. A weight above ``weigh(client)`` becomes that. A
+    client of weight zero sends zeros.
 
     Args:
       max_norm: Euclidean length that a whole update may have; any if not given.
-      weigh: ``client -> []``, the most that a client may weigh, of what the server knows of it: its
-        live examples. ``lambda client: 1.0`` weighs all who train alike, and ``lambda client:
-        jnp.inf`` believes any weight, so that a single client can outweigh all others.
+      weigh: ``client -> []``, the most that a client may weigh; its live examples, which the server
+        knows, if not given. ``lambda client: 1.0`` gives all clients that train one weight.
+        ``lambda client: jnp.inf`` believes any weight, so one client can outweigh all others.
 
     >>> from jfu.types import LocalInfo
     >>> one, client = jnp.ones(()), ClientData(None, None, None, jnp.ones(3, bool), 0)
@@ -115,20 +114,20 @@ def _number(count: jax.Array) -> jax.Array:
 
 
 def checked(work: ClientFn) -> ClientFn:
-    """Marks work that sends what is finite with a weight that it may have: nobody looks again.
+    """Marks work that checks its own updates, so that they are not checked again.
 
-    The mark names the work itself, so that a wrapper which copies attributes, as
-    ``functools.wraps`` does, is looked at.
+    The mark names the work itself. A wrapper that copies attributes, as ``functools.wraps`` does,
+    is therefore checked.
     """
     vars(work)["checked"] = work
     return work
 
 
 def guarded(local: ClientFn) -> ClientFn:
-    """The same work, of which nothing is sent that is not finite, or weighs more than it may.
+    """The same work, which sends nothing that is not finite and weighs no more than it may.
 
-    Work that sees to that itself, as ``local_sgd``'s and ``censored`` work do, stays as it is, so
-    that no update is walked through twice.
+    Work that checks itself, as ``local_sgd``'s and ``censored`` work do, stays as it is. So no
+    update is checked twice.
     """
     return local if getattr(local, "checked", None) is local else censored(local)
 

@@ -213,14 +213,14 @@ def check_numbers(variables: Variables) -> None:
 
 def check_shapes(update: PyTree, variables: Variables) -> None:
     """Refuses, when the round is traced, an update that would be broadcast or misplaced."""
-    wanted, given = (jax.tree_util.tree_leaves_with_path(t) for t in (dict(variables), update))
+    wanted, sent = (jax.tree_util.tree_leaves_with_path(t) for t in (dict(variables), update))
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    wanted, given = ({name(path): leaf.shape for path, leaf in t} for t in (wanted, given))
-    if wanted != given:
-        off = sorted(k for k in wanted.keys() | given.keys() if wanted.get(k) != given.get(k))
+    wanted, sent = ({name(path): leaf.shape for path, leaf in t} for t in (wanted, sent))
+    if wanted != sent:
+        off = sorted(k for k in wanted.keys() | sent.keys() if wanted.get(k) != sent.get(k))
         raise ValueError(
             f"clients' updates differ from the model in {', '.join(off[:5])} "
-            f"({given.get(off[0])} for {wanted.get(off[0])}); a client must return an update with "
+            f"({sent.get(off[0])} for {wanted.get(off[0])}); a client must return an update with "
             "the tree and the shapes of the variables that it received"
         )
 
@@ -243,11 +243,11 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
 
     ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
     to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean
-    of losses that are numbers, NaN where those who took part told of none; ``late``,
+    of losses that are numbers, NaN where those who took part have none; ``late``,
     ``not_finite`` and ``too_long``, the clients that were left out, by reason;
     ``not_applied``, whether the round's mean was not finite and the model stayed as it was.
     """
-    told = jnp.isfinite(info.loss)
+    has_loss = jnp.isfinite(info.loss)
     took, why = info.weight > 0, jnp.broadcast_to(info.left_out, info.weight.shape)
     columns = {
         "clients": took,
@@ -255,8 +255,8 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
         "down": took | (why > 0),
         "steps": info.steps,
         "forwards": info.forwards,
-        "loss": jnp.where(told, info.loss * info.weight, 0),
-        "told": told * info.weight,
+        "loss": jnp.where(has_loss, info.loss * info.weight, 0),
+        "told": has_loss * info.weight,
         **{name: why == code for name, code in REASONS.items()},
     }
     # One pass over the clients: a sum for each would be as many programs to compile and to start.
@@ -264,8 +264,8 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     zeros = dict.fromkeys(columns, jnp.float32(0))
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     sums = jax.lax.reduce(columns, zeros, add, dimensions=(0,))
-    told = sums.pop("told")
-    loss = sums["loss"] / jnp.where((told > 0) | (sums["clients"] > 0), told, 1)
+    weight = sums.pop("told")
+    loss = sums["loss"] / jnp.where((weight > 0) | (sums["clients"] > 0), weight, 1)
     return sums | dict(up=sums["clients"], loss=loss, not_applied=jnp.float32(0))
 
 

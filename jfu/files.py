@@ -84,8 +84,8 @@ def opened(path: str | os.PathLike[str]) -> io.BufferedReader:
     except UnicodeEncodeError:
         raise ValueError(f"{name} is no name that a file can have") from None
     except ValueError as error:
-        told = str(error)
-        raise ValueError(told if told.startswith(name) else f"{name}: {told}") from None
+        text = str(error)
+        raise ValueError(text if text.startswith(name) else f"{name}: {text}") from None
     try:
         _check_plain(os.fstat(handle).st_mode, name)
         return os.fdopen(handle, "rb")
@@ -192,8 +192,8 @@ def parse_json(
         return value
     except (ValueError, RecursionError) as error:
         half = isinstance(error, UnicodeEncodeError)
-        told = "half a character stands in it" if half else reason(error)
-        raise ValueError(f"{shown(name)} is no JSON that jfu reads: {told}") from None
+        why = "half a character stands in it" if half else reason(error)
+        raise ValueError(f"{shown(name)} is no JSON that jfu reads: {why}") from None
 
 
 def depth(content: bytes) -> int:
@@ -210,12 +210,12 @@ def depth(content: bytes) -> int:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))
         raise ValueError(f"the key {shown(repr(twice))} stands twice")
-    return found
+    return value
 
 
 def _whole(text: str) -> int:

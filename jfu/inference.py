@@ -1,15 +1,15 @@
 """How sure a comparison is: intervals that cover, and a test that needs no law of chance.
 
-What is compared are models of several seeds: those of a method, and of each seed some models
-that were retrained without the forgotten data. All models of a seed are judged on the same
-examples, whose noise cancels in the difference
+Two kinds of models are compared over several seeds: those of a method, and for each seed some that
+were retrained without the forgotten data. All models of a seed are evaluated on the same examples,
+whose noise cancels in the difference, one number a seed:
 
-    d_s = T(method, s) - mean_r T(retrained r, s),
+    d_s = T(method, s) - mean_r T(retrained r, s)
 
-one number a seed. Seeds are independent, so the interval of the mean of d is Student's. And a
-method that is retraining by another name could change places with the retrained models of its
-seed: how often that gives as large a difference is a test that holds for any law of T and any
-number of measures at once.
+Seeds are independent, so the interval of the mean of d is Student's. There is also a test. A method
+that is retraining by another name could change places with the retrained models of its seed. How
+often such an exchange gives as large a difference is its chance. That holds for any law of T, and
+for any number of measures at once.
 
 A bootstrap of five seeds covered 81 times in 100 where it should have 95.
 """
@@ -34,8 +34,8 @@ def t_interval(values: ArrayLike, *, level: float = 0.95, least: float = 0.0) ->
 
         mean -+ t sd / sqrt(S),  t the (1 + level) / 2 quantile with S - 1 degrees of freedom
 
-    It covers the true mean as often as ``level`` says where values are near to normal, for few
-    seeds too, for which a percentile bootstrap does not.
+    Where values are near to normal it covers the true mean as often as ``level`` says, also for few
+    seeds. A percentile bootstrap does not.
 
     Args:
       values: ``[S]``, at least two.
@@ -61,9 +61,9 @@ def jackknife(values: ArrayLike, *, level: float = 0.95) -> Interval:
 
         T -+ t sqrt((R - 1) / R sum_r (T_r - mean T_r)^2),  T_r without row r
 
-    For attacks that learn from shadow models and are tried on the same ones: drawing their scores
-    anew leaves out what learning from other models would change, and is too narrow by a third.
-    This one is too wide rather where nothing is to be found (Efron, Stein. The Jackknife Estimate
+    For attacks that learn from shadow models and are tried on the same ones. Drawing their scores
+    anew would leave out what learning from other models changes, and be too narrow by a third. This
+    interval is rather too wide where there is nothing to find (Efron, Stein. The Jackknife Estimate
     of Variance. Annals of Statistics 1981).
 
     Args:
@@ -107,13 +107,15 @@ def students(level: float, freedom: int) -> float:
 def exchanges(scores: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> np.ndarray:
     """How often models that change places within a seed show as much, adjusted for all measures.
 
-    In each way to name one model of every seed "the method", measure k has the mean over seeds of
-    the named model's score less the mean of the others', divided by its deviation over all ways.
-    The chance of measure k is the share of ways in which the largest of these over the measures is
-    at least what measure k shows under the true names. If method and retrained models have one
-    law, then a chance of at most 4 % is met by any of the measures in at most 4 of 100 audits,
-    whatever the law, however the measures hang together (Westfall, Young. Resampling-Based
-    Multiple Testing. Wiley 1993). With S seeds and two retrained models none is below 3^-S.
+    A way names one model of every seed "the method". In it, measure k is the named model's score
+    less the mean of the others', averaged over seeds and divided by its deviation over all ways.
+    The chance of measure k is a share of ways: those whose largest measure is at least what measure
+    k shows under the true names.
+
+    If method and retrained models have one law, at most 4 of 100 audits have a chance of 4 % or
+    less in any measure. That holds whatever the law and however the measures depend on one another
+    (Westfall, Young. Resampling-Based Multiple Testing. Wiley 1993). With S seeds and two retrained
+    models no chance is below 3^-S.
 
     Args:
       scores: ``[S, 1 + R, K]``, the method's first, larger where there is more of what is looked
@@ -139,8 +141,8 @@ def exchanges(scores: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> np.n
         named[0] = 0  # the true names
     means = sum(apart[s, named[:, s]] for s in range(many)) / many
     spread = np.sqrt((apart**2).mean(1).sum(0)) / many
-    found = means / np.where(spread > 1e-12, spread, np.inf)
-    return (found.max(1)[:, None] >= found[0] - 1e-9).mean(0)
+    shown = means / np.where(spread > 1e-12, spread, np.inf)
+    return (shown.max(1)[:, None] >= shown[0] - 1e-9).mean(0)
 
 
 def above(interval: Interval, null: float, freedom: int, *, level: float = 0.95) -> float:

@@ -1,7 +1,7 @@
 """Trees of arrays in files: safetensors, or msgpack; neither executes code when read.
 
-A checkpoint is one safetensors file: the state's leaves by their paths, and in its header notes
-and digests of both, so that what was changed since is refused:
+A checkpoint is one safetensors file. It has the state's leaves by their paths, and in its header
+notes and digests of both. A file that was changed since is refused:
 
     arrays = SHA-256 over (path, dtype, shape, bytes) of each leaf, by path
     sha256 = SHA-256 over notes and arrays

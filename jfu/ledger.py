@@ -5,9 +5,9 @@ Each line is one JSON object in canonical form (keys sorted, no spaces). It name
     hash_i = SHA-256(canonical(line i without hash and mac)),  previous_i = hash_(i-1)
     mac_i  = HMAC-SHA-256(key, hash_i), where there is a key
 
-so a line that is altered, removed, moved or put in breaks the chain. What a chain alone cannot
-show is told apart: whoever may write the file may rewrite the whole chain, which a key stops, and
-may cut off its end, which only a head that was written down elsewhere shows.
+A line that is altered, removed, moved or inserted breaks the chain. A chain alone cannot show two
+things. Whoever may write the file may rewrite the whole chain; a key prevents that. They may also
+cut off its end; only a head that was written down elsewhere shows it.
 
 A key can begin later and can change, by a line that both keys vouch for (``rekey``):
 
@@ -82,8 +82,8 @@ def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> l
       text: the file's content.
       head: a hash that was written down elsewhere: some line must have it, so that nothing up to
         there was changed or cut off since.
-      key: every line must have been written with it, or before the line from which on it is the
-        key, so that nobody without it wrote or changed one since.
+      key: every line must have been written with it, or before the line that made it the key. Then
+        nobody without the key wrote or changed a line since.
 
     Raises:
       ValueError: the first line that is not what it should be.

@@ -37,8 +37,8 @@ from jfu.types import (
 # losses and augmentations are derived from its last counters, which no shuffle reaches.
 BEYOND = (np.uint32(2**32 - 1), np.uint32(2**32 - 2))
 
-# Of more than LEAST slots a client shuffles no more than the least of these that holds its own:
-# up to LEAST a shuffle costs as little as to choose.
+# With more than LEAST slots a client shuffles over the shortest of these lengths that holds its
+# live slots. Up to LEAST a shuffle costs no more than choosing a length.
 LEAST, LENGTHS = 512, tuple(8**n for n in range(2, 11))
 
 
@@ -53,12 +53,11 @@ def local_sgd(
 ) -> ClientFn:
     """Local training, ``update = trained - received``.
 
-    A client shuffles its live examples anew each epoch and walks them in batches; the last
-    batch of an epoch is the short one. Batches without live examples are never run, so a
-    small client costs what a small client costs, where clients run one after another; those
-    that run side by side all take as long as the largest, and ``fedavg`` puts like sizes
-    together. A client whose model is no longer finite sends nothing, with weight 0, and says so
-    in ``left_out`` (``jfu.faults``).
+    A client shuffles its live examples anew each epoch and walks them in batches. The last batch of
+    an epoch is the short one. Batches without live examples are never run, so a small client is
+    cheap where clients run one after another. Clients that run side by side all take as long as the
+    largest, and ``fedavg`` puts like sizes together. A client whose model is no longer finite sends
+    zeros with weight 0 and says so in ``left_out`` (``jfu.faults``).
 
     Args:
       loss: ``(variables, batch, key) -> loss`` or ``-> (loss, changed)``: the mean over live
@@ -131,11 +130,10 @@ def local_sgd(
         steps, most = epochs * per_epoch, epochs * -(-client.index.shape[0] // size)
         start = lambda: (params, rest, update.init(params), jnp.zeros((), jnp.float32))
         trained, rest, _, total = _repeated(step, steps, most, start)
-        mine = {**rest, "params": trained}
-        # Read off the model, which lies in the cache, and not off the update, which would have to
-        # be held for that.
-        usable = jnp.isfinite(squares(mine))
-        sent = optax.tree.sub(mine, dict(shared.variables))
+        model = {**rest, "params": trained}
+        # Read off the model, which lies in the cache. The update would have to be kept for that.
+        usable = jnp.isfinite(squares(model))
+        sent = optax.tree.sub(model, dict(shared.variables))
         info = LocalInfo(
             weight=jnp.where(usable, live, 0).astype(jnp.float32),
             loss=jnp.where(usable, total / jnp.maximum(steps, 1), 0).astype(jnp.float32),
@@ -192,8 +190,8 @@ def _told(out, rest: Mapping) -> tuple[jax.Array, Mapping]:
 def _repeated(step: Callable, steps: jax.Array, most: int, start: Callable) -> tuple:
     """``step(i, carry)`` for i below ``steps``, which is ``most`` at most.
 
-    Two or fewer are written out, without a loop that would begin with a copy of the model and of
-    the optimizer's state, zeros as a rule: a third fewer passes over memory.
+    Two or fewer are written out. A loop would begin with a copy of the model and of the optimizer's
+    state, which is zeros as a rule. Without it there are a third fewer passes over memory.
     """
     if most > 2:
         return jax.lax.fori_loop(0, steps, step, start())
@@ -260,9 +258,9 @@ def _shuffles(key: Key, mask: jax.Array, epochs: int) -> jax.Array:
 def sized(mask: jax.Array, key: Key | None, run: Callable[[int], PyTree]) -> PyTree:
     """``run(length)``, where all live slots are among the first ``length``, one of a few lengths.
 
-    So that a small client among large ones costs little more than its own examples: ``run`` looks
-    at these slots alone, and what it gives has the same shapes for each length. Clients that run
-    side by side take the length of the largest of them.
+    It lets a small client among large ones cost little more than its own examples. ``run`` looks at
+    these slots alone, and its result has the same shapes for each length. Clients that run side by
+    side take the length of the largest of them.
 
     Args:
       mask: ``[N]`` bool, live slots.
@@ -298,8 +296,8 @@ def _layout_changes_draws(key: Key) -> bool:
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Mean softmax cross-entropy over the live examples of a batch, scalar.
 
-    NaN where the label of a live one is not in 0 to C - 1, and so are its gradients: who holds such
-    an example is left out of every round of training, and counted.
+    It and its gradients are NaN where a live example has a label outside 0 to C - 1. The client of
+    such an example is left out of every round of training, and counted.
 
     >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([1.0, 0.0]))
     >>> cross_entropy(jnp.zeros((2, 4)), batch)

@@ -89,10 +89,10 @@ def mia(members: np.ndarray, others: np.ndarray) -> float | None:
     splits that hold out a tenth. This is the attack of the starting kit of the NeurIPS 2023
     machine unlearning challenge (Triantafillou et al., 2024, arXiv 2406.09073).
 
-    An odd number held out has one example more of one side, and what is trained on one more of
-    the other: a classifier without a clue answers that other one, and is right less often than a
-    coin. Of fewer than 100 examples a side one more is therefore held out where the number would
-    be odd; of more the kit's number is kept, where this costs a coin 2.4 points at the very most.
+    An odd number held out has one example more of one side, and the training part one more of the
+    other. A classifier without a clue answers that other side and is right less often than a coin.
+    So with fewer than 100 examples a side, one more is held out where the number would be odd. With
+    more, the kit's number is kept; there this costs a coin at most 2.4 points.
 
     Args:
       members: losses of the forgotten examples, ``[n]``; infinite ones count as very large.
@@ -115,8 +115,8 @@ def mia(members: np.ndarray, others: np.ndarray) -> float | None:
     losses = np.minimum(np.nan_to_num(np.concatenate(sides), nan=1e4), 1e4).reshape(-1, 1)
     labels = np.repeat([1, 0], size)
     scores = [
-        LogisticRegression().fit(losses[train], labels[train]).score(losses[held], labels[held])
-        for train, held in _attack_splits(size)
+        LogisticRegression().fit(losses[train], labels[train]).score(losses[test], labels[test])
+        for train, test in _attack_splits(size)
     ]
     return float(100 * np.mean(scores))
 
@@ -125,9 +125,9 @@ def mia(members: np.ndarray, others: np.ndarray) -> float | None:
 def _attack_splits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import StratifiedShuffleSplit
 
-    labels, held = np.repeat([1, 0], size), -(-2 * size // 10)
-    held += held % 2 if size < 100 else 0
-    splits = StratifiedShuffleSplit(n_splits=10, test_size=held, random_state=0)
+    labels, test_size = np.repeat([1, 0], size), -(-2 * size // 10)
+    test_size += test_size % 2 if size < 100 else 0
+    splits = StratifiedShuffleSplit(n_splits=10, test_size=test_size, random_state=0)
     return list(splits.split(labels, labels))
 
 
@@ -153,11 +153,11 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
     rng = np.random.default_rng(seed)
     members, others = [np.zeros(0, int)], [np.zeros(0, int)]
     for label in np.unique(classes):
-        mine = rng.permutation(np.flatnonzero(classes == label))
-        theirs = rng.permutation(np.flatnonzero(test_classes == label))
-        many = min(len(mine), len(theirs))
-        members.append(mine[:many])
-        others.append(theirs[:many])
+        forgotten = rng.permutation(np.flatnonzero(classes == label))
+        unseen = rng.permutation(np.flatnonzero(test_classes == label))
+        many = min(len(forgotten), len(unseen))
+        members.append(forgotten[:many])
+        others.append(unseen[:many])
     return np.concatenate(members), np.concatenate(others)
 
 

@@ -1,9 +1,9 @@
 """Pools laid out by device: every device holds the examples of its own clients and no others.
 
-``stack`` makes one pool, which every device of a mesh holds whole. ``spread`` cuts it: of K
-clients on D devices the k-th lives on device ``k // ceil(K / D)``, where ``map_clients`` and
-``sum_clients`` run it anyway, so no example ever travels and every number stays what it was.
-On several hosts a host puts the examples of its own clients on its devices, and reads no others.
+``stack`` makes one pool, which every device of a mesh holds whole. ``spread`` cuts it. Of K clients
+on D devices the k-th lives on device ``k // ceil(K / D)``, where ``map_clients`` and
+``sum_clients`` run it anyway. So no example ever travels, and every number stays what it was. On
+several hosts a host puts the examples of its own clients on its devices, and reads no others.
 
 Nothing but the order of the all-reduce's sum can change. Masks and indices stay on every device,
 five bytes an example, so each host decides requests, absences and samples alone. A sample takes as
@@ -26,9 +26,9 @@ from jfu.types import ClientData
 def spread(clients: ClientData, mesh: Mesh | None = None) -> ClientData:
     """The same clients with a pool for each device, ``x [D, P, ...]``, ``y`` and ``row [D, P]``.
 
-    ``index`` then counts within the pool of the client's device, while ``mask``, ``id`` and the
-    order of clients stay: a ``forget`` mask made of the given clients fits the result. Requests
-    that look at labels or rows must be made before.
+    ``index`` then counts within the pool of the client's device. ``mask``, ``id`` and the order of
+    clients stay, so a ``forget`` mask of the given clients fits the result. Requests that look at
+    labels or rows must be made before.
 
     Args:
       clients: as ``stack`` makes them; the arrays may be NumPy's. On several hosts every host

@@ -6,11 +6,11 @@ One client more or less moves the sum by at most ``clip``, whatever it holds and
 round is a Gaussian mechanism with the multiplier ``noise``. Clients count alike, whatever their
 sizes, and the divisor is a number that does not depend on who came.
 
-This holds of the models, to whoever does not know the key that noise and samples are drawn with.
-A key that others know or can guess hides nothing: ``jax.random.key(0)`` is none to be private with,
-nor is one of any seed that is written down; ``secret_key`` makes one. Sums are of float32, so a
-client moves them by ``clip`` up to rounding. What else is told of a run, such as accuracies on
-clients' examples or who was left out, is outside epsilon.
+This protects the models against everybody who does not know the key that noise and samples are
+drawn with. A key that others know or can guess hides nothing. ``jax.random.key(0)`` is such a key,
+and so is one of any seed that is written down. ``secret_key`` makes one that nobody can guess. Sums
+are of float32, so a client moves them by ``clip`` up to rounding. Whatever else is published of a
+run is outside epsilon, such as accuracies on clients' examples, or who was left out.
 
 McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models. ICLR
 2018, arXiv 1710.06963.
@@ -34,9 +34,9 @@ from jfu.types import Key, PyTree, Variables, is_whole
 def secret_key(secret: bytes | None = None) -> Key:
     """A key that nobody can guess, for the rounds of one private run: 256 bits, of a cipher.
 
-    Whoever has it can take the noise off. So it is kept where the models do not go, and not longer
-    than the run: two runs with one key draw the same noise, and the difference of their models
-    would show what it hides.
+    Whoever has it can take the noise off. So keep it where the models do not go, and no longer than
+    the run. Two runs with one key draw the same noise, and the difference of their models would
+    show what it hides.
 
     Args:
       secret: 32 bytes, of ``secrets.token_bytes(32)`` say, for a run that is to go on after a stop;
@@ -118,10 +118,10 @@ def clipped(update: PyTree, clip: float, there: jax.Array) -> PyTree:
 def gaussian(key: Key, size: int, dtype: Any) -> jax.Array:
     """``size`` draws of N(0, 1), each half the sum of four.
 
-    Of a single float32 draw there are 2^23 values, so that whoever has a guess of a sum could see
-    whether a published number is that sum and one of them. Of sums of four there are too many
-    (Holohan and Braghin. Secure Random Sampling in Differential Privacy. ESORICS 2021, arXiv
-    2107.10138; n = 2 in its section 5.1).
+    A single float32 draw has 2^23 values. Whoever guesses a sum could therefore check whether a
+    published number is that sum plus one of them. Sums of four have too many values (Holohan and
+    Braghin. Secure Random Sampling in Differential Privacy. ESORICS 2021, arXiv 2107.10138; n = 2
+    in its section 5.1).
 
     >>> gaussian(jax.random.key(0), 3, jnp.float32).shape
     (3,)

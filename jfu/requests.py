@@ -64,9 +64,9 @@ def forget_class(
     wanted = _named(labels, "labels")
     y = clients.y[clients.index]
     live = clients.mask & _of_clients(clients, ids)[:, None]
-    held = np.unique(np.asarray(y)[np.asarray(live)])
-    if missing := sorted(set(wanted.tolist()) - set(held.tolist())):
-        raise ValueError(f"no example has class {missing}; the classes held are {held.tolist()}")
+    present = np.unique(np.asarray(y)[np.asarray(live)])
+    if missing := sorted(set(wanted.tolist()) - set(present.tolist())):
+        raise ValueError(f"no example has class {missing}; the classes held are {present.tolist()}")
     return live & jnp.isin(y, jnp.asarray(wanted, y.dtype))
 
 

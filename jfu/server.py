@@ -5,9 +5,9 @@
     v <- v - (1 - b2) D^2 sign(v - D^2)             FedYogi
     w <- w + lr m / (sqrt(v) + tau)                 m = 0 and v = tau^2 at the start
 
-with D the mean update. Nothing is corrected for its bias, which is what tells them from
-``optax.adam`` and ``optax.yogi``: of equal updates Adam's first step is as long as all others,
-FedAdam's shorter, and the more so the smaller they are beside ``tau``.
+with D the mean update. Unlike ``optax.adam`` and ``optax.yogi`` they correct nothing for bias. If
+all updates are equal, Adam's first step is as long as all others, and FedAdam's is shorter. It is
+the shorter the smaller updates are beside ``tau``.
 
 Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan. Adaptive Federated Optimization.
 ICLR 2021, arXiv 2003.00295, algorithm 2.

@@ -1,16 +1,16 @@
 """Shadow federations: many small ones over one pool of examples, in one compiled program.
 
-Attacks that look at single examples (U-LiRA, ``jfu.attacks.lira``) need to know what models
-say that did and that did not see an example. A shadow federation is the same federation with
-other randomness and another membership of the examples in question; nothing else differs, so
-all of them are one program mapped over keys and masks, and none waits for another.
+Attacks on single examples (U-LiRA, ``jfu.attacks.lira``) need models that saw an example and
+models that did not. A shadow federation is the same federation with other randomness and other
+members among the examples in question. Nothing else differs, so all of them are one program mapped
+over keys and masks, and none waits for another.
 
-Shadows come in pairs: of two, one holds an example and the other does not, and both are held out
-together when their scores are computed. Were only the scored model left out, members and others
-would be judged against samples of different sizes, and retraining against itself would come out
-below a coin (0.44 in a test). An attack that learns from shadows is left out pair by pair. It
-learns from all pairs but the one it is tried on. Drawing its scores anew leaves out that learning
-and says too little by a third; the jackknife of the whole attack does not.
+Shadows come in pairs. Of two, one has an example and the other does not, and both are left out
+together when their scores are computed. If only the scored model were left out, members and others
+would be compared with samples of different sizes. Retraining against itself would then come out
+below a coin (0.44 in a test). An attack that learns from shadows learns from all pairs but the one
+it is tried on. Drawing its scores anew would leave out that learning and give intervals too narrow
+by a third; the jackknife of the whole attack does not.
 """
 
 from collections.abc import Callable

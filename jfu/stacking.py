@@ -35,15 +35,15 @@ def stack(
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
       classes: how many there are; labels outside ``0 ... classes-1`` are refused. Not known, they
         are NaN in ``cross_entropy`` and their clients are left out.
-      host: whether everything stays in host memory as NumPy arrays, for ``streamed``; ``x`` is
-        then not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``) or anything
-        that is read by row, such as ``jfu.data.load(..., by_row=True)`` gives, which is not looked
-        at here.
+      host: whether everything stays in host memory as NumPy arrays, for ``streamed``. ``x`` is then
+        not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``). It may also be
+        anything that is read by row, such as ``jfu.data.load(..., by_row=True)`` gives; its values
+        are not checked here.
 
     Raises:
-      ValueError: no clients, an empty client, rows outside the pool, lengths that differ,
-        labels that are not integers or too large, or values that are not finite or that the type
-        on the device cannot hold.
+      ValueError: no clients, an empty client, rows outside the pool, or lengths that differ; labels
+        that are not integers or too large; values that are not finite, or too large for the type
+        on the device.
 
     >>> data = stack(np.zeros((5, 2)), np.arange(5), [[0, 1], [2, 3, 4]])
     >>> data.index.shape, data.mask.sum(1).tolist()

@@ -1,17 +1,17 @@
 """Clients that stay in host memory, or in a file, and come to the devices piece by piece.
 
-A round of a federation whose server needs no more than a sum can take its clients in any groups.
-``streamed`` walks over pieces of them: while the devices work on one, the host gathers the examples
-of the next from the pool and sends them, and at most two are on the devices at any time, so memory
-depends on the size of a piece and not on how many clients there are. Every device keeps a sum of
-its own over all pieces; one all-reduce and the server's work end the round.
+A round whose server needs no more than a sum can take its clients in any groups. ``streamed`` takes
+them in pieces. While the devices work on one piece, the host gathers the examples of the next from
+the pool and sends them. At most two pieces are on the devices at any time, so memory depends on the
+size of a piece, not on the number of clients. Every device keeps a sum of its own over all pieces.
+One all-reduce and the server's work end the round.
 
 Clients are taken in the order of their sizes, largest first. A piece has as many slots for each
-client as its largest needs, rounded up to a power of two, and as many clients as then fit into its
-bytes. So clients of one size make pieces of one shape and one compiled program; ragged ones make
-programs by powers of two, a dozen at most, where one shape for all would give a client of one
-image the slots of a client of thousands. Only the last piece is filled up. Clients next to one
-another in size go to different devices, which then have the same to do.
+client as its largest needs, rounded up to a power of two. It has as many clients as then fit into
+its bytes. So clients of one size make pieces of one shape, and one compiled program. Ragged clients
+make a program for each power of two, a dozen at most. With one shape for all, a client of one image
+would get the slots of a client of thousands. Only the last piece is filled up. Clients next to one
+another in size go to different devices, which then have equal work.
 
 It is the same round in parts: a federation shows what it begins with, what a client sends and what
 the server does (``FederatedAlgorithm.parts``). An example's randomness stays that of its row in the
@@ -119,8 +119,8 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
 
     def finish(state: PyTree, total: PyTree, info: LocalInfo, ids: jax.Array, key: Key):
         def summed(total: PyTree) -> PyTree:
-            mine = jax.tree.map(lambda a: a[0], total)
-            return all_reduce(mine) if _devices() > 1 else mine
+            own = jax.tree.map(lambda a: a[0], total)
+            return all_reduce(own) if _devices() > 1 else own
 
         sent = _spread(summed, (MINE,), WHOLE)(total)
         return _kept(parts.finish(state, sent, info, ids, key), WHOLE)

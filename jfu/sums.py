@@ -1,9 +1,9 @@
 """Sums in a type that holds them: float32 at least, whatever the type of what is summed.
 
-bfloat16 has eight bits of a number: a sum of a thousand ones in it ends at 256, and float16 ends at
-65,504. So what many clients enter, and squares of what one holds, is added up in float32, float64
-stays float64, and integers are averaged as floats and rounded. The result goes back to the type
-that the model has once, at the end.
+bfloat16 has eight bits of a number, so a sum of a thousand ones in it ends at 256; float16 ends at
+65,504. So sums over clients, and sums of squares, are made in float32. float64 stays float64, and
+integers are averaged as floats and rounded. The result goes back to the model's type once, at the
+end.
 
 Of float32 parameters no bit changes by this. The same holds for ``jax_enable_x64``: a round gives
 the types that it gets.

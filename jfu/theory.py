@@ -56,10 +56,10 @@ def preactivations(activation: Callable, weights: Chain, x: jax.Array) -> tuple[
     >>> y.tolist(), logits.tolist()
     ([[-1.0, 3.0]], [[0.0, 3.0]])
     """
-    found = [x @ weights[0]]
+    outputs = [x @ weights[0]]
     for weight in weights[1:]:
-        found.append(activation(found[-1]) @ weight)
-    return tuple(found)
+        outputs.append(activation(outputs[-1]) @ weight)
+    return tuple(outputs)
 
 
 def negated(weights: Chain, layers: Sequence[int]) -> tuple[jax.Array, ...]:
@@ -205,8 +205,8 @@ def _over(a: jax.Array, b: jax.Array) -> jax.Array:
 def activation_distance(activation: Callable, y: jax.Array, other: jax.Array) -> jax.Array:
     """``E|s(Y) - s(Y')|^2`` over all entries of two arrays of one shape.
 
-    Theorem 2 (reconstruction): among weights of one norm the negated ones, ``Y' = -Y``, are at
-    the largest distance: ``4 E s(Y)^2`` for odd ``s``, ``E Y^2`` for ReLU and GELU.
+    Theorem 2 (reconstruction): among weights of one norm the negated ones, ``Y' = -Y``, are at the
+    largest distance. It is ``4 E s(Y)^2`` for odd ``s``, and ``E Y^2`` for ReLU and GELU.
 
     >>> y = jnp.array([1.0, -2.0])
     >>> [float(activation_distance(s, y, -y)) for s in (jax.nn.relu, lambda y: y, jnp.abs)]
@@ -276,10 +276,10 @@ def total_variation(y: jax.Array, *, bins: int = 40) -> jax.Array:
 def jacobian_distance(activation: Callable, before: Chain, after: Chain, x: jax.Array) -> jax.Array:
     """Theorem 3 (reconstruction): how far does the law of later layers' Jacobians move?
 
-    W1 between all singular values of ``d logits / d s(Y_1)`` at the inputs ``x [B, D]``, before
-    and after a change of the first layer, in units of their mean before. Bounded by a multiple
-    of the ``total_variation`` of its outputs, which vanishes as the layer widens; 0 for odd
-    activations, and for the identity whatever the change.
+    W1 between the singular values of ``d logits / d s(Y_1)`` at the inputs ``x [B, D]`` before and
+    after a change of the first layer, in units of their mean before. It is at most a multiple of
+    the ``total_variation`` of the layer's outputs, which vanishes as the layer widens. It is 0 for
+    odd activations, and for the identity whatever the change.
 
     >>> weights, x = chain(jax.random.key(0), (4, 3, 3, 2)), jnp.eye(4)
     >>> round(float(jacobian_distance(jnp.tanh, weights, negated(weights, [0]), x)), 3)

@@ -53,9 +53,10 @@ class ClientData(NamedTuple):
     ``mask``. Inside a client function the same class is one client's view: ``index`` and
     ``mask`` are ``[N]``, ``id`` is a scalar and the pool is whole.
 
-    After ``jfu.spread`` every device has a pool of its own: ``x [D, P, ...]``, ``y [D, P]``, and
-    ``index`` counts within the pool of the client's device (``jfu/pools.py``). Inside a client
-    function that pool is ``[P, ...]``.
+    After ``jfu.spread`` every device has a pool of its own, ``x [D, P, ...]`` and ``y [D, P]``.
+    ``index`` then counts within the pool of the client's device (``jfu/pools.py``). Inside a client
+    function that pool is ``[P, ...]``. After ``jfu.stack(..., host=True)`` all fields are NumPy
+    arrays.
     """
 
     x: jax.Array  # [M, ...] the pool; uint8 images stay uint8 until the model
@@ -149,8 +150,8 @@ class FederatedAlgorithm(NamedTuple):
     """Training: ``init`` makes a state, ``round`` maps it to the next one.
 
     ``watched(see)`` is ``round`` with a memory of each client, ``(state, clients, key, rows) ->
-    (state, info, rows)``: ``rows`` is a pytree ``[K, ...]``, and ``see(row, update, info, share)``
-    makes a client's new row of what it sent, ``share`` being its part of the round's examples.
+    (state, info, rows)``. ``rows`` is a pytree ``[K, ...]``. ``see(row, update, info, share)``
+    makes a client's new row of what it sent; ``share`` is its part of the round's examples.
     ``parts`` are those of a round that needs no more of its clients than a sum.
     """
 

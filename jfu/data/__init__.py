@@ -68,9 +68,9 @@ def load(
     """Reads a data set. The options apply in the order drop, resplit, sizes, image size.
 
     Args:
-      name: an embedded set (``digits``, ``synthetic``), the path of an own ``.npz`` file (see
-        ``jfu.data.npz``), or the name of any image-classification set of tensorflow-datasets,
-        such as ``cifar10`` or ``cifar10:3.0.2`` (see ``jfu.data.tfds``).
+      name: an embedded set (``digits``, ``synthetic``); the path of an own ``.npz`` file
+        (``jfu.data.npz``); or an image-classification set of tensorflow-datasets, such as
+        ``cifar10`` or ``cifar10:3.0.2`` (``jfu.data.tfds``).
       data_dir: the folder of prepared tensorflow-datasets; ``$TFDS_DATA_DIR`` or
         ``~/tensorflow_datasets`` if not given.
       image_size: resizes every image to ``[image_size, image_size, C]``, bilinear (Pillow).
@@ -83,9 +83,9 @@ def load(
       drop_labels: classes to leave out of training and test, by name or number; the classes
         that remain are numbered 0, 1, ... in their old order.
       seed: of ``train_size``, ``test_size`` and ``resplit``.
-      by_row: leave the training images in their files: ``x_train`` is then a
-        ``jfu.data.rows.Rows``, which reads the rows that it is indexed with, as ``jfu.spread`` does
-        for the clients of one host. Embedded sets and compressed ``.npz`` files are read whole.
+      by_row: leaves the training images in their files. ``x_train`` is then a
+        ``jfu.data.rows.Rows``, which reads the rows that it is indexed with. ``jfu.spread`` so
+        reads the clients of one host. Embedded sets and compressed ``.npz`` files are read whole.
 
     Raises:
       ValueError: a name, option or file that does not work, in one sentence.
@@ -172,22 +172,22 @@ def oddities(data: Dataset) -> list[str]:
     >>> oddities(data._replace(x_test=data.x_test.astype(np.float32)))[0][:48]
     'images are floats of up to 255, which networks t'
     """
-    found = []
-    some = data.x_test[:1000]  # training images may lie in a file
-    largest = float(np.abs(some).max(initial=0)) if some.dtype.kind == "f" else 0.0
-    if some.ndim > 2 and largest > SCALE:
-        found.append(
+    sentences = []
+    images = data.x_test[:1000]  # training images may lie in a file
+    largest = float(np.abs(images).max(initial=0)) if images.dtype.kind == "f" else 0.0
+    if images.ndim > 2 and largest > SCALE:
+        sentences.append(
             f"images are floats of up to {largest:.4g}, which networks take as they are and learn "
             "from badly; store uint8, which is divided by 255 on its way in, or divide them"
         )
     missing = np.setdiff1d(np.arange(len(data.labels)), _used(data))
     if len(missing):
-        some = ", ".join(data.labels[c] for c in missing[:5]) + ", ..." * (len(missing) > 5)
-        found.append(
-            f"of {len(data.labels)} classes {len(missing)} have no example ({some}); the network "
+        names = ", ".join(data.labels[c] for c in missing[:5]) + ", ..." * (len(missing) > 5)
+        sentences.append(
+            f"of {len(data.labels)} classes {len(missing)} have no example ({names}); the network "
             "has an output for each"
         )
-    return found
+    return sentences
 
 
 def choose(examples: int, size: int, seed: int, option: str = "train_size") -> np.ndarray:

@@ -89,14 +89,14 @@ def _dataset(arrays: dict, by_row: Rows | None) -> Dataset:
 
 def _arrays(path: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict:
     """Those of the arrays that the file holds, if it claims no more than can be."""
-    held = npz_headers(path)
-    if missing := [name for name in needed if name not in held]:
+    there = npz_headers(path)
+    if missing := [name for name in needed if name not in there]:
         raise ValueError(
-            f"{shown(path)} lacks {', '.join(missing)}; it holds {shown(sorted(held))}"
+            f"{shown(path)} lacks {', '.join(missing)}; it holds {shown(sorted(there))}"
         )
-    wanted = [name for name in needed + optional if name in held]
-    claimed = sum(math.prod(held[n].shape) * held[n].dtype.itemsize for n in wanted)
-    packed = not all(held[name].stored for name in wanted)
+    wanted = [name for name in needed + optional if name in there]
+    claimed = sum(math.prod(there[n].shape) * there[n].dtype.itemsize for n in wanted)
+    packed = not all(there[name].stored for name in wanted)
     most = max(_PACKED, _RATIO * os.path.getsize(path)) if packed else memory()
     if claimed > most:
         raise ValueError(

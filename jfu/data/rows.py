@@ -90,8 +90,8 @@ def joined(parts: Sequence["np.ndarray | Rows"]) -> Rows:
     def read(places):
         x, owner = np.empty((len(places), *each), dtype), np.searchsorted(ends, places, "right")
         for number, part in enumerate(parts):
-            mine = owner == number
-            x[mine] = part[places[mine] - (ends[number] - len(part))]
+            own = owner == number
+            x[own] = part[places[own] - (ends[number] - len(part))]
         return x
 
     return Rows(read, np.arange(ends[-1]), each, dtype)

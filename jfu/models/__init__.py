@@ -140,8 +140,8 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
     shape, dtype = (1, *example.shape[1:]), example.dtype
 
     def call(fn, *args, train, mask=None, **rest):
-        given = {"train": train, "mask": mask}
-        return fn(*args, **{k: v for k, v in given.items() if k in named}, **rest)
+        optional = {"train": train, "mask": mask}
+        return fn(*args, **{k: v for k, v in optional.items() if k in named}, **rest)
 
     @jax.jit  # so that the forward pass, whose result is not used, is not run
     def init(key):
@@ -237,8 +237,8 @@ def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]
 def _cuts(run: Callable, layers: Sequence[str], variables, x) -> tuple[tuple[str, ...], ...]:
     """Layers that read the same array, by depth, if without them no input reaches the output.
 
-    Not found are layers inside ``nn.scan``, a shortcut that reads what a norm before its
-    convolution reads, and layers of a network that looks at its input again, as for a mask.
+    Not found are layers inside ``nn.scan``, and a shortcut that reads what a norm before its
+    convolution reads. Nor are layers of a network that looks at its input again, as for a mask.
     """
     readers = []  # (array, layers)
 
@@ -253,9 +253,9 @@ def _cuts(run: Callable, layers: Sequence[str], variables, x) -> tuple[tuple[str
 
     with nn.intercept_methods(watch):
         jaxpr = jax.make_jaxpr(run)(variables, x).jaxpr
-    given = [v is jaxpr.invars[-1] for v in jaxpr.invars]
-    found = dict.fromkeys(tuple(dict.fromkeys(names)) for _, names in readers)
-    return tuple(names for names in found if not any(_reached(jaxpr, given, names)))
+    is_input = [v is jaxpr.invars[-1] for v in jaxpr.invars]
+    cuts = dict.fromkeys(tuple(dict.fromkeys(names)) for _, names in readers)
+    return tuple(names for names in cuts if not any(_reached(jaxpr, is_input, names)))
 
 
 # Equations that run the one jaxpr which they hold, on what they are given.

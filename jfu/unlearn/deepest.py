@@ -5,19 +5,20 @@
     c*       = the last c in call order with t(c) <= tells, or that of the least t;
     theta'   = theta(c*);   then rounds on what is retained
 
-A cut is a set of layers without which no input reaches the output: any single layer of a chain, in
-a residual network the stem, the layers that lead into a stage, the head. Where NoT negates the
-first of many layers all others have to learn anew, and what the early ones know, which all data
-taught them, is lost too. A late cut leaves more of it; but the sign of the last layers turns right
-answers into reliably wrong ones, which recovery need only turn back. That is told beforehand, from
-retained data alone: what a prediction still says of the label, right or wrong, is their mutual
-information I, less what chance makes of it, E, as a share of what there is to say, the labels'
-entropy H. Each client sends the server C x C counts for each cut, which are summed; that is the
-first round. Not of NoT's paper.
+A cut is a set of layers without which no input reaches the output. In a chain that is any single
+layer. In a residual network it is the stem, the layers that lead into a stage, or the head.
+
+Where NoT negates the first of many layers, all others have to learn anew. What the early ones know,
+which all data taught them, is lost too. A late cut leaves more of it. But the sign of the last
+layers turns right answers into reliably wrong ones, and recovery need only turn them back. Retained
+data alone shows this beforehand. What a prediction still says of the label, right or wrong, is
+their mutual information I. It is taken less what chance makes of it, E, and as a share of what
+there is to say, the labels' entropy H. For each cut every client sends the server C x C counts,
+which are summed; that is the first round. This is not in NoT's paper.
 
 Adjusting for chance: Vinh, Epps, Bailey. Information Theoretic Measures for Clusterings Comparison.
-JMLR 11, 2010; their E sums a hypergeometric law for each cell, here it is a Poisson law with that
-law's variance, which needs no loop over counts of cells.
+JMLR 11, 2010. Their E sums a hypergeometric law for each cell of the table. Here it is a Poisson
+law with that law's variance, which needs no loop over counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,10 +91,10 @@ def deepest(
         counts, info = count(state.variables, request.retain)
         # Where some rows were no numbers, and so are not counted, nothing is known.
         whole = counts.sum((1, 2)) >= info.weight.astype(jnp.int32).sum()
-        told = jnp.where(whole, jax.vmap(information)(counts), jnp.inf)
-        silent = jnp.arange(len(cuts)) * (told <= tells)
-        best = jnp.where((told <= tells).any(), silent.argmax(), told.argmin())
-        metrics = summarise(info) | dict(cut=best.astype(jnp.float32), told=told[best])
+        remains = jnp.where(whole, jax.vmap(information)(counts), jnp.inf)
+        usable = jnp.arange(len(cuts)) * (remains <= tells)
+        best = jnp.where((remains <= tells).any(), usable.argmax(), remains.argmin())
+        metrics = summarise(info) | dict(cut=best.astype(jnp.float32), told=remains[best])
         # Counts, not a model, are what is sent.
         metrics["up"] *= counts.size / optax.tree.size(state.variables)
         signs = _signs(state.variables, cuts, weights_only, follows)
@@ -182,9 +183,9 @@ def information(counts: jax.Array) -> jax.Array:
 def _chance(rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Expected mutual information of tables with these margins.
 
-    A cell of which m are expected adds E[N log(N / m)] / n, with N of a Poisson law: 1/2n where m
-    is large, nearly nothing where it is small. Margins that are fixed leave the cell less variance
-    than that law's, (1 - row / n)(1 - column / n) of it.
+    A cell in which m are expected adds E[N log(N / m)] / n, with N of a Poisson law. That is 1/2n
+    where m is large, and nearly nothing where m is small. Fixed margins leave the cell less
+    variance than that law's, (1 - row / n)(1 - column / n) of it.
     """
     total = jnp.maximum(rows.sum(), 1)
     mean = jnp.outer(rows, columns) / total

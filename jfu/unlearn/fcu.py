@@ -6,17 +6,17 @@ knows nothing, take ``every`` steps on its own data that minimise
     -log( e^(s1 / tau) / (e^(s0 / tau) + e^(s1 / tau)) )
     s0 = cos(h_w(x), h_w*(x)),   s1 = cos(h_w(x), h_w_deg(x)),   h: the last layer's input
 
-and put back what the low frequencies of the weights knew: in the two-dimensional spectrum of
-each kernel the central box of amplitudes, and all phases, are those of w*; norms and biases
-are w*'s altogether. Then the others train on.
+and put back what the low frequencies of the weights knew. In the two-dimensional spectrum of each
+kernel the central box of amplitudes, and all phases, become those of w*. Norms and biases become
+w*'s altogether. Then the others train on.
 
 Deng, Luo, Chen. Enable the Right to be Forgotten with Federated Client Unlearning in Medical
-Imaging. MICCAI 2024, arXiv 2407.02356. In the published code it is the unlearned model that
-gives the low frequencies, against the paper's text: ``low="unlearned"``. Its w_deg is a
-network pre-trained elsewhere; here, where networks are trained from scratch, a fresh one. Its box
-leaves the last row and column out: of n frequencies, c - b to c + b - 1 with c = n // 2 and b =
-int(ratio n / 2), so that a frequency and its mirror may fall on different sides. Here the box is
-closed, c - b to c + b, and what is mixed stays the spectrum of real weights.
+Imaging. MICCAI 2024, arXiv 2407.02356. In the published code it is the unlearned model that gives
+the low frequencies, against the paper's text: ``low="unlearned"``. Its w_deg is a network
+pre-trained elsewhere; here, where networks are trained from scratch, a fresh one. Its box leaves
+the last row and column out. Of n frequencies it has c - b to c + b - 1, with c = n // 2 and b =
+int(ratio n / 2), so a frequency and its mirror may fall on different sides. Here the box is closed,
+c - b to c + b, and the mixture stays the spectrum of real weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -116,8 +116,8 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
                 batch, _ = take(client, drawn(client.mask, jax.random.fold_in(block_key, i), size))
 
                 def loss(params):
-                    mine = {**rest, "params": params}
-                    return contrast(model.features, (mine, original, degraded), batch, tau)
+                    variables = {**rest, "params": params}
+                    return contrast(model.features, (variables, original, degraded), batch, tau)
 
                 value, slope = jax.value_and_grad(loss)(params)
                 change, memory = adam.update(slope, memory, params)

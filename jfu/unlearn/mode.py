@@ -5,16 +5,16 @@ by federated averaging, and the model M moves towards it,
 
     M <- lam M + (1 - lam) M_de.
 
-In each of the first ``guide`` rounds memory guidance follows: all clients train M, those that
-stay on their labels, the leaving one on what M_de says of its data,
+In each of the first ``guide`` rounds memory guidance follows. All clients train M. Those that stay
+train on their labels, the leaving one on what M_de says of its data:
 
     y(x) = argmax M_de(x),   M <- sum_k p_k w_k over all clients.
 
 Then the others train on. Zhao, Wang, Qi, Huang, Wei, Zhang. Federated Unlearning with
-Momentum Degradation. IEEE Internet of Things Journal, 2023. No code was published; the numbers
-of rounds are those of the comparison in PUF (arXiv 2504.05822), which guides at two rates, 0.1 for
-the client that leaves and 5e-4 for the others. Here all are guided at the rate of training, and
-``stay_lr`` gives those who stay one of their own.
+Momentum Degradation. IEEE Internet of Things Journal, 2023. No code was published. The numbers of
+rounds are those of the comparison in PUF (arXiv 2504.05822). It guides at two rates, 0.1 for the
+client that leaves and 5e-4 for the others. Here all clients are guided at the rate of training;
+``stay_lr`` gives those that stay a rate of their own.
 """
 
 from collections.abc import Callable

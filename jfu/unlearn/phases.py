@@ -74,10 +74,10 @@ def _of_all(info: RoundInfo, many: int) -> RoundInfo:
     Scalars are float32, so that rounds of both kinds have one type.
     """
     missing = many - info.ids.shape[0]
-    told = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
-    clients = jax.tree.map(lambda a: jnp.pad(a, (0, missing)), told(info.clients))
+    floats = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
+    clients = jax.tree.map(lambda a: jnp.pad(a, (0, missing)), floats(info.clients))
     ids = jnp.pad(info.ids, (0, missing), constant_values=NOBODY)
-    return info._replace(clients=clients, metrics=told(info.metrics), ids=ids, updates=None)
+    return info._replace(clients=clients, metrics=floats(info.metrics), ids=ids, updates=None)
 
 
 def inside(step: RecoverFn) -> RecoverFn:
@@ -115,8 +115,8 @@ def params_only(work: ClientFn) -> ClientFn:
 def moved(state: PyTree, update: Variables, info: RoundInfo) -> tuple[PyTree, RoundInfo]:
     """The state a round later, its model moved by an update as it is, past the server optimizer.
 
-    As in ``fedavg``, an update of other shapes is refused, and one that is not finite, or that
-    leads to a model that is not, leaves the model as it was, which ``metrics["not_applied"]`` says.
+    As in ``fedavg``, an update of other shapes is refused. One that is not finite, or that leads to
+    a model that is not, leaves the model as it was; ``metrics["not_applied"]`` then says so.
     """
     check_shapes(update, state.variables)
     old, update = dict(state.variables), dict(update)
