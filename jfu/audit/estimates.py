@@ -101,7 +101,7 @@ def alone(
 def of_seeds(
     measure: Measure,
     name: str,
-    held: dict[str, dict[int, Arrays]],
+    samples: dict[str, dict[int, Arrays]],
     scores: dict[str, dict[int, float]],
     draws: int,
 ) -> dict[str, Any]:
@@ -114,12 +114,12 @@ def of_seeds(
         return entry
     entry["seeds"] = len(seeds)
     if len(seeds) == 1:
-        models = [held[who][seeds[0]] for who in (name, *others)]
+        models = [samples[who][seeds[0]] for who in (name, *others)]
         return entry | dict(difference=of_one_seed(measure.statistic, models, draws))
     apart = lambda who: np.array(
         [scores[who][s] - np.mean([scores[other][s] for other in others]) for s in seeds]
     )
-    narrow = least(measure, held[name])
+    narrow = least(measure, samples[name])
     student = functools.partial(inference.t_interval, level=LEVEL, least=narrow)
     interval = lambda values: plain(student(values)._asdict())
     entry |= dict(difference=interval(apart(name)), floor=floor_of(measure, scores, len(others)))
@@ -130,18 +130,18 @@ def of_seeds(
 
 
 def of_pairs(
-    measure: Measure, name: str, held: dict[str, dict[int, Arrays]], *_: Any
+    measure: Measure, name: str, samples: dict[str, dict[int, Arrays]], *_: Any
 ) -> dict[str, Any]:
     """Likewise of shadow federations, where no difference is a known number."""
-    interval = lambda values: inference.jackknife(values, level=LEVEL)
-    ((mine,),) = held[name].values()
-    found, entry = interval(mine - measure.null), compared(measure, 1)
-    entry["difference"] = plain(found._asdict())
+    interval = functools.partial(inference.jackknife, level=LEVEL)
+    ((values,),) = samples[name].values()
+    apart, entry = interval(values - measure.null), compared(measure, 1)
+    entry["difference"] = plain(apart._asdict())
     if measure.memory:
-        entry["chance"] = inference.above(found, 0.0, len(mine) - 2, level=LEVEL)
-        ((old,),) = held.get(OLD, {0: (mine[:0],)}).values()
-        if name != OLD and len(old) == len(mine):
-            beyond = measure.memory * ((mine - measure.null) - (old - measure.null) / 2)
+        entry["chance"] = inference.above(apart, 0.0, len(values) - 2, level=LEVEL)
+        ((old,),) = samples.get(OLD, {0: (values[:0],)}).values()
+        if name != OLD and len(old) == len(values):
+            beyond = measure.memory * ((values - measure.null) - (old - measure.null) / 2)
             entry["halfway"] = plain(interval(beyond)._asdict())
     return entry
 
@@ -178,7 +178,7 @@ def floor_of(
 
 
 def chances(
-    name: str, mine: dict[str, Any], scores: Scores, table: Mapping[str, Measure]
+    name: str, entries: dict[str, Any], scores: Scores, table: Mapping[str, Measure]
 ) -> dict[str, float]:
     """How often an exact retraining would show as much memory, by measure.
 
@@ -186,13 +186,13 @@ def chances(
     with shadow federations.
     """
     out: dict[str, float] = {}
-    of = {key: table[key.partition(".")[0]] for key in mine}
-    memory = [key for key in mine if of[key].memory]
+    of = {key: table[key.partition(".")[0]] for key in entries}
+    memory = [key for key in entries if of[key].memory]
     for kind in ("decides", "sign"):
         keys = [k for k in memory if getattr(of[k], kind) and not of[k].pooled]
         out |= exchanged(name, keys, {key: of[key].memory for key in keys}, scores)
     pooled = [key for key in memory if of[key].pooled]
-    return out | {key: min(1.0, len(pooled) * mine[key]["chance"]) for key in pooled}
+    return out | {key: min(1.0, len(pooled) * entries[key]["chance"]) for key in pooled}
 
 
 def exchanged(
