@@ -17,7 +17,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # The quick checks that every supported Python and JAX must pass.
 CONFORMANCE = ("test_fedavg", "test_local", "test_select", "test_unlearn", "test_metrics")
-CONFORMANCE += ("test_clients", "test_conv", "test_devices", "test_dot", "test_layout")
+CONFORMANCE += ("test_clients", "test_conv", "test_devices", "test_dot", "test_mesh")
+CONFORMANCE += ("test_stacking", "test_sampling", "test_negation")
 
 
 def pytest_collection_modifyitems(items):

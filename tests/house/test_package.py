@@ -31,3 +31,10 @@ def test_checkers_and_readers_find_their_files():
 
 def test_tools_of_ci_are_pinned():
     assert all("==" in tool for tool in PROJECT["project"]["optional-dependencies"]["lint"])
+
+
+def test_the_conformance_tests_are_files_that_are_there():
+    text = (ROOT / "tests" / "conftest.py").read_text()
+    names = re.findall(r'"(test_\w+)"', "".join(re.findall(r"^CONFORMANCE.*$", text, re.MULTILINE)))
+    there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    assert len(names) > 10 and set(names) <= there
