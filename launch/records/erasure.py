@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jfu.ledger
 from jfu.files import read_bytes, shown
 from jfu.io import check_state, load_notes, load_seal
-from launch.records import lineage, records
+from launch.records import ledgers, lineage, records
 from launch.records.lineage import Step
 from launch.report import report
 from launch.setup.identity import DRAWS
@@ -190,7 +190,7 @@ def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]
         plain = WHO.fullmatch(read_bytes(path).decode(errors="replace").strip())
         short = plain and path.stat().st_size < 300
         return ("settings and records", False, True) if short else (CHANGED, True, False)
-    if name == records.LEDGER:
+    if name == ledgers.LEDGER:
         odd = [line["number"] for line in jfu.ledger.read(path) if not _is_plain(line)]
         what = f"a ledger whose line {odd[0]} holds more than jfu writes" if odd else "records"
         return what, bool(odd), not odd
@@ -199,7 +199,7 @@ def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]
 
 def _named(step: Step, path: pathlib.Path, name: str) -> bool:
     """Whether the ledger says that this file is what jfu wrote."""
-    return records.vouched(step.lines).get(name) == jfu.ledger.digest(path)
+    return ledgers.vouched(step.lines).get(name) == jfu.ledger.digest(path)
 
 
 def _anew(step: Step, path: pathlib.Path, name: str) -> bool:
@@ -277,7 +277,7 @@ def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str,
 
 def _is_sealed(step: Step, path: pathlib.Path) -> bool:
     """Whether the ledger names what a cell holds."""
-    named = records.named_cells(step.lines).get(path.stem)
+    named = ledgers.named_cells(step.lines).get(path.stem)
     try:
         check_state(path)
         return named is not None and named[1] == load_seal(path)
@@ -339,6 +339,6 @@ def erase(work: WorkDir, config: Config, method: str) -> None:
 def _record(folder: pathlib.Path, request: str, paths: Sequence[pathlib.Path]) -> None:
     """Says in a work directory's ledger what is about to be removed, unless it says so already."""
     files = {str(path.relative_to(folder)): jfu.ledger.digest(path) for path in paths}
-    known = records.erased(folder, records.check(folder))
+    known = ledgers.erased(folder, ledgers.check(folder))
     if any(known.get(name) != digest for name, digest in files.items()):
         records.write(WorkDir(folder, None), "erased", request=request, files=files)

@@ -7,7 +7,7 @@ from absl import flags
 
 import jfu.ledger
 from jfu.files import shown
-from launch.records import erasure, records
+from launch.records import erasure, ledgers, verification
 from launch.shell.printing import show
 from launch.shell.say import complain
 from launch.workdir import locks, places, runs
@@ -25,7 +25,7 @@ def ledger() -> None:
         raise ValueError("--prove_erased names no request; give one, such as client:0")
     if FLAGS.gone and not FLAGS.prove_erased:
         raise ValueError("--gone goes with --prove_erased, which looks for what a model came from")
-    if not (path / records.LEDGER).is_file():
+    if not (path / ledgers.LEDGER).is_file():
         absent(path)
     if FLAGS.new_key_file:
         return rekey(path)
@@ -36,16 +36,16 @@ def ledger() -> None:
 
 def verified(path: pathlib.Path) -> list[dict[str, Any]]:
     """The ledger's lines, each printed, and what they were checked against."""
-    secret = records.key()
+    secret = ledgers.key()
     try:
-        lines = records.read(path, FLAGS.head)
+        lines = verification.read(path, FLAGS.head)
     except ValueError as error:
         complain(str(error), status=1)
     for line in lines:
         try:
             show(in_words(line))
         except (KeyError, TypeError, ValueError, AttributeError):
-            where = f"line {line['number']} of {path / records.LEDGER}"
+            where = f"line {line['number']} of {path / ledgers.LEDGER}"
             complain(f"{where} is none that jfu's scripts write", status=1)
     for number in jfu.ledger.backwards(lines):
         show(
@@ -70,14 +70,14 @@ def rekey(path: pathlib.Path) -> None:
         raise ValueError(
             "--new_key_file changes the key and nothing else; leave the other flags out"
         )
-    old, new = records.key(), records.key("new_key_file")
+    old, new = ledgers.key(), ledgers.key("new_key_file")
     try:
-        records.read(path)
+        verification.read(path)
     except ValueError as error:
         complain(str(error), status=1)
     with locks.take(path):
-        content = dict(event="key", config=records.settings(path))
-        line = jfu.ledger.rekey(path / records.LEDGER, content, new=new, key=old)
+        content = dict(event="key", config=ledgers.settings(path))
+        line = jfu.ledger.rekey(path / ledgers.LEDGER, content, new=new, key=old)
     show(f"{in_words(line)}\nhead: {line['hash']}")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jfu.ledger
-from launch.records import records
+from launch.records import ledgers, verification
 from launch.setup.identity import same_data
 from launch.setup.requests import NEVER, meant
 from launch.workdir.places import CONFIG, MODEL
@@ -69,7 +69,7 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
         if (place := os.path.realpath(folder)) in seen:
             continue
         seen.add(place)
-        lines = bound(folder, records.read(folder, head, source=folder != path))
+        lines = bound(folder, verification.read(folder, head, source=folder != path))
         found.steps.append(Step(folder, run, meaning, lines))
         before = list(sources(folder, run))
         for model in before:
@@ -100,7 +100,7 @@ def _add_since(found: Lineage, seen: set[str]) -> None:
         taken = {os.path.realpath(place) for place in there.values()}
         spare = [s for s in found.steps if os.path.realpath(s.folder) not in taken]
         for key in sorted(told.keys() - there.keys(), key=str):
-            same = [s for s in spare if s is not step and records.settings(s.folder) == key[1]]
+            same = [s for s in spare if s is not step and ledgers.settings(s.folder) == key[1]]
             if same:
                 spare.remove(same[0])
             else:
@@ -116,7 +116,7 @@ def _begun_at(step: Step, line: dict[str, Any]) -> pathlib.Path | None:
     """Where the run lies that a line names: where it was, or where that is from here."""
     beside = os.path.join(os.path.realpath(step.folder), str(line.get("beside")))
     for place in (str(line.get("path")), os.path.normpath(beside)):
-        if records.settings(pathlib.Path(place)) == line.get("run"):
+        if ledgers.settings(pathlib.Path(place)) == line.get("run"):
             return pathlib.Path(place)
     return None
 
@@ -125,7 +125,9 @@ def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:
     """Adds a work directory that was begun from another or lies in it; None if it does not hold."""
     try:
         run = read_run(str(folder))
-        lines = [x for x in records.own(folder, records.read(folder, source=True)) if "config" in x]
+        lines = [
+            x for x in ledgers.own(folder, verification.read(folder, source=True)) if "config" in x
+        ]
     except (ValueError, OSError) as error:
         found.broken.append((folder, str(error)))
         return None
@@ -140,10 +142,10 @@ def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:
 
 def bound(folder: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines of a work directory's own run, which say what config.json they are of."""
-    mine = [line for line in records.own(folder, lines) if "config" in line]
+    mine = [line for line in ledgers.own(folder, lines) if "config" in line]
     if not mine:
         raise ValueError(
-            f"no line of {folder / records.LEDGER} says which {CONFIG} it is of, so what that says "
+            f"no line of {folder / ledgers.LEDGER} says which {CONFIG} it is of, so what that says "
             "of the files cannot be relied on; the run was made before lines did, or has not "
             "finished"
         )
@@ -179,4 +181,4 @@ def _is_named(model: pathlib.Path, run: Run) -> bool:
     folder, digest = model.parent, run.files.get(run.config.init_params)
     if model.name != MODEL or not (folder / CONFIG).is_file():
         return False
-    return any(line.get("model") == digest for line in jfu.ledger.read(folder / records.LEDGER))
+    return any(line.get("model") == digest for line in jfu.ledger.read(folder / ledgers.LEDGER))

@@ -46,7 +46,7 @@ def audit() -> None:
 def asked(where: pathlib.Path) -> Any:
     """What the work directory says of itself, if it can be audited with these flags."""
     from jfu.audit.measures import RETRAINED
-    from launch.records import records
+    from launch.records import verification
     from launch.setup import idle
     from launch.workdir import outcome, places, runs
 
@@ -74,7 +74,7 @@ def asked(where: pathlib.Path) -> Any:
             f"--control retrains a third time, and {where} has not two retrained models for it to "
             "stand beside: run launch.compare with retrain among --methods and audit that"
         )
-    records.settle(where)
+    verification.settle(where)
     return run
 
 

@@ -50,7 +50,7 @@ def run() -> tuple:
     Raises:
       OutOfTime: cells are left; the table of those that are not is printed and written.
     """
-    from launch.records import records
+    from launch.records import ledgers, records
     from launch.running.programs import Programs
     from launch.running.progress import announce
     from launch.setup import federation
@@ -75,7 +75,7 @@ def run() -> tuple:
     hosts.together(lambda: federation.check(config, names, keep, **said()))
     where = workdir_for(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
-    hosts.agreed(lambda: records.check(work.path))
+    hosts.agreed(lambda: ledgers.check(work.path))
     if work.layout is not None:
         keep = workdir.same_history(work, keep, names)
     layout = devices.start(

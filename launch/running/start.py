@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from launch.records import records
+from launch.records import ledgers, records, verification
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
@@ -16,12 +16,12 @@ def check_source(source: str | None) -> None:
     """Refuses a work directory to begin from whose ledger or files are not as they were written."""
     if source:
         path = pathlib.Path(source)
-        hosts.agreed(lambda: [records.check(path), records.read(path)])
+        hosts.agreed(lambda: [ledgers.check(path), verification.read(path)])
 
 
 def erased(work: WorkDir) -> dict[str, str]:
     """What of a work directory was erased, on every host; refuses what is not as it was written."""
-    return hosts.agreed(lambda: records.erased(work.path, records.check(work.path)))
+    return hosts.agreed(lambda: ledgers.erased(work.path, ledgers.check(work.path)))
 
 
 def begin(

@@ -9,7 +9,7 @@ from absl import flags
 
 from jfu import results, tables
 from jfu.metrics import GAP_MEASURES
-from launch.records import records
+from launch.records import records, verification
 from launch.report import paper, recorded, report
 from launch.setup.methods import budget as rounds_of
 from launch.shell.config import Config
@@ -40,7 +40,7 @@ def table() -> None:
     paths = [pathlib.Path(path) for path in FLAGS.workdir]
     held = read(paths)
     for path in paths:
-        records.believe(path)
+        verification.believe(path)
     summary, text = write(paths[0], held)
     tell_ledger(paths[0], report.contents(summary, text))
     if FLAGS.record:

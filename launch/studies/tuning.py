@@ -47,7 +47,7 @@ def tune() -> None:
     config = resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
-    from launch.records import records
+    from launch.records import verification
     from launch.running import cells
     from launch.running.programs import Programs
     from launch.running.progress import announce
@@ -82,7 +82,7 @@ def tune() -> None:
             )
         study = remembering(study, keep, trial)
         work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
-        hosts.agreed(lambda: records.believe(work.path))
+        hosts.agreed(lambda: verification.believe(work.path))
         plan = {name: budget(config, name) for name in ("retrain", *names)}
         announce(study, trial, f"{len(tried)} settings", work, plan)
         programs = Programs()

@@ -33,7 +33,7 @@ from helpers.scripts import ROOT
 from helpers.workdirs import LAYOUT, PLAIN, rows
 from jfu import files
 from jfu.data import npz, partition
-from launch.records import records
+from launch.records import ledgers
 from launch.report import recorded
 from launch.running import shadows
 from launch.setup import identity, requests
@@ -85,8 +85,8 @@ def of_recorded(path):
 def keyed(path):
     known = type("Flags", (SimpleNamespace,), dict(__contains__=lambda self, name: True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records.flags, "FLAGS", known(key_file=str(path)))
-        return records.key()
+        patch.setattr(ledgers.flags, "FLAGS", known(key_file=str(path)))
+        return ledgers.key()
 
 
 lines = lambda some: "".join(json.dumps(row) + "\n" for row in some)

@@ -13,7 +13,7 @@ from helpers.comparisons import written
 from helpers.crashes import Runs
 from helpers.scripts import SMALL, launch, rows_of
 from jfu import ledger
-from launch.records import records
+from launch.records import ledgers
 
 KEY = b"a key of enough bytes"
 
@@ -165,7 +165,7 @@ def test_a_key_is_asked_for_from_the_first_line_to_the_last(tmp_path):
 def test_a_key_begins_and_changes_by_flags(tmp_path, monkeypatch):
     """launch.ledger: a first key, then another, each refused without the one before it."""
     with monkeypatch.context() as patched:
-        patched.setattr(records, "key", lambda *_: None)
+        patched.setattr(ledgers, "key", lambda *_: None)
         work = written(tmp_path / "W")
     monkeypatch.setenv("HOME", str(tmp_path))  # of the scripts that are started now
     for name in ("first", "second"):

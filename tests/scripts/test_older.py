@@ -14,7 +14,7 @@ import pytest
 
 from helpers.scripts import launch
 from jfu.io import load_params
-from launch.records import inspection, records
+from launch.records import inspection, ledgers, verification
 from launch.workdir import runs
 
 OLDER = Path(__file__).parent / "older"
@@ -28,8 +28,8 @@ def place(tmp_path, monkeypatch):
 
 
 def test_an_older_ledger_verifies(place, monkeypatch):
-    monkeypatch.setattr(records, "key", lambda: None)
-    lines = records.read(place / "B")
+    monkeypatch.setattr(ledgers, "key", lambda: None)
+    lines = verification.read(place / "B")
     assert [line["event"] for line in lines] == ["trained", "asked", "answered"]
     assert all(inspection.in_words(line) for line in lines)
     assert runs.read_run(str(place / "B")).data is None

@@ -14,7 +14,7 @@ import pytest
 import jfu.io
 from helpers.workdirs import CONFIG, LAYOUT
 from jfu import ledger
-from launch.records import erasure, inspection, lineage, records
+from launch.records import erasure, inspection, ledgers, lineage, records, verification
 from launch.report import report
 from launch.setup import requests
 from launch.workdir import checkpoints, outcome, places, runs, workdir
@@ -26,7 +26,7 @@ MEASURES = dict(retain=90.0, forget=80.0, test=85.0)
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch):
-    monkeypatch.setattr(records, "key", lambda: None)
+    monkeypatch.setattr(ledgers, "key", lambda: None)
 
 
 def begun(folder, config, what, **more):
@@ -191,10 +191,10 @@ def test_what_came_with_a_model_was_not_erased_here(root):
     """Lines of a removal in the folder that a run began with do not stop it from going on."""
     erasure.erase(*opened(root / "C"), "not")
     work, _ = unlearn(root / "D", root / "C", "client:2", 4.0, "asked")
-    lines = records.check(work.path)
+    lines = ledgers.check(work.path)
     assert any(line["event"] == "erased" for line in lines)
-    assert records.erased(work.path, lines) == {}
-    assert "model.safetensors" in records.erased(root / "A", records.check(root / "A"))
+    assert ledgers.erased(work.path, lines) == {}
+    assert "model.safetensors" in ledgers.erased(root / "A", ledgers.check(root / "A"))
 
 
 # ---------------------------------------------------------------- every file
@@ -387,8 +387,8 @@ def test_one_that_was_moved_alone_is_not_missed(root, tmp_path):
     moved = pathlib.Path(shutil.move(root / "B", tmp_path / "B"))
     held = [h for h in erasure.holdings(moved, "client:0")[0] if h.holds]
     assert [h.path for h in held] == []
-    run = records.settings(moved)
-    line = {"event": "begun", "config": records.settings(root / "A"), "run": run, "path": "/x/B"}
+    run = ledgers.settings(moved)
+    line = {"event": "begun", "config": ledgers.settings(root / "A"), "run": run, "path": "/x/B"}
     ledger.append(root / "A" / "ledger.jsonl", line | {"from": "", "beside": "../x"})
     held = [h for h in erasure.holdings(moved, "client:0")[0] if h.holds]
     assert len(held) == 1 and held[0].lost
@@ -400,7 +400,7 @@ def test_runs_are_told_in_the_ledger_that_they_began_from(root):
         (line,) = [
             line for line in lines if line["event"] == "begun" and line["path"].endswith(name)
         ]
-        assert line["run"] == records.settings(root / name)
+        assert line["run"] == ledgers.settings(root / name)
         assert line["from"] == ledger.digest(root / source / "model.safetensors")
         assert line["beside"] == f"../{name}"
 
@@ -551,8 +551,8 @@ def test_a_ledger_that_was_rewritten_beneath_a_later_one_is_found(root):
     """A's own chain holds; B's was begun where another A's ended."""
     edited(root / "A", past=["-client:0"])
     line, _ = ledger.read(root / "A" / "ledger.jsonl")
-    rewrite(root / "A" / "ledger.jsonl", line | dict(config=records.settings(root / "A")))
-    assert records.read(root / "A")
+    rewrite(root / "A" / "ledger.jsonl", line | dict(config=ledgers.settings(root / "A")))
+    assert verification.read(root / "A")
     with pytest.raises(ValueError, match="A/ledger.jsonl does not hold: no line of the ledger has"):
         lineage.trace(root / "B", "client:0")
 
@@ -562,7 +562,7 @@ def test_a_ledger_that_does_not_say_whose_it_is_proves_nothing(root):
     lines = ledger.read(root / "B" / "ledger.jsonl")
     bare = [{k: v for k, v in line.items() if k != "config"} for line in lines]
     rewrite(root / "B" / "ledger.jsonl", *bare)
-    assert records.read(root / "B")
+    assert verification.read(root / "B")
     with pytest.raises(ValueError, match="says which config.json it is of"):
         lineage.trace(root / "B", "client:0")
 
@@ -650,13 +650,13 @@ def test_a_history_is_the_one_of_its_run(tmp_path):
     train(tmp_path / "B", value=2.0, history=True)
     train(tmp_path / "N")
     history = "history.safetensors"
-    assert records.read(tmp_path / "A") and records.read(tmp_path / "N")
+    assert verification.read(tmp_path / "A") and verification.read(tmp_path / "N")
     for name in "AN":
         shutil.copy(tmp_path / "B" / history, tmp_path / name / history)
         with pytest.raises(ValueError, match="is not the history that line 1 of its ledger names"):
-            records.read(tmp_path / name)
+            verification.read(tmp_path / name)
     (tmp_path / "A" / history).unlink()  # to save room, say
-    assert records.read(tmp_path / "A")
+    assert verification.read(tmp_path / "A")
 
 
 # ---------------------------------------------------------------- what cannot be a ledger
@@ -709,6 +709,6 @@ def test_what_a_key_alone_does_not_show_is_said(root, monkeypatch, capsys):
         entries.append(ledger.chained(content, entries, time="2026-01-01T00:00:00Z", key=key))
     text = "".join(ledger.canonical(entry) + "\n" for entry in entries)
     (root / "A" / "ledger.jsonl").write_text(text)
-    monkeypatch.setattr(records, "key", lambda: key)
+    monkeypatch.setattr(ledgers, "key", lambda: key)
     assert words in told(monkeypatch, capsys, root / "A")[0]
     assert words not in told(monkeypatch, capsys, root / "A", head=entries[-1]["hash"])[0]

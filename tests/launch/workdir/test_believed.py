@@ -12,7 +12,7 @@ import jfu.io
 from helpers.comparisons import CONFIG, all_cells, whole, written
 from helpers.spoilt import flip, resaved
 from jfu import ledger
-from launch.records import records
+from launch.records import ledgers, records, verification
 from launch.running import auditing as audit
 from launch.running import table
 from launch.workdir import checkpoints, outcome, runs, workdir
@@ -20,7 +20,7 @@ from launch.workdir import checkpoints, outcome, runs, workdir
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch):
-    monkeypatch.setattr(records, "key", lambda: None)
+    monkeypatch.setattr(ledgers, "key", lambda: None)
 
 
 @pytest.fixture(params=[True, False], ids=["ended", "going on"])
@@ -35,8 +35,8 @@ def edited(path, change):
 
 
 def test_what_a_run_wrote_is_believed(work):
-    records.believe(work.path)
-    records.settle(work.path)
+    verification.believe(work.path)
+    verification.settle(work.path)
     records.reopen(work)
     lines = ledger.read(work.path / "ledger.jsonl")
     for line in lines:
@@ -58,15 +58,15 @@ def test_results_of_whole_cells_that_are_missing_are_refused(tmp_path, change):
     """A run that goes on adds to them; before the ledger has a line it may not have come so far."""
     edited(written(tmp_path / "W").path / "results.jsonl", change)
     with pytest.raises(ValueError, match=r"results.jsonl is not what its ledger says, nor what"):
-        records.believe(tmp_path / "W")
+        verification.believe(tmp_path / "W")
     edited(written(tmp_path / "V", ended=False).path / "results.jsonl", change)
-    records.believe(tmp_path / "V")
+    verification.believe(tmp_path / "V")
 
 
 def test_a_ledger_that_was_emptied_is_told(tmp_path):
     work = written(tmp_path / "W")
     (work.path / "ledger.jsonl").write_text("")
-    for read in (records.believe, records.settle, records.check, records.read):
+    for read in (verification.believe, verification.settle, ledgers.check, verification.read):
         with pytest.raises(ValueError, match="ledger.jsonl is empty: its lines were removed"):
             read(work.path)
 
@@ -76,9 +76,9 @@ def test_results_that_were_edited_are_refused(work, change):
     """By whoever reads them, also before a line of the ledger says what they are."""
     edited(work.path / "results.jsonl", change)
     with pytest.raises(ValueError, match=r"results.jsonl is not what its ledger says, nor what"):
-        records.believe(work.path)
+        verification.believe(work.path)
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
-        records.settle(work.path)
+        verification.settle(work.path)
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
         records.reopen(work)
 
@@ -117,15 +117,15 @@ def test_cells_that_were_changed_are_refused(tmp_path, change):
     work = written(tmp_path / "W")
     change(work.cell(0, "not"), work.cell(0, "retrain"))
     with pytest.raises(ValueError, match=r"0-not.safetensors (is not what line 1|was changed)"):
-        records.settle(work.path)
+        verification.settle(work.path)
 
 
 def test_a_cell_that_is_put_beside_is_refused_by_an_audit(tmp_path):
     work = written(tmp_path / "W")
     checkpoints.write_cell(work, 2, "not", {"variables": {"w": np.zeros(3)}}, whole("not", 2))
-    records.believe(work.path)  # a run that goes on writes such
+    verification.believe(work.path)  # a run that goes on writes such
     with pytest.raises(ValueError, match="2-not, which its ledger does not name"):
-        records.settle(work.path)
+        verification.settle(work.path)
 
 
 def test_cells_that_are_made_anew_are_told_and_believed_again(tmp_path):
@@ -136,14 +136,14 @@ def test_cells_that_are_made_anew_are_told_and_believed_again(tmp_path):
         records.reopen(work)
         state = {"variables": {"w": np.zeros(3, np.float32)}}
         checkpoints.write_cell(work, 0, "not", state, whole("not", 0, seconds))
-        records.believe(work.path)  # killed here, it goes on
+        verification.believe(work.path)  # killed here, it goes on
         records.reopen(work)
         outcome.write_results(work, whole("not", 0, seconds)["rows"])
-        records.believe(work.path)
+        verification.believe(work.path)
         with pytest.raises(ValueError, match=r"is not what|does not name"):
-            records.settle(work.path)
+            verification.settle(work.path)
         records.compared(work, CONFIG, outcome.read_results(work))
-        records.settle(work.path)
+        verification.settle(work.path)
     events = [line["event"] for line in ledger.read(work.path / "ledger.jsonl")]
     assert events == ["compared", "missing", "compared", "missing", "compared"]
 
@@ -159,8 +159,8 @@ def test_directories_from_before_digests_still_open(tmp_path):
     (work.path / "ledger.jsonl").unlink()
     older = dict(event="compared", results=ledger.digest(work.path / "results.jsonl"))
     ledger.append(work.path / "ledger.jsonl", older)
-    records.believe(work.path)
-    records.settle(work.path)
+    verification.believe(work.path)
+    verification.settle(work.path)
     assert table.read([work.path]).notes.keys() == all_cells().keys()
 
 
@@ -186,7 +186,7 @@ def test_a_plan_that_was_changed_is_refused(tmp_path):
 
 def test_copies_of_a_work_directory_are_believed(tmp_path):
     work = written(tmp_path / "W")
-    records.settle(shutil.copytree(work.path, tmp_path / "V"))
+    verification.settle(shutil.copytree(work.path, tmp_path / "V"))
 
 
 # ---------------------------------------------------------------- settings

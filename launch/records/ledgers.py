@@ -1,0 +1,125 @@
+"""The ledger of a work directory: its lines, whose they are, and what they name."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+import jfu.io
+import jfu.ledger
+from jfu.files import MOST, read_bytes
+from launch.shell.say import say
+from launch.workdir.places import CONFIG, HISTORY, MODEL, RESULTS
+
+LEDGER = "ledger.jsonl"
+
+
+def key(flag: str = "key_file") -> bytes | None:
+    """The secret of --key_file, or of another flag that names a file with one."""
+    path = getattr(flags.FLAGS, flag) if flag in flags.FLAGS else None
+    if path is None:
+        return None
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"there is no file {path} with a key")
+    warn_of_readers(path)
+    secret = read_bytes(path, most=2**16).strip()
+    if len(secret) < 16:
+        raise ValueError(f"the key in {path} has {len(secret)} bytes; it must have at least 16")
+    return secret
+
+
+@functools.cache  # said once
+def warn_of_readers(path: str) -> None:
+    """Says that others than its owner may read a file with a key."""
+    mode = os.stat(path).st_mode & 0o777
+    if mode & 0o077:
+        say(
+            f"note: others than its owner may read or write {path} (mode {mode:o}), and who has "
+            f"the key can forge the ledger; close it with chmod 600 {path}"
+        )
+
+
+def lines_of(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
+    """The lines, if the chain holds and each has the shape that the scripts write.
+
+    Args:
+      head: a line's hash that must be among them.
+      secret: the key; None reads without comparing keyed hashes.
+
+    Raises:
+      ValueError: a line that is not what it should be.
+    """
+    lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
+    if not lines and os.path.lexists(path / LEDGER):
+        raise ValueError(f"{path / LEDGER} is empty: its lines were removed")
+    for line in lines:
+        named = [line.get(name, {}) for name in ("files", "cells", "wrote", "draws")]
+        named = all(isinstance(one, dict) for one in named)
+        if not (named and isinstance(line.get("event"), str)) or not isinstance(
+            line.get("missing", []), list
+        ):
+            raise ValueError(
+                f"line {line['number']} of {path / LEDGER} is none that jfu's scripts write"
+            )
+    return lines
+
+
+def check(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines, if the chain holds and more can be written: before any work is done."""
+    secret = key()
+    lines = lines_of(path, None, secret)
+    if secret is None and jfu.ledger.keyed(lines):
+        raise ValueError(f"{path / LEDGER} is kept with a key; give --key_file")
+    return lines
+
+
+def settings(path: pathlib.Path) -> str | None:
+    """The digest of a work directory's config.json."""
+    notes = path / CONFIG
+    return jfu.ledger.digest(notes, most=MOST) if notes.is_file() else None
+
+
+def own(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of this work directory's run, without those that came with its model.
+
+    A ledger in which no line says whose it is, of before lines did, is its own as a whole.
+    """
+    if not any("config" in line for line in lines):
+        return list(lines)
+    mine = settings(path)
+    return [line for line in lines if line.get("config") == mine]
+
+
+def erased(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The files of a work directory that were to be removed, with their digests."""
+    mine = [line for line in own(path, lines) if line["event"] == "erased"]
+    return {name: digest for line in mine for name, digest in line.get("files", {}).items()}
+
+
+def named_cells(mine: Sequence[dict[str, Any]]) -> dict[str, tuple[int, str]]:
+    """Digests of cells by name, as the last line says that names them, and that line's number."""
+    found: dict[str, tuple[int, str]] = {}
+    for line in mine:
+        found |= {name: (line["number"], seal) for name, seal in line.get("cells", {}).items()}
+        for name in line.get("missing", []):
+            found.pop(name, None)
+    return found
+
+
+def draws(mine: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The files of draws that a work directory's lines name, with their digests."""
+    told = [line["draws"] for line in mine if isinstance(line.get("draws"), dict)]
+    return told[-1] if told else {}
+
+
+def vouched(mine: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Digests of a work directory's files by name, as the last line that names them says."""
+    alone = dict(config=CONFIG, results=RESULTS, model=MODEL, history=HISTORY)
+    found: dict[str, str] = {}
+    for line in mine:
+        found |= {name: line[field] for field, name in alone.items() if field in line}
+        found |= line.get("draws", {}) | line.get("wrote", {})
+    return found
