@@ -245,17 +245,17 @@ def interval(
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean over groups of ``statistic(*arrays)``.
 
-    Each draw takes as many groups (seeds, say) as there are, with replacement, and in each as
-    many rows of every array (examples) as it has, with replacement. An interval says how sure
-    the mean is, not where it should be.
+    Each draw takes groups (such as seeds) with replacement, as many as there are. In each group it
+    takes rows (examples) of every array in the same way. An interval says how sure the mean is, not
+    where it should be.
 
     Args:
       statistic: a function of a group's arrays; arrays of one row are not resampled.
       groups: for each group its arrays, rows along the first axis.
-      singly: the interval of one group's statistic in place of the mean: where one more group
-        may fall.
-      pooled: the interval of the statistic of all groups' rows together, drawing groups alone:
-        for rows that one threshold is to serve, such as those of many shadow models.
+      singly: gives the interval of one group's statistic, where one more group may fall, in place
+        of the mean's.
+      pooled: gives the interval of the statistic of all groups' rows together, and draws groups
+        alone. It is for rows that share one threshold, such as those of many shadow models.
 
     Returns:
       The percentiles ``(1 -+ level) / 2`` of ``draws`` draws.

@@ -1,8 +1,8 @@
 """Convolutions that XLA runs fast on CPU inside loops.
 
 XLA:CPU hands a convolution to its fast kernel only in NHWC/HWIO order, and reorders others
-only outside loops. The two convolutions of the stock derivative are in other orders, so a
-local epoch written as a loop falls to a naive kernel, 30 to 130 times slower. Here the
+only outside loops. The two convolutions of the stock derivative are in other orders. A local
+epoch written as a loop therefore gets a naive kernel, 30 to 130 times slower. Here the
 backward pass is written in that order: with stride ``s`` and kernel ``w``,
 
     dx = conv(dilate(dy, s), flip(w)^T)          dw = conv(x^T, dilate(dy, s)^T)^T

@@ -1,9 +1,9 @@
 """Federated averaging: broadcast, train locally, aggregate, take a server step.
 
-With the server optimizer ``optax.sgd(1.0)`` this is FedAvg (McMahan et al., AISTATS 2017,
-arXiv 1602.05629); with momentum it is FedAvgM, with ``jfu.fedadam`` or ``jfu.fedyogi`` FedAdam or
-FedYogi (Reddi et al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295), which read the
-mean update as a negative gradient; with a proximal local loss it is FedProx.
+With the server optimizer ``optax.sgd(1.0)`` this is FedAvg (McMahan et al., AISTATS 2017, arXiv
+1602.05629). With momentum it is FedAvgM, and with a proximal local loss FedProx. With
+``jfu.fedadam`` or ``jfu.fedyogi`` it is FedAdam or FedYogi, which read the mean update as a
+negative gradient (Reddi et al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295).
 """
 
 import functools
@@ -57,8 +57,8 @@ def fedavg(
 ) -> FederatedAlgorithm:
     """Federated averaging over clients that run ``local``, weighted by their live examples.
 
-    A client whose update is not finite is left out of the round, and counted. One weighs what it
-    says in ``LocalInfo.weight``, and at most its live examples, which the server knows.
+    A client whose update is not finite is left out of the round, and counted. A client weighs what
+    its ``LocalInfo.weight`` claims, and at most its live examples, which the server knows.
 
     Args:
       local: a client's work, such as ``local_sgd(...)``.
@@ -70,9 +70,10 @@ def fedavg(
       keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
       max_update_norm: clients whose update is longer are left out of the round too. See
         ``jfu.faults``.
-      weigh: ``client -> []``, the most that a client may weigh where that is not its live examples:
-        ``lambda client: 1.0`` weighs all who train alike, ``lambda client: jnp.inf`` believes any
-        weight. The rounds that methods make their own weigh by live examples.
+      weigh: ``client -> []``, the most that a client may weigh, where that is not its live
+      examples.
+        ``lambda client: 1.0`` gives all clients that train one weight, ``lambda client: jnp.inf``
+        believes any weight. Methods' own rounds weigh by live examples.
 
     Returns:
       ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
@@ -228,7 +229,7 @@ def check_shapes(update: PyTree, variables: Variables) -> None:
 def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
     """What a client does and sends: its update as the aggregator encodes it, and its scalars.
 
-    All that crosses the network enters or leaves this function, so costs are read off it.
+    Everything that crosses the network enters or leaves this function, so costs are read off it.
     """
 
     def send(shared: Broadcast, client: ClientData, key: Key):

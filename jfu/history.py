@@ -1,7 +1,7 @@
 """What training remembers for requests to come, as a wrapper round a federation.
 
-Training itself is unaware of it. After round ``t`` with updates ``D_k`` and weights ``p_k =
-n_k / sum_j n_j`` of the clients that took part, which those are not that came and were left out:
+Training itself is unaware of it. After round ``t`` with updates ``D_k`` and weights ``p_k = n_k /
+sum_j n_j`` of the clients that took part, without those that were left out:
 
     norms[t, k] = ||D_k||    sums[k] += p_k D_k    first[k], last[k] = D_k    updates[t, k] = D_k
 

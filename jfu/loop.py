@@ -23,8 +23,8 @@ def rounds(
 ) -> Iterator[Done]:
     """Runs rounds ``start + 1 ... stop`` and yields each as it is done.
 
-    Round ``r`` (from 0) uses ``fold_in(key, r)``: a run that was interrupted and goes on
-    from a stored state draws the same numbers as one that was not.
+    Round ``r`` (from 0) uses ``fold_in(key, r)``. So a run that goes on from a stored state draws
+    the same numbers as one that was never interrupted.
 
     Args:
       step: ``(state, data, key) -> (state, info)``, jitted or compiled; a federation's

@@ -2,9 +2,9 @@
 
     update = (sum_k u_k min(1, clip / |u_k|) + N(0, (noise clip)^2)) / cohort
 
-One client more or less moves the sum by at most ``clip``, whatever it holds and sends, so each
-round is a Gaussian mechanism with the multiplier ``noise``. Clients count alike, whatever their
-sizes, and the divisor is a number that does not depend on who came.
+One client more or less moves the sum by at most ``clip``, whatever its data and its messages. So
+each round is a Gaussian mechanism with the multiplier ``noise``. Clients count alike, whatever
+their sizes. The divisor is a constant, which does not depend on who took part.
 
 This protects the models against everybody who does not know the key that noise and samples are
 drawn with. A key that others know or can guess hides nothing. ``jax.random.key(0)`` is such a key,

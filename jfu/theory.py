@@ -7,8 +7,8 @@
 
 Khalil, Brunswic, Lamghari, Li, Beitollahi, Chen. NoT: Federated Unlearning via Weight
 Negation. CVPR 2025, arXiv 2503.05657. The statements are reconstructions from summaries of that
-paper: what agrees with one is consistent with Theorem n (reconstruction), and what does not
-speaks against the reconstruction.
+paper. A result that agrees with one is consistent with Theorem n (reconstruction). A result that
+does not speaks against the reconstruction.
 
 Networks are chains of matrices without biases, ``f(x) = s(... s(x W_1) ...) W_L``, so a negated
 layer negates its pre-activation ``Y``. Shapes: ``B`` examples, ``D`` features, ``n_l`` units,
@@ -276,8 +276,8 @@ def total_variation(y: jax.Array, *, bins: int = 40) -> jax.Array:
 def jacobian_distance(activation: Callable, before: Chain, after: Chain, x: jax.Array) -> jax.Array:
     """Theorem 3 (reconstruction): how far does the law of later layers' Jacobians move?
 
-    W1 between the singular values of ``d logits / d s(Y_1)`` at the inputs ``x [B, D]`` before and
-    after a change of the first layer, in units of their mean before. It is at most a multiple of
+    W1 between the singular values of ``d logits / d s(Y_1)`` at the inputs ``x [B, D]``, before and
+    after a change of the first layer. Its unit is their mean before. It is at most a multiple of
     the ``total_variation`` of the layer's outputs, which vanishes as the layer widens. It is 0 for
     odd activations, and for the identity whatever the change.
 

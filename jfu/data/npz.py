@@ -32,9 +32,9 @@ def read(path: str | os.PathLike[str], *, by_row: bool = False) -> Dataset:
     """Reads and checks a file; the classes' names are their numbers.
 
     Args:
-      by_row: leave the training examples in the file, where ``np.savez`` has written it: they are
-        then a ``jfu.data.rows.Rows``, and checked when they are read. A file of
-        ``np.savez_compressed`` cannot be read so.
+      by_row: leaves the training examples in the file, if ``np.savez`` has written it. They are
+        then a ``jfu.data.rows.Rows``, and are checked when they are read. A file of
+        ``np.savez_compressed`` is read whole.
 
     Raises:
       FileNotFoundError: no such file.

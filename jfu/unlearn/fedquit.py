@@ -2,8 +2,8 @@
 
     minimise KL( softmax(z') || softmax(z_w(x)) ),   z' = z_w*(x) with z'_y = min_c z_w*(x)_c
 
-for a local epoch on its own data: the true class gets the least of the old model's logits,
-the other classes keep what the old model knew. Then the others train on.
+for a local epoch on its own data. The true class gets the least of the old model's logits; the
+other classes keep what the old model knew. Then the others train on.
 
 Mora, Valerio, Bellavista, Passarella. FedQUIT: On-Device Federated Unlearning via a
 Quasi-Competent Virtual Teacher. 2024, arXiv 2408.07587.

@@ -108,8 +108,8 @@ def check_changed(
 ) -> None:
     """Refuses a perturbation that left the function as it was.
 
-    Negations can cancel: of two consecutive layers with an odd activation between them, of
-    a convolution and the scale of its own norm, before an even activation.
+    Negations can cancel. They do so in two consecutive layers with an odd activation between them,
+    in a convolution and the scale of its own norm, and before an even activation.
 
     Args:
       apply: ``(variables, x) -> logits``, or ``-> (logits, anything)``.
