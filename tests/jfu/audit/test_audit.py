@@ -17,8 +17,8 @@ from jfu.audit import estimates, evidence, pairs, verdicts
 from jfu.audit.measures import LAYERS, SEEDS, SIGNS, TABLE
 from launch.records import erasure
 from launch.report import page, reproduce, terminal
-from launch.running import auditing as audit
 from launch.running import evidence as stored
+from launch.running.audit_notes import other_shadows
 from launch.setup.trial import names_the_poison
 from launch.workdir import checkpoints, places
 
@@ -604,10 +604,10 @@ def test_what_shadows_do_otherwise_is_said():
     run = lambda **more: SimpleNamespace(
         config=SimpleNamespace(init_params=more.pop("init", None), recovery_rounds=40), more=more
     )
-    assert audit.other_shadows(run()) == audit.other_shadows(run(stop="budget")) == []
-    (early,) = audit.other_shadows(run(stop="regained"))
+    assert other_shadows(run()) == other_shadows(run(stop="budget")) == []
+    (early,) = other_shadows(run(stop="regained"))
     assert "all 40 rounds" in early
-    (given,) = audit.other_shadows(run(init="model.safetensors"))
+    (given,) = other_shadows(run(init="model.safetensors"))
     assert "came from a file" in given
 
 

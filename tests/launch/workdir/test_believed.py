@@ -13,8 +13,7 @@ from helpers.comparisons import CONFIG, all_cells, whole, written
 from helpers.spoilt import flip, resaved
 from jfu import ledger
 from launch.records import ledgers, records, verification
-from launch.running import auditing as audit
-from launch.running import table
+from launch.running import audit_notes, auditing, table
 from launch.workdir import checkpoints, outcome, runs, workdir
 
 
@@ -93,9 +92,8 @@ def test_the_scripts_ask(tmp_path, monkeypatch):
     monkeypatch.setattr(table, "FLAGS", type("Flags", (), flags)())
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
         table.table()
-    monkeypatch.setattr(audit, "FLAGS", type("Flags", (), flags)())
     with pytest.raises(ValueError, match=r"results.jsonl is not what"):
-        audit.asked(work.path)
+        auditing.auditable(work.path, audit_notes.Options())
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -1,0 +1,157 @@
+"""What an audit says beside its measures: what it cannot show, and why; how to make it again."""
+
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from launch.shell.config import Config
+from launch.workdir.runs import Run
+
+
+class Options(NamedTuple):
+    """What is asked of an audit: the flags of launch.audit, as they were given."""
+
+    shadows: int = 0
+    shadows_chunk: int | None = None
+    relearn_rounds: int = 20
+    control: bool | None = None  # None is with shadows only
+    draws: int = 1000
+    data_dir: str | None = None
+    dataset: str | None = None
+    compilation_cache: str | None = None
+
+
+def other_shadows(run: Run) -> list[str]:
+    """In what shadows differ from the audited models, in sentences."""
+    notes = []
+    if run.config.init_params:
+        notes.append(
+            "The audited model came from a file; shadow federations are trained by this work "
+            "directory's recipe, which may not be that model's."
+        )
+    if run.more.get("stop") == "regained":
+        notes.append(
+            f"Shadow federations answer with all {run.config.recovery_rounds} rounds, while "
+            "launch.unlearn stopped as soon as retained accuracy was regained, maybe before."
+        )
+    return notes
+
+
+def partial(names: Sequence[str], config: Config, seeds: Sequence[int], controls: Any) -> list[str]:
+    """What this report cannot say, in sentences."""
+    from jfu.audit import verdicts
+
+    notes = []
+    if controls.mistaken:
+        notes.append(
+            f"A control failed: {verdicts.titles(controls.mistaken)} took a third retraining, "
+            "which forgot by making, for a model that did not. It says no to nobody here, and "
+            "there is no yes: compare on more seeds."
+        )
+    elif (
+        controls.old and "retrain" in names and len(seeds) >= verdicts.FEWEST and not controls.told
+    ):
+        notes.append(
+            f"{verdicts.TOO_SMALL}: by its own rule the old model, which forgot nothing, cannot "
+            "be told from retrained ones, so no other model is called forgotten."
+        )
+    if "retrain" not in names:
+        notes.append(
+            "There is no retrained model, so nothing can be compared with what forgetting would "
+            "be: run launch.compare with retrain among --methods and audit that."
+        )
+    if not config.forget:
+        notes.append(
+            "No request was made, so there is nothing to have been forgotten: answer one with "
+            "launch.unlearn or launch.compare and audit that."
+        )
+    if len(seeds) == 1:
+        notes.append("There is one seed, and one seed decides nothing: compare on five.")
+    elif len(seeds) < 5:
+        notes.append(f"There are {len(seeds)} seeds; below five nothing is decided.")
+    return notes
+
+
+def not_shown(
+    shown: Mapping[str, Any],
+    missing: Mapping[str, str],
+    names: Sequence[str],
+    config: Config,
+    options: Options,
+) -> dict[str, str]:
+    """Why a method's measures that are not there are not, by measure.
+
+    Args:
+      shown: the measures that are there.
+      missing: reasons that are known already.
+      names: all methods that are audited.
+    """
+    from jfu.audit.measures import GROUPS, TABLE
+
+    kinds = {key.partition(".")[0] for key in shown}
+    out = dict(missing)
+    for key, measure in TABLE.items():
+        if key in kinds or key in missing:
+            continue
+        in_pairs = measure.pair or key.startswith("rmia")
+        by_shadows = key in GROUPS["Attacks with shadow federations"]
+        out[key] = _why(key, in_pairs, by_shadows, "not" in names, config, options)
+    return out
+
+
+def _why(
+    key: str, in_pairs: bool, by_shadows: bool, negated: bool, config: Config, options: Options
+) -> str:
+    """Why a measure is not there."""
+    if not config.forget:
+        return "nothing was to be forgotten"
+    if by_shadows and options.shadows:
+        return "too few examples, or a shadow federation diverged"
+    if by_shadows:
+        return "not run; --shadows=64 runs it"
+    if key == "asr":
+        return "no backdoor was planted"
+    if key.startswith("undo"):
+        return "nothing was negated" if negated else "not is not among the methods"
+    if key in ("relearn", "anamnesis") and not options.relearn_rounds:
+        return "not run; --relearn_rounds=20 runs it"
+    if key == "anamnesis":
+        return "there is no retrained model that relearnt in so many rounds"
+    if key == "relearn":
+        return "the model that the request met is not there"
+    if in_pairs:
+        return "there is no retrained model, or not every answer is finite"
+    return "too few examples, or not evaluated"
+
+
+def audit_command(where: pathlib.Path, options: Options) -> str:
+    """The command that audits a work directory with these options."""
+    words = [f"--workdir={where}"]
+    if options.control is not None:
+        words.append("--control" if options.control else "--nocontrol")
+    for name in ("shadows", "relearn_rounds", "draws", "shadows_chunk", "data_dir"):
+        if (value := getattr(options, name)) is not None:
+            words.append(f"--{name}={value}")
+    return "python -m launch.audit " + " ".join(map(shlex.quote, words))
+
+
+def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
+    """Means over seeds by method and round: accuracies, backdoor success, loss gap."""
+    import numpy as np
+
+    out: dict[str, dict[str, list]] = {}
+    at: dict[tuple, list] = {}
+    for row in rows:
+        at.setdefault((row["method"], row["round"]), []).append(row)
+    for (method, number), here in sorted(at.items(), key=lambda item: item[0][1]):
+        for key in ("retain", "forget", "test", "asr", "loss_gap"):
+            if key == "loss_gap":
+                losses = [(row.get("loss_retain"), row.get("loss_forget")) for row in here]
+                values = [None if None in pair else abs(pair[0] - pair[1]) for pair in losses]
+            else:
+                values = [row[key] for row in here]
+            if None not in values:
+                series = out.setdefault(key, {}).setdefault(method, [])
+                series.append([number, float(np.mean(values))])
+    return out
