@@ -8,8 +8,9 @@ import optax
 import pytest
 
 import jfu
-from helpers.crashes import CELL, TRAIN, Runs
+from helpers.crashes import CELL, TRAIN
 from helpers.federation import ROWS, network
+from helpers.forks import server
 from jfu.data import Dataset
 
 jfu.cpu_devices(8)
@@ -31,23 +32,19 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """Scripts that run alike share their compiled programs, to save the suite's time."""
+def _scripts(tmp_path_factory):
+    """Scripts that run alike share their compiled programs, and one process that has imported."""
     os.environ["JFU_TEST_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
-
-
-@pytest.fixture(scope="session")
-def fork_server(tmp_path_factory):
-    server = Runs(tmp_path_factory.mktemp("forks"))
-    yield server
-    server.end()
+    yield
+    if server.cache_info().currsize:
+        server().end()
 
 
 @pytest.fixture(scope="module")
-def forks(fork_server):
+def forks():
     """Starts scripts off one process that has imported them all."""
-    fork_server.written()  # what other files' runs wrote
-    return fork_server
+    server().written()  # what other files' runs wrote
+    return server()
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,17 @@
 """The scripts as a user runs them: in processes of their own, end to end."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.scripts import ROOT, SMALL, environment, launch, rare, rows_of
+from helpers.crashes import until
+from helpers.forks import launch
+from helpers.scripts import ROOT, SMALL, ended, fresh_launch, rare, rows_of, started
 
 # ---------------------------------------------------------------- the quickstart
 
@@ -19,7 +19,7 @@ from helpers.scripts import ROOT, SMALL, environment, launch, rare, rows_of
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory):
     cwd = tmp_path_factory.mktemp("quickstart")
-    out, _ = launch("compare", cwd=cwd)
+    out = fresh_launch("compare", cwd=cwd)
     (workdir,) = (cwd / "runs").iterdir()
     return workdir, out
 
@@ -98,19 +98,12 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("cells", [3, *rare(1, 6)])
-def test_killed_and_started_again_gives_the_same_bits(uninterrupted, tmp_path, cells):
+def test_killed_and_started_again_gives_the_same_bits(uninterrupted, forks, tmp_path, cells):
     workdir = tmp_path / "w"
-    env = environment()
-    command = [sys.executable, "-m", "launch.compare", *COMPARE, f"--workdir={workdir}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    started = time.time()
-    while len(list(workdir.glob("cells/*.safetensors"))) < cells and process.poll() is None:
-        assert time.time() - started < 300
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was finished before it could be killed"
+    pid = forks.start("compare", *COMPARE, f"--workdir={workdir}")
+    until(lambda: len(list(workdir.glob("cells/*.safetensors"))) >= cells)
+    os.kill(pid, signal.SIGKILL)
+    assert forks.wait(pid).killed, "it was finished before it could be killed"
     launch("compare", *COMPARE, f"--workdir={workdir}")
     assert rows_of(workdir, without=("seconds",)) == uninterrupted
 
@@ -480,7 +473,8 @@ def test_negations_that_cancel_are_refused(tmp_path):
 
 @pytest.mark.parametrize("script", ["train", "unlearn", "compare", "rounds", "prepare"])
 def test_help_reads_well(script):
-    out, _ = launch(script, "--help", expect=1)  # absl's help exits with 1
+    status, out, _ = ended(started("-m", f"launch.{script}", "--help"))
+    assert status == 1  # as absl's help exits
     for name in ["--dataset", "--data_dir"]:
         assert name in out
     assert f"python -m launch.{script}" in out
@@ -499,19 +493,15 @@ def test_flagfile_presets_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_trained_request_is_the_default_and_a_kill_is_survived(tmp_path):
+def test_the_trained_request_is_the_default_and_a_kill_is_survived(forks, tmp_path):
     """launch.train and launch.unlearn go on too, and unlearn forgets whom train foresaw."""
     one, two = tmp_path / "one", tmp_path / "two"
     train = ["train", *SMALL, "--rounds=6", "--forget=client:2", "--checkpoint_every=1"]
     launch(*train, f"--workdir={one}")
-    command = [sys.executable, "-m", f"launch.{train[0]}", *train[1:], f"--workdir={two}"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not list(two.glob("cells/*.safetensors")) and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
+    pid = forks.start(*train, f"--workdir={two}")
+    until(lambda: list(two.glob("cells/*.safetensors")))
+    os.kill(pid, signal.SIGKILL)
+    assert forks.wait(pid).killed
     launch(*train, f"--workdir={two}")
     assert rows_of(one, without=("seconds",)) == rows_of(two, without=("seconds",))
     model = (one / "model.safetensors").read_bytes()

@@ -16,8 +16,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import jfu.io
-from helpers.crashes import CELL, FEW, POINTS, TRAIN, Runs, files, kept, refused, results, until
+from helpers.crashes import CELL, FEW, POINTS, TRAIN, files, kept, refused, results, until
 from helpers.federation import bits
+from helpers.forks import Runs
 from helpers.scripts import rare
 from helpers.spoilt import Bomb, Killed, flip, resaved
 from helpers.workdirs import CONFIG, LAYOUT

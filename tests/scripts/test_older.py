@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from helpers.scripts import launch
+from helpers.forks import launch
 from jfu.io import load_params
 from launch.records import inspection, ledgers, verification
 from launch.workdir import runs

@@ -12,7 +12,8 @@ from collections import Counter
 import pytest
 
 from helpers.crashes import FEW, POINTS, TRAIN, kept, refused, results
-from helpers.scripts import SMALL, environment, launch, rows_of
+from helpers.forks import launch
+from helpers.scripts import SMALL, environment, rows_of
 from jfu import ledger
 from jfu.unlearn import COMPARED
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from helpers.browser import chromium, look
-from helpers.scripts import ROOT, launch
+from helpers.forks import launch
+from helpers.scripts import ROOT
 from helpers.workdirs import PLAIN, changed
 from jfu import attacks, inference
 from jfu.audit import estimates, evidence, pairs, verdicts

@@ -9,7 +9,7 @@ import pytest
 
 import jfu
 from helpers.federation import bits
-from helpers.scripts import launch
+from helpers.forks import launch
 from helpers.workdirs import PLAIN, PRIVATE, changed
 from jfu import faults, results
 from jfu.data import Dataset

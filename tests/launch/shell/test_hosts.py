@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import jfu.data
+from helpers.forks import launch
 from helpers.host_worker import HELD, dataset, federation
-from helpers.scripts import ROOT, environment, launch, rows_of
+from helpers.scripts import ROOT, environment, rows_of
 from jfu.io import load_arrays, load_params
 from launch.shell.joining import alike, check
 
@@ -29,7 +30,7 @@ def free_port() -> int:
 
 def begun(command, folder=ROOT, more=None):
     streams = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    env = environment() | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"} | (more or {})
+    env = environment() | (more or {})
     return subprocess.Popen([sys.executable, *command], cwd=folder, env=env, **streams)
 
 

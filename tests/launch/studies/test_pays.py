@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from helpers.scripts import ROOT, SMALL, launch, rows_of
+from helpers.forks import launch
+from helpers.scripts import ROOT, SMALL, rows_of
 from launch.report import advice
 from launch.studies import pays, pays_report
 

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from helpers.scripts import launch
+from helpers.forks import launch
 from launch.timing import bench, scaling, startup, streaming, workers, workloads
 
 
