@@ -47,8 +47,16 @@ def wrong(place: str, text: str) -> list[str]:
     return bad
 
 
-def files() -> dict[str, str]:
-    found = [p for top in ("jfu", "launch") for p in sorted((ROOT / top).rglob("*.py"))]
+def from_tests(text: str) -> list[str]:
+    """Tests that a file of tests imports: what several need stands in tests/helpers."""
+    local = {part.stem for part in (ROOT / "tests").rglob("*.py")} - {"__init__"}
+    local -= {part.stem for part in (ROOT / "tests" / "helpers").glob("*.py")}
+    parts = {name: set(name.split(".")) for name in imported(text)}
+    return sorted(n for n, some in parts.items() if some & local or n.split(".")[0] == "tests")
+
+
+def files(*tops: str) -> dict[str, str]:
+    found = [p for top in tops or ("jfu", "launch") for p in sorted((ROOT / top).rglob("*.py"))]
     return {path.relative_to(ROOT).as_posix(): path.read_text() for path in found}
 
 
@@ -100,6 +108,24 @@ def test_imports_go_down():
 )
 def test_a_planted_import_is_found(place, text):
     assert wrong(place, text)
+
+
+def test_no_test_imports_a_test():
+    assert {p: bad for p, text in files("tests").items() if (bad := from_tests(text))} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from test_layers import files",
+        "from tests.house.test_layers import files",
+        "def f():\n    import test_layers",
+        "from conftest import CONFORMANCE",
+        "from tests.helpers import scripts",
+    ],
+)
+def test_a_planted_import_of_a_test_is_found(text):
+    assert from_tests(text)
 
 
 def test_nothing_imports_itself_by_way_of_others():
