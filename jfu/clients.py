@@ -209,9 +209,12 @@ def _sums(
 
     rows = (clients.index, clients.mask, clients.id, _own_keys(key, clients))
     rows = jax.tree.map(lambda a: a.reshape(-1, size, *a.shape[1:]), rows)
-    first = jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory)
     one = jax.jit(one, inline=True)  # traced here, and not again in the loop
-    shapes, like, _ = jax.eval_shape(one, *first)
+
+    def first(rows, memory):
+        return one(jax.tree.map(lambda a: a[0, 0], rows), jax.tree.map(lambda a: a[0], memory))
+
+    shapes, like, _ = jax.eval_shape(first, rows, memory)
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(summable, shapes))
 
     def add(carry, row):

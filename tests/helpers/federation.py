@@ -1,7 +1,5 @@
 """A small federation's rows and network in plain JAX, and how numbers are compared."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +7,6 @@ import numpy as np
 import jfu
 
 ROWS = ([4, 0, 9, 2, 11, 7, 5], [1, 8, 3], [6, 10, 12, 13, 15])  # row 14 and those from 16 are free
-
-
-# Compiling is most of the time in these tests; this halves it where no bit is compared.
-quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def bits(tree):

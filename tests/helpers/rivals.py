@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 import jfu
-from helpers.federation import quick_jit
 from jfu.unlearn import UNLEARNERS, Setting
 
 RATE = 0.5
@@ -108,9 +107,9 @@ def run(name, stop, *, trained=W, model=MODEL, forget=(0,), norms=NORMS, **optio
     variables = {"params": trained if isinstance(trained, dict) else wrapped(trained)}
     before = jfu.Trained(variables, {k: kept[k] for k in method.needs.history})
     jfu.unlearn.check_request(method, request, before.history, name)
-    state = quick_jit(method.perturb)(before, request, jax.random.key(1))
+    state = jax.jit(method.perturb)(before, request, jax.random.key(1))
     models, facts = [state.params], []
-    for done in jfu.rounds(quick_jit(method.recover), state, request, jax.random.key(2), stop=stop):
+    for done in jfu.rounds(jax.jit(method.recover), state, request, jax.random.key(2), stop=stop):
         models.append(done.state.params)
         facts.append(jax.tree.map(float, dict(done.info.metrics)))
     if isinstance(trained, dict):

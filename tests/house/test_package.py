@@ -33,8 +33,9 @@ def test_tools_of_ci_are_pinned():
     assert all("==" in tool for tool in PROJECT["project"]["optional-dependencies"]["lint"])
 
 
-def test_the_conformance_tests_are_files_that_are_there():
-    text = (ROOT / "tests" / "conftest.py").read_text()
-    names = re.findall(r'"(test_\w+)"', "".join(re.findall(r"^CONFORMANCE.*$", text, re.MULTILINE)))
-    there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
-    assert len(names) > 10 and set(names) <= there
+def test_there_are_conformance_tests():
+    files = (ROOT / "tests").rglob("test_*.py")
+    marked = [
+        path for path in files if re.search(r"^pytestmark = .*conformance", path.read_text(), re.M)
+    ]
+    assert len(marked) > 10

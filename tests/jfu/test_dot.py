@@ -12,6 +12,8 @@ from jax import lax
 import jfu
 from jfu.dot import dot_general
 
+pytestmark = pytest.mark.conformance
+
 PLAIN = (((1,), (0,)), ((), ()))
 
 

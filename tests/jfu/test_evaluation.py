@@ -7,6 +7,8 @@ import jfu
 from jfu import evaluation
 from jfu.data import poison
 
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("keys_unchecked")]
+
 CLASSES, SIDE = 3, 4
 RNG = np.random.default_rng(0)
 

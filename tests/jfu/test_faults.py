@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jfu
-from helpers.federation import bits, quick_jit
+from helpers.federation import bits
 from jfu import faults
 
 U = np.array([[3.0, 4.0], [1.0, 1.0], [0.0, 2.0]], np.float32)  # updates of ids 0, 1, 2
@@ -426,9 +426,9 @@ def test_no_own_round_moves_the_model_further_than_asked(name, fed, model, data,
     tame = faults.bounded(method, limit)
     assert tame is not method
     trained = jfu.Trained(variables, {kind: held[kind] for kind in method.needs.history})
-    key, step = jax.random.key(4), quick_jit(tame.recover)
+    key, step = jax.random.key(4), jax.jit(tame.recover)
     state = tame.perturb(trained, request, key)
-    free, _ = quick_jit(method.recover)(state, request, key)
+    free, _ = jax.jit(method.recover)(state, request, key)
     assert move(free.variables, state.variables) > 2 * limit  # without the bound
     for number in range(OWN[name]):
         after, info = step(state, request, key)
@@ -448,7 +448,7 @@ def test_tuning_bounds_what_it_tries_as_a_comparison_does(fed, model, data, vari
     assert list(tried) == [f"ga[lr={rate}]" for rate in (0.01, 0.1, 0.03, 0.003)]
     method = tried["ga[lr=0.1]"]
     start, key = method.perturb(jfu.Trained(variables), request, None), jax.random.key(4)
-    after, _ = quick_jit(method.recover)(start, request, key)
+    after, _ = jax.jit(method.recover)(start, request, key)
     assert 5e-4 < move(after.variables, variables) <= 1e-3 * (1 + 1e-6)
 
 
@@ -482,8 +482,8 @@ def test_where_nothing_is_too_long_every_bit_is_as_it_was(fed, model, data, vari
     request = jfu.split(data, jfu.forget_client(data, [5]))
     method = jfu.unlearn.UNLEARNERS["ga"](bold(model, fed))
     start, key = method.perturb(jfu.Trained(variables), request, None), jax.random.key(4)
-    loose, _ = quick_jit(faults.bounded(method, 1e9).recover)(start, request, key)
-    plain, _ = quick_jit(method.recover)(start, request, key)
+    loose, _ = jax.jit(faults.bounded(method, 1e9).recover)(start, request, key)
+    plain, _ = jax.jit(method.recover)(start, request, key)
     assert bits(loose.variables) == bits(plain.variables)
 
 

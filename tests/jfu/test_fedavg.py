@@ -9,7 +9,9 @@ import optax
 import pytest
 
 import jfu
-from helpers.federation import ROWS, bits, quick_jit
+from helpers.federation import ROWS, bits
+
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("keys_unchecked")]
 
 # ---------------------------------------------------------------- a round is a NumPy loop
 
@@ -60,7 +62,7 @@ def test_round_equals_a_numpy_loop(pool, data, epochs, batch_size, momentum, mu)
     work = jfu.local_sgd(_linear, optimizer, epochs=epochs, batch_size=batch_size, proximal=mu)
     fed = jfu.fedavg(work)
     key = jax.random.key(11)
-    state, info = quick_jit(fed.round)(fed.init({"params": {"w": w, "b": b}}), clients, key)
+    state, info = jax.jit(fed.round)(fed.init({"params": {"w": w, "b": b}}), clients, key)
 
     clients_key, _ = jax.random.split(key)
     total, reports, losses = [np.zeros_like(w), np.zeros_like(b)], [], []
@@ -289,7 +291,7 @@ def test_updates_are_kept_on_request(data, local, variables, round_once):
     """Each as the client alone would send it; the round itself stays the same."""
     kept = jfu.fedavg(local, keep_updates=True)
     key = jax.random.key(0)
-    state, info = quick_jit(kept.round)(kept.init(variables), data, key)
+    state, info = jax.jit(kept.round)(kept.init(variables), data, key)
     plain, _ = round_once(data)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, plain)
     mean = jax.tree.map(lambda u: np.average(u, axis=0, weights=[7, 3, 5]), info.updates)
@@ -377,7 +379,7 @@ def test_order_of_clients_does_not_matter(data, round_once):
 @pytest.mark.parametrize("chunk", [2, 3, 0])
 def test_chunk_of_clients_does_not_matter(data, local, variables, round_once, chunk):
     fed = jfu.fedavg(local, chunk=chunk)
-    state, info = quick_jit(fed.round)(fed.init(variables), data, jax.random.key(0))
+    state, info = jax.jit(fed.round)(fed.init(variables), data, jax.random.key(0))
     _close((state, info), round_once(data))
 
 
@@ -394,7 +396,7 @@ def test_a_batch_larger_than_every_client_is_one_step(data, model, variables):
     """The width of a batch follows the slots; more of them change rounding at most."""
     work = jfu.local_sgd(jfu.classification(model.apply), optax.sgd(0.1), batch_size=50)
     fed = jfu.fedavg(work)
-    run = quick_jit(fed.round)
+    run = jax.jit(fed.round)
     state, info = run(fed.init(variables), data, jax.random.key(0))
     assert info.clients.steps.tolist() == [1, 1, 1]
     _close(run(fed.init(variables), _widen(data, 8), jax.random.key(0))[0], state)
@@ -414,7 +416,7 @@ def test_a_round_without_anybody_changes_nothing(data, fed, variables, round_onc
 def test_vmap_over_seeds_equals_a_loop(data, fed, variables):
     start = fed.init(variables)
     keys = jax.random.split(jax.random.key(3), 3)
-    many, _ = quick_jit(jax.vmap(fed.round, (None, None, 0)))(start, data, keys)
+    many, _ = jax.jit(jax.vmap(fed.round, (None, None, 0)))(start, data, keys)
     run = jax.jit(fed.round)
     for i, key in enumerate(keys):
         _close(jax.tree.map(lambda a, i=i: a[i], many), run(start, data, key)[0])
@@ -424,7 +426,7 @@ def test_vmap_over_seeds_equals_a_loop(data, fed, variables):
 def test_scan_over_rounds_equals_a_loop(data, fed, variables):
     start = fed.init(variables)
     keys = jax.random.split(jax.random.key(3), 4)
-    scan = quick_jit(lambda s: jax.lax.scan(lambda s, key: fed.round(s, data, key), s, keys))
+    scan = jax.jit(lambda s: jax.lax.scan(lambda s, key: fed.round(s, data, key), s, keys))
     end, infos = scan(start)
     run, state = jax.jit(fed.round), start
     for i, key in enumerate(keys):
@@ -444,7 +446,7 @@ def test_disabled_jit_gives_the_same():
     two = jfu.stack([[1.0], [2.0], [3.0]], [0, 0, 0], [[0, 1], [2]])
     fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.01), batch_size=2))
     start = fed.init({"params": jnp.asarray(0.5)})
-    expected = quick_jit(fed.round)(start, two, jax.random.key(0))
+    expected = jax.jit(fed.round)(start, two, jax.random.key(0))
     with jax.disable_jit():
         _close(fed.round(start, two, jax.random.key(0)), expected)
 
@@ -458,7 +460,7 @@ def test_one_trace_for_all_rounds_requests_and_absences(data, model, variables):
         return jfu.classification(model.apply)(variables, batch, key)
 
     fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.1), epochs=2, batch_size=3))
-    run = quick_jit(jfu.absent(fed, 0.2).round)
+    run = jax.jit(jfu.absent(fed, 0.2).round)
     state, _ = run(fed.init(variables), data, jax.random.key(0))
     once = len(traces)
     assert once > 0

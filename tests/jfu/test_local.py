@@ -8,12 +8,17 @@ import pytest
 
 import jfu
 import jfu.local as local_module
-from helpers.federation import bits, quick_jit
+from helpers.federation import bits
 from jfu.local import _repeated, sized
+
+pytestmark = pytest.mark.conformance
 
 ALIVE = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool)  # slots; a request may leave holes anywhere
 INDEX = np.array([3, 0, 5, 9, 1, 8, 2, 6], np.int32)
-KEY = jax.random.key(7)
+
+
+def _key():
+    return jax.random.key(7)
 
 
 def _client(x, index=INDEX, mask=ALIVE):
@@ -23,7 +28,7 @@ def _client(x, index=INDEX, mask=ALIVE):
 
 def _run(work, client, params, round=0):
     shared = jfu.Broadcast({"params": params}, jnp.asarray(round, jnp.int32))
-    return quick_jit(work)(shared, client, KEY)
+    return jax.jit(work)(shared, client, _key())
 
 
 def _total(variables, batch, key):
@@ -56,7 +61,7 @@ def test_batches_hold_the_live_rows_in_the_documented_order():
     _run(jfu.local_sgd(loss, optax.sgd(0.0), epochs=2, batch_size=4), client, jnp.zeros(1))
     jax.effects_barrier()
     expected = []
-    for draw in np.asarray(jax.random.uniform(KEY, (8, 2))).T:
+    for draw in np.asarray(jax.random.uniform(_key(), (8, 2))).T:
         slots = sorted(np.flatnonzero(ALIVE), key=lambda s, draw=draw: draw[s])
         rows = INDEX[np.array(slots)]
         expected += [rows[:4], rows[4:]]
@@ -98,7 +103,7 @@ def test_loss_keys_differ_between_steps_and_follow_the_documented_rule():
     loss = lambda variables, batch, key: variables["params"] * jax.random.uniform(key)
     work = jfu.local_sgd(loss, optax.sgd(1.0), epochs=2, batch_size=3)
     update, _ = _run(work, _client(np.eye(10)), jnp.zeros(()))
-    loss_key = jax.random.fold_in(KEY, np.uint32(2**32 - 1))
+    loss_key = jax.random.fold_in(_key(), np.uint32(2**32 - 1))
     draws = [float(jax.random.uniform(jax.random.fold_in(loss_key, i))) for i in range(4)]
     assert len(set(draws)) == 4
     np.testing.assert_allclose(-update["params"], sum(draws), rtol=1e-6)
@@ -109,7 +114,7 @@ def test_augmentation_has_a_key_for_each_example_and_step():
     augment = lambda key, x: x * jax.random.uniform(key, x.shape)
     work = jfu.local_sgd(_total, optax.sgd(1.0), epochs=2, batch_size=8, augment=augment)
     update, _ = _run(work, _client(np.eye(10, dtype=np.float32)), jnp.zeros(10))
-    key = jax.random.fold_in(KEY, np.uint32(2**32 - 2))
+    key = jax.random.fold_in(_key(), np.uint32(2**32 - 2))
     draw = lambda i, row: jax.random.uniform(
         jax.random.fold_in(jax.random.fold_in(key, i), row), (10,)
     )[row]
@@ -127,7 +132,7 @@ def test_collections_that_a_loss_changes_are_sent_and_others_are_not():
     work = jfu.local_sgd(loss, optax.sgd(1.0), batch_size=4)
     start = {"params": jnp.ones(2), "stats": jnp.asarray(10.0), "fixed": jnp.asarray(3.0)}
     shared = jfu.Broadcast(start, jnp.zeros((), jnp.int32))
-    update, _ = work(shared, _client(np.eye(10)), KEY)
+    update, _ = work(shared, _client(np.eye(10)), _key())
     assert update["stats"] == 6
     assert update["fixed"] == 0
     assert update["params"].tolist() == [-2, -2]
@@ -246,19 +251,21 @@ def test_a_label_beyond_the_classes_is_no_loss_of_zero(label):
     fed = jfu.fedavg(jfu.local_sgd(of, optax.sgd(0.1), batch_size=2))
     clients = jfu.stack(np.ones((4, 1), np.float32), [0, label, 1, 3], [[0, 1], [2, 3]])
     start = {"params": jnp.ones((1, 4))}
-    state, info = quick_jit(fed.round)(fed.init(start), clients, jax.random.key(0))
+    state, info = jax.jit(fed.round)(fed.init(start), clients, jax.random.key(0))
     assert float(info.metrics["not_finite"]) == 1 and float(info.metrics["clients"]) == 1
     assert jnp.isfinite(state.params).all() and (state.params != 1).any()
 
 
 def test_classification_trains_with_the_mask_and_key_and_passes_statistics_on():
+    own = _key()
+
     def apply(variables, x, *, train=False, mask=None, key=None):
         assert train
-        assert key is KEY
+        assert key is own
         return x @ variables["params"], {"stats": mask.sum()}
 
     batch = jfu.Batch(jnp.eye(3), jnp.array([0, 1, 2]), jnp.array([1.0, 1.0, 0.0]))
-    loss, changed = jfu.classification(apply)({"params": jnp.eye(3)}, batch, KEY)
+    loss, changed = jfu.classification(apply)({"params": jnp.eye(3)}, batch, own)
     np.testing.assert_allclose(loss, np.log(np.e + 2) - 1, rtol=1e-6)
     assert changed == {"stats": 2}
 

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 import jfu
-from helpers.federation import quick_jit
+
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("keys_unchecked")]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def alone(work, clients, variables):
     @functools.cache
     def run(stacked):
         fed = jfu.fedavg(work, **(STACKED if stacked else MEAN))
-        return quick_jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
+        return jax.jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
 
     return run
 
@@ -66,7 +67,7 @@ def test_devices_change_rounding_at_most(work, alone, clients, variables, kind, 
     """State, scalars and single updates, with clients that do not divide evenly."""
     fed = jfu.fedavg(work, chunk=chunk, **kind)
     with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
-        spread = quick_jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
+        spread = jax.jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
     assert spread[1].clients.weight.shape == (11,)
     _close(spread, alone(kind is STACKED))
 

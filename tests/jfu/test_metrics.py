@@ -9,6 +9,8 @@ from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
 import jfu
 
+pytestmark = pytest.mark.conformance
+
 # ---------------------------------------------------------------- every example
 
 

@@ -9,7 +9,6 @@ import optax
 import pytest
 
 import jfu
-from helpers.federation import quick_jit
 from jfu.pools import deal, held, homes
 from launch.shell.devices import place
 
@@ -91,7 +90,7 @@ def test_homes_are_blocks_of_clients():
 
 def _compiled(fn, *args):
     """The program, and what it sends between devices."""
-    program = quick_jit(fn).lower(*args).compile()
+    program = jax.jit(fn).lower(*args).compile()
     text = program.as_text()
     return program, re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
 
@@ -108,7 +107,7 @@ def test_a_round_is_the_same_round_with_one_all_reduce(work, local, clients, var
     else:
         fed = jfu.fedavg(local, aggregator=jfu.coordinate_median(), keep_updates=True)
         fed = jfu.sampled(fed, 5)
-    whole = quick_jit(fed.round)(fed.init(variables), clients, jax.random.key(2))
+    whole = jax.jit(fed.round)(fed.init(variables), clients, jax.random.key(2))
     with jax.set_mesh(_mesh(8)):
         args = place((fed.init(variables), jax.random.key(2)))
         args = args[0], jfu.spread(clients), args[1]
@@ -134,7 +133,7 @@ def test_without_a_mesh_the_pool_is_one_devices(clients):
 def test_a_history_of_a_sample_is_the_same_history(local, clients, variables):
     """Clients that were not drawn keep their rows."""
     fed = jfu.recorded(jfu.sampled(jfu.fedavg(local), 4), ["last"], clients=clients, rounds=1)
-    run, state = quick_jit(fed.round), fed.init(variables)
+    run, state = jax.jit(fed.round), fed.init(variables)
     state.history["last"] = jax.tree.map(lambda a: a + 7, state.history["last"])
     whole = run(state, clients, jax.random.key(0))[0].history["last"]
     with jax.set_mesh(_mesh(4)):

@@ -8,6 +8,8 @@ import pytest
 import jfu
 from helpers.federation import ROWS
 
+pytestmark = pytest.mark.conformance
+
 
 def _held(clients):
     """Rows of the pool that each client may use."""

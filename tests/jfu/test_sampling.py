@@ -8,6 +8,8 @@ import pytest
 import jfu
 from helpers.federation import bits
 
+pytestmark = pytest.mark.conformance
+
 
 @pytest.fixture(scope="module")
 def many():

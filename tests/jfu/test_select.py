@@ -7,6 +7,8 @@ import jfu
 from helpers.federation import network
 from jfu.select import paths
 
+pytestmark = pytest.mark.conformance
+
 PARAMS = {
     "Dense_2": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)},
     "Dense_10": {"kernel": jnp.zeros((4, 5)), "bias": jnp.zeros(5)},

@@ -11,6 +11,8 @@ import jfu
 from helpers.federation import ROWS
 from jfu import streaming
 
+pytestmark = pytest.mark.conformance
+
 X, Y = np.zeros((4, 2), np.float32), np.arange(4)
 NOWHERE = np.array([[0, 1], [np.nan, 0], [0, np.inf], [1, 1]], np.float32)
 

@@ -9,6 +9,8 @@ import pytest
 import jfu
 from jfu import sums
 
+pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("keys_unchecked")]
+
 SIZES = np.random.default_rng(0).integers(1, 9, 300)
 SHORT = [jnp.bfloat16, jnp.float16]
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from helpers.federation import quick_jit
 from jfu import theory
 from launch.studies import theorems
 
@@ -60,7 +59,7 @@ def forgotten(w):
 
 
 def flow(kept, lost, start, target, **how):
-    return quick_jit(lambda: theory.time_bound(kept, lost, start, target, KEY, **how))()
+    return jax.jit(lambda: theory.time_bound(kept, lost, start, target, KEY, **how))()
 
 
 def exact(t):
@@ -245,7 +244,7 @@ def test_odd_activations_keep_jacobians_under_negation_and_not_otherwise():
     weights, x = theory.chain(KEY, (5, 8, 8, 3)), jax.random.normal(KEY, (9, 5))
     new = theory.chain(jax.random.key(1), (5, 8))
 
-    @quick_jit
+    @jax.jit
     def far(first):
         return theory.jacobian_distance(jnp.tanh, weights, (first, *weights[1:]), x)
 
@@ -268,7 +267,7 @@ def squares(activation, x=X, y=Y):
 
 def minima(loss, weights, **how):
     weights = tuple(jnp.asarray(w) for w in weights)
-    return np.asarray(quick_jit(lambda w: theory.layerwise_minima(loss, w, **how))(weights))
+    return np.asarray(jax.jit(lambda w: theory.layerwise_minima(loss, w, **how))(weights))
 
 
 def test_a_linear_chain_is_repaired_by_the_other_layer_and_two_flips_do_nothing():

@@ -7,7 +7,7 @@ import pytest
 
 import jfu
 import jfu.history
-from helpers.federation import ROWS, network, quick_jit
+from helpers.federation import ROWS, network
 from jfu import faults
 from jfu.unlearn import UNLEARNERS, Setting
 
@@ -120,7 +120,7 @@ def test_streamed_rounds_with_64_bits(pool, dtype):
         model, clients = model_of(dtype), clients_of(pool)
         fed = jfu.fedavg(training(model)())
         state, key = fed.init(model.init(jax.random.key(1))), jax.random.key(0)
-        wanted, _ = quick_jit(fed.round)(state, clients, key)
+        wanted, _ = jax.jit(fed.round)(state, clients, key)
         found, _ = jfu.streamed(fed).round(state, jax.tree.map(np.asarray, clients), key)
         assert kinds(found) == kinds(wanted)
         close = dict(rtol=1e-12 if dtype == "float64" else 1e-5, atol=1e-7)

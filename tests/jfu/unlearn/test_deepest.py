@@ -10,7 +10,7 @@ from sklearn.metrics import mutual_info_score
 from sklearn.metrics.cluster import expected_mutual_information
 
 import jfu
-from helpers.federation import bits, quick_jit
+from helpers.federation import bits
 from jfu import models
 from jfu.unlearn import deepest
 from jfu.unlearn.deepest import confusions, information
@@ -120,7 +120,7 @@ FED = jfu.fedavg(jfu.local_sgd(jfu.classification(apply), optax.sgd(0.01), batch
 def answered(rounds=1, model=NET, variables=TRAINED, fed=FED, **how):
     method = deepest(fed, model, batch_size=16, **({"cuts": CUTS} | how))
     state, facts = method.perturb(jfu.Trained(variables), REQUEST, jax.random.key(0)), []
-    step = quick_jit(method.recover)
+    step = jax.jit(method.recover)
     for number in range(rounds):
         state, info = step(state, REQUEST, jax.random.key(number))
         facts.append(info)
@@ -157,7 +157,7 @@ def test_then_the_others_train_on():
     """After the choice it is NoT with that cut, bit for bit, on the keys of the later rounds."""
     state, _ = answered(3)
     same = jfu.negation(FED, jfu.by_path("mid/.*"))
-    other, step = same.perturb(jfu.Trained(TRAINED), REQUEST, None), quick_jit(same.recover)
+    other, step = same.perturb(jfu.Trained(TRAINED), REQUEST, None), jax.jit(same.recover)
     for number in (1, 2):
         other, _ = step(other, REQUEST, jax.random.key(number))
     assert bits(state.params) == bits(other.params)
@@ -180,7 +180,7 @@ def test_forgotten_examples_have_no_say():
     """
     state, (info,) = answered(tells=0.1)
     assert signs(state)["mid"] == -1 and float(info.metrics["examples"]) == 48
-    step = quick_jit(deepest(FED, NET, CUTS, batch_size=16, tells=0.1).recover)
+    step = jax.jit(deepest(FED, NET, CUTS, batch_size=16, tells=0.1).recover)
     state, _ = step(FED.init(TRAINED), REQUEST._replace(retain=DATA), jax.random.key(0))
     assert signs(state)["head"] == -1
 
@@ -219,7 +219,7 @@ def test_counts_are_those_of_numpy(devices, chunk):
     clients = clients._replace(mask=jnp.asarray(mask))
     count = confusions(model, [["stem"], ["head"]], batch_size=4, chunk=chunk)
     with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
-        counts, info = quick_jit(count)(variables, clients)
+        counts, info = jax.jit(count)(variables, clients)
     expected = np.zeros((2, 4, 4))
     rows = np.concatenate([np.asarray(clients.index)[k][mask[k]] for k in range(3)])
     for cut, name in enumerate(("stem", "head")):
@@ -244,7 +244,7 @@ def test_biases_are_left_alone_where_that_is_asked(weights_only):
     method = deepest(fed, model, [["stem"]], weights_only=weights_only)
     request = jax.tree.map(lambda a: a, REQUEST)
     square = lambda side: side._replace(x=side.x.reshape(-1, 1, 1, 1))
-    state, _ = quick_jit(method.recover)(
+    state, _ = jax.jit(method.recover)(
         fed.init(variables), jfu.Split(*map(square, request)), jax.random.key(0)
     )
     old, new = variables["params"]["stem"], state.params["stem"]

@@ -10,6 +10,8 @@ import pytest
 import jfu
 from helpers.federation import bits, network
 
+pytestmark = pytest.mark.conformance
+
 FIRST = {"stem": {"kernel": True, "bias": True}, "head": {"kernel": False, "bias": False}}
 
 

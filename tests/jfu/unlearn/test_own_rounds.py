@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jfu
-from helpers.federation import bits, quick_jit
+from helpers.federation import bits
 from jfu import faults
 from jfu.unlearn import UNLEARNERS, Setting, phases
 
@@ -61,7 +61,7 @@ def without(request, client):
 
 def same_as_without(method, variables, request, client):
     """A round in which the client fails is as one that it has no part in."""
-    state, run = begun(method, variables, request), quick_jit(method.recover)
+    state, run = begun(method, variables, request), jax.jit(method.recover)
     found, info = run(state, request, jax.random.key(0))
     wanted, calm = run(state, without(request, client), jax.random.key(0))
     assert info.metrics["not_finite"] == 1 and calm.metrics["not_finite"] == 0
@@ -149,6 +149,6 @@ def test_a_client_that_fails_in_either_half_of_a_round_is_counted_once(data, mod
     request = jfu.split(data, jfu.forget_client(data, [5]))
     method = UNLEARNERS["mode"](setting(model, local))
     state = begun(method, variables, request)
-    _, info = quick_jit(method.recover)(state, request, jax.random.key(0))
+    _, info = jax.jit(method.recover)(state, request, jax.random.key(0))
     assert info.metrics["not_finite"] == 1
     assert info.metrics["down"] == 2 + 3 + 1  # M_de to two and to the target, M to all

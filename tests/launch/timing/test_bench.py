@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from helpers.forks import launch
-from launch.timing import bench, scaling, startup, streaming, workers, workloads
+from launch.timing import bench, memory, process, scaling, startup, streaming, workers, workloads
 
 
 def test_the_jobs_are_as_they_are_written_down():
@@ -145,14 +145,14 @@ def test_a_candidates_memory_is_that_of_all_its_processes():
     """Flower's clients are processes of their own; 64 MB that a grandchild holds are counted."""
     hold = "held = bytearray(b'1') * 2**26; print(flush=True); input()"
     between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
-    before = bench._resident(os.getpid())
+    before = process._resident(os.getpid())
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", between], **pipes) as child:
         child.stdout.readline()
-        during = bench._resident(os.getpid())
+        during = process._resident(os.getpid())
         child.communicate(b"\n")
     assert during - before > 2**26
-    assert bench._resident(child.pid) == 0  # it has ended
+    assert process._resident(child.pid) == 0  # it has ended
 
 
 def test_a_failing_round_still_closes_what_the_job_holds():
@@ -204,12 +204,12 @@ def test_streaming_by_hand():
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_that_is_followed_is_the_process_own(tmp_path):
     """64 MB of NumPy are seen at once and after they are gone, 64 MB of a mapped file never."""
-    seen, before = streaming.follow(), streaming.anonymous()
+    seen, before = memory.follow(), memory.anonymous()
     mapped = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (2**26,))
     mapped[:] = 1
-    assert streaming.anonymous() - before < 32
+    assert memory.anonymous() - before < 32
     own = np.ones(2**26, np.uint8)
-    assert streaming.anonymous() - before > 48
+    assert memory.anonymous() - before > 48
     time.sleep(0.1)
     del own
     seen["over"] = True
