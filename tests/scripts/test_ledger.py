@@ -9,14 +9,9 @@ import pytest
 
 import jfu
 import jfu.io
-<<<<<<< HEAD
 from helpers.comparisons import written
-from helpers.crashes import Runs
-from helpers.scripts import SMALL, launch, rows_of
-=======
-from helpers.forks import launch
+from helpers.forks import Runs, launch
 from helpers.scripts import SMALL, rows_of
->>>>>>> 3eaa598 (Scripts in tests are forked off one process that has imported them all, and compile cheaply; the server is a file of its own)
 from jfu import ledger
 from launch.records import ledgers
 
