@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, one process to start scripts off, one small federation."""
 
 import os
+import signal
 
 import jax
 import numpy as np
@@ -16,6 +17,11 @@ from jfu.data import Dataset
 # Compiling is most of the time in these tests, and compiled in full they compute the same.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 jfu.cpu_devices(8)
+# What is started in the background ignores these, and so would all that it starts.
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+for number, handler in USUAL.items():
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
