@@ -27,7 +27,7 @@ LOCK, HELD = "lock", "lock.held"
 WHO = re.compile(r"process (\d+) on ([\w.-]+)")
 # What the scripts write into a work directory itself.
 OURS = "(config|plan|results|table|stopping|curves|costs|rounds|audit|tuning|options|pays|theory"
-OURS += r"|model|history|ledger)\.(json|jsonl|md|png|html|flags|safetensors)"
+OURS += r"|model|history|ledger|outputs)\.(json|jsonl|md|png|html|flags|safetensors)"
 
 
 def take(folder: pathlib.Path) -> BinaryIO:
