@@ -66,7 +66,7 @@ def one_line(text: str) -> str:
     >>> one_line("it holds\n" + 9000 * "x")[:20], len(one_line(9000 * "x"))
     ('it holds\\nxxxxxxxxxx', 1805)
     """
-    line = plain(text).replace("\n", "\\n")
+    line = plain(text).replace("\n", "\\n").replace("\t", "\\t")
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-300:]}"
 
 
