@@ -84,7 +84,8 @@ def test_a_training_killed_at_named_points_of_its_writes(forks, small_training, 
 def test_unlearning_and_comparing_killed_at_every_point_of_every_write(
     forks, small_training, tmp_path
 ):
-    unlearn = ["unlearn", f"--init_from={small_training}", "--devices=1", "--checkpoint_every=1"]
+    source = shutil.copytree(small_training, tmp_path / "A")  # whose ledger says what begins there
+    unlearn = ["unlearn", f"--init_from={source}", "--devices=1", "--checkpoint_every=1"]
     out = tmp_path / "out.msgpack"
     unlearn += ["--stop=budget", "--recovery_rounds=2", f"--export_params={out}"]
     compare = ["compare", *FEW, "--rounds=2", "--seeds=1", "--methods=retrain,not"]

@@ -86,9 +86,10 @@ def test_killed_at_random_moments_and_started_again(
 
     The moments are random times of a run and, by turns, each point of one of its first few writes.
     """
+    source = shutil.copytree(small_training, tmp_path / "A")
     flags = dict(
         train=[*TRAIN[1:], "--rounds=12"],
-        unlearn=[f"--init_from={small_training}", "--devices=1", "--recovery_rounds=12"],
+        unlearn=[f"--init_from={source}", "--devices=1", "--recovery_rounds=12"],
         compare=[*FEW, "--rounds=6", "--seeds=2", "--methods=retrain,not"],
     )[script] + ["--checkpoint_every=1"]
     start = lambda name, **how: forks.run(script, *flags, f"--workdir={tmp_path / name}", **how)
