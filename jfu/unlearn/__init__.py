@@ -71,8 +71,15 @@ class Method(NamedTuple):
     options: Mapping[str, Any] = {}  # what a user may set, with its published value
 
     def __call__(self, setting: Setting) -> Unlearner:
-        """The method in a setting, with the setting's options for it."""
-        return self.make(setting, **setting.options.get(self.name, {}))
+        """The method in a setting, with the setting's options for it.
+
+        One that is a field of the setting, and no option of the method's own, replaces that field.
+        """
+        given = setting.options.get(self.name, {})
+        shared = set(Setting._fields) - set(self.options)
+        fields = {name: value for name, value in given.items() if name in shared}
+        own = {name: value for name, value in given.items() if name not in shared}
+        return self.make(setting._replace(**fields), **own)
 
 
 def _options(factory: Callable[..., Unlearner], names: str) -> dict[str, Any]:
