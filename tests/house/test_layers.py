@@ -1,9 +1,8 @@
 """Who may import whom: read off the syntax trees, wherever in a file an import stands."""
 
-import ast
-
 import pytest
 
+from helpers.house import circles, imported, long_functions, modules
 from helpers.scripts import ROOT
 
 # What each package of launch may import of the others; every one of them may import jfu.
@@ -17,17 +16,6 @@ BELOW = dict(
     timing=("report", "shell"),
     studies=("running", "timing", "records", "report", "workdir", "setup", "shell"),
 )
-
-
-def imported(text: str) -> set[str]:
-    """Modules that a file imports, as far as a file can tell: ``from a import b`` is ``a.b``."""
-    found = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
 
 
 def wrong(place: str, text: str) -> list[str]:
@@ -58,36 +46,6 @@ def from_tests(text: str) -> list[str]:
 def files(*tops: str) -> dict[str, str]:
     found = [p for top in tops or ("jfu", "launch") for p in sorted((ROOT / top).rglob("*.py"))]
     return {path.relative_to(ROOT).as_posix(): path.read_text() for path in found}
-
-
-def modules(found: dict[str, str]) -> dict[str, set[str]]:
-    """Which modules each module imports."""
-    names = {p.removesuffix(".py").removesuffix("/__init__").replace("/", "."): p for p in found}
-    known = {}
-    for name, place in names.items():
-        given = imported(found[place])
-        ways = {way for i in given for way in (i, i.rpartition(".")[0]) if way in names}
-        # Of ``from a import b`` with a module ``a.b`` it is that, and not the package round it.
-        known[name] = {
-            w
-            for w in ways
-            if w in given or not any(i in names for i in given if i.rpartition(".")[0] == w)
-        } - {name}
-    return known
-
-
-def circles(known: dict[str, set[str]]) -> list[str]:
-    """Modules that import themselves by way of others."""
-
-    def reached(name):
-        seen, left = set(), [*known[name]]
-        while left:
-            if (one := left.pop()) not in seen:
-                seen.add(one)
-                left += known[one]
-        return seen
-
-    return sorted(name for name in known if name in reached(name))
 
 
 def test_imports_go_down():
@@ -133,3 +91,10 @@ def test_nothing_imports_itself_by_way_of_others():
     launch = {n: {o for o in some if o in launch} for n, some in launch.items()}
     assert circles(launch) == []
     assert circles(dict(a={"b"}, b={"c"}, c={"a"}, d={"a"})) == ["a", "b", "c"]  # planted
+
+
+def test_functions_are_short_enough_to_be_read_in_one_go():
+    assert [line for place, text in files().items() for line in long_functions(place, text)] == []
+    planted = "def f():\n    '''What it does,\n    and why.'''\n" + 90 * "    x = 1\n"
+    assert long_functions("a.py", planted) == ["a.py: f has 91 lines"]
+    assert long_functions("a.py", planted.removesuffix("    x = 1\n")) == []
