@@ -11,9 +11,7 @@ rule and run it again.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from jfu import inference
+from jfu.audit.costs import ratios
 from jfu.audit.estimates import Estimates
 from jfu.audit.measures import (
     ACCURACY,
@@ -368,44 +366,3 @@ def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
     if any(v["low"] > 1 for v in each.values()):
         return NO, f"It needs more, {words}."
     return OPEN, f"It needs about as much, {words}."
-
-
-def ratios(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Costs to recover over those of retraining, each seed against its own.
-
-    Args:
-      rows: lines of results.jsonl.
-
-    Returns:
-      ``{"rounds", "bytes", "operations": {value, low, high}, "seeds": how many, "never": seeds
-      that did not recover}``, the first three of the geometric mean, of which a method and
-      retraining that change places give one over the other; empty where retraining is not
-      there, or is this method.
-    """
-    import jfu
-
-    runs: dict[tuple, list] = {}
-    for row in rows:
-        runs.setdefault((row["method"], row["seed"]), []).append(row)
-    seeds = sorted({s for m, s in runs if m == name and ("retrain", s) in runs})
-    if not seeds or name in ("original", *RETRAINED, THIRD):
-        return {}
-    found, never = [], 0
-    for seed in seeds:
-        target = max(runs["retrain", seed], key=lambda row: row["round"])["retain"]
-        at = []
-        for method in (name, "retrain"):
-            number = jfu.first_round_within(runs[method, seed], target)
-            at.append(next((r for r in runs[method, seed] if r["round"] == number), None))
-        if at[0] is None:
-            never += 1
-        else:
-            cost = lambda r: (r["round"], r["bytes_down"] + r["bytes_up"], r["flops"])
-            found.append([a / b for a, b in zip(cost(at[0]), cost(at[1]), strict=True)])
-    out: dict[str, Any] = dict(seeds=len(seeds), never=never)
-    if len(found) > 1:
-        kinds = ("rounds", "bytes", "operations")
-        for kind, values in zip(kinds, zip(*found, strict=True), strict=True):
-            mean = inference.t_interval(np.log(values))
-            out[kind] = {end: float(np.exp(getattr(mean, end))) for end in mean._fields}
-    return out

@@ -224,9 +224,10 @@ def stored_cells(
 def judged(name, measures, absent, rows, poison_named: bool, controls) -> dict[str, Any]:
     """What the report says of one method."""
     from jfu.audit import verdicts
+    from jfu.audit.costs import ratios
     from jfu.audit.measures import REFERENCES
 
-    costs = verdicts.ratios(rows, name)
+    costs = ratios(rows, name)
     given = verdicts.verdicts(name, measures[name], costs, absent, poison_named, controls)
     if name in REFERENCES:
         anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}

@@ -411,11 +411,11 @@ def check(samples, name, change):
         assert found == right[: len(found)]
 
 
-@pytest.mark.parametrize("name", READERS)
-def test_a_changed_file_is_a_result_or_a_sentence(samples, name):
+def fuzzed(samples, name, how):
+    """Tries a reader with changed files, as many as ``how`` says, and puts the file back."""
     path, content, _ = samples[name]
 
-    @MANY
+    @how
     @given(changed(READERS[name].suffix, None))
     def run(change):
         check(samples, name, change)
@@ -424,6 +424,11 @@ def test_a_changed_file_is_a_result_or_a_sentence(samples, name):
         run()
     finally:
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_changed_file_is_a_result_or_a_sentence(samples, name):
+    fuzzed(samples, name, MANY)
 
 
 # ---------------------------------------------------------------- what is no such file at all
@@ -560,14 +565,4 @@ def kept(folder):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", READERS)
 def test_many_changed_files_are_results_or_sentences(samples, name):
-    path, content, _ = samples[name]
-
-    @settings(MANY, max_examples=1000, derandomize=False)
-    @given(changed(READERS[name].suffix, None))
-    def run(change):
-        check(samples, name, change)
-
-    try:
-        run()
-    finally:
-        path.write_bytes(content)
+    fuzzed(samples, name, settings(MANY, max_examples=1000, derandomize=False))

@@ -15,6 +15,7 @@ from helpers.scripts import ROOT
 from helpers.workdirs import PLAIN, changed
 from jfu import attacks, inference
 from jfu.audit import estimates, evidence, pairs, verdicts
+from jfu.audit.costs import ratios
 from jfu.audit.measures import LAYERS, SEEDS, SIGNS, TABLE
 from launch.records import erasure
 from launch.report import page, reproduce, terminal
@@ -257,7 +258,7 @@ def test_costs_are_ratios_to_retraining_on_the_same_seed():
     rows += rows_of("retrain", 1, [0, 100, 100], 10, 7)  # at round 1
     rows += rows_of("not", 0, [9, 99.4], 20, 7)
     rows += rows_of("not", 1, [9, 80, 90, 99.5], 10, 7)
-    found = verdicts.ratios(rows, "not")
+    found = ratios(rows, "not")
     assert found["never"] == 0 and found["seeds"] == 2
     # 1/3 and 3: their geometric mean is one, and no arithmetic of ratios says otherwise.
     half = 12.706 * np.log(3)  # Student's of one degree of freedom, times sd / sqrt(2)
@@ -269,7 +270,7 @@ def test_costs_are_ratios_to_retraining_on_the_same_seed():
     assert verdicts.cheaper("not", less)[0] == "yes"
     assert verdicts.cheaper("not", less | dict(bytes=dict(low=1.1, high=1.2)))[0] == "no"
     rows += rows_of("ga", 0, [100, 20, 20], 10, 7)
-    found = verdicts.ratios(rows, "ga")
+    found = ratios(rows, "ga")
     assert found == dict(seeds=1, never=1)
     assert verdicts.cheaper("ga", found | dict(seeds=5)) == (
         "no",
@@ -288,7 +289,7 @@ def test_what_costs_as_much_as_retraining_is_seldom_called_cheaper(seeds):
             for name in ("retrain", "not"):
                 back = int(rng.integers(20, 50))
                 rows += rows_of(name, seed, [0] * back + [100], 10, 7)
-        return verdicts.cheaper("not", verdicts.ratios(rows, "not"))[0]
+        return verdicts.cheaper("not", ratios(rows, "not"))[0]
 
     said = [audit_once() for _ in range(300)]
     assert said.count("yes") <= 17 and said.count("no") <= 17  # 2.5 % are 7.5
