@@ -123,11 +123,21 @@ def load_params(path: str | os.PathLike[str] | BinaryIO) -> dict:
             tree = serialization.msgpack_restore(content)
             if not isinstance(tree, dict):
                 raise ValueError("no dictionary inside")
-            return tree
+            return _named(tree)
         flat = _deserialize(content)
     except Exception as error:
         raise _unreadable(path, kind[1:], error) from None
     return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
+
+
+def _named(tree: dict) -> dict:
+    """The dictionary itself, all of whose names are text: JAX sorts no others."""
+    for key, branch in tree.items():
+        if not isinstance(key, str):
+            raise ValueError(f"a name inside is {type(key).__name__}, not text")
+        if isinstance(branch, dict):
+            _named(branch)
+    return tree
 
 
 def adopt(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> dict:

@@ -394,6 +394,15 @@ def test_truncated_params_are_refused(tmp_path, ending, share):
     assert "\n" not in str(caught.value)
 
 
+def test_msgpack_with_a_name_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "a.msgpack"
+    tree = {"params": {109: {"kernel": np.ones(2)}}}
+    path.write_bytes(flax.serialization.msgpack_serialize(tree))
+    for read in (io.load_params, lambda p: io.adopt(p, tree)):
+        with pytest.raises(ValueError, match=r"a\.msgpack .*a name inside is int, not text"):
+            read(path)
+
+
 def test_msgpack_of_no_dictionary_is_refused(tmp_path):
     path = tmp_path / "a.msgpack"
     path.write_bytes(flax.serialization.msgpack_serialize([1, 2]))

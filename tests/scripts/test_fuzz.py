@@ -564,5 +564,7 @@ def kept(folder):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", READERS)
-def test_many_changed_files_are_results_or_sentences(samples, name):
-    fuzzed(samples, name, settings(MANY, max_examples=1000, derandomize=False))
+def test_many_changed_files_are_results_or_sentences(samples, name, request):
+    """The same changes each time; ``--hypothesis-seed=random`` or a number tries others."""
+    same = request.config.getoption("--hypothesis-seed") is None
+    fuzzed(samples, name, settings(MANY, max_examples=1000, derandomize=same))
