@@ -1,24 +1,26 @@
-"""NoT at the deepest cut of the network that leaves nothing to read in its predictions.
+"""NoT at the deepest cut of the network whose negation makes predictions uninformative.
 
     theta(c) = theta* with every layer of cut c negated
     t(c)     = (I - E) / (H - E) of labels and predictions argmax z_theta(c)(x), x retained
-    c*       = the last c in call order with t(c) <= tells, or that of the least t;
-    theta'   = theta(c*);   then rounds on what is retained
+    c*       = the last c in call order with t(c) <= tells, or the c with the least t;
+    theta'   = theta(c*);   then rounds on the retained data
 
-A cut is a set of layers without which no input reaches the output. In a chain that is any single
-layer. In a residual network it is the stem, the layers that lead into a stage, or the head.
+A cut is a set of layers that every path from input to output crosses. In a chain, any single layer
+is a cut. In a residual network, cuts are the stem, the layers that lead into a stage, and the head.
 
-Where NoT negates the first of many layers, all others have to learn anew. What the early ones know,
-which all data taught them, is lost too. A late cut leaves more of it. But the sign of the last
-layers turns right answers into reliably wrong ones, and recovery need only turn them back. Retained
-data alone shows this beforehand. What a prediction still says of the label, right or wrong, is
-their mutual information I. It is taken less what chance makes of it, E, and as a share of what
-there is to say, the labels' entropy H. For each cut every client sends the server C x C counts,
-which are summed; that is the first round. This is not in NoT's paper.
+If NoT negates the first of many layers, all later layers have to learn again. What the early layers
+learned from all data is then lost too. A late cut preserves more of it. But negating the last
+layers only turns right answers into reliably wrong ones, and recovery merely has to turn them back.
 
-Adjusting for chance: Vinh, Epps, Bailey. Information Theoretic Measures for Clusterings Comparison.
-JMLR 11, 2010. Their E sums a hypergeometric law for each cell of the table. Here it is a Poisson
-law with that law's variance, which needs no loop over counts.
+Retained data alone shows this in advance. The mutual information I measures what a prediction still
+says about the label, right or wrong. E, its expected value under chance, is subtracted. The
+difference is divided by the largest it can be, with H the labels' entropy. For each cut, every
+client sends the server C x C counts, which are summed. This is the method's first round. It is not
+in NoT's paper.
+
+The adjustment for chance is from Vinh, Epps, Bailey. Information Theoretic Measures for Clusterings
+Comparison. JMLR 11, 2010. Their E sums a hypergeometric law for each entry of the table. Here a
+Poisson law with that law's variance takes its place, since it needs no loop over counts.
 """
 
 from collections.abc import Callable, Sequence
@@ -62,25 +64,25 @@ def deepest(
 ) -> Unlearner:
     """A round that chooses a cut and negates it, then rounds of ``fed``.
 
-    That round's metrics say more: ``cut``, the place of the chosen one, and ``told``, what its
-    predictions tell; in later rounds they are -1 and 0.
+    The first round's metrics have two more entries. ``cut`` is the index of the chosen cut, and
+    ``told`` its t(c). In later rounds they are -1 and 0.
 
     Args:
       cuts: paths of each cut's layers, by depth; ``model.cuts()`` if not given.
-      tells: the largest share of what labels say that predictions may still tell.
-      weights_only: leaves biases out.
+      tells: the largest t(c) in [0, 1] at which predictions count as uninformative.
+      weights_only: whether biases keep their sign.
       follows: running means that change their sign too; see ``negation``.
-      batch_size: of the passes forward, which are counted in batches.
+      batch_size: examples in a forward pass; passes are counted in batches.
 
     Raises:
-      ValueError: a model that knows no cuts and none given, a cut of layers that it does not have,
-        or a share outside [0, 1].
+      ValueError: neither the model nor the caller names cuts, a cut has layers that the model does
+        not have, or ``tells`` lies outside [0, 1].
 
     >>> deepest(fed, model, [["stem"], ["head"]]).needs.forget_data
     False
     """
     if not 0 <= tells <= 1:
-        raise ValueError(f"tells is {tells}; it is a share of what labels say, in [0, 1]")
+        raise ValueError(f"tells is {tells}; it is a share of information and must lie in [0, 1]")
     if cuts is None:
         cuts = model.cuts() if model.cuts else ()
     how = dict(weights_only=weights_only, follows=follows, batch_size=batch_size, chunk=chunk)
@@ -89,13 +91,13 @@ def deepest(
     def choose(state, request, key):
         del key
         counts, info = count(state.variables, request.retain)
-        # Where some rows were no numbers, and so are not counted, nothing is known.
+        # Rows that are not finite are not counted, and then the cut cannot be judged.
         whole = counts.sum((1, 2)) >= info.weight.astype(jnp.int32).sum()
         remains = jnp.where(whole, jax.vmap(information)(counts), jnp.inf)
         usable = jnp.arange(len(cuts)) * (remains <= tells)
         best = jnp.where((remains <= tells).any(), usable.argmax(), remains.argmin())
         metrics = summarise(info) | dict(cut=best.astype(jnp.float32), told=remains[best])
-        # Counts, not a model, are what is sent.
+        # Clients send counts, not a model.
         metrics["up"] *= counts.size / optax.tree.size(state.variables)
         signs = _signs(state.variables, cuts, weights_only, follows)
         variables = _signed(dict(state.variables), signs, best)
@@ -120,32 +122,32 @@ def confusions(
     batch_size: int = 32,
     chunk: int | None = None,
 ) -> Callable[[Variables, ClientData], tuple[jax.Array, LocalInfo]]:
-    """How often which label met which prediction once a cut is negated, summed over clients.
+    """Tables of labels against predictions with each cut negated, summed over clients.
 
-    Not counted are examples whose logits are not finite, nor those whose label is no class.
+    Examples with logits that are not finite, or with a label that is no class, are not counted.
 
     Returns:
-      ``(variables, clients) -> (counts [cuts, C, C] int32, info)``, labels by row.
+      ``(variables, clients) -> (counts [cuts, C, C] int32, info)``; a row for each label.
 
     Raises:
-      ValueError: no cuts, or a cut of layers that the model does not have.
+      ValueError: there are no cuts, or a cut has layers that the model does not have.
 
     >>> from jfu.stacking import stack
     >>> clients = stack(jnp.zeros((3, 4, 4, 1), jnp.uint8), [0, 1, 2], [[0, 1], [2]])
     >>> count = confusions(model, [["stem"], ["head"]])
     >>> counts, _ = count(model.init(jax.random.key(0)), clients)
-    >>> jax.vmap(information)(counts).shape  # what each cut's predictions still tell
+    >>> jax.vmap(information)(counts).shape  # t(c) of each cut
     (2,)
     """
     if not cuts:
         raise ValueError(
-            "deepest chooses among cuts of the network, and this model names none: give "
-            "cuts=[[layer, ...], ...], by depth"
+            "deepest chooses among cuts of the network, and this model names none; give "
+            "cuts=[[layer, ...], ...], ordered by depth"
         )
     for cut in cuts:
         if isinstance(cut, str) or not set(cut) <= set(model.layers):
             raise ValueError(
-                f"{cut!r} is no cut of this network: give a list of layers for each, of "
+                f"{cut!r} is no cut of this network: a cut is a list of layers, of "
                 f"{', '.join(model.layers)}"
             )
 
@@ -159,10 +161,10 @@ def confusions(
 
 
 def information(counts: jax.Array) -> jax.Array:
-    """Share of what rows say that columns tell, adjusted for chance; scalar, 1 at most.
+    """Share of the rows' entropy that columns predict, adjusted for chance; scalar, at most 1.
 
     Args:
-      counts: how often row and column met, ``[R, C]``.
+      counts: how often each row occurred together with each column, ``[R, C]``.
 
     >>> print(f"{information(jnp.array([[40.0, 0.0], [0.0, 40.0]])):.3f}")
     1.000
@@ -175,22 +177,22 @@ def information(counts: jax.Array) -> jax.Array:
     rows, columns = counts.sum(1), counts.sum(0)
     of_rows, chance = entropy(rows), _chance(rows, columns)
     shared = of_rows + entropy(columns) - entropy(counts)
-    # With one label, or with as many as there are examples, there is nothing to tell.
+    # With one label, or a label for each example, no information is possible.
     some = of_rows - chance > 1e-3
     return jnp.where(some, (shared - chance) / jnp.where(some, of_rows - chance, 1), 0)
 
 
 def _chance(rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """Expected mutual information of tables with these margins.
+    """Expected mutual information of random tables with these margins.
 
-    A cell in which m are expected adds E[N log(N / m)] / n, with N of a Poisson law. That is 1/2n
-    where m is large, and nearly nothing where m is small. Fixed margins leave the cell less
-    variance than that law's, (1 - row / n)(1 - column / n) of it.
+    An entry with expected count m adds E[N log(N / m)] / n, where N follows a Poisson law. This is
+    1/2n for large m and nearly 0 for small m. Fixed margins reduce the entry's variance by the
+    factor (1 - row / n)(1 - column / n).
     """
     total = jnp.maximum(rows.sum(), 1)
     mean = jnp.outer(rows, columns) / total
     spread = jnp.outer(1 - rows / total, 1 - columns / total)
-    # m (E[log(1 + N)] - log m) is E[N log(N / m)]; from 30 on its series will do.
+    # m (E[log(1 + N)] - log m) equals E[N log(N / m)]; from m = 30 on its series is exact enough.
     near = jnp.clip(mean, 1e-6, 30.0)
 
     def add(k, found):
@@ -217,7 +219,7 @@ def _signed(variables: Variables, signs: PyTree, cut: jax.Array) -> Variables:
 
 
 def _counting(model: Model, signs: PyTree, many: int, batch_size: int) -> ClientFn:
-    """A client's work: for each cut, how often which label met which prediction."""
+    """A client's work: for each cut, a table of labels against predictions."""
 
     def work(shared, client, key):
         del key
@@ -228,7 +230,7 @@ def _counting(model: Model, signs: PyTree, many: int, batch_size: int) -> Client
         slots = client.mask.shape[0]
 
         def ordered(length):
-            """Live slots first, as in training; behind them none."""
+            """Live slots first, as in training, then the number of slots as padding."""
             order = jnp.argsort(~client.mask[:length], stable=True).astype(jnp.int32)
             room = slots + -slots % size - length
             return jnp.pad(order, (0, room), constant_values=slots)

@@ -1,7 +1,7 @@
-"""Fine-tuning: do nothing but train on what is retained ("natural" unlearning).
+"""Fine-tuning: train on the retained data, and do nothing else ("natural" unlearning).
 
-Forgetting happens through drift alone. The trained model's loss is nearly stationary, so
-the drift is slow; a backdoor outlives a hundred rounds of it.
+The model forgets through drift alone. The trained model's loss is nearly stationary, so the drift
+is slow. A backdoor survives a hundred rounds of it.
 """
 
 import functools
@@ -23,8 +23,8 @@ def finetune(fed: FederatedAlgorithm) -> Unlearner:
 def on_retained(fed: FederatedAlgorithm) -> RecoverFn:
     """One round of ``fed`` on the retained data.
 
-    The same function for the same federation, so that methods which recover alike share
-    one compiled program.
+    The same federation always gives the same function. Methods with the same recovery therefore
+    share one compiled program.
     """
 
     def recover(state, request, key):

@@ -1,11 +1,12 @@
-"""NoT: negate chosen layers of the trained model, then train on what is retained.
+"""NoT: negate chosen layers of the trained model, then train on the retained data.
 
     theta'_l = -theta*_l  for l in the chosen layers,   theta'_l = theta*_l  elsewhere
 
+The method needs no stored history, no access to the forgotten data, and no help from the leaving
+client. The paper negates the first layer. Negating its weight and bias turns its output Y into -Y.
+
 Khalil, Brunswic, Lamghari, Li, Beitollahi, Chen. NoT: Federated Unlearning via Weight
-Negation. CVPR 2025, arXiv 2503.05657. No stored history, no access to the forgotten data,
-no help from the client that leaves. The paper's choice is the first layer; negating weight
-and bias turns its output Y into -Y.
+Negation. CVPR 2025, arXiv 2503.05657.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +22,11 @@ from jfu.unlearn.finetune import on_retained
 
 
 def negate(params: Params, mask: PyTree) -> Params:
-    """Multiplies the selected leaves by -1; twice gives the same bits back.
+    """Multiplies the selected leaves by -1. Doing so twice restores the same bits.
 
     Args:
       params: any pytree of arrays.
-      mask: a tree of Python bools like ``params``, as ``jfu.select`` makes it.
+      mask: Python bools in the structure of ``params``; ``jfu.select`` makes it.
 
     Raises:
       ValueError: the two trees differ in structure.
@@ -36,7 +37,7 @@ def negate(params: Params, mask: PyTree) -> Params:
     if jax.tree.structure(params) != jax.tree.structure(mask):
         raise ValueError(
             f"the mask {jax.tree.structure(mask)} differs from the parameters "
-            f"{jax.tree.structure(params)}; make it with jfu.select(params, selector)"
+            f"{jax.tree.structure(params)} in structure; make it with jfu.select(params, selector)"
         )
     return jax.tree.map(lambda p, m: -p if m else p, params, mask)
 
@@ -44,14 +45,14 @@ def negate(params: Params, mask: PyTree) -> Params:
 def negation(
     fed: FederatedAlgorithm, selector: Selector, *, follows: Sequence[tuple[str, str]] = ()
 ) -> Unlearner:
-    """NoT as an unlearner: negate what ``selector`` picks, then rounds of ``fed``.
+    """NoT as an unlearner: negate what ``selector`` picks, then run rounds of ``fed``.
 
     Args:
       fed: the federation that recovers.
       selector: the parameters to negate, such as ``jfu.by_layer(model, 0)``.
-      follows: ``model.follows`` lets the running mean of a BatchNorm that directly follows a
-        wholly negated layer change its sign too; that layer's outputs did. Without it such a
-        norm subtracts a mean of the wrong sign until its statistics have caught up.
+      follows: pairs of (running mean, layer), as in ``model.follows``. A BatchNorm's running mean
+        is negated too if the layer directly before it is wholly negated. Without ``follows`` such
+        a norm subtracts a mean of the wrong sign until its statistics have caught up.
 
     >>> from jfu.fedavg import fedavg
     >>> from jfu.local import local_sgd
@@ -75,7 +76,9 @@ def negation(
 def negated(
     variables: Variables, selector: Selector, follows: Sequence[tuple[str, str]] = ()
 ) -> Variables:
-    """A model's variables with the parameters that ``selector`` picks, and what follows, negated.
+    """A model's variables with the selected parameters and their running means negated.
+
+    ``selector`` and ``follows`` are those of ``negation``.
 
     >>> from jfu.select import by_path
     >>> negated({"params": {"stem": 2.0, "head": 3.0}}, by_path("stem"))
@@ -90,7 +93,7 @@ def negated(
 
 
 def _means(statistics: Params, mask: PyTree, follows: Sequence[tuple[str, str]]) -> PyTree:
-    """The running means that directly follow a layer whose every parameter is negated."""
+    """True for running means that directly follow a wholly negated layer."""
 
     def negated(layer: str) -> bool:
         inside = mask
@@ -106,28 +109,28 @@ def _means(statistics: Params, mask: PyTree, follows: Sequence[tuple[str, str]])
 def check_changed(
     apply: Callable, before: Variables, after: Variables, x: jax.Array, *, rtol: float = 1e-4
 ) -> None:
-    """Refuses a perturbation that left the function as it was.
+    """Raises an error if a perturbation did not change what the model computes.
 
-    Negations can cancel. They do so in two consecutive layers with an odd activation between them,
-    in a convolution and the scale of its own norm, and before an even activation.
+    Negations can cancel. They do so in two consecutive layers with an odd activation between them.
+    They also cancel in a convolution and the scale of its norm, and before an even activation.
 
     Args:
       apply: ``(variables, x) -> logits``, or ``-> (logits, anything)``.
       before, after: variables before and after the perturbation.
       x: one batch of real inputs ``[B, ...]``.
-      rtol: largest difference that counts as rounding, relative to the largest logit.
+      rtol: differences up to this size, relative to the largest logit, count as rounding.
 
     Raises:
-      ValueError: the outputs agree to rounding, or are not finite.
+      ValueError: the outputs agree up to rounding, or are not finite.
 
     >>> odd = lambda variables, x: jnp.tanh(x * variables["a"]) * variables["b"]
     >>> before, after = {"a": 1.0, "b": 2.0}, {"a": -1.0, "b": -2.0}
     >>> check_changed(odd, before, after, jnp.ones((4, 1)))
     Traceback (most recent call last):
     ...
-    ValueError: the perturbation leaves the model's outputs as they were (largest difference \
-0 of 1.52 over 4 inputs), so nothing would be forgotten: the negations cancel; choose layers of \
-which none feeds another, such as the first alone
+    ValueError: the perturbation leaves the model's outputs as they were: the largest difference \
+over 4 inputs is 0, and the largest output is 1.52. The negations cancel. Choose layers that do \
+not feed each other, such as the first alone
     """
     first = lambda out: out[0] if isinstance(out, tuple) else out
     logits = lambda variables: logits_of(first(apply(variables, x)))
@@ -135,13 +138,12 @@ which none feeds another, such as the first alone
     difference, scale = float(jnp.abs(new - old).max()), float(jnp.abs(old).max())
     if not (np.isfinite(difference) and np.isfinite(scale)):
         raise ValueError(
-            "the model's outputs hold NaN or infinity before or after the perturbation; it has "
-            "diverged: train anew with a smaller learning rate"
+            "the model's outputs contain NaN or infinity before or after the perturbation, so its "
+            "training has diverged; train again with a smaller learning rate"
         )
     if difference <= rtol * scale:
         raise ValueError(
-            "the perturbation leaves the model's outputs as they were (largest difference "
-            f"{difference:.3g} of {scale:.3g} over {len(x)} inputs), so nothing would be "
-            "forgotten: the negations cancel; choose layers of which none feeds another, such "
-            "as the first alone"
+            "the perturbation leaves the model's outputs as they were: the largest difference over "
+            f"{len(x)} inputs is {difference:.3g}, and the largest output is {scale:.3g}. The "
+            "negations cancel. Choose layers that do not feed each other, such as the first alone"
         )

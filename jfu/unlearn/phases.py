@@ -1,9 +1,9 @@
-"""Recovery in phases: the rounds that a method makes its own, then rounds of the federation.
+"""Recovery in phases: first a method's own rounds, then rounds of the federation.
 
-Whatever communicates is a round and is counted as one; ``perturb`` is work of the server.
+Anything that communicates is a round and counts as one. ``perturb`` is work of the server.
 
-A method in which the leaving client takes part does that in its first rounds. They count against
-the same budget, with the messages and steps that they report in ``RoundInfo.metrics``.
+Some methods need the leaving client once more; it takes part in their own rounds. Own rounds count
+towards the same budget. They report their messages and steps in ``RoundInfo.metrics``.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from jfu.types import (
 
 
 class Beside(NamedTuple):
-    """A federation's state, and what a method remembers beside it."""
+    """A federation's state ``inner``, and what a method keeps beside it, ``own``."""
 
     inner: PyTree
     own: PyTree
@@ -69,9 +69,9 @@ def phases(rounds: int, early: RecoverFn, later: RecoverFn) -> RecoverFn:
 
 
 def _of_all(info: RoundInfo, many: int) -> RoundInfo:
-    """The same with room for all clients, where a sample took part, and without updates.
+    """The same facts padded to all clients, in case only a sample took part; without updates.
 
-    Scalars are float32, so that rounds of both kinds have one type.
+    Scalars are float32, so that both kinds of rounds have the same types.
     """
     missing = many - info.ids.shape[0]
     floats = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
@@ -81,7 +81,7 @@ def _of_all(info: RoundInfo, many: int) -> RoundInfo:
 
 
 def inside(step: RecoverFn) -> RecoverFn:
-    """A round of the inner state; what is beside it stays."""
+    """A round that changes only the inner state."""
 
     def recover(state, request, key):
         inner, info = step(state.inner, request, key)
@@ -91,7 +91,7 @@ def inside(step: RecoverFn) -> RecoverFn:
 
 
 def borrowed(fed: FederatedAlgorithm) -> Callable:
-    """A round of another federation on this state's model; its server starts anew each time."""
+    """A round of another federation on this state's model, with a fresh server each time."""
 
     def round(state, clients, key):
         other = fed.init(state.variables)._replace(round=state.round)
@@ -102,7 +102,7 @@ def borrowed(fed: FederatedAlgorithm) -> Callable:
 
 
 def params_only(work: ClientFn) -> ClientFn:
-    """The same work, of which only the parameters' update is sent."""
+    """The same work, but only the parameters' update is sent."""
 
     def send(shared, client, key):
         update, info = work(shared, client, key)
@@ -113,10 +113,10 @@ def params_only(work: ClientFn) -> ClientFn:
 
 
 def moved(state: PyTree, update: Variables, info: RoundInfo) -> tuple[PyTree, RoundInfo]:
-    """The state a round later, its model moved by an update as it is, past the server optimizer.
+    """The state one round later: the update is added to the model, without the server optimizer.
 
-    As in ``fedavg``, an update of other shapes is refused. One that is not finite, or that leads to
-    a model that is not, leaves the model as it was; ``metrics["not_applied"]`` then says so.
+    As in ``fedavg``, an update of other shapes is refused. The model stays as it was if the update
+    or the new model is not finite; ``metrics["not_applied"]`` is then 1.
     """
     check_shapes(update, state.variables)
     old, update = dict(state.variables), dict(update)
@@ -129,7 +129,7 @@ def moved(state: PyTree, update: Variables, info: RoundInfo) -> tuple[PyTree, Ro
 
 
 def together(first: LocalInfo, second: LocalInfo, ids: jax.Array) -> RoundInfo:
-    """One round's facts of clients that worked on retained and on forgotten data."""
+    """One round's facts from clients that worked on retained and on forgotten data."""
     weight = first.weight + second.weight
     loss = first.loss * first.weight + second.loss * second.weight
     info = LocalInfo(
