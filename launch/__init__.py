@@ -1,4 +1,4 @@
-"""The scripts. Of ``python -m launch.SCRIPT`` this runs first, before anything slow is imported."""
+"""The scripts. ``python -m launch.SCRIPT`` runs this file first, before any slow import."""
 
 import sys
 

@@ -1,13 +1,13 @@
 """Compares unlearning methods on one request, over several seeds.
 
-Without any flag it is the quickstart: ten clients train a digit classifier together, client
-0 carries a backdoor, the request is "forget client 0", and retraining, fine-tuning and NoT
-answer it. Prints a table and writes results.jsonl, table.md, table.json and curves.png into
-the work directory. A run that was stopped goes on when started again with the same flags, and
---max_minutes=8 takes it in slices; --methods and --seeds may grow, and several machines may run
-them, each with its own work directory (launch.table reads all). Methods that need a history or
-data at the server (--keep_history, --proxy) must be named from the start, or these flags, since
-training and evaluation differ.
+Without flags it is the quickstart. Ten clients train a digit classifier together, and client 0
+carries a backdoor. The request is "forget client 0". Retraining, fine-tuning and NoT answer it.
+Prints a table. Writes results.jsonl, table.md, table.json and curves.png into the work directory.
+
+The same command continues a stopped run, and --max_minutes=8 runs it in slices. A later command
+may add --methods and --seeds. Several machines may share the work, each with its own work
+directory; launch.table reads them all. Some methods need a history or data at the server. Name
+them, or --keep_history and --proxy, from the start, because these change training and evaluation.
 
   python -m launch.compare
   python -m launch.compare --dataset=fashion_mnist --data_dir=DIR --train_size=6000

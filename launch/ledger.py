@@ -1,11 +1,11 @@
-"""Prints a work directory's ledger and verifies it; shows what was erased.
+"""Prints and verifies the ledger of a work directory; shows what was erased.
 
-The ledger says which requests were answered, when, by which method, from which model to which,
-with what evidence. Its chain of hashes shows that no line was altered, removed or put in, as far as
-the files alone can show it: who may write them may rewrite the whole chain. With --head, a hash
-written down elsewhere, or --key_file, whose key the lines were written with, that is found too.
-What was checked is said. Exit status 1 where something does not hold, 2 where there is nothing
-to check.
+The ledger lists the requests that were answered: when, by which method, from which model to which,
+and with what evidence. Its lines are chained by hashes. The chain shows that no line was altered,
+removed or inserted, as far as the files alone can show it. Someone who may write the files could
+rewrite the whole chain. Two flags find that too: --head, a hash that you wrote down elsewhere, and
+--key_file, the key that the lines were written with. The output says what was checked. The exit
+status is 1 if a check fails, and 2 if there is nothing to check.
 
   python -m launch.ledger --workdir=B
   python -m launch.ledger --workdir=B --head=5c0f...
@@ -13,7 +13,7 @@ to check.
   python -m launch.ledger --workdir=B --prove_erased=client:0 --gone=/data/A
   python -m launch.ledger --workdir=B --key_file=OLD --new_key_file=NEW
 
-The last gives the ledger another key, or without --key_file its first.
+The last command gives the ledger another key; without --key_file, its first key.
 """
 
 from absl import flags
@@ -23,22 +23,23 @@ from launch.shell import entry
 
 def define() -> None:
     flags.DEFINE_string("workdir", None, "The work directory.", required=True)
-    flags.DEFINE_string("head", None, "A line's hash that was written down elsewhere.")
+    flags.DEFINE_string("head", None, "The hash of a line that you wrote down elsewhere.")
     flags.DEFINE_string("key_file", None, "The key that the lines were written with.")
     flags.DEFINE_string(
-        "new_key_file", None, "The key from now on: adds a line that both keys vouch for."
+        "new_key_file", None, "The key from now on. Adds a line that both keys sign."
     )
     flags.DEFINE_string(
         "prove_erased",
         None,
-        "A request, such as client:0: list every file with what it depends on, and fail where one "
-        "still holds it.",
+        "A request, such as client:0. Lists every file with the data that it depends on. Fails if "
+        "a file still depends on the data of this request.",
     )
     flags.DEFINE_list(
         "gone",
         [],
-        "Work directories, or models from elsewhere, that the model came from and that you removed "
-        "with all that they came from: taken on your word, which is said.",
+        "Sources of the model that you removed yourself: work directories, or models from "
+        "elsewhere. All that these came from must be removed too. The output says that this is "
+        "your statement, and was not checked.",
     )
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 

@@ -2,7 +2,7 @@
 
     python -m launch.prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
 
-The one script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU.
+This is the only script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU.
 """
 
 from absl import flags
@@ -31,10 +31,10 @@ def define() -> None:
 
 
 def prepare(name: str, data_dir: str | None = None) -> str:
-    """Prepares one set as array_record and says in a sentence what was done.
+    """Prepares one data set as array_record and returns a sentence about what was done.
 
     Raises:
-      ValueError: an unknown set, a folder that holds it in another format, no TensorFlow.
+      ValueError: the set is unknown, the folder has it in another format, or TensorFlow is missing.
     """
     where = reader.folder(data_dir)
     builder = reader.open_builder(name, where)
@@ -55,13 +55,13 @@ def prepare(name: str, data_dir: str | None = None) -> str:
         ) from None
     import tensorflow_datasets as tfds
 
-    tf.config.set_visible_devices([], "GPU")  # it would take the memory and not use it
+    tf.config.set_visible_devices([], "GPU")  # TensorFlow would take its memory and not use it
     builder = reader.open_builder(name, where, file_format="array_record")
     # Ready-made copies on Google's storage are in another format.
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         builder.download_and_prepare(download_config=config)
-    except Exception as error:  # of the network, of a set that wants manual downloads, of the disk
+    except Exception as error:  # the network, a set that needs manual downloads, the disk
         first = str(error).strip().split("\n")[0]
         raise ValueError(f"{name} could not be prepared in {where}: {first}") from error
     return f"{name} is prepared in {builder.data_dir}."

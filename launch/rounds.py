@@ -1,15 +1,15 @@
 """Communication rounds as a benchmark: what each method needs to reach the targets.
 
-Runs what launch.compare with the same flags would run (nothing, where that is done), then
-tells for each method the rounds, bytes and operations until
+Runs what launch.compare would run with the same flags, unless that is done already. Then gives for
+each method the rounds, bytes and operations until
 
-  test    test accuracy is up at a target, after the rounds that are a method's own,
+  test    test accuracy is up at a target, after the rounds that are the method's own,
   forget  accuracy on the forgotten data is down at a target, and stays there,
-  asr     so is the backdoor's success.
+  asr     the backdoor's success is down at a target, and stays there.
 
-Targets not given are retraining's last values on the same seed, 1 point below for test, 2 points
-above for forget and 5 for asr. Writes rounds.jsonl (a line for each method, seed and target),
-rounds.md and rounds.png into the work directory.
+The default targets come from retraining's last values on the same seed. They are 1 point below for
+test, 2 points above for forget, and 5 points above for asr. Writes rounds.jsonl (a line for each
+method, seed and target), rounds.md and rounds.png into the work directory.
 
   python -m launch.rounds --methods=all
   python -m launch.rounds --target_test=95 --target_asr=5

@@ -2,8 +2,8 @@
 
   python -m launch.startup --json=startup.jsonl
 
-Every run is a process of its own with a work directory of its own; with a compilation cache that
-is empty (``none``: without one) and with one that an earlier run has filled (``warm``).
+Every run is a process of its own, with its own work directory. Runs have no compilation cache
+(``none``), or one that an earlier run has filled (``warm``).
 """
 
 from absl import flags
@@ -12,7 +12,7 @@ from launch.shell import entry
 
 
 def define() -> None:
-    flags.DEFINE_integer("runs", 3, "Runs with and without a cache; medians.", lower_bound=1)
+    flags.DEFINE_integer("runs", 3, "Runs with a cache, and without; medians count.", lower_bound=1)
     flags.DEFINE_string("json", None, "Where to write the results, one JSON object a line.")
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 

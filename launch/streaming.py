@@ -1,14 +1,15 @@
-"""What streaming costs: seconds and memory of rounds whose clients stay in a file.
+"""What streaming costs: time and memory of rounds whose clients stay in a file.
 
-Every candidate is a process of its own that trains the perceptron on random images of 28x28 bytes,
-with all examples on the devices or streamed from one file. They take turns; before and after every
-round the resident one of 1,000 clients runs a round too, so that both meet the same load.
+Every candidate is a process of its own that trains the perceptron on random images of 28x28 bytes.
+All examples are on the devices, or they are streamed from one file. The candidates take turns.
+The candidate with 1,000 clients on the devices also runs a round before and after each other round.
+So both meet the same load.
 
   python -m launch.streaming --json=streaming.jsonl
 
-Memory is the peak of the process's anonymous pages while it runs rounds (RssAnon of
-/proc/self/status, looked at every 5 ms): Python, JAX, programs, models, and resident examples or
-pieces. Pages of the mapped file are not in it; the system takes them back whenever it likes.
+Memory is the peak of the process's anonymous pages during rounds: RssAnon of /proc/self/status,
+read every 5 ms. It counts Python, JAX, programs, models, and examples or pieces on the devices.
+It does not count pages of the mapped file, because the system can take these back at any time.
 """
 
 from absl import flags
@@ -17,9 +18,9 @@ from launch.shell import entry
 
 
 def define() -> None:
-    flags.DEFINE_integer("rounds", 3, "Turns.", lower_bound=1)
-    flags.DEFINE_integer("most", 10_000, "Leaves out who has more clients.", lower_bound=1000)
-    flags.DEFINE_integer("devices", 2, "CPU devices.", 1, 256)
+    flags.DEFINE_integer("rounds", 3, "Timed rounds of each candidate.", lower_bound=1)
+    flags.DEFINE_integer("most", 10_000, "Skip candidates with more clients.", lower_bound=1000)
+    flags.DEFINE_integer("devices", 2, "Number of CPU devices.", 1, 256)
     flags.DEFINE_integer("piece", 2**24, "Bytes of examples on a device at once.", lower_bound=1)
     flags.DEFINE_string("json", None, "Where to write the results, one JSON object a line.")
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")

@@ -1,11 +1,13 @@
 """The table of what has been run, beside the paper's numbers.
 
-A table is a list of cells, one for each method and seed. launch.compare runs them, in slices and
-on several machines if need be (--max_minutes, --methods, --seeds, --first_seed). Here whatever
-cells exist become the table, those that are missing are marked, and where the paper reports the
-same row its values stand beside ours. Several work directories of one configuration are read as
-one, and so is one into which the files of another's folder cells/ were copied. Prints the table
-and writes table.md and table.json into the first; --record also writes the rows themselves.
+A table needs one run for each method and seed. launch.compare makes these runs, if need be in
+slices or on several machines (--max_minutes, --methods, --seeds, --first_seed). This script makes
+the table from the runs that exist, and marks those that are missing. If the paper reports the same
+row, its values stand beside ours.
+
+Several work directories of one configuration are read as one. So is a work directory into which
+the files of another's folder cells/ were copied. Prints the table and writes table.md and
+table.json into the first work directory. --record also writes the rows themselves.
 
   python -m launch.table --workdir=W
   python -m launch.table --workdir=W,W2 --record=launch/results/cifar10_cnn_iid-h100.jsonl
@@ -17,11 +19,13 @@ from launch.shell import entry
 
 
 def define() -> None:
-    flags.DEFINE_list("workdir", None, "Work directories of launch.compare, of one configuration.")
-    flags.DEFINE_string(
-        "record", None, "Also write the rows of finished cells here: results/<row>-<device>.jsonl."
+    flags.DEFINE_list(
+        "workdir", None, "Work directories of launch.compare, all of one configuration."
     )
-    flags.DEFINE_string("key_file", None, "The key that the first one's ledger is kept with.")
+    flags.DEFINE_string(
+        "record", None, "Also write the rows of finished runs here: results/<row>-<device>.jsonl."
+    )
+    flags.DEFINE_string("key_file", None, "The key of the first one's ledger, if it has one.")
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 

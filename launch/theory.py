@@ -1,21 +1,21 @@
-"""The theorems behind NoT, tried on small networks: four experiments that can fail.
+"""The theorems behind NoT, tested on small networks: four experiments that can fail.
 
-For identity, tanh, ReLU and GELU, chains of matrices without biases learn a few hundred of
-scikit-learn's digits (centred, a fifth of the labels drawn at random), of which some are to be
-forgotten. Then, seed by seed:
+Chains of matrices without biases learn a few hundred of scikit-learn's digits. The images are
+centred, and a fifth of the labels are random. Some of the images are to be forgotten. Activations
+are identity, tanh, ReLU and GELU. Then each seed measures:
 
   1  the time in which fine-tuning changes the gap between retained and forgotten loss, against
-     the bound, from the trained weights and from those with the first layer negated;
-  2  the distance of activations after negating a layer, against other weights of one norm,
-     drawn and searched for;
-  3  how far the law of later layers' Jacobians moves, over widths, against a new first layer
-     and against noise;
-  4  what any other layer alone can repair, after negating an antichain, comparable layers, or
-     the output layer.
+     the bound; from the trained weights, and from those with the first layer negated
+  2  the distance of activations after a layer was negated, against that of other weights of the
+     same norm, both random and searched for
+  3  how far the law of later layers' Jacobians moves, over widths; against a new first layer
+     and against noise
+  4  what any other layer alone can repair after the negation of an antichain, of comparable
+     layers, or of the output layer
 
-Every line says whether it is consistent with its theorem as jfu.theory reconstructs it; that is
-neither the paper's wording nor its proof, and what is not consistent is a result. Writes
-theory.jsonl (a line for each number), theory.md and theory.png into the work directory.
+Every line says whether it is consistent with its theorem as jfu.theory reconstructs it. The
+reconstruction is neither the paper's wording nor its proof. An inconsistent line is a result too.
+Writes theory.jsonl (a line for each number), theory.md and theory.png into the work directory.
 
   python -m launch.theory --workdir=runs/theory --seeds=3
 """
@@ -26,9 +26,11 @@ from launch.shell import entry
 
 
 def define() -> None:
-    flags.DEFINE_string("workdir", "runs/theory", "Where the results go.")
-    flags.DEFINE_integer("seeds", 3, "How many times: images, labels, weights.", 1, 1000)
-    flags.DEFINE_integer("processes", 2, "Activations tried at once.", 1, 64)
+    flags.DEFINE_string("workdir", "runs/theory", "The folder for the results.")
+    flags.DEFINE_integer(
+        "seeds", 3, "Repetitions, each with its own images, labels and weights.", 1, 1000
+    )
+    flags.DEFINE_integer("processes", 2, "Activations that run at once.", 1, 64)
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 

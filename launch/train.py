@@ -1,9 +1,9 @@
-"""Trains a federation and keeps the model, for requests to come.
+"""Trains a federation and keeps the model for later requests.
 
-The work directory then holds the configuration, the model (model.safetensors), checkpoints
-to go on from, results.jsonl and the ledger. Answer a request with launch.unlearn --init_from.
---init_from goes on with an earlier model, without what it has been asked to forget; a client that
-was taken out takes part again with --returns.
+The work directory gets the configuration, the model (model.safetensors), checkpoints, results.jsonl
+and the ledger. Answer a request with launch.unlearn --init_from. With --init_from this script
+trains an earlier model further, without the data that it was asked to forget. --returns lets a
+client that was taken out take part again.
 
   python -m launch.train --workdir=A
   python -m launch.unlearn --init_from=A --workdir=B --method=not
@@ -18,20 +18,20 @@ from launch.shell import flags as shared
 
 def define() -> None:
     shared.define()
-    flags.DEFINE_integer("seed", 0, "Fixes split, poison, model and training.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of split, poison, model and training.", lower_bound=0)
     flags.DEFINE_list(
         "keep_history",
         [],
-        "What to remember of training, for methods that need it: start, norms, sums, first, last, "
+        "What to keep of training, for methods that need it: start, norms, sums, first, last, "
         "updates. Written to history.safetensors.",
     )
     flags.DEFINE_string(
         "init_from",
         None,
-        "Go on with the model of a finished launch.train or launch.unlearn, for --rounds more "
-        "rounds; by default for as many as recovery has.",
+        "The work directory of a finished launch.train or launch.unlearn. Trains its model for "
+        "--rounds more rounds. Default of --rounds here: as many as recovery has.",
     )
-    flags.DEFINE_string("returns", None, "Clients that take part again: client:0,3")
+    flags.DEFINE_string("returns", None, "Clients that take part again, such as client:0,3")
 
 
 def train() -> None:

@@ -1,10 +1,10 @@
 """Tunes the methods on seeds that are not reported, with equal effort for each.
 
-Every method gets four settings of what its paper leaves to be tuned, its published value
-among them; the one with the smallest gap to retraining after the budget wins. Methods without
-such a choice are left as they are, NoT among them. Prints the table of what was tried and the
---options to give to launch.compare, and writes tuning.jsonl, tuning.md and options.flags into
-the work directory.
+Every method gets four settings of the options that its paper leaves to be tuned. One of them is
+its published value. The setting with the smallest gap to retraining after the budget wins. Methods
+without such options, NoT among them, stay as they are. Prints a table of all settings and the
+--options to give to launch.compare. Writes tuning.jsonl, tuning.md and options.flags into the work
+directory.
 
   python -m launch.tune --first_seed=1000 --seeds=1
   python -m launch.compare --methods=all --flagfile=runs/tune-digits-.../options.flags

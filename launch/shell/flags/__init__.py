@@ -20,11 +20,11 @@ GROUPS = (data, poison, model, training, federation, privacy, request, running, 
 
 
 def define() -> None:
-    """Defines the groups that say what a run is; a script calls it once, before ``entry.run``."""
+    """Defines the flags of a run, in groups; a script calls it once, before ``entry.run``."""
     for group in GROUPS:
         group.define()
 
 
 def define_comparison() -> None:
-    """Defines what a comparison is of, for the scripts that run one."""
+    """Defines the flags of a comparison, for the scripts that run one."""
     comparison.define()

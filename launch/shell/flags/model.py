@@ -11,18 +11,18 @@ def define() -> None:
         "vit_tiny, vit_small or vit_base. Default: small for digits and synthetic, cnn elsewhere.",
     )
     flags.DEFINE_enum(
-        "norm", None, ["group", "batch", "none"], "Normalisation, where the model has one."
+        "norm", None, ["group", "batch", "none"], "Normalisation layers, if the model has them."
     )
     flags.DEFINE_enum(
         "precision",
         None,
         ["float32", "tf32", "bf16"],
-        "Of products inside the model; parameters stay float32. Default: the device's, which is "
-        "TF32 on NVIDIA GPUs and float32 on CPUs.",
+        "Precision of products inside the model. Parameters stay float32. Default: the device's, "
+        "which is TF32 on NVIDIA GPUs and float32 on CPUs.",
     )
     flags.DEFINE_string(
         "init_params",
         None,
-        "A model trained elsewhere (.safetensors or .msgpack). It takes the place of training: the "
-        "request meets it.",
+        "A model trained elsewhere (.safetensors or .msgpack). It replaces training: the request "
+        "is answered on this model.",
     )

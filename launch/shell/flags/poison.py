@@ -1,4 +1,4 @@
-"""Backdoor: poisoned images, by which one sees whether a model has forgotten."""
+"""Backdoor: poisoned images, which show whether a model has forgotten."""
 
 from absl import flags
 
@@ -7,21 +7,19 @@ def define() -> None:
     flags.DEFINE_boolean(
         "backdoor",
         None,
-        "Poison the images that --forget names: a white square, and a wrong label. Default: on for "
-        "digits and synthetic where whole clients are forgotten; off elsewhere and with "
+        "Poison the images that --forget names, with a white square and a wrong label. Default: on "
+        "for digits and synthetic if whole clients are forgotten. Off elsewhere and with "
         "--init_params.",
     )
     flags.DEFINE_list(
         "backdoor_client",
         [],
-        "Clients whose images are poisoned, of those images that --forget names. Default: the "
+        "Poison only images of these clients, among those that --forget names. Default: the "
         "clients that --forget names.",
     )
-    flags.DEFINE_float(
-        "backdoor_fraction", 1.0, "Share of these images that is poisoned.", 0.0, 1.0
-    )
+    flags.DEFINE_float("backdoor_fraction", 1.0, "Share of these images to poison.", 0.0, 1.0)
     flags.DEFINE_integer(
-        "backdoor_label", 0, "The wrong label, which the square asks for.", lower_bound=0
+        "backdoor_label", 0, "The wrong label of images with the square.", lower_bound=0
     )
     flags.DEFINE_integer(
         "backdoor_size",

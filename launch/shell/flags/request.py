@@ -1,4 +1,4 @@
-"""Request: what is forgotten, and how a model recovers."""
+"""Request: what to forget, and how a model recovers."""
 
 from absl import flags
 
@@ -8,7 +8,7 @@ def define() -> None:
         "forget",
         "client:0",
         "client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:FILE.npy (bool, "
-        "one value a training image). Without @client: of all clients.",
+        "one value for each training image). Without @client, the data of all clients.",
     )
     flags.DEFINE_integer(
         "recovery_rounds",
@@ -19,32 +19,31 @@ def define() -> None:
     flags.DEFINE_float(
         "recovery_lr",
         None,
-        "Learning rate after the request; for --lr_decay rounds are counted from 0 again. Default: "
-        "--lr.",
+        "Learning rate after the request. --lr_decay counts rounds from 0 again. Default: --lr.",
         lower_bound=0.0,
     )
     flags.DEFINE_integer(
         "recovery_warmup_rounds",
         0,
-        "First rounds after the request, in which the rate rises linearly to --recovery_lr; it "
-        "helps where negation left a large loss. A method's own rounds are counted.",
+        "Number of rounds after the request in which the rate rises linearly to --recovery_lr. "
+        "This helps if negation leaves a large loss. A method's own rounds count too.",
         lower_bound=0,
     )
     flags.DEFINE_list(
         "layers",
         ["first"],
-        "What NoT negates: first, last, all, positions in call order such as 0,2, or patterns of "
-        "whole paths such as stem/.*",
+        "The layers that NoT negates: first, last, all, positions in call order such as 0,2, or "
+        "patterns that match whole paths, such as stem/.*",
     )
-    flags.DEFINE_boolean("weights_only", False, "Leave biases of these layers as they are.")
+    flags.DEFINE_boolean("weights_only", False, "Do not negate the biases of these layers.")
     flags.DEFINE_boolean(
         "follow_means",
         True,
-        "BatchNorm's means after a negated layer change their sign too.",
+        "Negate BatchNorm's running means after a negated layer, too.",
     )
     flags.DEFINE_list(
         "options",
         [],
-        "Options of methods, in place of their published values: METHOD.OPTION=VALUE,... such as "
+        "Options of methods, instead of their published values: METHOD.OPTION=VALUE,... such as "
         "pgd.lr=0.003,mode.lam=0.9. A method's file in jfu/unlearn lists its options.",
     )

@@ -1,4 +1,4 @@
-"""Training: rounds, and what a client does in one."""
+"""Training: rounds, and what a client does in a round."""
 
 from absl import flags
 
@@ -12,7 +12,7 @@ def define() -> None:
         lower_bound=1,
         upper_bound=1_000_000,
     )
-    flags.DEFINE_integer("epochs", 1, "Local epochs a round.", lower_bound=1, upper_bound=10_000)
+    flags.DEFINE_integer("epochs", 1, "Local epochs in a round.", lower_bound=1, upper_bound=10_000)
     flags.DEFINE_integer(
         "batch_size",
         None,
@@ -29,7 +29,10 @@ def define() -> None:
     )
     flags.DEFINE_float("lr_decay", 1.0, "Every round multiplies --lr by this.", 0.0, 1.0)
     flags.DEFINE_integer(
-        "warmup_rounds", 0, "First rounds, in which the rate rises linearly to --lr.", lower_bound=0
+        "warmup_rounds",
+        0,
+        "Number of first rounds in which the rate rises linearly to --lr.",
+        lower_bound=0,
     )
     flags.DEFINE_float("momentum", 0.0, "Momentum of local SGD.", 0.0, 1.0)
     flags.DEFINE_float("weight_decay", 0.0, "Weight decay of the local optimizer.", lower_bound=0.0)
@@ -37,7 +40,8 @@ def define() -> None:
     flags.DEFINE_float(
         "max_grad_norm",
         None,
-        "Longer gradients are scaled down to this length, in every local step of training and of "
-        "ordinary rounds after a request. Steps of methods with a rate of their own are not.",
+        "Longer gradients are scaled down to this length. This holds for every local step of "
+        "training and of ordinary rounds after a request. It does not hold for steps of methods "
+        "that have their own rate.",
         lower_bound=0.0,
     )
