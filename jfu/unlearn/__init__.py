@@ -1,11 +1,11 @@
 """Every unlearning method, by the name that flags and tables use.
 
-A method is a file with a factory that returns an ``Unlearner``. The table ``METHODS`` says how the
-factory is called in a ``Setting``, what the method needs, and which of its keyword arguments a user
-may set. To add a method, write its file and give it a line here.
+A method is a file with a factory that returns an ``Unlearner``. A line of the table ``METHODS``
+says how the factory is called in a ``Setting``. It also names what the method needs and which
+keyword arguments a user may set. To add a method, write its file and add its line.
 
-In the methods' examples ``fed`` is a federation, ``model`` its ``Model`` and ``local(loss=...,
-optimizer=..., epochs=...)`` makes a client's training, the usual one without arguments.
+In the methods' examples ``fed`` is a federation and ``model`` its ``Model``. ``local(loss=...,
+optimizer=..., epochs=...)`` makes a client's training; without arguments, the usual training.
 """
 
 import inspect
@@ -44,22 +44,22 @@ class Setting(NamedTuple):
     model: Model
     selector: Selector  # the layers that perturbing methods change
     follows: tuple[tuple[str, str], ...] = ()  # running means that follow a negated layer
-    weights_only: bool = False  # biases of chosen layers are left alone
-    # A client's training in rounds that a method makes its own, with the limits and faults of all
-    # rounds: local(loss=..., optimizer=..., epochs=...), the usual ones if not given.
+    weights_only: bool = False  # biases of chosen layers stay as they are
+    # local(loss=..., optimizer=..., epochs=...) makes a client's training in a method's own
+    # rounds; what is not given is as usual. It has the limits and faults of all rounds.
     local: Callable[..., ClientFn] | None = None
-    # The federation round work that was made of `local`, with its server and its sampling.
+    # Makes a federation from a client's work (made by `local`), with its server and sampling.
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None
     epochs: int = 1  # usual local epochs
     batch_size: int = 32
     chunk: int | None = None  # clients at once; see fedavg
-    within: int | None = None  # rounds that there are after the request
+    within: int | None = None  # the budget of rounds after the request
     proxy: jax.Array | None = None  # unlabelled examples at the server
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
 
 
 class Method(NamedTuple):
-    """A line of the table: a method's name, its factory in a setting, its needs, its options.
+    """A line of the table: a method's name, factory, needs and options.
 
     >>> UNLEARNERS["mode"].needs.target, UNLEARNERS["mode"].options["lam"]
     (True, 0.95)
@@ -67,13 +67,13 @@ class Method(NamedTuple):
 
     name: str
     make: Callable[..., Unlearner]  # (setting, **options) -> the method
-    needs: Needs = Needs()  # known before there is anything to build the method from
+    needs: Needs = Needs()  # known before the method is built
     options: Mapping[str, Any] = {}  # what a user may set, with its published value
 
     def __call__(self, setting: Setting) -> Unlearner:
         """The method in a setting, with the setting's options for it.
 
-        One that is a field of the setting, and no option of the method's own, replaces that field.
+        An option that only the setting has as a field replaces that field.
         """
         given = setting.options.get(self.name, {})
         shared = set(Setting._fields) - set(self.options)
@@ -96,11 +96,11 @@ def _layers(setting: Setting, positions: int | slice) -> Selector:
     return by_layer(setting.model, positions, weights_only=setting.weights_only)
 
 
-# Needs of those in which the leaving client takes part, with what it is to forget.
+# Needs of methods in which the leaving client trains once more on the forgotten data.
 _LEAVING = Needs(target=True, forget_data=True)
 
 METHODS = (
-    # yardsticks
+    # references
     Method("retrain", lambda s: retrain(s.fed, s.model.init)),
     Method("finetune", lambda s: finetune(s.fed)),
     Method("none", lambda s: none(s.fed)),
@@ -108,7 +108,7 @@ METHODS = (
     Method("not", lambda s: negation(s.fed, s.selector, follows=s.follows)),
     Method("not_all", lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows)),
     Method("not_last", lambda s: negation(s.fed, _layers(s, -1), follows=s.follows)),
-    # at the deepest cut that leaves nothing to read
+    # at the deepest cut whose negation makes predictions uninformative
     Method(
         "not_deepest",
         lambda s, **options: deepest(
@@ -123,7 +123,7 @@ METHODS = (
         Needs(counts=True),
         _options(deepest, "tells"),
     ),
-    # its recovery anchored to the old model's answers
+    # with a recovery that is anchored to the old model's predictions
     Method(
         "anchored",
         lambda s, **options: anchored(
@@ -138,7 +138,7 @@ METHODS = (
         ),
         options=_options(anchored, "temperature anchor"),
     ),
-    # the rivals of its paper
+    # the methods that NoT's paper compares with
     Method(
         "federaser",
         lambda s, **options: federaser(
@@ -173,7 +173,7 @@ METHODS = (
         _LEAVING,
         _options(fcu, "lr iterations every tau ratio low"),
     ),
-    # later ones, and the naive control
+    # later methods, and the naive control
     Method(
         "fedosd",
         lambda s, **options: fedosd(
@@ -219,7 +219,7 @@ UNLEARNERS = {method.name: method for method in METHODS}
 
 
 def needs_of(name: str) -> Needs:
-    """What a method of the table needs, before there is anything to build it from.
+    """What a method of the table needs, without building it.
 
     >>> needs_of("pgd").history
     ('last',)
@@ -227,11 +227,11 @@ def needs_of(name: str) -> Needs:
     return UNLEARNERS[name].needs
 
 
-# What `all` means: the methods of the paper's table and later ones, without further controls.
+# What `all` stands for: the methods of the paper's table and later ones, without further controls.
 COMPARED = ("retrain", "finetune", "federaser", "fukd", "pgd", "mode", "fcu")
 COMPARED += ("fedosd", "puf", "fedquit", "ga", "not")
 
-# Those whose perturbation must change the function, or nothing would be forgotten.
+# Methods whose perturbation must change what the model computes; else nothing would be forgotten.
 PERTURBING = ("not", "not_all", "not_last", "anchored", "noise", "reinit", "permute")
 
 __all__ = [

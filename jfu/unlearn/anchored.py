@@ -1,14 +1,15 @@
-"""NoT whose recovery is anchored: the old model's soft answers on retained data, beside the labels.
+"""NoT with an anchored recovery: labels, and the old model's soft predictions on retained data.
 
     theta' = negated theta*;   then rounds on
     (1 - a) CE(y, z(x)) + a T^2 KL( softmax(z*(x) / T) || softmax(z(x) / T) ),   x retained
 
-where z* are the logits of the model before the request. Where a negated layer is followed by many
-others, as in a residual network, NoT may not have come back when its rounds are over; the old
-model's answers on data that stays tell more than labels (Hinton, Vinyals, Dean. Distilling the
-Knowledge in a Neural Network. 2015, arXiv 1503.02531). They also tell what the old model knew: how
-much of what was to be forgotten returns with them is what an audit is for. Not of NoT's paper;
-where it was measured, on a small ResNet, it brought back more than NoT (launch/results/paper.md).
+where z* are the logits of the model before the request.
+
+If many layers follow the negated one, as in a residual network, NoT may need more rounds than it
+has to recover. The old model's predictions on retained data carry more information than labels
+(Hinton, Vinyals, Dean. Distilling the Knowledge in a Neural Network. 2015, arXiv 1503.02531). But
+they can also bring back what was to be forgotten; an audit measures how much. On a small ResNet
+this method brought back more than NoT did (launch/results/paper.md). It is not in NoT's paper.
 """
 
 import functools
@@ -38,14 +39,14 @@ def anchored(
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None,
     chunk: int | None = None,
 ) -> Unlearner:
-    """Negation of what ``selector`` picks, then rounds on labels and the old model's answers.
+    """Negation of what ``selector`` picks, then rounds on labels and the old model's predictions.
 
     Args:
       local: ``local(loss=...) -> ClientFn``, a client's training on another loss.
-      temperature: T, softens both models' answers.
-      anchor: a in [0, 1], what the old model's answers count; 0 is NoT.
+      temperature: T, softens both models' predictions.
+      anchor: a in [0, 1], the weight of the old model's predictions; 0 is NoT.
       follows: running means that change their sign too; see ``negation``.
-      around: makes the federation round another client's work, with its server and sampling;
+      around: makes a federation from a client's work, with its server and sampling;
         plain averaging if not given.
 
     Raises:
@@ -57,8 +58,8 @@ def anchored(
     """
     if not 0 <= anchor <= 1 or not temperature > 0:
         raise ValueError(
-            f"anchor is {anchor} and temperature {temperature}; the one must lie in [0, 1], the "
-            "other above 0"
+            f"anchor is {anchor} and temperature {temperature}; anchor must lie in [0, 1] and "
+            "temperature above 0"
         )
     around = around or functools.partial(fedavg, chunk=chunk)
     plain = negation(fed, selector, follows=follows)
@@ -74,8 +75,8 @@ def anchored(
             return update, info._replace(forwards=info.steps)  # the old model's
 
         inner, info = around(work).round(state.inner, request.retain, key)
-        # Before the first round everybody gets the old model too. Those who first take part in a
-        # later one (jfu.sampled) would get it then, which is not counted.
+        # Before the first round every client also gets the old model. Clients that first take part
+        # in a later round (jfu.sampled) would get it then; this is not counted.
         once = (info.clients.weight > 0).sum() * (state.round == 0)
         metrics = {**info.metrics, "down": info.metrics["down"] + once}
         return state._replace(inner=inner), info._replace(metrics=metrics)
@@ -84,7 +85,7 @@ def anchored(
 
 
 def anchored_loss(model: Model, old: Variables, temperature: float, anchor: float) -> LossFn:
-    """Mean over live rows of cross-entropy and divergence from the old model, weighted.
+    """Weighted cross-entropy and divergence from the old model, mean over live rows.
 
     Args:
       old: variables of the model before the request, which get no gradient.

@@ -82,7 +82,7 @@ def deepest(
     False
     """
     if not 0 <= tells <= 1:
-        raise ValueError(f"tells is {tells}; it is a share of information and must lie in [0, 1]")
+        raise ValueError(f"tells is {tells}; it is a share and must lie in [0, 1]")
     if cuts is None:
         cuts = model.cuts() if model.cuts else ()
     how = dict(weights_only=weights_only, follows=follows, batch_size=batch_size, chunk=chunk)

@@ -1,22 +1,25 @@
-"""FCU: away from the old features towards those of an untrained network, in high frequencies.
+"""FCU: move from the old features to those of an untrained network, in high frequencies only.
 
-The leaving client starts from the trained model w* and repeats: draw a network w_deg that
-knows nothing, take ``every`` steps on its own data that minimise
+The leaving client starts from the trained model w* and repeats three steps. First, it draws an
+untrained network w_deg. Second, it takes ``every`` steps on its own data that minimise
 
     -log( e^(s1 / tau) / (e^(s0 / tau) + e^(s1 / tau)) )
     s0 = cos(h_w(x), h_w*(x)),   s1 = cos(h_w(x), h_w_deg(x)),   h: the last layer's input
 
-and put back what the low frequencies of the weights knew. In the two-dimensional spectrum of each
-kernel the central box of amplitudes, and all phases, become those of w*. Norms and biases become
-w*'s altogether. Then the others train on.
+Third, it restores the low frequencies of the weights. In the two-dimensional spectrum of each
+kernel, the central box of amplitudes and all phases are set to those of w*. Norms and biases are
+set to those of w* entirely. After this round the others train on.
 
 Deng, Luo, Chen. Enable the Right to be Forgotten with Federated Client Unlearning in Medical
-Imaging. MICCAI 2024, arXiv 2407.02356. In the published code it is the unlearned model that gives
-the low frequencies, against the paper's text: ``low="unlearned"``. Its w_deg is a network
-pre-trained elsewhere; here, where networks are trained from scratch, a fresh one. Its box leaves
-the last row and column out. Of n frequencies it has c - b to c + b - 1, with c = n // 2 and b =
-int(ratio n / 2), so a frequency and its mirror may fall on different sides. Here the box is closed,
-c - b to c + b, and the mixture stays the spectrum of real weights.
+Imaging. MICCAI 2024, arXiv 2407.02356.
+
+Differences: the published code takes the low frequencies from the unlearned model, contrary to
+the paper's text; ``low="unlearned"`` does so here. The paper's w_deg is a network pre-trained
+elsewhere. Here networks are trained from scratch, so w_deg is a newly drawn one.
+
+The paper's box leaves out the last row and column. Of n frequencies it has c - b to c + b - 1, with
+c = n // 2 and b = int(ratio n / 2). A frequency and its mirror may then fall on different sides.
+Here the box is closed, c - b to c + b, and the mixture stays the spectrum of real weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -63,21 +66,22 @@ def fcu(
 
     Args:
       model: must have ``features``.
-      lr: of Adam (b2 0.9999, weight decay 5e-4).
-      iterations, every: steps in all, and between redrawing and restoring.
+      lr: learning rate of Adam (b2 0.9999, weight decay 5e-4).
+      iterations: all steps.
+      every: steps from drawing w_deg to restoring the low frequencies.
       tau: temperature of the contrast.
       ratio: share of each axis of the spectrum that counts as low.
-      low: whose amplitudes the low frequencies get, ``original`` or ``unlearned``; the high
-        ones get the other's.
+      low: the model whose amplitudes the low frequencies get, ``original`` or ``unlearned``;
+        the high frequencies get the other's.
 
     Raises:
-      ValueError: a model without ``features``, or values that do not work.
+      ValueError: the model has no ``features``, or a value is out of range.
 
     >>> fcu(fed, model, iterations=20, batch_size=32).needs.forget_data
     True
     """
     if model.features is None:
-        raise ValueError("fcu compares features: give the Model a function `features`")
+        raise ValueError("fcu compares features; give the Model a function `features`")
     if not 1 <= every <= iterations:
         raise ValueError(
             f"fcu restores every {every} of {iterations} iterations; every must lie between 1 and "
@@ -85,7 +89,7 @@ def fcu(
         )
     if not tau > 0 or not 0 <= ratio <= 1:
         raise ValueError(
-            f"fcu was given tau={tau} and ratio={ratio}; the one must be above 0, the other lie in "
+            f"fcu was given tau={tau} and ratio={ratio}; tau must be above 0 and ratio must lie in "
             "[0, 1]"
         )
     if low not in ("original", "unlearned"):
@@ -97,7 +101,7 @@ def fcu(
 
 
 def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> ClientFn:
-    """The leaving client's work."""
+    """The leaving client's work in the first round."""
     adam = optax.chain(optax.add_decayed_weights(5e-4), optax.adam(lr, b1=0.9, b2=0.9999))
 
     def work(shared, client, key):
@@ -121,7 +125,7 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
 
                 value, slope = jax.value_and_grad(loss)(params)
                 change, memory = adam.update(slope, memory, params)
-                # The last layer has no part in the features; weight decay must not move it.
+                # The features do not depend on the last layer; weight decay must not move it.
                 change = jax.tree.map(lambda c, m: c * 0 if m else c, change, last)
                 return optax.apply_updates(params, change), memory, total + value
 
@@ -145,7 +149,7 @@ def contrasted(model, lr, iterations, every, batch_size, tau, ratio, low) -> Cli
 
 
 def drawn(mask: jax.Array, key: Key, size: int) -> jax.Array:
-    """So many live slots by chance, int32 ``[size]``; where there are fewer, others behind them."""
+    """``size`` random live slots, int32 ``[size]``; if there are fewer, others follow them."""
 
     def among(length):
         draw = jnp.where(mask[:length], jax.random.uniform(key, (length,)), jnp.inf)
@@ -159,7 +163,7 @@ def contrast(features: Callable, three: Sequence[Variables], batch: Batch, tau: 
     """The contrastive loss of (the model, the original, the degraded), mean over live rows."""
     seen = [features(variables, batch.x) for variables in three]
     squares = [(f * f).sum(-1, keepdims=True) for f in seen]
-    # Bounded before the root, whose slope at 0 is infinite: rows that are not live may be zero.
+    # Bounded before the root, since its slope at 0 is infinite and padding rows may be zero.
     unit = [f / jnp.sqrt(jnp.maximum(s, 1e-16)) for f, s in zip(seen, squares, strict=True)]
     h, h0, h1 = unit
     s0, s1 = (h * h0).sum(-1), (h * h1).sum(-1)
@@ -168,7 +172,7 @@ def contrast(features: Callable, three: Sequence[Variables], batch: Batch, tau: 
 
 
 def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params:
-    """Frequency-guided memory preservation: kernels mixed by frequency, all else the original's."""
+    """Frequency-guided memory preservation: mixes kernels by frequency, keeps the rest original."""
 
     def mix(path, old, new):
         if path[-1].key != "kernel" or old.ndim < 2:
@@ -186,7 +190,7 @@ def fused(original: Params, unlearned: Params, ratio: float, low: str) -> Params
 
 
 def box(shape: Sequence[int], ratio: float) -> jax.Array:
-    """True within ``ratio`` of each axis round the middle, where ``fftshift`` puts frequency 0.
+    """True in the central share ``ratio`` of each axis; ``fftshift`` puts frequency 0 there.
 
     >>> box((5, 4), 0.5).astype(int).tolist()
     [[0, 0, 0, 0], [0, 1, 1, 1], [0, 1, 1, 1], [0, 1, 1, 1], [0, 0, 0, 0]]

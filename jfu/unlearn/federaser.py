@@ -1,20 +1,22 @@
-"""FedEraser: replay training without the leaving client, at the old lengths.
+"""FedEraser: replay training without the leaving client, with updates of the stored lengths.
 
-Every ``interval`` rounds of training, the length of each client's update was kept. From the
-initial model, which knew nobody, and the first updates of those who stay,
+During training, the length of each client's update is stored every ``interval`` rounds. Unlearning
+starts from the initial model M_0 and the first updates of the retained clients,
 
-    M <- M_0 + sum_{k stays} p_k U_k,
+    M <- M_0 + sum_{k stays} p_k U_k.
 
-the retained clients then calibrate round by round: a shorter local training from M gives a
-direction, the stored update its length,
+The retained clients then calibrate round by round. A shorter local training from M gives the
+direction, and the stored update gives the length:
 
     U~_k = ||U_k^t|| U^_k / ||U^_k||,   M <- M + sum_{k stays} p_k U~_k.
 
 Liu, Ma, Yang, Wang, Liu. FedEraser: Enabling Efficient Client-Level Data Removal from Federated
-Learning Models. IWQoS 2021. The paper stores whole updates; after the first round only their
-lengths are used, so only those are kept here. Its extra factor 1 / (K - 1) is left out: the
-weights sum to one already. Lengths are of a client's whole update, not of each tensor. Local
-epochs are whole numbers: half of one is one.
+Learning Models. IWQoS 2021.
+
+Differences: the paper stores whole updates. After the first round it uses only their lengths, so
+only lengths are stored here. The paper's extra factor 1 / (K - 1) is left out, since the weights
+already sum to one. A length is that of a client's whole update, not of each tensor. Local epochs
+are whole numbers; half of one epoch is rounded up to one.
 """
 
 import jax
@@ -42,9 +44,9 @@ def federaser(
     """Calibrated replay of every ``interval``-th round, then rounds of ``fed``.
 
     Args:
-      local: the calibration training; the paper has half of the usual local epochs.
-      interval: stored rounds are this far apart, at least 1.
-      within: the rounds there are for unlearning; the interval grows until the replay fits.
+      local: the calibration training; the paper uses half of the usual local epochs.
+      interval: distance between stored rounds, at least 1.
+      within: the budget of rounds; the interval grows until the replay fits.
 
     >>> federaser(fed, local(epochs=1), interval=4).needs.history
     ('start', 'norms', 'first')
@@ -74,10 +76,10 @@ def federaser(
             update, info = local(shared, client, key)
             length = jnp.where(ids == client.id, lengths, 0).sum()
             now = norm(update["params"])
-            # Zero, not a number near infinity, for one that sends nothing.
+            # An update of zero stays zero, instead of a number near infinity.
             scale = jnp.where(now > 0, length / jnp.maximum(now, 1e-30), 0)
             long = jax.tree.map(lambda u: scale.astype(u.dtype) * u, wide(update["params"]))
-            # A client that missed the stored round has no length and does not count.
+            # A client that missed the stored round has no stored length, so its weight is 0.
             weight = jnp.where(length > 0, info.weight, 0)
             return mean.encode({**update, "params": long}, weight), info
 

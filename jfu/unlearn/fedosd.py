@@ -1,21 +1,22 @@
-"""FedOSD: the steepest descent of an unlearning loss that no retained client feels.
+"""FedOSD: steepest descent of an unlearning loss, orthogonal to every retained client's step.
 
-For the first rounds all clients send a step of local training; the leaving one's loss is
-``-log(1 - p_y / 2)``, which is bounded where the negative of cross-entropy is not. With the
-retained steps as rows of G and the leaving one's as g,
+In the first rounds all clients send a step of local training. The leaving client's loss is
+``-log(1 - p_y / 2)``. It is bounded, while the negative of cross-entropy is not. The retained
+clients' steps are the rows of G, and the leaving client's step is g:
 
     d = g - G^T (G G^T)^+ G g,   w <- w + d ||g|| / ||d||.
 
-Afterwards the others train on, and what would lead back to the old model w* is taken out of
-each one's step: with a = w - w*,
+Afterwards the others train on. The part of each client's step u that leads back to the old model w*
+is removed. With a = w - w*,
 
     u <- u - (u . a / ||a||^2) a,   scaled to its old length.
 
 Pan, Wang, Li, Zheng, Wang, Tang, Zhao. Federated Unlearning with Gradient Descent and Conflict
-Mitigation. AAAI 2025, arXiv 2412.20200. Written in steps (minus the rate times a gradient)
-instead of gradients, which the formulas do not notice. Of several who leave g is the plain mean, as
-in the authors' code. Recovery weighs clients by their examples as the federation does, where their
-mean is plain too.
+Mitigation. AAAI 2025, arXiv 2412.20200.
+
+Differences: steps (minus the rate times a gradient) take the place of gradients; the formulas are
+the same for both. If several clients leave, g is their plain mean, as in the authors' code. In
+recovery clients are weighted by their examples, as in the federation; the authors' mean is plain.
 """
 
 import functools
@@ -55,16 +56,16 @@ def fedosd(
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None,
     chunk: int | None = None,
 ) -> Unlearner:
-    """Orthogonal steepest descent, then recovery that does not lead back.
+    """Orthogonal steepest descent, then recovery without steps towards the old model.
 
     Args:
       local: ``local(loss=..., optimizer=...) -> ClientFn``, a client's training with another
-        loss and optimizer; without arguments, the ordinary one, used for recovery.
-      lr: of local training while unlearning, SGD.
-      rounds: how many rounds unlearn.
-      within: the rounds there are for unlearning and recovery; half of them unlearn at most, one
-        at least.
-      around: makes the federation round another client's work, with its server and sampling;
+        loss and optimizer; without arguments, the ordinary training, used for recovery.
+      lr: learning rate of SGD in local training while unlearning.
+      rounds: number of unlearning rounds.
+      within: the budget of rounds for unlearning and recovery. At most half of it is used for
+        unlearning, but at least one round.
+      around: makes a federation from a client's work, with its server and sampling;
         plain averaging if not given.
 
     >>> fedosd(fed, model, local, lr=0.04, within=40).needs.per_client
@@ -95,7 +96,7 @@ def fedosd(
         still = {name: jax.tree.map(jnp.zeros_like, t) for name, t in state.variables.items()}
         update = {**still, "params": restore(d)}
         both = together(info, theirs, request.retain.id)
-        # The server needs the two steps of a client that keeps some and forgets some apart.
+        # A client that keeps some examples and forgets others sends two steps.
         twice = ((info.weight > 0) & (theirs.weight > 0)).sum()
         both = both._replace(metrics={**both.metrics, "up": both.metrics["up"] + twice})
         inner, both = moved(state.inner, update, both)
@@ -124,23 +125,23 @@ def bounded(model: Model) -> LossFn:
 
 
 def orthogonal(g: jax.Array, others: jax.Array) -> jax.Array:
-    """``g [P]`` without what lies in the span of the rows of ``others [K, P]``, as long as ``g``.
+    """The part of ``g [P]`` orthogonal to the rows of ``others [K, P]``, scaled to ``||g||``.
 
     >>> orthogonal(jnp.array([3.0, 4.0]), jnp.array([[2.0, 0.0]]))
     Array([0., 5.], dtype=float32)
     """
-    # Rows of length one span the same and keep the inverse well conditioned.
+    # Rows of length one have the same span and keep the inverse well conditioned.
     length = jnp.linalg.norm(others, axis=1, keepdims=True)
     rows = others / jnp.where(length > 0, length, 1)
     inverse = jnp.linalg.pinv(rows @ rows.T, rtol=1e-6, hermitian=True)
     d = g
-    for _ in range(2):  # the second time takes out what rounding left
+    for _ in range(2):  # the second pass removes rounding errors of the first
         d = d - (inverse @ (rows @ d)) @ rows
     return d * (jnp.linalg.norm(g) / jnp.maximum(jnp.linalg.norm(d), 1e-30))
 
 
 def not_back(local: ClientFn, away: Params) -> ClientFn:
-    """A client's training without the part of its step along ``away``, its length kept."""
+    """A client's training without the part of its step along ``away``; the length stays."""
     squared = jnp.maximum(squares(away), 1e-30)
 
     def work(shared, client, key):

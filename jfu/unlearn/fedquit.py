@@ -1,9 +1,9 @@
-"""FedQUIT: the leaving client learns from the model that it received, made ignorant of its labels.
+"""FedQUIT: the leaving client distils from the old model with the true class suppressed.
 
     minimise KL( softmax(z') || softmax(z_w(x)) ),   z' = z_w*(x) with z'_y = min_c z_w*(x)_c
 
-for a local epoch on its own data. The true class gets the least of the old model's logits; the
-other classes keep what the old model knew. Then the others train on.
+for a local epoch on its own data. The teacher is the old model w*, but the true class gets the
+smallest of its logits. The logits of all other classes stay. Then the others train on.
 
 Mora, Valerio, Bellavista, Passarella. FedQUIT: On-Device Federated Unlearning via a
 Quasi-Competent Virtual Teacher. 2024, arXiv 2408.07587.
@@ -32,7 +32,7 @@ def fedquit(
     """Distillation from the quasi-competent teacher for one round, then rounds of ``fed``.
 
     Args:
-      lr: of Adam; the paper has 1e-3 for equal clients and 1e-4 for skewed ones.
+      lr: learning rate of Adam; the paper uses 1e-3 for IID clients and 1e-4 for skewed ones.
       epochs: passes over the forgotten data.
 
     >>> fedquit(fed, model, lr=1e-3).needs.forget_data
@@ -67,7 +67,7 @@ def distillation(model: Model, teacher: Variables) -> LossFn:
 
 
 def quasi_competent(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The logits with that of the true class lowered to the least; NaN where there is none.
+    """Lowers the true class's logit to the smallest; NaN if the label is no class.
 
     >>> quasi_competent(jnp.array([[3.0, 1.0, 2.0]]), jnp.array([0]))
     Array([[1., 1., 2.]], dtype=float32)

@@ -1,13 +1,15 @@
-"""FUKD: take the leaving client's updates out, and let the old model teach the new one.
+"""FUKD: subtract the leaving client's updates, then distil from the old model.
 
     w' = w - sum_t p_u^t D_u^t                      D_u^t: its update of round t
     minimise T^2 KL( softmax(z_w(x) / T) || softmax(z_w'(x) / T) )
 
-over unlabelled images x at the server. No client takes part. Wu, Zhu, Mitra. Federated Unlearning
-with Knowledge Distillation. 2022, arXiv 2201.09441. The running sum of a client's updates is
-enough to store; ``p_u^t`` divides by who took part in round t. The paper gives neither temperature
-nor rate; then rounds of ``fed``. What is subtracted is what the client moved the model by only for
-plain averaging (server SGD, rate 1).
+over unlabelled images x at the server. No client takes part. Rounds of ``fed`` follow.
+
+Wu, Zhu, Mitra. Federated Unlearning with Knowledge Distillation. 2022, arXiv 2201.09441.
+
+Only the running sum of each client's updates is stored. The weight ``p_u^t`` is a share of the
+clients that took part in round t. The paper gives neither the temperature nor the learning rate.
+The sum is exactly what the client contributed only for plain averaging (server SGD, rate 1).
 """
 
 import jax
@@ -46,11 +48,11 @@ def fukd(
 
     Args:
       proxy: unlabelled examples at the server ``[P, ...]``, P at least ``batch_size``.
-      temperature: softens teacher and student.
+      temperature: T, softens the predictions of teacher and student.
       lr, momentum, epochs: of the student's SGD.
 
     Raises:
-      ValueError: fewer proxy examples than a batch.
+      ValueError: there are fewer proxy examples than ``batch_size``.
 
     >>> fukd(fed, model, np.zeros((64, 4, 4, 1), np.uint8), epochs=10).server
     ServerWork(steps=20, forwards=20)
@@ -59,8 +61,8 @@ def fukd(
         raise ValueError(f"fukd's temperature is {temperature}; it must be above 0")
     if len(proxy) < batch_size:
         raise ValueError(
-            f"fukd distils on {len(proxy)} images in batches of {batch_size}; give it at least one "
-            "batch: more images (--proxy) or smaller batches"
+            f"fukd has {len(proxy)} images and batches of {batch_size}; it needs at least one "
+            "batch, so give more images (--proxy) or make batches smaller"
         )
     steps = epochs * (len(proxy) // batch_size)
 

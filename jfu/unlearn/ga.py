@@ -1,9 +1,10 @@
-"""Gradient ascent, the naive control: the leaving client climbs its own loss.
+"""Gradient ascent, the naive control: the leaving client ascends its own loss.
 
     theta <- theta + lr * grad L_u(theta),   gradients clipped to a largest norm
 
-for a round of local epochs, then training on what is retained. The loss has no upper end, so
-a rate or a round too many wrecks the model; that is why it is a control.
+for a round of local epochs, then training on the retained data. The loss has no upper bound, so a
+learning rate slightly too large, or one round too many, destroys the model. It is therefore only a
+control.
 """
 
 from collections.abc import Callable
@@ -32,10 +33,10 @@ def ga(
 
     Args:
       fed: the federation that recovers.
-      lr: the rate of the climb.
-      epochs: passes over the forgotten data a round.
+      lr: learning rate of the ascent.
+      epochs: passes over the forgotten data in each round.
       clip: largest norm of a step's gradient.
-      rounds: how many rounds they climb.
+      rounds: number of rounds of ascent.
 
     >>> ga(fed, model, lr=0.03).needs.target
     True
@@ -59,9 +60,9 @@ def uphill(apply: Callable) -> LossFn:
 
 
 def on_forgotten(work: ClientFn, chunk: int | None) -> RecoverFn:
-    """A round in which only the leaving clients work, on what is to be forgotten.
+    """A round in which only the leaving clients work, on the data to be forgotten.
 
-    Their batch statistics are not taken over: they are those of the forgotten data alone.
+    Their batch statistics are not used, since they come from the forgotten data alone.
     """
     round = borrowed(fedavg(params_only(work), chunk=chunk))
 

@@ -1,20 +1,23 @@
-"""MoDe: blend in an untrained model that the others train, and guide the blend back.
+"""MoDe: move the model towards a second one trained from scratch, then guide it back.
 
 A second model M_de starts from scratch. For ``degrade`` rounds the retained clients train it
 by federated averaging, and the model M moves towards it,
 
     M <- lam M + (1 - lam) M_de.
 
-In each of the first ``guide`` rounds memory guidance follows. All clients train M. Those that stay
-train on their labels, the leaving one on what M_de says of its data:
+Memory guidance follows in each of the first ``guide`` rounds. All clients train M. Retained clients
+train on their labels, and the leaving client on the predictions of M_de for its data:
 
     y(x) = argmax M_de(x),   M <- sum_k p_k w_k over all clients.
 
-Then the others train on. Zhao, Wang, Qi, Huang, Wei, Zhang. Federated Unlearning with
-Momentum Degradation. IEEE Internet of Things Journal, 2023. No code was published. The numbers of
-rounds are those of the comparison in PUF (arXiv 2504.05822). It guides at two rates, 0.1 for the
-client that leaves and 5e-4 for the others. Here all clients are guided at the rate of training;
-``stay_lr`` gives those that stay a rate of their own.
+Then the others train on.
+
+Zhao, Wang, Qi, Huang, Wei, Zhang. Federated Unlearning with Momentum Degradation. IEEE Internet of
+Things Journal, 2023.
+
+No code was published. The numbers of rounds are those of the comparison in PUF (arXiv 2504.05822).
+That comparison guides with two learning rates, 0.1 for the leaving client and 5e-4 for the others.
+Here all clients are guided at the rate of training; ``stay_lr`` sets another for those that stay.
 """
 
 from collections.abc import Callable
@@ -53,24 +56,26 @@ def mode(
     Args:
       local: ``local(loss) -> ClientFn``, a client's training on another loss; with ``stay_lr``
         also ``local(loss, optimizer=...)``.
-      lam: how much of the model stays when it is blended.
-      degrade, guide: rounds of either; ``degrade`` is at most ``guide``.
-      stay_lr: of SGD by those who stay while they are guided; training's optimizer if not given.
-      within: the rounds there are for unlearning; schedules shrink to half of them, one at least.
+      lam: share of the model that stays when it moves towards M_de, in [0, 1].
+      degrade: rounds that train M_de, at most ``guide``.
+      guide: rounds with memory guidance, at least 1.
+      stay_lr: learning rate of SGD for retained clients in guided rounds; training's optimizer
+        if not given.
+      within: the budget of rounds; both schedules shrink to fit half of it, at least one round.
 
     Raises:
-      ValueError: no guided round, or more that degrade than are guided.
+      ValueError: ``degrade``, ``guide`` or ``lam`` is out of range.
 
     >>> mode(fed, model, local, within=40).needs.history
     ()
     """
     if not 0 <= degrade <= guide or guide < 1:
         raise ValueError(
-            f"mode degrades in {degrade} of {guide} guided rounds; there must be one guided at "
-            "least, and no more that degrade"
+            f"mode has degrade={degrade} and guide={guide}; guide must be at least 1, and degrade "
+            "must lie between 0 and guide"
         )
     if not 0 <= lam <= 1:
-        raise ValueError(f"mode's lam is {lam}; it is what stays of the model, in [0, 1]")
+        raise ValueError(f"mode's lam is {lam}; it is the model's share and must lie in [0, 1]")
     if within is not None:
         most = max(1, within // 2)
         degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)
@@ -118,7 +123,7 @@ def mode(
         update, _ = mean.decode(jax.tree.map(jnp.add, sent, gone), (), key)
         info = together(info, theirs, stay.id)
         inner, info = moved(inner._replace(variables=blended), update, info)
-        # Besides: M_de to and from those who train it, and to those who are guided by it.
+        # Also counted: M_de to and from the clients that train it, and to those it guides.
         metrics = info.metrics | reasons(jnp.maximum(info.clients.left_out, why))
         for name, count in zip(COUNTS, before, strict=True):
             metrics[name] += count
@@ -130,7 +135,7 @@ def mode(
 
 
 def pseudo_labelled(model: Model, loss: LossFn, guide) -> LossFn:
-    """The loss with the guide's most likely classes as labels."""
+    """The loss with the guide's predicted classes as labels."""
 
     def guided(variables, batch, key):
         says = model.apply(guide, batch.x)[0].argmax(-1).astype(batch.y.dtype)

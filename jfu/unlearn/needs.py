@@ -1,4 +1,4 @@
-"""Whether a method can answer a request, said before anything runs."""
+"""Checks, before anything runs, whether a method can answer a request."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from jfu.types import PyTree, Split, Unlearner
 def check_request(
     method: Unlearner, request: Split, history: PyTree = (), name: str = "it"
 ) -> None:
-    """Refuses a request that the method cannot answer with what there is.
+    """Raises an error if the method cannot answer the request.
 
     Args:
-      history: what training recorded, a dict of ``jfu.recorded``'s names.
-      name: the method, for the message.
+      history: what training recorded, a dict by ``jfu.recorded``'s names.
+      name: the method's name, for the message.
 
     Raises:
-      ValueError: it can forget clients only and a client keeps some of its examples; or it
-        needs a history that was not recorded.
+      ValueError: the method can forget only whole clients, and a client keeps some of its
+        examples; or it needs a history that was not recorded.
     """
     if missing := [kind for kind in method.needs.history if kind not in history]:
         raise ValueError(
@@ -28,6 +28,5 @@ def check_request(
     if method.needs.whole_clients and (keeps & loses).any():
         raise ValueError(
             f"{name} takes whole clients out, and this request leaves {int((keeps & loses).sum())} "
-            "of them some of their examples; choose a method that forgets classes and examples, "
-            "such as not"
+            "of them some examples; choose a method that forgets classes and examples, such as not"
         )

@@ -1,4 +1,4 @@
-"""Control: Gaussian noise on the chosen layers, each tensor's norm kept.
+"""Control: Gaussian noise on the chosen layers. Each tensor keeps its norm.
 
 p' = ||p|| (p + n) / ||p + n||,   n Gaussian with ||n|| = ||p||
 """
@@ -12,7 +12,7 @@ from jfu.unlearn.finetune import on_retained
 
 
 def add_noise(params: Params, mask: PyTree, key: Key) -> Params:
-    """The selected leaves with as much noise as signal, scaled back to their norms.
+    """Adds noise of the leaf's own norm to each selected leaf, then restores that norm.
 
     >>> norm(add_noise({"w": jax.numpy.full(4, 2.0)}, {"w": True}, jax.random.key(0)))
     Array(4., dtype=float32)

@@ -1,4 +1,4 @@
-"""The model as it was, passed off as unlearned: what an audit must catch."""
+"""Control: the unchanged model, presented as unlearned. An audit must detect it."""
 
 import jax.numpy as jnp
 
@@ -7,7 +7,7 @@ from jfu.types import FederatedAlgorithm, LocalInfo, RoundInfo, Unlearner
 
 
 def none(fed: FederatedAlgorithm) -> Unlearner:
-    """Changes nothing; its rounds involve nobody and cost nothing."""
+    """Changes nothing. In its rounds no client takes part, and they cost nothing."""
 
     def perturb(trained, request, key):
         del request, key

@@ -1,4 +1,4 @@
-"""Control: the entries of the chosen tensors in a random order, so that norms are kept."""
+"""Control: the entries of the chosen tensors in random order. Norms stay the same."""
 
 import jax
 
@@ -9,7 +9,7 @@ from jfu.unlearn.noise import each_selected
 
 
 def shuffle(params: Params, mask: PyTree, key: Key) -> Params:
-    """The selected leaves with their entries permuted.
+    """Permutes the entries of each selected leaf.
 
     >>> shuffled = shuffle({"w": jax.numpy.arange(4)}, {"w": True}, jax.random.key(0))["w"]
     >>> sorted(shuffled.tolist())

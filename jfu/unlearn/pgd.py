@@ -1,4 +1,4 @@
-"""PGD: the leaving client climbs its loss inside a ball round the mean of the others.
+"""PGD: the leaving client ascends its loss inside a ball around the mean of the others' models.
 
     w_ref   = (w - p_u w_u) / (1 - p_u)                 w_u: its last local model
     radius^2 = mean over random models of ||w_ref - w_rand||^2 / 3
@@ -6,14 +6,18 @@
     w <- w_ref + (w - w_ref) min(1, radius / ||w - w_ref||)
 
 Halimi, Kadhe, Rawat, Baracaldo. Federated Unlearning: How to Efficiently Erase a Client in FL?
-2022, arXiv 2207.05521. The paper has clients of equal size, p_u = 1 / K, and one of them leaves;
-here the means are weighted, and several may. It stops early by the distance to w_u, with a
-threshold fitted to its network; here the climb ends once a batch's accuracy is within
-``margin`` of chance, which needs no fitting. Steps that are left then run without effect, and
-count. The mean of the others' models is that of those who took part in the last round, exact for
-plain averaging (server SGD with rate 1); where none of them did it is the model before that round.
-Each client could keep its last update itself, as in the paper; ``jfu.recorded`` keeps those of all,
-since anyone may leave.
+2022, arXiv 2207.05521.
+
+Differences: in the paper clients have equal size, p_u = 1 / K, and one of them leaves. Here the
+means are weighted, and several clients may leave. The paper stops early by the distance to w_u,
+with a threshold fitted to its network. Here the ascent ends once a batch's accuracy is within
+``margin`` of chance, which needs no fitting. The remaining steps then have no effect, but they are
+counted.
+
+The mean of the others' models is over clients that took part in the last round. It is exact for
+plain averaging (server SGD with rate 1). If no retained client took part, it is the model before
+that round. In the paper each client keeps its own last update. ``jfu.recorded`` keeps all clients'
+last updates, since any client may leave.
 """
 
 import jax
@@ -48,15 +52,15 @@ def pgd(
       lr, momentum: of the ascent.
       clip: largest norm of a step's gradient.
       epochs: passes over the forgotten data.
-      margin: the climb ends once accuracy on a batch is at most ``1 / C + margin``.
-      draws: random models that the radius is taken from.
+      margin: the ascent ends once accuracy on a batch is at most ``1 / C + margin``.
+      draws: number of random models for the radius, at least 1.
 
     >>> pgd(fed, model, lr=0.003).needs.history  # what training must have recorded
     ('last',)
     """
 
     if draws < 1:
-        raise ValueError(f"pgd's radius is of {draws} random models; it must be 1 at least")
+        raise ValueError(f"pgd's radius uses draws={draws} random models; draws must be at least 1")
 
     def perturb(trained, request, key):
         del key
@@ -84,8 +88,8 @@ def pgd(
 def without(trained: Trained, request: Split) -> Params:
     """The mean of the other clients' last local models.
 
-    From updates ``D_k`` of those who took part in the last round, as the global model is ``w_before
-    + sum_k p_k D_k``. A history that does not say who did is one of a round with everybody.
+    It is computed from the updates ``D_k`` of the clients in the last round, since the global model
+    is ``w_before + sum_k p_k D_k``. A history without ``came`` has all clients in that round.
     """
     stay, leave = weights(request.retain), weights(request.forget)
     all_ = trained.history.get("came", stay + leave)
@@ -119,7 +123,7 @@ def inside_ball(center: Params, radius: jax.Array) -> optax.GradientTransformati
 
 
 def uphill_until(apply, margin: float):
-    """The negative loss, without slope where accuracy is at most ``1 / C + margin``."""
+    """The negative loss, with zero gradient once accuracy is at most ``1 / C + margin``."""
     loss = classification(apply)
 
     def negative(variables, batch, key):
@@ -127,7 +131,7 @@ def uphill_until(apply, margin: float):
         right = ((logits.argmax(-1) == batch.y) * batch.mask).sum()
         live = batch.mask.sum()
         above = right > (1 / logits.shape[-1] + margin) * live
-        above |= live < len(batch.y) / 2  # too few to tell, as an epoch's last batch may be
+        above |= live < len(batch.y) / 2  # too few to decide, as in an epoch's last batch
         value, changed = loss(variables, batch, key)
         return -value * above, changed
 
@@ -135,7 +139,7 @@ def uphill_until(apply, margin: float):
 
 
 def until_still(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Takes no step from the first gradient on that is zero; momentum would go on."""
+    """Stops for good at the first zero gradient; momentum alone would continue."""
 
     def init(params):
         return jnp.zeros((), bool), inner.init(params)

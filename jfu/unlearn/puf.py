@@ -2,13 +2,14 @@
 
     w <- w + sum_{k stays} p_k D_k - rate * p_u D_u      p_k = n_k / sum over all clients
 
-Every client trains as ever, the leaving one on its own data; its pseudo-gradient is turned
-round and scaled. ``alone`` is the special form, in which only it takes part: ``w <- w - rate *
-D_u``. Then the others train on.
+Every client trains as usual, the leaving one on its own data. Its pseudo-gradient is negated and
+scaled. With ``alone`` only the leaving client takes part: ``w <- w - rate * D_u``. Then the others
+train on.
 
-Mora, Mazzocca, Montanari, Bellavista. Unlearning Clients, Features and Samples ... Federated
-Unlearning Made Practical: Seamless Integration via Negated Pseudo-Gradients. 2025, arXiv
-2504.05822. The client can turn its own update, so the server needs nothing but the sum.
+Mora, Mazzocca, Montanari, Bellavista. Federated Unlearning Made Practical: Seamless Integration
+via Negated Pseudo-Gradients. 2025, arXiv 2504.05822.
+
+The client can negate its own update, so the server needs only the sum.
 """
 
 import jax
@@ -34,11 +35,11 @@ def puf(
 
     Args:
       local: a client's ordinary training.
-      rate: what the leaving clients' updates are multiplied by; the paper's 20 if not given,
-        2 where they are ``alone``.
-      alone: whether the others sit out the round.
+      rate: factor on the leaving clients' updates. If not given it is the paper's 20, or 2 with
+        ``alone``.
+      alone: whether only the leaving clients take part in the round.
 
-    >>> puf(fed, local(), rate=10.0).needs.per_client  # the sum will do
+    >>> puf(fed, local(), rate=10.0).needs.per_client  # the sum is enough
     False
     """
     rate = (2.0 if alone else 20.0) if rate is None else rate
@@ -47,7 +48,7 @@ def puf(
     def negated(shared, client, key):
         update, info = local(shared, client, key)
         away = jax.tree.map(lambda u: -rate * u, update["params"])
-        # Statistics are no gradients: those of the leaving client do not enter.
+        # Statistics are not gradients; those of the leaving client are not used.
         still = {name: jax.tree.map(lambda u: 0 * u, tree) for name, tree in update.items()}
         return mean.encode({**still, "params": away}, info.weight), info
 

@@ -1,4 +1,4 @@
-"""Control: the chosen layers drawn anew by the model's initialiser, each tensor's norm kept."""
+"""Control: the chosen layers drawn again by the model's initialiser. Tensors keep their norms."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ from jfu.unlearn.noise import each_selected, rescaled
 
 
 def redraw(params: Params, mask: PyTree, fresh: Params, key: Key) -> Params:
-    """The selected leaves replaced by those of ``fresh``, scaled to the old norms.
+    """Replaces the selected leaves by those of ``fresh``, scaled to the old norms.
 
-    Where ``fresh`` holds zeros, as initial biases do, a Gaussian direction stands in.
+    A leaf of ``fresh`` that is all zeros, as initial biases are, is replaced by Gaussian noise.
 
     >>> redraw({"w": jnp.array([3.0, 4.0])}, {"w": True}, {"w": jnp.array([0.0, 2.0])},
     ...        jax.random.key(0))

@@ -1,4 +1,4 @@
-"""Retraining: start again without the forgotten data. The yardstick of every other method."""
+"""Retraining: start again without the forgotten data. It is the reference for other methods."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from jfu.unlearn.finetune import on_retained
 
 
 def retrain(fed: FederatedAlgorithm, init: Callable[[Key], Variables]) -> Unlearner:
-    """Draws a fresh model by ``init(key)`` and runs rounds of ``fed`` on the retained data."""
+    """Draws a new model with ``init(key)`` and runs rounds of ``fed`` on the retained data."""
 
     def perturb(trained, request, key):
         del trained, request

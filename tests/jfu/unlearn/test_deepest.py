@@ -277,7 +277,7 @@ def test_errors_say_what_is_possible():
     for wrong in (["stem", "head"], [["stem", "haed"]]):
         with pytest.raises(ValueError, match="is no cut of this network: .*, of stem, mid, head"):
             deepest(FED, NET, wrong)
-    with pytest.raises(ValueError, match="this model names none: give cuts="):
+    with pytest.raises(ValueError, match="this model names none; give cuts="):
         deepest(FED, NET)
 
 

@@ -94,7 +94,7 @@ def test_running_means_follow_wholly_negated_layers(fed, variables, selector, fo
         (jnp.abs, 0, 0.0, True),  # even: the sign is lost
         (jnp.tanh, 0, 0.0, False),
         (jnp.tanh, 1, 0.0, False),
-        (jnp.tanh, [0, 1], 1.0, False),  # biases that stay tell the two apart
+        (jnp.tanh, [0, 1], 1.0, False),  # biases that keep their sign break the symmetry
         (jax.nn.relu, [0, 1], 0.0, False),
         (jax.nn.relu, 0, 1.0, False),
     ],
@@ -107,7 +107,7 @@ def test_cancelling_negations_are_refused(activation, layers, bias, refused):
         layer["bias"] *= bias
     after = jfu.negate(params, jfu.select(params, jfu.by_layer(model, layers, weights_only=True)))
     x = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
-    said = pytest.raises(ValueError, match=r"over 8 inputs.*the negations cancel")
+    said = pytest.raises(ValueError, match=r"over 8 inputs.*The negations cancel")
     with said if refused else contextlib.nullcontext():
         jfu.check_changed(model.apply, {"params": params}, {"params": after}, x)
 
