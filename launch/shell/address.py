@@ -1,6 +1,6 @@
-"""Where hosts meet: the first listens at the address that was given, the others look who answers.
+"""Where hosts meet: the first host listens at the given address, and the others connect to it.
 
-JAX listens on all interfaces unless told otherwise, and whoever reaches the port can speak to it.
+By default JAX listens on all interfaces, and anyone who can reach the port can speak to it.
 """
 
 import errno
@@ -8,8 +8,8 @@ import os
 import socket
 import time
 
-PATIENCE = 10.0  # seconds within which a server of gRPC has said its first words
-SETTINGS = 4  # the kind of HTTP/2's first frame, its fourth byte
+PATIENCE = 10.0  # seconds within which a gRPC server sends its first bytes
+SETTINGS = 4  # the type of HTTP/2's first frame, which is its fourth byte
 
 
 def split(address: str) -> tuple[str, int]:
@@ -30,12 +30,13 @@ def join(host: str, port: int) -> str:
 
 
 def listening(coordinator: str) -> str | None:
-    """Where the first host listens: the address that all were given, where it is this machine's.
+    """Where the first host listens: the address that was given, if it is this machine's.
 
-    A name that means this machine by itself alone (127.0.1.1 on Debian) means another to others.
+    Some names mean the machine itself only on that machine (127.0.1.1 on Debian). They do not
+    count.
 
     Returns:
-      the address and port; None if it is none of this machine's, as that of a service before it.
+      the address and port; None if the address is not this machine's, for example a service's.
 
     Raises:
       ValueError: another process listens there.
@@ -63,13 +64,15 @@ def check_free(address: str, family: int | None = None) -> None:
     """Refuses an address at which this process cannot listen.
 
     Raises:
-      ValueError: another process does, or this one may not.
-      OSError: EADDRNOTAVAIL, it is no address of this machine.
+      ValueError: another process listens there, or this process may not.
+      OSError: EADDRNOTAVAIL, the address is not this machine's.
     """
     host, port = split(address)
     family = family or (socket.AF_INET6 if ":" in host else socket.AF_INET)
     with socket.socket(family, socket.SOCK_STREAM) as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # after a run that has ended
+        tried.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # the port of a run that has just ended is free
         try:
             tried.bind((host, port))
         except OSError as error:
@@ -80,7 +83,7 @@ def check_free(address: str, family: int | None = None) -> None:
                 ) from None
             if error.errno == errno.EACCES:
                 raise ValueError(
-                    f"this user may not listen on port {port}; choose one above 1023 for "
+                    f"this user may not listen on port {port}; choose a port above 1023 for "
                     "--coordinator, the same on all hosts"
                 ) from None
             raise
@@ -90,8 +93,8 @@ def wait_for_first(coordinator: str, seconds: float) -> None:
     """Waits until the first host answers.
 
     Raises:
-      ValueError: somebody else does.
-      TimeoutError: nobody does.
+      ValueError: another program answers.
+      TimeoutError: no answer in time.
     """
     until = time.monotonic() + seconds
     while True:
@@ -107,13 +110,13 @@ def wait_for_first(coordinator: str, seconds: float) -> None:
             if speaks(connection):
                 return
         raise ValueError(
-            f"what answers at {coordinator} is not the first host; choose a port for --coordinator "
-            "that is free on the host with --host_id=0, the same on all hosts"
+            f"another program answers at {coordinator}, not the first host; choose a port for "
+            "--coordinator that is free on the host with --host_id=0, the same on all hosts"
         )
 
 
 def speaks(connection: socket.socket) -> bool:
-    """Whether a server of gRPC is at the other end: it sends settings before it is asked."""
+    """Whether a gRPC server is at the other end: it sends its settings before any request."""
     try:
         head = connection.recv(9)
     except OSError:
@@ -121,21 +124,24 @@ def speaks(connection: socket.socket) -> bool:
     return len(head) == 9 and head[3] == SETTINGS and head[5:] == bytes(4)
 
 
-def bound(coordinator: str, asked: str | None) -> tuple[str | None, str]:
-    """What JAX is told to listen at on the first host, and a note where that is everywhere.
+def bound(coordinator: str, bind: str | None) -> tuple[str | None, str]:
+    """Where JAX shall listen on the first host, and a note if that is at all addresses.
+
+    Args:
+      bind: the value of ``--coordinator_bind``.
 
     Raises:
-      ValueError: another process listens there, or an address was asked for that is none here.
+      ValueError: another process listens there, or ``bind`` is not an address of this machine.
     """
-    if asked:
+    if bind:
         try:
-            check_free(asked)
+            check_free(bind)
         except OSError as error:
             raise ValueError(
-                f"this host cannot listen at --coordinator_bind={asked} ({error.strerror}); name "
-                "an address of its own as numbers, with a port: ADDRESS:PORT"
+                f"this host cannot listen at --coordinator_bind={bind} ({error.strerror}); give "
+                "one of its own addresses in numbers, with a port: ADDRESS:PORT"
             ) from None
-        return asked, ""
+        return bind, ""
     if os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
         return None, ""
     if here := listening(coordinator):
@@ -143,7 +149,7 @@ def bound(coordinator: str, asked: str | None) -> tuple[str | None, str]:
     host, port = split(coordinator)
     check_free(join("0.0.0.0", port))
     return None, (
-        f"note: {host} is no address of this machine by which others know it, so port {port} is "
-        "open on all that it has, to whoever reaches them; a firewall or a private network must "
-        "stand before it, or --coordinator_bind=ADDRESS:PORT"
+        f"note: {host} is not an address of this machine that other hosts can use, so port {port} "
+        "is open on all of its addresses; protect it by a firewall or a private network, or choose "
+        "one address with --coordinator_bind=ADDRESS:PORT"
     )

@@ -1,4 +1,4 @@
-"""The frozen configuration that flags make, and what a data set is trained with by default."""
+"""The frozen configuration that flags make, and the default recipe of each data set."""
 
 import dataclasses
 import hashlib
@@ -10,8 +10,8 @@ from typing import Any
 
 from absl import flags
 
-# What a data set is trained with unless flags say otherwise. The settings of "digits" were
-# chosen on a seed outside the reported ones (launch/results/README.md, "Quickstart").
+# The default recipe of each data set; "" is for all others. The settings of "digits" were chosen
+# on a seed that is not reported (launch/results/README.md, "Quickstart").
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": dict(model="small", rounds=80, batch_size=16, lr=0.15, backdoor=True),
     "synthetic": dict(model="small", rounds=20, batch_size=16, lr=0.1, backdoor=True),
@@ -19,16 +19,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-# What a field of the configuration is to those who treat some fields differently from others.
+# Roles of fields, for code that treats some fields differently from others.
 ROLES = dict(
-    place="says where data lies, which may move; its content is compared",
+    place="the place of data, which may move; the content is compared instead",
     poison="does nothing without --backdoor",
     request="set by a request; the training before it does not depend on it",
-    renewed="launch.unlearn may set it anew for a model that was trained with another value",
-    continued="launch.train --init_from may set it anew",
-    keyless="no random draw depends on it, or a private run's noise would",
+    renewed="launch.unlearn may change it for a model that was trained with another value",
+    continued="launch.train --init_from may change it",
+    keyless="no random draw depends on it; else the noise of a private run would, too",
     derived="follows from other flags and files, so no command repeats it",
-    not_in_pays="has no part in launch.pays, which trains from scratch and looks at every round",
+    not_in_pays="not used by launch.pays, which trains from scratch and evaluates every round",
     later="older work directories lack it, and were run with its default",
 )
 
@@ -96,9 +96,9 @@ class Config:
     options: tuple[str, ...] = field(metadata=has("request", "not_in_pays"))
     eval_every: int = field(metadata=has("renewed", "keyless", "not_in_pays"))
     attack_every: int = field(metadata=has("renewed", "keyless", "not_in_pays"))
-    # What came before: "-client:0" was answered, "+client:0" returned.
+    # Earlier requests: "-client:0" was answered, "+client:0" returned.
     past: tuple[str, ...] = field(default=(), metadata=has("derived"))
-    # Of the federation, before the model that a request meets; None where nobody knows.
+    # Rounds of the federation before the original model; None if they are unknown.
     rounds_before: int | None = field(default=0, metadata=has("derived", "keyless"))
     precision: str | None = field(default=None, metadata=has("later"))
     max_grad_norm: float | None = field(default=None, metadata=has("renewed", "later"))
@@ -134,7 +134,7 @@ def flag_of(name: str) -> str:
 
 
 def resolve(methods: Sequence[str] = ()) -> Config:
-    """The configuration that the flags ask for, defaults filled in."""
+    """The configuration that the flags describe, with defaults filled in."""
     given = flags.FLAGS
     proxy = 0.1 if "fukd" in methods else 0.0
     recipe = RECIPES.get(given.dataset, RECIPES[""])

@@ -1,9 +1,10 @@
-"""How clients run: on which devices and how many at once, kept in the work directory.
+"""How clients run: on which devices, and how many at once. The work directory keeps this layout.
 
-The layout is a rule. On CPU one device a core, at most one a client, with one client at a time on
-each and a running sum. Elsewhere every device, and as many clients at once as hold 2^28 parameters
-together (``jfu.clients_at_once``). It is kept because another layout rounds differently. The rule
-for CPU is what ``launch.bench`` measured; that for accelerators has not been measured yet.
+A rule gives the layout. On CPU there is one device for each core, and at most one for each client.
+One client at a time runs on each device, with a running sum. Elsewhere all devices are used. As
+many clients run at once as have 2^28 parameters together (``jfu.clients_at_once``). The layout is
+kept because another layout rounds differently. The rule for CPU comes from measurements with
+``launch.bench``. The rule for accelerators is not measured yet.
 """
 
 import contextlib
@@ -20,11 +21,11 @@ from launch.shell import hosts, joining
 
 
 class Layout(NamedTuple):
-    """How clients run: by rule, not by a stopwatch, and kept in the work directory."""
+    """How clients run. A rule gives it, not a time measurement; the work directory keeps it."""
 
     backend: str
     devices: int
-    chunk: int | None  # clients at once on a device; 0 is all; None until the model is known
+    chunk: int | None  # clients at once on a device; 0 means all; None until the model is known
 
 
 def start(
@@ -34,10 +35,10 @@ def start(
     kept: Layout | None,
     cache: str | None = None,
 ) -> Layout:
-    """Chooses how clients run; must be called before JAX touches a device.
+    """Chooses how clients run; must be called before JAX uses a device.
 
-    On CPU one device a core, at most one a client; elsewhere every device, or the first of them.
-    Hosts that were joined have been given theirs, and count all of them.
+    On CPU: one device for each core, at most one for each client. Elsewhere: all devices, or the
+    first ones. Joined hosts already have their devices, and count those of all hosts.
     """
     if hosts.several():
         wanted = len(jax.devices())
@@ -51,12 +52,12 @@ def start(
     backend = jax.default_backend()
     if kept and kept.backend != backend:
         raise ValueError(
-            f"the work directory was begun on {kept.backend} and this is {backend}; go on there, "
-            "or use another --workdir"
+            f"the work directory was begun on {kept.backend} and this is {backend}; continue on "
+            f"{kept.backend}, or use another --workdir"
         )
     there = len(jax.devices())
     if backend != "cpu" and devices and devices > there:
-        raise ValueError(f"--devices={devices}, and there are {there}; leave it out for all")
+        raise ValueError(f"--devices={devices}, and there are {there}; leave it out to use all")
     chosen = devices or (kept.devices if kept else there)
     count = wanted if backend == "cpu" or hosts.several() else chosen
     if chunk is None and kept:
@@ -66,20 +67,20 @@ def start(
         raise ValueError(
             f"the work directory was begun with {kept.devices} devices and --chunk={kept.chunk}, "
             f"not {layout.devices} and {layout.chunk}; other layouts round differently, so use "
-            "the same or another --workdir"
+            "the same layout, or another --workdir"
         )
     return layout
 
 
 def on_devices(layout: Layout) -> contextlib.AbstractContextManager:
-    """The mesh of a layout, to be entered round everything that runs."""
+    """The mesh of a layout; everything that runs must run inside this context."""
     if layout.devices == 1:
         return contextlib.nullcontext()
     return jax.set_mesh(jfu.clients_mesh(jax.devices()[: layout.devices]))
 
 
 def place(tree: Any) -> Any:
-    """On every device of the mesh; on several hosts each has the same and sends nothing."""
+    """Puts a tree on every device of the mesh; each of several hosts has it, and sends nothing."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty:
         return jax.device_put(tree)
@@ -95,5 +96,5 @@ def place(tree: Any) -> Any:
 
 
 def compiled(fn: Callable) -> Callable:
-    """``fn`` jitted, with results that every host holds whole."""
+    """``fn`` jitted, with results that are whole on every host."""
     return jax.jit(fn, out_shardings=jax.sharding.PartitionSpec() if hosts.several() else None)

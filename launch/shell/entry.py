@@ -1,4 +1,4 @@
-"""What every script's entry does: flags in, one sentence out where something is wrong."""
+"""The start of every script: reads flags, and turns an error into one sentence."""
 
 import math
 import os
@@ -15,11 +15,11 @@ from launch.shell.say import complain, joined, sentence
 
 
 def run(main: Callable[[], None], *, private: bool = True) -> None:
-    """Runs a script; an error that a user can mend is one sentence and exit status 2.
+    """Runs a script. An error that a user can repair is one sentence, with exit status 2.
 
     Args:
-      private: what it makes, folders and files, is for their owner alone: models, and what they
-        say of single people's data. ``open_up`` opens what a user asked for by name.
+      private: only the owner may read the files and folders that the script makes, because they
+        have models and data about single people. ``open_up`` opens the files that a user named.
     """
     if private:
         os.umask(0o077)
@@ -35,23 +35,25 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
             watch.silence()
         elif watch.wanted("coordinator" in flags.FLAGS and flags.FLAGS.coordinator):
             raise SystemExit(watch.over(show_all=debugged()))
-        logging.set_verbosity(logging.ERROR)  # libraries hint at what the error will say
-        warnings.filterwarnings("ignore", module="joblib")  # which tries what it can write, too
+        logging.set_verbosity(logging.ERROR)  # libraries warn of what the error will say anyway
+        warnings.filterwarnings(
+            "ignore", module="joblib"
+        )  # joblib warns after it has tested where it can write
         check_words(argv)
         try:
             door.check(flags.FLAGS)
             main()
         except OutOfTime as stop:
-            show(f"stopped: {stop}; the same command goes on")
+            show(f"stopped: {stop}; the same command continues")
         except Exception as error:
             if debugged() or not (why := known(error)):
                 raise
             complain(why)
         except KeyboardInterrupt:
-            complain("stopped; the same command goes on from the last checkpoint", status=130)
+            complain("stopped; the same command continues from the last checkpoint", status=130)
 
     def among_others(argv: list[str]) -> None:
-        """On several hosts: none waits for one that has failed, and none leaves before all can."""
+        """On several hosts: no host waits for a failed one, and none leaves before all can."""
         try:
             guarded(argv)
             if joined():
@@ -71,7 +73,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
         complain(sentence(error))
     try:
         app.run(among_others)
-    except BrokenPipeError:  # of --help, which nobody reads to its end
+    except BrokenPipeError:  # the reader of --help has gone away
         raise SystemExit(1) from None
     finally:
         if watched:
@@ -79,26 +81,26 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
 
 
 def check_words(argv: list[str]) -> None:
-    """Ends the script where a word of the command line is no flag.
+    """Ends the script if a word of the command line is not a flag.
 
     Args:
-      argv: the script's name and what absl has left of its words.
+      argv: the script's name, and the words that absl did not read.
     """
     if len(argv) > 1:
-        complain(f"{argv[1]!r} is no flag; flags are written --name=value, see --help")
+        complain(f"{argv[1]!r} is not a flag; write flags as --name=value, see --help")
     if name := passed_over(sys.argv[1:]):
-        complain(f"--{name} is no flag of this script, see --help")
+        complain(f"--{name} is not a flag of this script, see --help")
 
 
 def debugged() -> bool:
-    """Whether a user wants tracebacks; no script must have the flag."""
+    """Whether a user wants tracebacks; a script need not have the flag."""
     return "debug" in flags.FLAGS and flags.FLAGS.debug
 
 
 def passed_over(words: list[str]) -> str:
-    """The first flag typed that this script lacks and that a preset's --undefok has let pass.
+    """The first typed flag that this script lacks, and that a preset's --undefok let pass.
 
-    A preset names flags that only some scripts have; one that is typed is meant.
+    A preset may name flags that only some scripts have. A typed flag must exist.
 
     >>> passed_over(["--flagfile=a.flags", "--methodz=not"])
     'methodz'
@@ -110,7 +112,7 @@ def passed_over(words: list[str]) -> str:
 
 
 def known(error: Exception) -> str:
-    """What a user can do about an error; empty for one that nobody expects."""
+    """The message for an error that a user can repair; empty for an unexpected error."""
     if not isinstance(error, ValueError) and watch.tells_of_memory(error):
         return watch.no_memory()
     if isinstance(error, ValueError | OSError):
@@ -119,24 +121,24 @@ def known(error: Exception) -> str:
 
 
 def no_device() -> str:
-    """Why JAX cannot start, in a sentence; empty where it can."""
+    """Why JAX cannot start, in a sentence; empty if it can."""
     jax = sys.modules.get("jax")
     try:
         _ = jax and jax.default_backend()
         return ""
     except (RuntimeError, AssertionError) as error:
-        asked = os.environ.get("JAX_PLATFORMS") or "the default"
-        told = " ".join(str(error).split()) or "no such device was found"
+        platform = os.environ.get("JAX_PLATFORMS") or "the default"
+        reason = " ".join(str(error).split()) or "no such device was found"
         return (
-            f"JAX cannot start on {asked} ({told}); unset JAX_PLATFORMS to take what there is, or "
-            "install JAX for that device, as its documentation says"
+            f"JAX cannot start on {platform} ({reason}); unset JAX_PLATFORMS to use the devices "
+            "that exist, or install JAX for that device, as its documentation says"
         )
 
 
 class OutOfTime(Exception):
-    """``--max_minutes`` is over, and what was run is in the work directory; exit status 0."""
+    """``--max_minutes`` is over; the results so far are in the work directory; exit status 0."""
 
 
 def deadline(minutes: float | None) -> float:
-    """When ``--max_minutes`` are over, on the clock of ``time.perf_counter``; never without."""
+    """When ``--max_minutes`` end, on the clock of ``time.perf_counter``; infinity by default."""
     return math.inf if minutes is None else time.perf_counter() + 60 * minutes

@@ -6,7 +6,7 @@ import jfu.io
 
 
 def make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder, if it is not there, and sees that files can be written in it."""
+    """Makes a folder, if it does not exist, and checks that files can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

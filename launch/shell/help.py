@@ -1,4 +1,4 @@
-"""What ``--help`` prints: flags in groups, each under a heading, in the order of the source."""
+"""The text of ``--help``: flags in groups, each under a heading, in the order of the source."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ WAYS = ("--help", "-help", "--helpshort", "-helpshort", "-?")
 
 
 def wanted(words: Iterable[str]) -> bool:
-    """Whether a command line asks for help.
+    """Whether a command line requests help.
 
     >>> wanted(["--rounds=3", "--help"]), wanted(["--rounds=3"])
     (True, False)
@@ -18,7 +18,7 @@ def wanted(words: Iterable[str]) -> bool:
 
 
 def text(known: flags.FlagValues, script: str, about: str) -> str:
-    """What a script is for, then its own flags, then those of ``launch.shell.flags``.
+    """The purpose of a script, then its own flags, then those of ``launch.shell.flags``.
 
     Args:
       script: the name by which absl knows the script's own flags, ``sys.argv[0]``.
@@ -39,7 +39,7 @@ def groups(known: flags.FlagValues, script: str) -> Iterator[tuple[str, list[fla
 
 
 def one(flag: flags.Flag) -> str:
-    """A flag with its values, what it does and its default.
+    """A flag with its values, its meaning and its default.
 
     >>> known = flags.FlagValues()
     >>> _ = flags.DEFINE_enum("norm", "none", ["none", "group"], "Of layers.", known)

@@ -1,12 +1,12 @@
-"""Several hosts: what they tell one another, and what must be the same on all.
+"""Several hosts: how they exchange values, and what must be the same on all of them.
 
-The first host (0) alone reads and writes work directories and models, and tells the others what it
-read; data sets, lists of clients and masks are files that every host has. What the hosts compute
-together is the same on each, so they take the same decisions and need not ask.
+Only the first host (0) reads and writes work directories and models. It sends the others what it
+read. Data sets, lists of clients and masks are files on every host. Joint computations have the
+same results on each host. So all hosts take the same decisions, without a message.
 
-What only one host can know (files, errors before the first round) is sent to all, so that they end
-with the same sentence and nobody waits for a host that has gone. ``launch.shell.joining`` joins
-the hosts.
+Some things only one host can know: files, and errors before the first round. These are sent to
+all. So all hosts end with the same sentence, and none waits for a host that has gone.
+``launch.shell.joining`` joins the hosts.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import numpy as np
 from launch.shell.printing import listed
 from launch.shell.say import sentence
 
-WORDS = 2000  # bytes of an error that other hosts are told
+WORDS = 2000  # most bytes of an error message that is sent to other hosts
 
 
 def several() -> bool:
@@ -36,23 +36,26 @@ def first() -> bool:
 
 
 def agreed(fn: Callable[[], Any]) -> Any:
-    """What ``fn()``, anything that JSON holds, is on the first host; its error reaches all."""
+    """The first host's value of ``fn()``, on all hosts. Its error is raised on all hosts, too.
+
+    The value must be one that JSON can hold.
+    """
     if not several():
         return fn()
-    told = b""
+    message = b""
     if first():
         try:
-            told = json.dumps(["value", fn()]).encode()
+            message = json.dumps(["value", fn()]).encode()
         except (ValueError, OSError) as error:
-            told = json.dumps(["error", sentence(error)]).encode()
-    kind, value = json.loads(_from_first(told))
+            message = json.dumps(["error", sentence(error)]).encode()
+    kind, value = json.loads(_from_first(message))
     if kind == "error":
         raise ValueError(value)
     return value
 
 
 def together(fn: Callable[[], Any]) -> Any:
-    """``fn()`` of each host's own; where it fails on some, all of them raise."""
+    """Each host's own value of ``fn()``. If it fails on some hosts, all of them raise an error."""
     if not several():
         return fn()
     from jax.experimental import multihost_utils
@@ -75,7 +78,7 @@ def together(fn: Callable[[], Any]) -> Any:
 
 
 def opened(path: Any) -> Any:
-    """A file for ``jfu.io``: its path, or on several hosts what the first one reads from it.
+    """A file for ``jfu.io``: its path, or on several hosts the content that the first one reads.
 
     Raises:
       ValueError: the first host cannot read it.
@@ -99,12 +102,15 @@ def opened(path: Any) -> Any:
 
 
 def shared(fn: Callable[[int, int], bytes], many: int, width: int, what: str) -> bytes:
-    """``fn(0, many)``, ``width`` bytes for each of many things, of which each host makes two parts.
+    """The bytes ``fn(0, many)``; several hosts share the work, and two of them make each part.
 
-    Its own and the next one's: whatever two hosts make otherwise is noticed.
+    ``fn(start, stop)`` makes ``width`` bytes for each of the things from ``start`` to ``stop``.
+    Each host makes its own part and that of the next host. So a difference between two hosts is
+    found.
 
     Args:
-      many: the same on all hosts.
+      many: the number of things, the same on all hosts.
+      width: bytes for each thing.
       what: the things, in words.
 
     Raises:
@@ -145,25 +151,25 @@ def _from_first(content: bytes) -> bytes:
 
 
 def same_content(digests: dict[str, Any]) -> None:
-    """Refuses hosts that have read something else than the first.
+    """Refuses hosts that have read something different from the first host.
 
     Args:
-      digests: of what each has read, by what that is in words.
+      digests: the digests of what a host has read, by its description in words.
 
     Raises:
       ValueError: on all hosts, if one differs.
     """
-    told = lambda other, _: (
+    wrong = lambda other, _: (
         f"it differs from host 0 in {listed(other)}; give all hosts the same data, lists and masks"
     )
-    as_first(digests, told)
+    as_first(digests, wrong)
 
 
-def as_first(values: dict[str, Any], told: Callable[[list[str], dict[str, Any]], str]) -> None:
-    """Refuses hosts whose values are others than the first's.
+def as_first(values: dict[str, Any], wrong: Callable[[list[str], dict[str, Any]], str]) -> None:
+    """Refuses hosts whose values differ from the first host's.
 
     Args:
-      told: ``(names that differ, the first host's values) ->`` what is wrong with this host.
+      wrong: ``(names that differ, the first host's values) ->`` the error message of this host.
 
     Raises:
       ValueError: on all hosts, if one differs.
@@ -171,17 +177,17 @@ def as_first(values: dict[str, Any], told: Callable[[list[str], dict[str, Any]],
     wanted = agreed(lambda: values)
 
     def compare():
-        # What JSON makes of a value is what the first host's has become.
+        # The first host's values went through JSON, so this host's must too.
         mine = json.loads(json.dumps(values))
         if other := [n for n in mine if mine[n] != wanted.get(n, ...)]:
-            raise ValueError(told(other, wanted))
+            raise ValueError(wrong(other, wanted))
 
     together(compare)
 
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """For work that a host does by itself, on its processor: on one host nothing changes."""
+    """For work that each host does alone, on its processor; on one host nothing changes."""
     if not several():
         yield
         return

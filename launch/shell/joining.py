@@ -1,7 +1,7 @@
-"""Joining several hosts, which run the same script, and refusing those that are set up otherwise.
+"""Joins several hosts that run the same script, and refuses hosts that are set up differently.
 
-Every host runs the same script with the same flags but for ``OWN``. What they tell one another
-once they are joined is in ``launch.shell.hosts``.
+Every host runs the same script with the same flags, except those in ``OWN``. How joined hosts
+exchange values is in ``launch.shell.hosts``.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from launch.shell import address, software, watch
 from launch.shell.hosts import as_first, several
 from launch.shell.say import complain, say
 
-# Flags that a host may have to itself.
+# Flags that may differ between hosts.
 OWN = ("coordinator", "coordinator_bind", "host_id", "host_timeout", "data_dir", "workdir")
 OWN += ("compilation_cache", "init_from", "export_params", "debug")
 
@@ -30,21 +30,21 @@ STILL = 60  # seconds without a sign of life, after which a host counts as lost
 
 
 def join(given: Any, clients: int) -> None:
-    """Joins the hosts that the flags name; nothing on one host. Before JAX touches a device.
+    """Joins the hosts that the flags name, before JAX uses a device; does nothing on one host.
 
     Args:
       given: the flags: coordinator, hosts, host_id, host_timeout, devices.
-      clients: there need be no more CPU devices on a host.
+      clients: the most CPU devices that a host needs.
 
     Raises:
       ValueError: flags that do not fit together, no cluster that JAX finds by itself, or hosts
-        that were given other flags.
+        with different flags.
     """
     if not check(given.coordinator, given.hosts, given.host_id):
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     split_cpu(given.devices, clients)
-    # A host that waits in vain is ended by JAX with a stack trace; this says it in a sentence.
+    # JAX ends a host that waits too long with a stack trace; this timer gives a sentence instead.
     patience = threading.Timer(given.host_timeout, _in_vain, [given])
     patience.daemon = True
     patience.start()
@@ -59,7 +59,7 @@ def join(given: Any, clients: int) -> None:
 
 
 def _meet(given: Any) -> None:
-    """Joins the hosts that the flags name, and listens for them on the first."""
+    """Joins the hosts that the flags name; the first host listens for the others."""
     by_jax, listen = given.coordinator == "auto", given.coordinator_bind
     if not by_jax and given.host_id == 0:
         listen, note = address.bound(given.coordinator, given.coordinator_bind)
@@ -92,7 +92,7 @@ def _meet(given: Any) -> None:
 
 
 def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bool:
-    """Whether several hosts are asked for.
+    """Whether the flags are for several hosts.
 
     Raises:
       ValueError: flags that do not fit together.
@@ -102,7 +102,7 @@ def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bo
     """
     if hosts is not None and host_id is not None and host_id >= hosts:
         raise ValueError(
-            f"--host_id={host_id} is none of {hosts} hosts; they count from 0 to {hosts - 1}"
+            f"--host_id={host_id} is not one of {hosts} hosts; give a number from 0 to {hosts - 1}"
         )
     if coordinator == "auto":
         return True
@@ -110,33 +110,33 @@ def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bo
         if hosts in (None, 1) and host_id in (None, 0):
             return False
         raise ValueError(
-            f"--{'hosts' if hosts else 'host_id'} asks for several hosts, and nothing says where "
+            f"--{'hosts' if hosts else 'host_id'} is for several hosts, and no flag says where "
             "they meet; add --coordinator=HOST:PORT, a free port of the host with --host_id=0, or "
-            "--coordinator=auto where Slurm, Kubernetes or the like starts them"
+            "--coordinator=auto if Slurm, Kubernetes or the like starts them"
         )
     if not re.fullmatch(r".+:\d+", coordinator) or not 0 < address.split(coordinator)[1] < 1 << 16:
         raise ValueError(
-            f"--coordinator={coordinator} is no address; write HOST:PORT, a free port of the host "
-            "with --host_id=0, or auto"
+            f"--coordinator={coordinator} is not an address; write auto, or HOST:PORT with a free "
+            "port of the host with --host_id=0"
         )
     if hosts is None or host_id is None:
         raise ValueError(
-            f"--coordinator={coordinator} needs --hosts, how many there are, and --host_id, which "
-            "this one is, from 0 on"
+            f"--coordinator={coordinator} needs --hosts, the number of hosts, and --host_id, the "
+            "number of this host from 0 on"
         )
     return True
 
 
 def alike(hosts: Sequence[int], backend: str) -> None:
-    """Refuses hosts of unequal size before they tell one another anything, which would fail.
+    """Refuses hosts with unequal numbers of devices, before an exchange between them would fail.
 
     Args:
-      hosts: for each device of all of them, whose it is. Every host knows that.
+      hosts: the host of each device, for the devices of all hosts. Every host knows this list.
 
     >>> alike([0, 0, 1], "cpu")
     Traceback (most recent call last):
     ...
-    ValueError: the hosts have 2 and 1 devices, and clients are spread evenly over all of them; \
+    ValueError: the hosts have 2 and 1 devices, and clients are spread evenly over all devices; \
 give all hosts the same --devices
     """
     counts = [hosts.count(host) for host in sorted(set(hosts))]
@@ -144,10 +144,12 @@ give all hosts the same --devices
         *others, last = map(str, counts)
         mend = "give all hosts the same --devices"
         if backend != "cpu":
-            mend = f"start hosts that have equally many {backend} devices, or show each as many"
+            mend = (
+                f"use hosts with equal numbers of {backend} devices, or make equal numbers visible"
+            )
         raise ValueError(
             f"the hosts have {', '.join(others)} and {last} devices, and clients are spread evenly "
-            f"over all of them; {mend}"
+            f"over all devices; {mend}"
         )
 
 
@@ -155,9 +157,9 @@ def _in_vain(given: Any, nobody: str = "") -> None:
     where = "" if given.coordinator == "auto" else f" at {given.coordinator}"
     many = f"{given.hosts} hosts" if given.hosts else "the hosts"
     sentence = (
-        f"not all of {many} met{where} within {given.host_timeout} s{nobody}; see that every one "
-        "of them was started, has a --host_id of its own and can reach the first, or wait longer "
-        "with --host_timeout"
+        f"not all of {many} met{where} within {given.host_timeout} s{nobody}; check that each was "
+        "started, has its own --host_id and can reach the first host, or wait longer with "
+        "--host_timeout"
     )
     with contextlib.suppress(SystemExit):
         complain(sentence)
@@ -165,7 +167,7 @@ def _in_vain(given: Any, nobody: str = "") -> None:
 
 
 def failed(error: BaseException) -> None:
-    """Ends this host with what is wrong."""
+    """Ends this host with an error message."""
     status = error.code if isinstance(error, SystemExit) else 1
     if isinstance(error, jax.errors.JaxRuntimeError):
         with contextlib.suppress(SystemExit):
@@ -173,19 +175,19 @@ def failed(error: BaseException) -> None:
     elif not isinstance(error, SystemExit):
         traceback.print_exception(error)
     if jax.process_index() == 0:
-        time.sleep(2)  # the others, who may be saying the same, do not outlive the first
+        time.sleep(2)  # the others end with the first, and may still be printing the same error
     end(status)
 
 
 def end(status: int) -> None:
-    """Ends this host now: an ordinary end would wait for the others, who wait for this one."""
+    """Ends this host now. An ordinary end would wait for other hosts, which wait for this one."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 def leave() -> None:
-    """The last thing that a host does: none goes before all are done."""
+    """The last step of a host: it waits until all hosts are done."""
     if several():
         from jax.experimental import multihost_utils
 
@@ -193,7 +195,7 @@ def leave() -> None:
 
 
 def refuse(given: Any, script: str) -> None:
-    """For scripts that run on one host."""
+    """Refuses the flags of several hosts, for scripts that run on one host."""
     if check(given.coordinator, given.hosts, given.host_id):
         raise ValueError(
             f"launch.{script} runs on one host; leave --coordinator, --hosts and --host_id out"
@@ -201,7 +203,7 @@ def refuse(given: Any, script: str) -> None:
 
 
 def split_cpu(devices: int | None, clients: int) -> int:
-    """CPU devices of this host: as many as given, or one a core and at most one a client."""
+    """Makes this host's CPU devices: as many as given, or one a core and at most one a client."""
     # Scripts wait for every round.
     return jfu.cpu_devices(devices or max(1, min(cores(), clients)), ahead=False)
 
@@ -215,13 +217,13 @@ def flags_of(given: Any) -> dict[str, Any]:
 
 
 def same(values: dict[str, Any]) -> None:
-    """Refuses hosts that were given other flags than the first.
+    """Refuses hosts with flags that differ from those of the first host.
 
     Raises:
       ValueError: on all hosts, if one differs.
     """
 
-    def told(other, wanted):
+    def wrong(other, wanted):
         had = ", ".join(f"--{n}={values[n]}" for n in other)
         first = ", ".join(f"--{n}={wanted.get(n)}" for n in other)
         return (
@@ -229,11 +231,11 @@ def same(values: dict[str, Any]) -> None:
             f"{', '.join(f'--{n}' for n in OWN)}"
         )
 
-    as_first(values, told)
+    as_first(values, wrong)
 
 
 def same_software(values: dict[str, Any]) -> None:
-    """Refuses hosts that compute with something else than the first.
+    """Refuses hosts that compute with software that differs from the first host's.
 
     Args:
       values: versions of packages and settings, by name.
@@ -242,9 +244,9 @@ def same_software(values: dict[str, Any]) -> None:
       ValueError: on all hosts, if one differs.
     """
 
-    def told(other, wanted):
+    def wrong(other, wanted):
         had = ", ".join(f"{n} {values[n]}" for n in other)
         first = ", ".join(f"{n} {wanted.get(n)}" for n in other)
-        return f"it has {had} and host 0 {first}; set all hosts up alike"
+        return f"it has {had} and host 0 {first}; install the same software on all hosts"
 
-    as_first(values, told)
+    as_first(values, wrong)

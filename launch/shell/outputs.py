@@ -1,7 +1,8 @@
-"""Tables, figures and reports in a work directory: what is not as jfu wrote it is never replaced.
+"""Tables, figures and reports in a work directory. A file that jfu did not write is never replaced.
 
-``outputs.json`` has the digests of what was written at each place, written before it. A file there
-with another digest is somebody's own, or was edited; it gets another name before a new one comes.
+``outputs.json`` has the digests of the files that jfu wrote. Each digest is written before its
+file. A file with another digest is the user's own, or was edited by the user. It is renamed before
+a new file is written at its place.
 """
 
 import hashlib
@@ -19,9 +20,9 @@ OUTPUTS, CONFIG = "outputs.json", "config.json"
 
 
 def put(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a table, figure or report at once; keeps what is at its place and is not jfu's.
+    """Writes a table, figure or report atomically, and keeps a file at its place that is not jfu's.
 
-    Outside of work directories a place is where a user wants it, and what was there is replaced.
+    Outside of work directories the user chose the place, and an existing file is replaced.
     """
     path = pathlib.Path(path)
     folder, name = path.parent, path.name
@@ -33,17 +34,18 @@ def put(path: str | os.PathLike, content: bytes) -> None:
     if there not in (None, new) and there not in known.get(name, []) and _sealed(folder):
         kept = next(p for n in range(1, 10_000) if not os.path.lexists(p := f"{path}.yours-{n}"))
         os.rename(path, kept)
-        say(f"note: {path} is not as jfu wrote it; it is {kept} now, and a new one is written")
+        say(f"note: {path} is not as jfu wrote it; it is now {kept}, and a new one is written")
         there = None
-    # Both, since a kill may come in between.
-    told = known | {name: list(dict.fromkeys([new, *([there] if there else [])]))}
-    if told != known:
-        jfu.io.write_bytes(folder / OUTPUTS, (json.dumps(told, sort_keys=True) + "\n").encode())
+    # Both digests, because the process may be killed between the two writes.
+    content_of = known | {name: list(dict.fromkeys([new, *([there] if there else [])]))}
+    if content_of != known:
+        text = json.dumps(content_of, sort_keys=True) + "\n"
+        jfu.io.write_bytes(folder / OUTPUTS, text.encode())
     jfu.io.write_bytes(path, content)
 
 
 def read(folder: pathlib.Path) -> dict[str, list[str]]:
-    """The digests of what jfu wrote in a work directory, by name.
+    """The digests of jfu's own files in a work directory, by name.
 
     Raises:
       ValueError: the file is not as jfu writes it.
@@ -58,7 +60,7 @@ def read(folder: pathlib.Path) -> dict[str, list[str]]:
 
 
 def is_plain(known: object) -> bool:
-    """Whether it is names with one or two digests each, and holds nothing else.
+    """Whether a value is a dictionary from names to one or two digests each, and nothing else.
 
     >>> is_plain({"table.md": ["0" * 64]}), is_plain({"table.md": ["weights"]})
     (True, False)
@@ -73,7 +75,7 @@ def is_plain(known: object) -> bool:
 
 
 def holds_digests(path: pathlib.Path) -> bool:
-    """Whether a file of this name is as jfu writes it: names and digests alone."""
+    """Whether a file has names and digests alone, as jfu writes them."""
     try:
         return is_plain(read_json(path, most=2**16))
     except ValueError:
@@ -81,7 +83,7 @@ def holds_digests(path: pathlib.Path) -> bool:
 
 
 def _digest(path: pathlib.Path) -> str | None:
-    """Of what lies there; empty where that is no plain file, None where nothing is."""
+    """The digest of a file; empty for what is no plain file, None if nothing is there."""
     if not os.path.lexists(path):
         return None
     plain = path.is_file() and not path.is_symlink()
@@ -89,5 +91,5 @@ def _digest(path: pathlib.Path) -> str | None:
 
 
 def _sealed(folder: pathlib.Path) -> bool:
-    """Whether the work directory was begun since jfu writes digests of its files."""
+    """Whether the work directory is recent enough to have digests of its files."""
     return "sealed" in read_json(folder / CONFIG, finite=False)

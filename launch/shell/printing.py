@@ -1,6 +1,6 @@
-"""What scripts print, whoever reads it: a terminal of few signs, a pipe, a full disk, or nobody.
+"""What scripts print, be it to a terminal with few signs, a pipe, a full disk or a closed stream.
 
-A terminal of few signs gets them in letters, and who has stopped reading stops nothing.
+A terminal without signs such as ± gets letters instead. A reader that has gone away stops nothing.
 """
 
 import codecs
@@ -9,23 +9,24 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-# The signs of tables and sentences where a terminal has letters alone.
-LONGEST = 1800  # letters of a sentence that says what is wrong
+LONGEST = 1800  # letters in an error message
+# What to print instead of a sign that a terminal lacks.
 LETTERS = {"±": "+-", "≥": ">=", "≤": "<=", "Δ": "d", "−": "-", "–": "-", "✓": "yes", "✗": "no"}
 
 
 def prepare() -> None:
-    """Makes standard streams fit for all that is said; to be called before any file is opened.
+    """Prepares the standard streams for all output; must be called before any file is opened.
 
-    A stream that was closed gets a place that nobody reads, so that no file that is opened later
-    takes its number, and with it whatever a library prints. What an encoding lacks is spelt out.
+    A stream that was closed is opened on the null device. Otherwise a file that is opened later
+    could take its number, and would receive what a library prints. Signs that an encoding lacks are
+    spelt out.
     """
     codecs.register_error("jfu.letters", letters)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -48,23 +49,23 @@ def letters(error: UnicodeError) -> tuple[str, int]:
 
 
 def plain(text: str) -> str:
-    r"""A text in which nothing that came with a name or a file moves a terminal.
+    r"""Escapes control characters in a text, so that a name or a file cannot change a terminal.
 
     >>> plain("client \x1b[2J\nis new")
     'client \\x1b[2J\nis new'
     """
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
-    from jfu.files import shown  # which few texts need
+    from jfu.files import shown  # imported late, because few texts need it
 
     return shown(text, lines=True)
 
 
 def one_line(text: str) -> str:
-    r"""A sentence, whatever a library or a file has put into it.
+    r"""A text on one line and of limited length, whatever a library or a file has put into it.
 
-    >>> one_line("it holds\n" + 9000 * "x")[:20], len(one_line(9000 * "x"))
-    ('it holds\\nxxxxxxxxxx', 1805)
+    >>> one_line("it says\n" + 9000 * "x")[:20], len(one_line(9000 * "x"))
+    ('it says\\nxxxxxxxxxxx', 1805)
     """
     line = plain(text).replace("\n", "\\n").replace("\t", "\\t")
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} ... {line[-300:]}"
@@ -73,10 +74,11 @@ def one_line(text: str) -> str:
 def show(text: str) -> None:
     """Prints a result to standard output.
 
-    A reader that has gone away stops nothing: the files are there, and work may be left to do.
+    A reader that has gone away stops nothing: the files are written, and work may remain to be
+    done.
 
     Raises:
-      OSError: it could not be written, as on a disk that is full.
+      OSError: the output could not be written, for example because a disk is full.
     """
     try:
         print(plain(text), flush=True)
@@ -97,7 +99,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def tell(text: str) -> None:
-    """Prints a line beside the results, to standard error; nothing is lost where it cannot be."""
+    """Prints a message to standard error; an error in printing is ignored."""
     try:
         print(plain(text), file=sys.stderr, flush=True)
     except OSError:
@@ -105,7 +107,7 @@ def tell(text: str) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Sends what a stream still holds, and all that comes, to where nobody reads it."""
+    """Sends the rest of a stream's buffer, and all later output, to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

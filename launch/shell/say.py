@@ -1,4 +1,4 @@
-"""Sentences for whoever runs a script: progress, what is wrong, and what to do about it."""
+"""Sentences for the user of a script: progress, what is wrong, and what to do about it."""
 
 import errno
 import os
@@ -6,12 +6,12 @@ import sys
 
 from launch.shell.printing import one_line, tell
 
-UMASK = os.umask(0o077)  # as the user has it; a process can only ask by setting it
+UMASK = os.umask(0o077)  # the user's own; a process can only read it by setting it
 os.umask(UMASK)
 
 
 def open_up(path: str | os.PathLike) -> None:
-    """Makes a new file that a user asked for by name as open as the user's other files."""
+    """Gives a new file that a user named the same permissions as the user's other files."""
     os.chmod(path, 0o666 & ~UMASK)
 
 
@@ -21,14 +21,14 @@ def joined() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
-ROOM = "make room and start the same command again: all up to the last checkpoint is safe"
+ROOM = "free some space and start the same command again: all up to the last checkpoint is safe"
 RIGHTS = "make it writable for you, or choose another place"
 ADVICE = {errno.ENOSPC: ROOM, errno.EDQUOT: ROOM, errno.EFBIG: ROOM}
 ADVICE |= {errno.EACCES: RIGHTS, errno.EPERM: RIGHTS, errno.EROFS: RIGHTS}
 
 
 def sentence(error: Exception) -> str:
-    """An error as a user reads it: what the system refused, where, and what to do.
+    """An error in the words for a user: what the system refused, where, and what to do.
 
     >>> sentence(OSError(errno.EROFS, "Read-only file system", "/cd/config.json"))
     '/cd/config.json: Read-only file system; make it writable for you, or choose another place'
@@ -46,6 +46,6 @@ def complain(sentence: str, status: int = 2) -> None:
 
 
 def say(text: str) -> None:
-    """A line of progress; on several hosts the first one's."""
+    """Prints a line of progress; on several hosts only the first one prints."""
     if not joined() or sys.modules["jax"].process_index() == 0:
         tell(text)

@@ -1,4 +1,4 @@
-"""What a run is computed with: packages, jfu's own files, and settings of JAX that change bits."""
+"""The software of a run: packages, jfu's own files, and settings of JAX that change bits."""
 
 import hashlib
 import importlib.metadata
@@ -9,7 +9,7 @@ import jax
 
 import jfu
 
-# Settings of JAX under which the same run comes out with other bits.
+# Settings of JAX that change the bits of a run's results.
 NUMERICS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
@@ -19,7 +19,7 @@ NUMERICS = (
 
 
 def numerics() -> dict[str, Any]:
-    """The settings of JAX that change bits, as they are now."""
+    """The current settings of JAX that change bits."""
     return {name: getattr(jax.config, name) for name in NUMERICS}
 
 
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def own() -> dict[str, Any]:
-    """What this host computes with: packages, jfu's own files, and settings of JAX."""
+    """The software of this host: packages, jfu's own files, and settings of JAX."""
     code = hashlib.sha256()
     folders = (pathlib.Path(jfu.__file__).parent, pathlib.Path(__file__).parents[1])
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):

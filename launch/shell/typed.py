@@ -1,4 +1,4 @@
-"""Which flags were given, and which of them were typed rather than read from a file of flags."""
+"""Which flags were given, and which of them were typed, not read from a file of flags."""
 
 import os
 import sys
@@ -13,9 +13,10 @@ def given() -> set[str]:
 
 
 def said() -> dict[str, set[str]]:
-    """The flags that were typed (``given``), and those that a file alone has (``preset``).
+    """The flags that were typed (``given``), and those that only a file of flags has (``preset``).
 
-    What goes on with a run in a work directory must be given as it was begun, and counts as these.
+    To continue a run in a work directory, a command repeats all of its flags. They count as
+    ``preset``.
     """
     begun = os.path.exists(os.path.join(flags.FLAGS.workdir or "", "config.json"))
     known = set() if begun else typed(sys.argv[1:], flags.FLAGS)

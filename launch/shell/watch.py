@@ -1,11 +1,12 @@
-"""A parent that watches a script: however that ends, there is one sentence and an exit status.
+"""A parent that watches a script, so that every end has one sentence and an exit status.
 
-Native code ends a process by a signal, with pages for its developers: JAX's runtime where another
-host is lost, XLA where no memory is left. So with several hosts, or under a limit on memory, the
-script runs in a child. What Python says there goes through; what native code writes to file
-descriptor 2 is kept from the user, and what is left of it tells why the child has died.
+Native code may end a process by a signal, with pages of output for its developers. JAX's runtime
+does so when another host is lost, and XLA when no memory is left. So the script runs in a child
+process if there are several hosts, or a limit on memory. Python's output in the child is passed on.
+What native code writes to file descriptor 2 is hidden from the user. Its last lines are read for
+the reason why the child died.
 
-A signal that ends the parent ends the child too, which sees that its parent has gone.
+A signal that ends the parent also ends the child, which sees that its parent has gone.
 """
 
 import collections
@@ -20,8 +21,8 @@ import threading
 from launch.shell.interrupt import WATCHED, catch
 
 BY_ITSELF = "jfu: the script has ended\n"
-KEPT = 500  # lines of what native code said last
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # whoever sent these knows why
+KEPT = 500  # last lines of native code's output
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the sender of these knows why
 
 NO_MEMORY = (
     r"bad_alloc|[Oo]ut of memory|RESOURCE_EXHAUSTED|[Cc]annot allocate memory|pthread_create"
@@ -30,20 +31,20 @@ NO_MEMORY += r"|mmap error|failed to map segment|can't start new thread|Unable t
 
 
 def held() -> bool:
-    """Whether this is such a child, which it then prepares; before anything else is done."""
-    told = os.environ.get(WATCHED, "")
-    if not told:
+    """Whether this process is such a child; if so, prepares it. Must be called first."""
+    ends = os.environ.get(WATCHED, "")
+    if not ends:
         return False
     catch()
-    del os.environ[WATCHED]  # whatever it starts is no such child
-    native, lifeline = map(int, told.split(","))
+    del os.environ[WATCHED]  # a process that it starts is not such a child
+    native, lifeline = map(int, ends.split(","))
     sys.stderr.flush()
     sys.stderr = open(os.dup(2), "w", encoding=sys.stderr.encoding, buffering=1)  # noqa: SIM115
     os.dup2(native, 2)
     os.close(native)
 
     def follow() -> None:
-        os.read(lifeline, 1)  # which ends with the parent
+        os.read(lifeline, 1)  # returns when the parent ends
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -51,38 +52,39 @@ def held() -> bool:
 
 
 def silence() -> None:
-    """Sends Python's own dump at a crash, which absl asks for, where native code's goes."""
+    """Sends Python's crash report, which absl turns on, to where native code's output goes."""
     faulthandler.enable(file=2)
 
 
 def by_itself() -> None:
-    """Tells the parent that the script has come to its end, whatever status it has."""
+    """Signals to the parent that the script has ended by itself, whatever its status."""
     _write(BY_ITSELF.encode())
 
 
 def wanted(coordinator: str | bool | None) -> bool:
-    """Whether a script is to be watched: among several hosts, or where memory is limited."""
+    """Whether a script is to be watched: on several hosts, or under a limit on memory."""
     return bool(coordinator) or limit() is not None
 
 
 def limit() -> int | None:
-    """Bytes of memory that the system lets this process have at most, if it says."""
+    """The most bytes of memory that the system allows this process; None if there is no limit."""
     with contextlib.suppress(ImportError):
         import resource
 
-        asked = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-        return min((size for size in asked if size != resource.RLIM_INFINITY), default=None)
+        kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+        sizes = [resource.getrlimit(kind)[0] for kind in kinds]
+        return min((size for size in sizes if size != resource.RLIM_INFINITY), default=None)
     return None
 
 
 def over(*, show_all: bool = False) -> int:
-    """Runs this process' own command in a child.
+    """Runs this process's own command in a child.
 
     Args:
-      show_all: native code's words too, as they come.
+      show_all: also print native code's output, as it comes.
 
     Returns:
-      its exit status, or 1 where it has died. Signals that a user sends end this process too.
+      the child's exit status, or 1 if it died. Signals that a user sends end this process too.
     """
     import subprocess
 
@@ -99,9 +101,9 @@ def over(*, show_all: bool = False) -> int:
         os.close(end)
     said, last = listen(words, native, show_all)
     status = child.wait()
-    # OpenBLAS interrupts its own process where it can start no thread.
+    # OpenBLAS interrupts its own process if it cannot start a thread.
     if -status in PASSED_ON and not re.search(NO_MEMORY, last):
-        if -status != signal.SIGINT:  # of which this process says that it was stopped
+        if -status != signal.SIGINT:  # for SIGINT this process says that it was stopped
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     if status and not said and BY_ITSELF not in last:
@@ -111,10 +113,10 @@ def over(*, show_all: bool = False) -> int:
 
 
 def listen(words: int, native: int, show_all: bool) -> tuple[bool, str]:
-    """Hands on what a child says until it has ended, but for a second sentence about an error.
+    """Passes on a child's output until it ends, except a second sentence about an error.
 
     Returns:
-      whether an error was told, and the last that native code said.
+      whether the child reported an error, and the last lines of native code's output.
     """
     said, last = False, collections.deque(maxlen=KEPT)
 
@@ -137,7 +139,7 @@ def listen(words: int, native: int, show_all: bool) -> tuple[bool, str]:
 
 
 def why(number: int, native: str) -> str:
-    """What a user is told of a process that a signal has ended.
+    """The error message for a process that a signal has ended.
 
     >>> why(6, "F1 client.h:80] ... absl::Status: UNAVAILABLE: Socket closed [type.goo")[:66]
     'this host failed or lost another one (UNAVAILABLE: Socket closed);'
@@ -146,12 +148,12 @@ def why(number: int, native: str) -> str:
     """
     if "different incarnation" in native:
         return (
-            "two processes came with the same --host_id; give every host its own, and start all of "
-            "them again to go on from the last checkpoint"
+            "two processes have the same --host_id; give every host its own, and start all of them "
+            "again to continue from the last checkpoint"
         )
     if "Unexpected task registered" in native:
         return (
-            "the first host expects nobody with this --host_id; give all hosts the same --hosts, "
+            "the first host expects no host with this --host_id; give all hosts the same --hosts, "
             "and start all of them again"
         )
     if status := re.search(r"absl::Status: (.+?)(?: \[type\.|\s*$)", native, re.MULTILINE):
@@ -161,41 +163,41 @@ def why(number: int, native: str) -> str:
         return no_memory()
     if number == signal.SIGKILL:
         return (
-            "this process was killed, as the system does where memory runs out; the same command "
-            "goes on from the last checkpoint"
+            "this process was killed, perhaps by the system because memory ran out; the same "
+            "command continues from the last checkpoint"
         )
     how = f" ({signal.Signals(number).name})" if number else ""
     return (
-        f"native code has ended this process{how}; with --debug it says more, and the same command "
-        "goes on from the last checkpoint"
+        f"native code has ended this process{how}; --debug shows more, and the same command "
+        "continues from the last checkpoint"
     )
 
 
 def lost(reason: str) -> str:
-    """What a user is told where another host has gone.
+    """The error message when another host is lost.
 
     >>> lost("Socket closed [type.googleapis.com/more]")[:53]
     'this host failed or lost another one (Socket closed);'
     """
     gist = " ".join(reason.partition("[type.")[0].split())
     return (
-        f"this host failed or lost another one ({gist}); see what the others say, and start all of "
-        "them again to go on from the last checkpoint"
+        f"this host failed or lost another one ({gist}); read the messages of the other hosts, and "
+        "start all of them again to continue from the last checkpoint"
     )
 
 
 def no_memory() -> str:
-    """What a user is told where no memory is left."""
+    """The error message when no memory is left."""
     most = limit()
     allowed = f", of which the system allows this process {most / 1e9:.3g} GB" if most else ""
     return (
-        f"memory ran out{allowed}; allow more, or ask for less with --chunk, --batch_size or fewer "
-        "--devices, and the same command goes on from the last checkpoint"
+        f"memory ran out{allowed}; allow more, or use less with a smaller --chunk or --batch_size "
+        "or fewer --devices; the same command continues from the last checkpoint"
     )
 
 
 def tells_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python's, of JAX's or of an import says that no memory is left.
+    """Whether an error of Python, of JAX or of an import means that no memory is left.
 
     >>> tells_of_memory(MemoryError()), tells_of_memory(RuntimeError("can't start new thread"))
     (True, True)

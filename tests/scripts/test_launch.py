@@ -125,7 +125,7 @@ def test_a_slice_stops_with_a_checkpoint_and_the_same_command_goes_on(uninterrup
     # methods and the second retraining; 6 + 6 + 3 + 0 + 6 rounds each.
     assert out.splitlines()[-1] == (
         "stopped: --max_minutes is over at seed 0, original, round 1 of 6; of 10 cells 10 are not "
-        "finished, 41 rounds; the same command goes on"
+        "finished, 41 rounds; the same command continues"
     )
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()]
     assert ["original", "round 1/6", "missing"] in lines and ["none", *2 * ["missing"]] in lines
@@ -383,7 +383,7 @@ BAD = [
     (["--backdoor_size=9"], "a square of 9 pixels does not fit images of 8 x 8"),
     (["--forget=class:1", "--backdoor"], "--backdoor_client"),
     (["--forget=class:1", "--backdoor_fraction=0.5"], "--backdoor_fraction does nothing"),
-    (["not"], "is no flag"),
+    (["not"], "is not a flag"),
     (["--options=pgd.rate=3"], "pgd has no option rate; it has lr"),
     (["--methods=pgd", "--forget=class:1", "--nobackdoor"], "pgd takes whole clients out"),
     (["--test_size=999"], "test_size is 999; it must be between 1 and"),
@@ -412,7 +412,7 @@ def test_what_a_preset_may_name_is_refused_where_it_is_typed(tmp_path, flag):
     preset = ROOT / "launch" / "presets" / "digits.flags"
     where = [f"--init_from={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}"]
     _, error = launch("unlearn", f"--flagfile={preset}", *where, flag, expect=2)
-    assert f"{flag.partition('=')[0]} is no flag of this script" in error
+    assert f"{flag.partition('=')[0]} is not a flag of this script" in error
     assert not (tmp_path / "b").exists()
 
 

@@ -261,7 +261,7 @@ def test_a_file_that_may_not_grow_is_told_and_nothing_is_lost(forks, half):
     size = (half / "cells" / CELL).stat().st_size
     ended = forks.run(*TRAIN, f"--workdir={half}", limit=size - 1)
     place = half / "cells" / CELL
-    assert refused(ended, f"{place} could not be written (File too large)", "; make room and")
+    assert refused(ended, f"{place} could not be written (File too large)", "; free some space and")
     assert kept(half) == before
 
 
@@ -304,7 +304,9 @@ def test_a_full_disk_is_told_and_nothing_is_lost(apart, small_training):
     (seen / "filler").write_bytes(bytes(free - cell * 3 // 2))  # for one checkpoint, not for two
     ended = forks.run(*TRAIN, f"--workdir={small / 'w'}")
     place = small / "w" / "cells" / CELL
-    assert refused(ended, f"{place} could not be written (No space left on device)", "; make room")
+    assert refused(
+        ended, f"{place} could not be written (No space left on device)", "; free some space"
+    )
     assert forks.written() == [(CELL, 1)]
     there = {"config.json", "cells", f"cells/{CELL}", "draws", "draws/0.json"}
     assert set(kept(seen / "w")) == there
@@ -360,7 +362,9 @@ def test_what_the_system_refuses_is_a_sentence():
     plain = ValueError("as it is"), FileNotFoundError("there is no file x")
     assert [sentence(error) for error in plain] == ["as it is", "there is no file x"]
     full = OSError(errno.ENOSPC, "a could not be written (No space left on device)")
-    assert sentence(full).startswith("a could not be written (No space left on device); make room")
+    assert sentence(full).startswith(
+        "a could not be written (No space left on device); free some space"
+    )
     assert sentence(IsADirectoryError(errno.EISDIR, "Is a directory", "/a")) == "/a: Is a directory"
 
 

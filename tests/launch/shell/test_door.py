@@ -44,20 +44,23 @@ def parsed(*words):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--lr=nan"], "--lr=nan is no finite number; give one"),
-        (["--target=inf"], "--target=inf is no finite number"),
-        (["--lr=1e999"], "--lr=inf is no finite number"),
-        (["--rounds=99999999999"], "--rounds=99999999999 is too large; the most is 2147483647"),
+        (["--lr=nan"], "--lr=nan is not a finite number; give one"),
+        (["--target=inf"], "--target=inf is not a finite number"),
+        (["--lr=1e999"], "--lr=inf is not a finite number"),
+        (
+            ["--rounds=99999999999"],
+            "--rounds=99999999999 is too large; it may be 2147483647 at most",
+        ),
         (["--rounds=-99999999999"], "--rounds=-99999999999 is too large"),
-        (["--seed=4294967296"], "--seed=4294967296 is too large; the most is 4294967295"),
+        (["--seed=4294967296"], "--seed=4294967296 is too large; it may be 4294967295 at most"),
         (["--workdir="], "--workdir= is empty; give it a value, or leave it out"),
         (["--methods="], "--methods= is empty"),
         (["--host_timeout=3"], "--host_timeout does nothing without --coordinator; add it, or"),
         (["--shadows_chunk=3", "--shadows=0"], "--shadows_chunk does nothing without --shadows"),
-        (["--dataset=a\udcff.npz"], "has bytes that are no text; write UTF-8"),
-        (["--methods=a,\udcff"], "has bytes that are no text"),
+        (["--dataset=a\udcff.npz"], "has bytes that are not text; write UTF-8"),
+        (["--methods=a,\udcff"], "has bytes that are not text"),
         (["--gone=A"], "--gone does nothing without --prove_erased"),
-        (["--workdir=~nobody at all/x"], "there is no such home; write the path out"),
+        (["--workdir=~nobody at all/x"], "there is no such home folder; write the whole path"),
     ],
 )
 def test_what_no_flag_can_mean_is_refused(words, sentence):
@@ -99,10 +102,10 @@ def test_files_of_flags_are_plain_text(tmp_path):
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\0")
     for path in (tmp_path / "pipe", "/dev/zero", tmp_path, tmp_path / "bytes"):
         for words in ([f"--flagfile={path}"], ["-flagfile", str(path)]):
-            with pytest.raises(ValueError, match="is no file of flags"):
+            with pytest.raises(ValueError, match="is not a file of flags"):
                 door.check_files(words)
         nested.write_text(f"--flagfile={path}\n")
-        with pytest.raises(ValueError, match="is no file of flags"):
+        with pytest.raises(ValueError, match="is not a file of flags"):
             door.check_files([f"--flagfile={tmp_path}/good.flags"])
     with pytest.raises(FileNotFoundError):
         door.check_files(["--flagfile=nowhere"])
@@ -311,7 +314,7 @@ LITTLE = ["--dataset=synthetic", "--train_size=100", "--rounds=1", "--devices=1"
 @pytest.mark.parametrize(
     ("script", "flags", "words"),
     [
-        ("compare", ["--weight_decay=nan"], "--weight_decay=nan is no finite number"),
+        ("compare", ["--weight_decay=nan"], "--weight_decay=nan is not a finite number"),
         ("train", ["--momentum=0.9", "--optimizer=adam"], "--momentum does nothing with"),
         ("unlearn", ["--init_params=a.msgpack", "--method=none", "--stop=regained"], "--stop=reg"),
         ("compare", ["--keep_history=start", "--init_params=a.msgpack"], "--keep_history does"),

@@ -71,14 +71,14 @@ def test_flags_that_fit_together(given, several):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ((None, 2, None), r"^--hosts asks for several hosts.*--coordinator=auto"),
-        ((None, None, 1), r"^--host_id asks for several hosts"),
+        ((None, 2, None), r"^--hosts is for several hosts.*--coordinator=auto"),
+        ((None, None, 1), r"^--host_id is for several hosts"),
         (("a:1", None, None), "needs --hosts"),
         (("a:1", 2, None), "needs --hosts"),
         (("a:1", None, 0), "needs --hosts"),
-        (("a:1", 2, 2), "--host_id=2 is none of 2 hosts; they count from 0 to 1"),
-        (("auto", 2, 5), "--host_id=5 is none of 2 hosts"),
-        (("10.0.0.1", 2, 0), "--coordinator=10.0.0.1 is no address; write HOST:PORT"),
+        (("a:1", 2, 2), "--host_id=2 is not one of 2 hosts; give a number from 0 to 1"),
+        (("auto", 2, 5), "--host_id=5 is not one of 2 hosts"),
+        (("10.0.0.1", 2, 0), "--coordinator=10.0.0.1 is not an address; write auto, or HOST:PORT"),
     ],
 )
 def test_flags_that_do_not(given, words):
@@ -90,7 +90,7 @@ def test_hosts_of_unequal_size_are_refused():
     alike([0, 0, 1, 1], "cpu")
     with pytest.raises(ValueError, match="have 1, 2 and 1 devices.*the same --devices"):
         alike([0, 1, 1, 2], "cpu")
-    with pytest.raises(ValueError, match="equally many gpu devices"):
+    with pytest.raises(ValueError, match="equal numbers of gpu devices"):
         alike([0, 1, 1], "gpu")
 
 
@@ -179,7 +179,8 @@ def test_what_hosts_compute_with_and_have_read_is_compared(pair):
     *_, software, fewer, one, other, owners, lists = pair[1][0]["errors"]
     assert pair[1][0]["digest"] == pair[1][1]["digest"] == identity.of_data(dataset())
     assert software == (
-        "host 1: it has jax_enable_x64 True and host 0 jax_enable_x64 False; set all hosts up alike"
+        "host 1: it has jax_enable_x64 True and host 0 jax_enable_x64 False; install the same "
+        "software on all hosts"
     )
     end = "; give all hosts the same data, lists and masks"
     fewest = "the number, kind or labels of the training examples"
@@ -360,8 +361,8 @@ def test_unequal_hosts_are_one_sentence(tmp_path):
     for status, _, said in ended:
         assert status == 2
         assert [line for line in said.splitlines() if line.startswith("error: ")] == [
-            "error: the hosts have 1 and 2 devices, and clients are spread evenly over all of "
-            "them; give all hosts the same --devices"
+            "error: the hosts have 1 and 2 devices, and clients are spread evenly over all "
+            "devices; give all hosts the same --devices"
         ]
         assert "Traceback" not in said
     assert not any(map(pathlib.Path.exists, folders))
@@ -524,7 +525,7 @@ def test_a_third_that_claims_a_taken_place_ends_all_with_a_sentence(tmp_path):
     third = begun([*lines[1], "--host_timeout=10"])
     for process in (*both, third):
         said = process.communicate(timeout=300)[1]
-        words = "not all of 2 hosts met" if process is third else "two processes came with the same"
+        words = "not all of 2 hosts met" if process is third else "two processes have the same"
         assert one_error(said).startswith(words)
         assert process.returncode in (1, 2)
 
@@ -536,7 +537,7 @@ def test_a_stopped_host_is_a_sentence_on_both(tmp_path):
     both[1].send_signal(signal.SIGINT)
     stopped, other = (process.communicate(timeout=300)[1] for process in reversed(both))
     assert (both[1].returncode, both[0].returncode) == (130, 1)
-    assert one_error(stopped).startswith("stopped; the same command goes on")
+    assert one_error(stopped).startswith("stopped; the same command continues")
     assert one_error(other).startswith("this host failed or lost another one (")
 
 
@@ -546,7 +547,7 @@ def test_a_port_that_something_else_has_taken(tmp_path):
     (port,) = (int(word.rpartition(":")[2]) for word in lines[0] if "coordinator" in word)
     with socket.create_server(("127.0.0.1", port)):
         ended = on_hosts(*lines)
-    words = f"port {port} of 127.0.0.1 is taken", f"what answers at 127.0.0.1:{port} is not the"
+    words = f"port {port} of 127.0.0.1 is taken", f"another program answers at 127.0.0.1:{port}"
     for (status, _, said), begin in zip(ended, words, strict=True):
         assert status == 2
         assert one_error(said).startswith(begin)

@@ -1,4 +1,4 @@
-"""Ctrl-C: at every moment one sentence and exit status 130, and the same command goes on."""
+"""Ctrl-C: at every moment one sentence and exit status 130, and the same command continues."""
 
 import os
 import signal

@@ -129,7 +129,7 @@ def test_a_result_that_cannot_be_printed_is_an_error_of_one_sentence():
     code += 'flags.DEFINE_bool("debug", False, "")\nentry.run(lambda: show("x" * 9))'
     status, _, err = python("-c", code, shell="{} > /dev/full")
     assert (status, err.count("\n")) == (2, 1)
-    assert err.startswith("error: standard output: No space left on device; make room")
+    assert err.startswith("error: standard output: No space left on device; free some space")
 
 
 def test_help_that_is_not_read_to_its_end_is_quiet():

@@ -33,7 +33,11 @@ def watched(code, size=64 * GB):
     [
         ('os.write(2, b"a page\\n" * 9999); os.abort()', 1, "memory ran out, of which the system"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", 1, "allows this process 64 GB; allow more"),
-        ("os.kill(os.getpid(), signal.SIGKILL)", 1, "this process was killed, as the system does"),
+        (
+            "os.kill(os.getpid(), signal.SIGKILL)",
+            1,
+            "this process was killed, perhaps by the system",
+        ),
         ('os.write(2, b"cannot\\n"); os._exit(127)', 1, "memory ran out"),
         ('os.write(2, b"pthread_create failed"); signal.raise_signal(2)', 1, "memory ran out"),
         ('raise MemoryError("Unable to allocate 9 TiB")', 2, "memory ran out"),
@@ -102,10 +106,10 @@ def state(pid):
 
 def test_words_of_native_code():
     third = "F1 absl::Status: ABORTED: 1 unexpectedly tried with a different incarnation. It has"
-    assert watch.why(6, third).startswith("two processes came with the same --host_id")
+    assert watch.why(6, third).startswith("two processes have the same --host_id")
     many = "F1 absl::Status: INVALID_ARGUMENT: Unexpected task registered with task=2"
     assert "give all hosts the same --hosts" in watch.why(6, many)
-    assert "(SIGSEGV); with --debug it says more" in watch.why(11, "*** stack ***")
+    assert "(SIGSEGV); --debug shows more" in watch.why(11, "*** stack ***")
     for words in ("what():  std::bad_alloc", "creation via pthread_create() failed."):
         assert watch.why(6, words).startswith("memory ran out; allow more")
 
@@ -151,8 +155,10 @@ def test_an_address_of_others_is_told(monkeypatch):
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [here])
         listen, note = address.bound(given, None)
         assert listen is None
-        assert note.startswith(f"note: {name} is no address of this machine by which others know")
-        assert "open on all that it has" in note and "firewall" in note
+        assert note.startswith(
+            f"note: {name} is not an address of this machine that other hosts can use"
+        )
+        assert "open on all of its addresses" in note and "firewall" in note
 
 
 def test_a_port_that_is_taken_or_forbidden(taken):
@@ -160,18 +166,22 @@ def test_a_port_that_is_taken_or_forbidden(taken):
     for given, asked in ((f"127.0.0.1:{port}", None), (f"203.0.113.9:{port}", None)):
         with pytest.raises(ValueError, match=f"port {port} of .* is taken by another process"):
             address.bound(given, asked)
-    with pytest.raises(ValueError, match=r"--coordinator_bind=203.0.113.9:1 .*; name an address"):
+    with pytest.raises(
+        ValueError, match=r"--coordinator_bind=203.0.113.9:1 .*; give one of its own addresses"
+    ):
         address.bound("a:1", "203.0.113.9:1")
 
 
 def test_who_answers_is_looked_at(taken, monkeypatch):
     monkeypatch.setattr(address, "PATIENCE", 0.3)
     given = f"127.0.0.1:{taken.getsockname()[1]}"
-    with pytest.raises(ValueError, match="what answers at 127.* is not the first host; choose"):
+    with pytest.raises(
+        ValueError, match="another program answers at 127.*, not the first host; choose"
+    ):
         address.wait_for_first(given, 5)
     taken.accept()[0].close()
     answering(taken, b"HTTP/1.1 400 Bad Request\r\n\r\n")
-    with pytest.raises(ValueError, match="is not the first host"):
+    with pytest.raises(ValueError, match=", not the first host"):
         address.wait_for_first(given, 5)
     answering(taken, b"\0\0\x18\x04\0\0\0\0\0" + bytes(24))  # settings, as gRPC sends them
     address.wait_for_first(given, 5)
