@@ -173,6 +173,18 @@ class Needs(NamedTuple):
     whole_clients: bool = False  # it can forget clients, not classes or single examples
 
 
+class Traits(NamedTuple):
+    """What those who run an unlearner must know of it besides its needs."""
+
+    recovers: bool = True  # ordinary rounds go on from the old model; retraining's do not
+    perturbs: bool = False  # `perturb` changes layers, so the function that they compute
+    selects: bool = False  # they are those that a selector chooses
+    negates: bool = False  # layers change their signs; without `perturbs`, in rounds of its own
+    of_means: bool = False  # it takes the model for the mean of what clients sent
+    lonely: bool = False  # its own rounds sum what leaving clients send, and nothing else
+    teaches: bool = False  # clients get the old model once, and ask it in every step
+
+
 class ServerWork(NamedTuple):
     """What ``perturb`` computes at the server, in batches of the size that clients use."""
 

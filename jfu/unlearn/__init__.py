@@ -1,8 +1,9 @@
 """Every unlearning method, by the name that flags and tables use.
 
 A method is a file with a factory that returns an ``Unlearner``. A line of the table ``METHODS``
-says how the factory is called in a ``Setting``. It also names what the method needs and which
-keyword arguments a user may set. To add a method, write its file and add its line.
+says how the factory is called in a ``Setting``. It also names what the method needs, which keyword
+arguments a user may set, and what those who run it must know. Nothing else lists methods. To add a
+method, write its file and add its line.
 
 In the methods' examples ``fed`` is a federation and ``model`` its ``Model``. ``local(loss=...,
 optimizer=..., epochs=...)`` makes a client's training; without arguments, the usual training.
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jfu.select import by_layer
-from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Unlearner
+from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
@@ -59,16 +60,21 @@ class Setting(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A line of the table: a method's name, factory, needs and options.
+    """A line of the table: a method's name, factory, needs, options and traits.
 
     >>> UNLEARNERS["mode"].needs.target, UNLEARNERS["mode"].options["lam"]
     (True, 0.95)
+    >>> UNLEARNERS["mode"].tried
+    {'lam': (0.95, 0.9, 0.7, 0.5)}
     """
 
     name: str
     make: Callable[..., Unlearner]  # (setting, **options) -> the method
     needs: Needs = Needs()  # known before the method is built
     options: Mapping[str, Any] = {}  # what a user may set, with its published value
+    traits: Traits = Traits()
+    tried: Mapping[str, tuple[Any, ...]] = {}  # values to choose from, the published one first
+    compared: bool = False  # whether `all` means it too
 
     def __call__(self, setting: Setting) -> Unlearner:
         """The method in a setting, with the setting's options for it.
@@ -98,16 +104,36 @@ def _layers(setting: Setting, positions: int | slice) -> Selector:
 
 # Needs of methods in which the leaving client trains once more on the forgotten data.
 _LEAVING = Needs(target=True, forget_data=True)
+_NEGATES = Traits(perturbs=True, negates=True)
+_SELECTS = Traits(perturbs=True, selects=True)
 
 METHODS = (
     # references
-    Method("retrain", lambda s: retrain(s.fed, s.model.init)),
-    Method("finetune", lambda s: finetune(s.fed)),
-    Method("none", lambda s: none(s.fed)),
+    Method(
+        "retrain",
+        lambda s: retrain(s.fed, s.model.init),
+        traits=Traits(recovers=False),
+        compared=True,
+    ),
+    Method("finetune", lambda s: finetune(s.fed), compared=True),
+    Method("none", lambda s: none(s.fed), traits=Traits(recovers=False)),
     # NoT, and the same with other layers
-    Method("not", lambda s: negation(s.fed, s.selector, follows=s.follows)),
-    Method("not_all", lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows)),
-    Method("not_last", lambda s: negation(s.fed, _layers(s, -1), follows=s.follows)),
+    Method(
+        "not",
+        lambda s: negation(s.fed, s.selector, follows=s.follows),
+        traits=_NEGATES._replace(selects=True),
+        compared=True,
+    ),
+    Method(
+        "not_all",
+        lambda s: negation(s.fed, _layers(s, slice(None)), follows=s.follows),
+        traits=_NEGATES,
+    ),
+    Method(
+        "not_last",
+        lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
+        traits=_NEGATES,
+    ),
     # at the deepest cut whose negation makes predictions uninformative
     Method(
         "not_deepest",
@@ -122,6 +148,7 @@ METHODS = (
         ),
         Needs(counts=True),
         _options(deepest, "tells"),
+        Traits(negates=True),
     ),
     # with a recovery that is anchored to the old model's predictions
     Method(
@@ -137,6 +164,7 @@ METHODS = (
             **options,
         ),
         options=_options(anchored, "temperature anchor"),
+        traits=_NEGATES._replace(selects=True, teaches=True),
     ),
     # the methods that NoT's paper compares with
     Method(
@@ -146,18 +174,26 @@ METHODS = (
         ),
         Needs(history=("start", "norms", "first"), per_client=True, whole_clients=True),
         _options(federaser, "interval"),
+        tried=dict(interval=(2, 4, 8, 16)),
+        compared=True,
     ),
     Method(
         "fukd",
         lambda s, **options: fukd(s.fed, s.model, s.proxy, batch_size=s.batch_size, **options),
         Needs(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
         _options(fukd, "temperature lr momentum epochs"),
+        Traits(of_means=True),
+        tried=dict(lr=(0.01, 0.1, 0.001, 0.0001)),
+        compared=True,
     ),
     Method(
         "pgd",
         lambda s, **options: pgd(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING._replace(history=("last",), whole_clients=True),
         _options(pgd, "lr momentum clip epochs margin draws"),
+        Traits(of_means=True),
+        tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
+        compared=True,
     ),
     Method(
         "mode",
@@ -166,12 +202,17 @@ METHODS = (
         ),
         _LEAVING,
         _options(mode, "lam degrade guide stay_lr"),
+        tried=dict(lam=(0.95, 0.9, 0.7, 0.5)),
+        compared=True,
     ),
     Method(
         "fcu",
         lambda s, **options: fcu(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING,
         _options(fcu, "lr iterations every tau ratio low"),
+        Traits(lonely=True),
+        tried=dict(lr=(1e-5, 1e-4, 1e-3, 1e-2)),
+        compared=True,
     ),
     # later methods, and the naive control
     Method(
@@ -187,12 +228,16 @@ METHODS = (
         ),
         _LEAVING._replace(per_client=True),
         _options(fedosd, "lr rounds"),
+        tried=dict(lr=(4e-4, 4e-3, 4e-2, 4e-1)),
+        compared=True,
     ),
     Method(
         "puf",
         lambda s, **options: puf(s.fed, s.local(), chunk=s.chunk, **options),
         _LEAVING,
         _options(puf, "rate alone"),
+        tried=dict(rate=(20.0, 10.0, 40.0, 80.0)),
+        compared=True,
     ),
     Method(
         "fedquit",
@@ -201,17 +246,23 @@ METHODS = (
         ),
         _LEAVING,
         _options(fedquit, "lr epochs"),
+        Traits(lonely=True),
+        tried=dict(lr=(1e-4, 1e-3, 1e-2, 1e-1)),
+        compared=True,
     ),
     Method(
         "ga",
         lambda s, **options: ga(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING,
         _options(ga, "lr epochs clip rounds"),
+        Traits(lonely=True),
+        tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
+        compared=True,
     ),
     # perturbations that keep each tensor's norm
-    Method("noise", lambda s: noise(s.fed, s.selector)),
-    Method("reinit", lambda s: reinit(s.fed, s.selector, s.model.init)),
-    Method("permute", lambda s: permute(s.fed, s.selector)),
+    Method("noise", lambda s: noise(s.fed, s.selector), traits=_SELECTS),
+    Method("reinit", lambda s: reinit(s.fed, s.selector, s.model.init), traits=_SELECTS),
+    Method("permute", lambda s: permute(s.fed, s.selector), traits=_SELECTS),
 )
 
 # By name; ``UNLEARNERS["pgd"](setting)`` builds a method.
@@ -227,17 +278,22 @@ def needs_of(name: str) -> Needs:
     return UNLEARNERS[name].needs
 
 
-# What `all` stands for: the methods of the paper's table and later ones, without further controls.
-COMPARED = ("retrain", "finetune", "federaser", "fukd", "pgd", "mode", "fcu")
-COMPARED += ("fedosd", "puf", "fedquit", "ga", "not")
+def traits_of(name: str) -> Traits:
+    """What is to be known of a method of the table; the usual traits for any other name.
 
-# Methods whose perturbation must change what the model computes; else nothing would be forgotten.
-PERTURBING = ("not", "not_all", "not_last", "anchored", "noise", "reinit", "permute")
+    >>> traits_of("none").recovers, traits_of("original").recovers
+    (False, True)
+    """
+    return UNLEARNERS[name].traits if name in UNLEARNERS else Traits()
+
+
+# What `all` stands for: the methods of the paper's table and later ones, without further controls.
+# NoT is the last of them.
+COMPARED = tuple(sorted((m.name for m in METHODS if m.compared), key="not".__eq__))
 
 __all__ = [
     "COMPARED",
     "METHODS",
-    "PERTURBING",
     "UNLEARNERS",
     "Method",
     "Setting",
@@ -267,4 +323,5 @@ __all__ = [
     "reinit",
     "retrain",
     "shuffle",
+    "traits_of",
 ]

@@ -14,12 +14,12 @@ from launch.report import advice, report
 from launch.running import cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
-from launch.setup import federation, identity, idle
+from launch.setup import federation, identity
 from launch.setup.methods import budget, build_methods
 from launch.setup.study import prepare_study
 from launch.setup.trial import Trial, names_the_poison, prepare_trial
 from launch.shell import devices, hosts, joining
-from launch.shell.config import FIELDS, Config, having, resolve, workdir_for
+from launch.shell.config import FIELDS, Config, having, needs_proxy, resolve, workdir_for
 from launch.shell.printing import show
 from launch.shell.say import say
 from launch.shell.typed import said
@@ -114,7 +114,7 @@ def changed_by_request(trained: Config) -> dict[str, Any]:
                 f"{value}; leave the flag out, or train anew"
             )
     changes = {n: v for n, v in given.items() if n in settable}
-    if FLAGS.method == "fukd":
+    if needs_proxy([FLAGS.method]):
         changes.setdefault("proxy", trained.proxy or 0.1)
     if not (trained.forget or "forget" in changes):
         if trained.past:
@@ -128,7 +128,11 @@ def changed_by_request(trained: Config) -> dict[str, Any]:
 def check(config: Config) -> None:
     """Refuses what cannot be answered, before the work directory is taken."""
     hosts.together(lambda: federation.check(config, [FLAGS.method], alone=True, **said()))
-    if FLAGS.method in idle.NO_RECOVERY and FLAGS["stop"].present and FLAGS.stop == "regained":
+    if (
+        not jfu.unlearn.traits_of(FLAGS.method).recovers
+        and FLAGS["stop"].present
+        and FLAGS.stop == "regained"
+    ):
         raise ValueError(
             f"--stop=regained does nothing with {FLAGS.method}, which uses its budget; leave it out"
         )

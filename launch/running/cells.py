@@ -121,7 +121,7 @@ def start(shared: Shared, cell: Cell, counts: Meter, key: jax.Array) -> Progress
     began = time.perf_counter()
     state = jax.block_until_ready(perturb(*given))
     costs = first_costs(study, method, time.perf_counter() - began)
-    if cell.name in jfu.unlearn.PERTURBING:
+    if jfu.unlearn.traits_of(cell.name).perturbs:  # or nothing would be forgotten
         some = place(study.dataset.x_test[:64])
         jfu.check_changed(study.logits, cell.trained.variables, state.variables, some)
     rows = []

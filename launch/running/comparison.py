@@ -1,34 +1,49 @@
 """A comparison: every method on every seed, and the table of what is finished."""
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from absl import flags
 
 import jfu
-from launch.shell import entry
-from launch.shell.config import resolve, workdir_for
+from jfu import tables
+from jfu.results import AGAIN
+from launch.records import ledgers, records
+from launch.report import figures, report
+from launch.running import cells, table
+from launch.running.programs import Programs
+from launch.running.progress import announce
+from launch.setup import federation, private
+from launch.setup.methods import budget, build_methods, remembered, remembering
+from launch.setup.study import Study, prepare_study
+from launch.setup.trial import Trial, prepare_trial
+from launch.shell import devices, entry, hosts, joining
+from launch.shell.config import Config, resolve, workdir_for
 from launch.shell.printing import listed, show
 from launch.shell.say import say
 from launch.shell.typed import said
+from launch.workdir import outcome, places, runs, workdir
+from launch.workdir.places import WorkDir
 
 FLAGS = flags.FLAGS
+
+
+class Asked(NamedTuple):
+    """What flags ask of a comparison beside its configuration."""
+
+    names: list[str]  # methods
+    seeds: list[int]
+    keep: list[str]  # what training remembers
+    until: float  # when --max_minutes are over
+    checkpoint_every: int
 
 
 def compare() -> None:
     began = time.perf_counter()
     work, config, rows = run()
-    from jfu import tables
-    from launch.records import records
-    from launch.report import figures, report
-    from launch.running import table
-    from launch.setup import private
-    from launch.shell import hosts
-    from launch.workdir import places
-
     if not hosts.first():
         return
-
     summary, text = table.write(work.path, table.read([work.path]))
     many = len(summary["seeds"])
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
@@ -41,7 +56,7 @@ def compare() -> None:
     show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
 
 
-def run() -> tuple:
+def run() -> tuple[WorkDir, Config, list[dict[str, Any]]]:
     """Runs what is not done yet of every cell that the flags ask for.
 
     Returns:
@@ -50,28 +65,11 @@ def run() -> tuple:
     Raises:
       OutOfTime: cells are left; the table of those that are not is printed and written.
     """
-    from launch.records import ledgers, records
-    from launch.running.programs import Programs
-    from launch.running.progress import announce
-    from launch.setup import federation
-    from launch.setup.methods import budget, build_methods, remembered, remembering
-    from launch.setup.study import prepare_study
-    from launch.setup.trial import prepare_trial
-    from launch.shell import devices, hosts, joining
-    from launch.workdir import outcome, runs, workdir
-
     until = entry.deadline(FLAGS.max_minutes)
     joining.join(FLAGS, FLAGS.clients)
-    names = asked(FLAGS.methods, FLAGS.forget)
+    names = expand(FLAGS.methods, FLAGS.forget, FLAGS.init_params)
     config = resolve(names)
-
-    keep = list(FLAGS.keep_history or remembered(names))
-    if config.init_params:
-        if FLAGS.keep_history:
-            raise ValueError(
-                "--keep_history does nothing with --init_params; leave one of them out"
-            )
-        keep = []  # nobody remembers how that model was trained
+    keep = kept(config, names, FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, names, keep, **said()))
     where = workdir_for(config, "compare", **({"keep_history": keep} if keep else {}))
     work = workdir.open_workdir(where, config, "compare")
@@ -82,46 +80,110 @@ def run() -> tuple:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
+    asked = Asked(names, seeds, keep, until, FLAGS.checkpoint_every)
     with devices.on_devices(layout):
-        taken = workdir.taken(work, seeds)
-        made = runs.of_model(config) | {work.path: work.data}
-        study = hosts.together(lambda: prepare_study(config, layout, seeds, taken, made))
-        methods = build_methods(study, names)
-        trial = prepare_trial(study, seeds[0])
-        for name, method in methods.items():
-            jfu.unlearn.check_request(method, trial.request, keep, name)
-        study = remembering(study, keep, trial)
-        work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
-        hosts.agreed(lambda: records.reopen(work))
-        hosts.agreed(lambda: records.begun(work, config))
-        doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
-        again = ["retrain_again"] if "retrain" in methods else []
-        outcome.write_plan(work, ["original", *methods, *again], seeds)
-        plan = {name: budget(config, name) for name in methods}
-        announce(study, trial, doing, work, plan)
-        programs, rows = Programs(), []
-        try:
-            for seed in seeds:
-                if seed != trial.seed:
-                    del trial  # its images go before the next seed's come
-                    trial = prepare_trial(study, seed)
-                work = workdir.keep_draws(work, seed, trial.draws)
-                rows += run_seed(work, study, trial, methods, programs, until)
-                outcome.write_results(work, rows)
-        except entry.OutOfTime as stop:
-            names = ["original", *methods, *again]
-            if left := hosts.agreed(lambda: so_far(work, names, seeds)):
-                raise entry.OutOfTime(f"{stop}; {left}") from None
+        work, rows = run_seeds(work, config, layout, asked)
     if hosts.first():
         rows = outcome.read_results(work)
     return work, config, rows
 
 
-def so_far(work, names: list[str], seeds: list[int]) -> str:
-    """Writes what is finished and prints its table; says what is left, if anything is."""
-    from launch.running import table
-    from launch.workdir import outcome
+def expand(given: Sequence[str], forget: str, init_params: str | None = None) -> list[str]:
+    """The methods of --methods, with ``all`` as the published ones that can answer the request."""
+    names: dict[str, None] = {}
+    for name in given:
+        if name != "all":
+            names[name] = None
+            continue
+        for one in jfu.unlearn.COMPARED:
+            needs = jfu.unlearn.needs_of(one)
+            if needs.whole_clients and not forget.startswith("client:"):
+                say(f"left out: {one} takes whole clients out, and --forget={forget} is less")
+            elif needs.history and init_params:
+                say(f"left out: {one} needs a history, and --init_params has none")
+            else:
+                names[one] = None
+    return list(names)
 
+
+def kept(config: Config, names: Sequence[str], given: Sequence[str] | None) -> list[str]:
+    """What training remembers: what was asked for, or what the methods need."""
+    if not config.init_params:
+        return list(given or remembered(names))
+    if given:
+        raise ValueError("--keep_history does nothing with --init_params; leave one of them out")
+    return []  # nobody remembers how that model was trained
+
+
+def begin(
+    work: WorkDir, config: Config, layout: devices.Layout, asked: Asked
+) -> tuple[WorkDir, Study, Trial, dict[str, jfu.Unlearner]]:
+    """Takes the work directory, and makes what every seed shares and the first seed's trial."""
+    names, seeds, keep = asked.names, asked.seeds, asked.keep
+    taken = workdir.taken(work, seeds)
+    made = runs.of_model(config) | {work.path: work.data}
+    study = hosts.together(lambda: prepare_study(config, layout, seeds, taken, made))
+    methods = build_methods(study, names)
+    trial = prepare_trial(study, seeds[0])
+    for name, method in methods.items():
+        jfu.unlearn.check_request(method, trial.request, keep, name)
+    study = remembering(study, keep, trial)
+    work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
+    hosts.agreed(lambda: records.reopen(work))
+    hosts.agreed(lambda: records.begun(work, config))
+    outcome.write_plan(work, planned(methods), seeds)
+    doing = f"methods {', '.join(methods)}; seeds {seeds[0]} to {seeds[-1]}"
+    announce(study, trial, doing, work, {name: budget(config, name) for name in methods})
+    return work, study, trial, methods
+
+
+def planned(methods: dict[str, jfu.Unlearner]) -> list[str]:
+    """The cells of a seed: the original model, the methods, and retraining once more."""
+    return ["original", *methods, *[AGAIN] * ("retrain" in methods)]
+
+
+def run_seeds(
+    work: WorkDir, config: Config, layout: devices.Layout, asked: Asked
+) -> tuple[WorkDir, list[dict[str, Any]]]:
+    """Runs every seed, and writes the rows after each."""
+    work, study, trial, methods = begin(work, config, layout, asked)
+    programs, rows = Programs(), []
+    try:
+        for seed in asked.seeds:
+            if seed != trial.seed:
+                del trial  # its images go before the next seed's come
+                trial = prepare_trial(study, seed)
+            work = workdir.keep_draws(work, seed, trial.draws)
+            rows += run_seed(work, study, trial, methods, programs, asked)
+            outcome.write_results(work, rows)
+    except entry.OutOfTime as stop:
+        if left := hosts.agreed(lambda: so_far(work, planned(methods), asked.seeds)):
+            raise entry.OutOfTime(f"{stop}; {left}") from None
+    return work, rows
+
+
+def run_seed(
+    work: WorkDir,
+    study: Study,
+    trial: Trial,
+    methods: dict[str, jfu.Unlearner],
+    programs: Programs,
+    asked: Asked,
+) -> list[dict[str, Any]]:
+    """All cells of one seed; rows in the order of results.jsonl."""
+    cell = cells.runner(work, study, trial, programs, asked.checkpoint_every, asked.until)
+    trained, row, _ = cells.original(study, trial, cell)
+    rows, request = [row], trial.request
+    for name, method in methods.items():
+        rows += cell(name, method, trained, request, budget(study.config, name))[1]
+    if "retrain" in methods:  # the noise floor
+        rounds = study.config.rounds
+        rows += cell(AGAIN, methods["retrain"], trained, request, rounds, quiet=True)[1]
+    return rows
+
+
+def so_far(work: WorkDir, names: Sequence[str], seeds: Sequence[int]) -> str:
+    """Writes what is finished and prints its table; says what is left, if anything is."""
     held = table.read([work.path])
     outcome.write_results(work, table.rows(held))
     many, rounds = table.left(held, names, seeds)
@@ -129,44 +191,3 @@ def so_far(work, names: list[str], seeds: list[int]) -> str:
         return ""
     show(f"\n{table.write(work.path, held)[1]}")
     return f"of {len(names) * len(seeds)} cells {many} are not finished, {rounds} rounds"
-
-
-def asked(given: list[str], forget: str) -> list[str]:
-    """The methods of --methods, with ``all`` as the published ones that can answer the request."""
-    names: dict[str, None] = {}
-    for name in given:
-        several = jfu.unlearn.COMPARED if name == "all" else (name,)
-        for one in several:
-            whole = one in jfu.unlearn.UNLEARNERS and jfu.unlearn.needs_of(one).whole_clients
-            needs = one in jfu.unlearn.UNLEARNERS and jfu.unlearn.needs_of(one)
-            if name == "all" and whole and not forget.startswith("client:"):
-                say(f"left out: {one} takes whole clients out, and --forget={forget} is less")
-            elif name == "all" and FLAGS.init_params and needs.history:
-                say(f"left out: {one} needs a history, and --init_params has none")
-            else:
-                names[one] = None
-    return list(names)
-
-
-def run_seed(work, study, trial, methods, programs, until) -> list[dict[str, Any]]:
-    """All cells of one seed; rows in the order of results.jsonl."""
-    from launch.running import cells
-    from launch.setup.methods import budget
-
-    cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
-    trained, row, _ = cells.original(study, trial, cell)
-    rows = [row]
-    for name, method in methods.items():
-        rounds = budget(study.config, name)
-        rows += cell(name, method, trained, trial.request, rounds)[1]
-    if "retrain" in methods:  # the noise floor
-        again = cell(
-            "retrain_again",
-            methods["retrain"],
-            trained,
-            trial.request,
-            study.config.rounds,
-            quiet=True,
-        )
-        rows += again[1]
-    return rows

@@ -185,9 +185,11 @@ def check(
 def _check_method(config: Config, name: str) -> None:
     """Refuses a method that a limit would hold back, or that needs what the server may not see."""
     limit, needs = config.max_update_norm, jfu.unlearn.needs_of(name)
-    if name == "not_deepest" and limit is not None and limit < np.inf:
+    traits = jfu.unlearn.traits_of(name)
+    later = traits.negates and not traits.perturbs
+    if later and limit is not None and limit < np.inf:
         raise ValueError(
-            "not_deepest negates layers in a round of its own, which "
+            f"{name} negates layers in a round of its own, which "
             f"--max_update_norm={limit:g} would hold back, so that little would be negated; "
             "leave the flag out, or use not, which negates before its rounds"
         )

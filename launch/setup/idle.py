@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from jfu.data import EMBEDDED
 from jfu.files import npz_headers
-from jfu.unlearn import UNLEARNERS, needs_of
+from jfu.unlearn import UNLEARNERS, needs_of, traits_of
 from launch.setup.options import read_options
 from launch.shell.config import Config, flag_of, having
 from launch.shell.say import say
@@ -77,20 +77,18 @@ class Use(NamedTuple):
     lacking: str
 
 
-NO_RECOVERY = ("retrain", "none")
-NEGATING = ("not", "not_all", "not_last", "not_deepest", "anchored")
-SELECTING = ("not", "anchored", "noise", "reinit", "permute")  # what --layers chooses
-_recovery = Use(lambda config, name: name not in NO_RECOVERY, "with {methods}: nothing recovers")
+_recovery = Use(lambda config, name: traits_of(name).recovers, "with {methods}: nothing recovers")
 USES: dict[str, Use] = {
     "layers": Use(
-        lambda config, name: name in SELECTING, "with {methods}: no chosen layer is changed"
+        lambda config, name: traits_of(name).selects,
+        "with {methods}: no chosen layer is changed",
     ),
     "weights_only": Use(
-        lambda config, name: name in (*NEGATING, *SELECTING),
+        lambda config, name: traits_of(name).negates or traits_of(name).selects,
         "with {methods}: no layer is changed",
     ),
     "follow_means": Use(
-        lambda config, name: name in NEGATING and config.norm == "batch",
+        lambda config, name: traits_of(name).negates and config.norm == "batch",
         "with {methods} and --norm={norm}: no mean follows a layer that is negated",
     ),
     "recovery_rounds": _recovery,

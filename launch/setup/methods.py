@@ -11,9 +11,6 @@ from launch.setup.trial import Trial
 from launch.shell.config import Config
 from launch.shell.say import say
 
-# Methods that take the model for the mean of what clients sent.
-OF_MEANS = ("pgd", "fukd")
-
 
 def build_methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
     """The methods of these names, as the study runs them.
@@ -34,15 +31,15 @@ def _check(study: Study, names: list[str]) -> None:
         raise ValueError(
             f"there is no method {', '.join(unknown)}; the methods are {', '.join(UNLEARNERS)}"
         )
-    if "fukd" in names and study.setting.proxy is None:
-        raise ValueError(
-            "fukd distils on unlabelled images at the server; set some aside with --proxy=0.1"
-        )
     config = study.config
     federation.check(config, names)
     averaging = config.server == "sgd" and config.server_lr == 1 and config.aggregator == "mean"
     for name in names:
-        if name in OF_MEANS and not averaging:
+        if UNLEARNERS[name].needs.proxy_data and study.setting.proxy is None:
+            raise ValueError(
+                f"{name} needs unlabelled images at the server; set some aside with --proxy=0.1"
+            )
+        if UNLEARNERS[name].traits.of_means and not averaging:
             raise ValueError(
                 f"{name} takes the model for the mean of what clients sent, which it is with "
                 "--server=sgd, --server_lr=1 and --aggregator=mean only; leave it out, or these "
@@ -58,8 +55,8 @@ def notes(config: Config, made: dict[str, jfu.Unlearner]) -> list[str]:
         for name, method in made.items()
         if method.own and method.own >= budget(config, name)
     ]
-    # FedEraser replays in place of rounds of its own before recovery.
-    apart = [n for n, m in made.items() if (m.own and m.needs.target) or n == "federaser"]
+    # FedEraser has none before recovery, and says itself in which rounds it replays.
+    apart = [n for n, m in made.items() if (m.own and m.needs.target) or m.own_now is not None]
     if apart and config.aggregator != "mean":
         out.append(
             f"--aggregator={config.aggregator} is for ordinary rounds; {', '.join(apart)} "

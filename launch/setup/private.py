@@ -208,7 +208,7 @@ def planned(
     steps = config.epochs * np.ceil(sizes / min(config.batch_size, clients.index.shape[1])).sum()
     steps *= cohort / max(there, 1)
     down, up = study.per_client
-    taught = name == "anchored"  # whose clients get the old model once, and ask it in every step
+    taught = jfu.unlearn.traits_of(name).teaches
     flops = float(steps * (study.per_step + taught * study.per_forward))
 
     def of(number: int) -> dict[str, float]:
@@ -220,16 +220,13 @@ def planned(
 
 # ---------------------------------------------------------------- sums of one
 
-# Whose own rounds sum what leaving clients send, and nothing else.
-ALONE = ("ga", "fcu", "fedquit")
-
 
 def lonely(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
     """Where, with ``--sum_only``, a sum will be what a single client sent, in sentences."""
     if not config.sum_only:
         return []
     lines, leaving = [], holding(trial.request.forget)
-    if leaving == 1 and (alone := [name for name in plan if name in ALONE]):
+    if leaving == 1 and (alone := [n for n in plan if jfu.unlearn.traits_of(n).lonely]):
         lines.append(
             f"note: a single client leaves, and works alone in the own round of "
             f"{', '.join(alone)}: that sum is its update, which --sum_only does not hide then"

@@ -136,7 +136,7 @@ def flag_of(name: str) -> str:
 def resolve(methods: Sequence[str] = ()) -> Config:
     """The configuration that the flags describe, with defaults filled in."""
     given = flags.FLAGS
-    proxy = 0.1 if "fukd" in methods else 0.0
+    proxy = 0.1 if needs_proxy(methods) else 0.0
     recipe = RECIPES.get(given.dataset, RECIPES[""])
     own = lambda name: getattr(given, name) if getattr(given, name) is not None else recipe[name]
     rounds, lr = own("rounds"), own("lr")
@@ -171,6 +171,13 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         rounds_before=0,
     )
     return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in FIELDS})
+
+
+def needs_proxy(methods: Sequence[str]) -> bool:
+    """Whether one of these methods needs unlabelled images at the server."""
+    from jfu.unlearn import UNLEARNERS
+
+    return any(n in UNLEARNERS and UNLEARNERS[n].needs.proxy_data for n in methods)
 
 
 def _clients_of(forget: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Choosing methods' settings on seeds that are not reported."""
 
 import dataclasses
+import itertools
 import json
 from typing import Any
 
@@ -8,35 +9,38 @@ from absl import flags
 
 import jfu
 from jfu import results, tables
-from launch.running import comparison
-from launch.setup import private
-from launch.shell import entry
-from launch.shell.config import resolve, workdir_for
+from launch.records import verification
+from launch.running import cells, comparison
+from launch.running.programs import Programs
+from launch.running.progress import announce
+from launch.setup import federation, private
+from launch.setup.methods import bounded, budget, build_methods, remembered, remembering
+from launch.setup.study import Study, prepare_study
+from launch.setup.trial import Trial, prepare_trial
+from launch.shell import devices, entry, hosts, joining, outputs
+from launch.shell.config import Config, resolve, workdir_for
 from launch.shell.printing import show
 from launch.shell.typed import said
+from launch.workdir import outcome, workdir
+from launch.workdir.places import WorkDir
 
 FLAGS = flags.FLAGS
 
-# Four settings a method; the first is the published one.
+# The settings of each method from which one is chosen; the first is the published one.
 GRID: dict[str, tuple[dict[str, Any], ...]] = {
-    "federaser": tuple(dict(interval=n) for n in (2, 4, 8, 16)),
-    "fukd": tuple(dict(lr=r) for r in (0.01, 0.1, 0.001, 0.0001)),
-    "pgd": tuple(dict(lr=r) for r in (0.01, 0.1, 0.03, 0.003)),
-    "mode": tuple(dict(lam=x) for x in (0.95, 0.9, 0.7, 0.5)),
-    "fcu": tuple(dict(lr=r) for r in (1e-5, 1e-4, 1e-3, 1e-2)),
-    "fedosd": tuple(dict(lr=r) for r in (4e-4, 4e-3, 4e-2, 4e-1)),
-    "puf": tuple(dict(rate=x) for x in (20.0, 10.0, 40.0, 80.0)),
-    "fedquit": tuple(dict(lr=r) for r in (1e-4, 1e-3, 1e-2, 1e-1)),
-    "ga": tuple(dict(lr=r) for r in (0.01, 0.1, 0.03, 0.003)),
+    method.name: tuple(
+        dict(zip(method.tried, values, strict=True))
+        for values in itertools.product(*method.tried.values())
+    )
+    for method in jfu.unlearn.METHODS
+    if method.tried
 }
 
 
 def tune() -> None:
-    from launch.shell import hosts, joining
-
     joining.refuse(FLAGS, "tune")
     until = entry.deadline(FLAGS.max_minutes)
-    asked = comparison.asked(FLAGS.methods, FLAGS.forget)
+    asked = comparison.expand(FLAGS.methods, FLAGS.forget, FLAGS.init_params)
     names = [n for n in asked if n in GRID]
     if not names:
         raise ValueError(
@@ -47,17 +51,6 @@ def tune() -> None:
     config = resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
-    from launch.records import verification
-    from launch.running import cells
-    from launch.running.programs import Programs
-    from launch.running.progress import announce
-    from launch.setup import federation
-    from launch.setup.methods import budget, build_methods, remembered, remembering
-    from launch.setup.study import prepare_study
-    from launch.setup.trial import prepare_trial
-    from launch.shell import devices, outputs
-    from launch.workdir import outcome, workdir
-
     keep = list(remembered(names))
     federation.check(config, asked, keep, **said())
     where = workdir_for(config, "tune", keep_history=keep)
@@ -66,42 +59,76 @@ def tune() -> None:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
-    rows = []
+    given = comparison.Asked(asked, seeds, keep, until, FLAGS.checkpoint_every)
     with devices.on_devices(layout):
-        taken = workdir.taken(work, seeds)
-        study = prepare_study(config, layout, seeds, taken, {work.path: work.data})
-        build_methods(study, asked)  # refuses what cannot be
-        tried = settings(study, names)
-        trial = prepare_trial(study, seeds[0])
-        for text, method in tried.items():
-            jfu.unlearn.check_request(method, trial.request, keep, text)
-        if int(trial.request.forget.mask.sum()) < 10:
-            raise ValueError(
-                "fewer than ten examples are to be forgotten, too few for the membership attack "
-                "that the gap is made of; tune on a larger request"
-            )
-        study = remembering(study, keep, trial)
-        work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
-        hosts.agreed(lambda: verification.believe(work.path))
-        plan = {name: budget(config, name) for name in ("retrain", *names)}
-        announce(study, trial, f"{len(tried)} settings", work, plan)
-        programs = Programs()
-        for seed in seeds:
-            if seed != trial.seed:
-                del trial  # its images go before the next seed's come
-                trial = prepare_trial(study, seed)
-            work = workdir.keep_draws(work, seed, trial.draws)
-            cell = cells.runner(work, study, trial, programs, FLAGS.checkpoint_every, until)
-            trained, row, _ = cells.original(study, trial, cell)
-            rows.append(row)
-            methods = {"retrain": study.fresh, **tried}
-            for name, method in methods.items():
-                rounds = budget(config, name)
-                given = (name, method, trained, trial.request, rounds)
-                rows += cell(*given, quiet=True)[1]
-            outcome.write_results(work, rows)
+        rows = try_all(work, config, layout, given)
+    report(work, config, rows, names)
+
+
+def try_all(
+    work: WorkDir, config: Config, layout: devices.Layout, asked: comparison.Asked
+) -> list[dict[str, Any]]:
+    """Runs retraining and every setting on every seed, and writes the rows after each."""
+    work, study, trial, tried = begin(work, config, layout, asked)
+    programs, rows = Programs(), []
+    for seed in asked.seeds:
+        if seed != trial.seed:
+            del trial  # its images go before the next seed's come
+            trial = prepare_trial(study, seed)
+        work = workdir.keep_draws(work, seed, trial.draws)
+        rows += try_on(work, study, trial, tried, programs, asked)
+        outcome.write_results(work, rows)
+    return rows
+
+
+def begin(
+    work: WorkDir, config: Config, layout: devices.Layout, asked: comparison.Asked
+) -> tuple[WorkDir, Study, Trial, dict[str, jfu.Unlearner]]:
+    """Takes the work directory; makes what all seeds share, the first trial and the settings."""
+    seeds, keep = asked.seeds, asked.keep
+    taken = workdir.taken(work, seeds)
+    study = prepare_study(config, layout, seeds, taken, {work.path: work.data})
+    build_methods(study, asked.names)  # refuses what cannot be
+    names = [n for n in asked.names if n in GRID]
+    tried = settings(study, names)
+    trial = prepare_trial(study, seeds[0])
+    for text, method in tried.items():
+        jfu.unlearn.check_request(method, trial.request, keep, text)
+    if int(trial.request.forget.mask.sum()) < 10:
+        raise ValueError(
+            "fewer than ten examples are to be forgotten, too few for the membership attack "
+            "that the gap is made of; tune on a larger request"
+        )
+    study = remembering(study, keep, trial)
+    work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
+    hosts.agreed(lambda: verification.believe(work.path))
+    plan = {name: budget(config, name) for name in ("retrain", *names)}
+    announce(study, trial, f"{len(tried)} settings", work, plan)
+    return work, study, trial, tried
+
+
+def try_on(
+    work: WorkDir,
+    study: Study,
+    trial: Trial,
+    tried: dict[str, jfu.Unlearner],
+    programs: Programs,
+    asked: comparison.Asked,
+) -> list[dict[str, Any]]:
+    """The rows of one seed: the original model, retraining, and every setting at its end."""
+    cell = cells.runner(work, study, trial, programs, asked.checkpoint_every, asked.until)
+    trained, row, _ = cells.original(study, trial, cell)
+    rows = [row]
+    for name, method in {"retrain": study.fresh, **tried}.items():
+        given = (name, method, trained, trial.request, budget(study.config, name))
+        rows += cell(*given, quiet=True)[1]
+    return rows
+
+
+def report(work: WorkDir, config: Config, rows: list[dict[str, Any]], names: list[str]) -> None:
+    """Writes and prints what each setting came to, and the options to give to a comparison."""
     found = results.summarise(rows)["methods"]
-    lines, best = choose({k: v for k, v in found.items() if k in tried}, names)
+    lines, best = choose(found, names)
     lines = [private.marked(config, line, ("gap", "chosen", *results.BRIEF)) for line in lines]
     outputs.put(
         work.path / "tuning.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode()
@@ -119,8 +146,6 @@ def tune() -> None:
 
 def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
     """Each setting of each method, by label; bounded as a comparison bounds its methods."""
-    from launch.setup.methods import bounded
-
     tried = {}
     for name in names:
         for options in GRID[name]:

@@ -27,7 +27,7 @@ for name in sys.argv[1:]:
     with flagsaver.flagsaver():
         files = [f"--flagfile=launch/presets/{part}.flags" for part in name.split("+")]
         flags.FLAGS(["x", *files])
-        names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
+        names = comparison.expand(flags.FLAGS.methods, flags.FLAGS.forget)
         config = dataclasses.asdict(configs.resolve(names))
         found[name] = dict(config, methods=names, seeds=flags.FLAGS.seeds)
         flags.FLAGS.unparse_flags()
@@ -193,7 +193,7 @@ with tfds.testing.mock_data(num_examples=120):
         more += ["--image_size=32"] if name.startswith("caltech") else []
         with flagsaver.flagsaver():
             flags.FLAGS(["x", f"--flagfile=launch/presets/{name}.flags", *more])
-            names = comparison.asked(flags.FLAGS.methods, flags.FLAGS.forget)
+            names = comparison.expand(flags.FLAGS.methods, flags.FLAGS.forget)
             config = dataclasses.replace(configs.resolve(names), model="mlp", norm=None)
             flags.FLAGS.unparse_flags()
         study = prepare_study(config, devices.Layout("cpu", 1, 1), [0])

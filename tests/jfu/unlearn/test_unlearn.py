@@ -13,6 +13,7 @@ import pytest
 import jfu
 from helpers import rivals
 from helpers.federation import bits, network
+from jfu.types import Traits
 from jfu.unlearn import UNLEARNERS, Setting
 
 # ---------------------------------------------------------------- what every method holds
@@ -230,6 +231,61 @@ NEEDS = dict(
 def test_needs_are_known_beforehand(build, name):
     expected = jfu.Needs(**NEEDS.get(name, {}))
     assert jfu.unlearn.needs_of(name) == build(name).needs == expected
+
+
+# By hand: what is not named trains on from the old model, and changes no layer by itself.
+TRAITS = dict(
+    **{key: dict(recovers=False) for key in ("retrain", "none")},
+    **{"not": dict(perturbs=True, selects=True, negates=True)},
+    **{key: dict(perturbs=True, negates=True) for key in ("not_all", "not_last")},
+    not_deepest=dict(negates=True),
+    anchored=dict(perturbs=True, selects=True, negates=True, teaches=True),
+    **{key: dict(of_means=True) for key in ("fukd", "pgd")},
+    **{key: dict(lonely=True) for key in ("fcu", "fedquit", "ga")},
+    **{key: dict(perturbs=True, selects=True) for key in ("noise", "reinit", "permute")},
+)
+
+
+@methods
+def test_traits_are_what_a_method_does(build, variables, request_, name):
+    traits, state = jfu.unlearn.traits_of(name), _unlearn(build(name), variables, request_, 0)
+    assert traits == Traits(**TRAITS.get(name, {}))
+    old, new = (
+        {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (variables["params"], state.params))
+    )
+    changed = {path for path in old if (old[path] != new[path]).any()}
+    if traits.perturbs:
+        assert changed
+        if traits.selects:  # of the setting above: the first layer
+            assert changed < set(old)
+        if traits.negates:
+            assert all((old[path] == -new[path]).all() for path in changed)
+    elif traits.negates:
+        assert not changed
+    _, info = build(name).recover(state, request_, jax.random.key(0))
+    came = float((info.clients.weight > 0).sum())
+    if not build(name).own:
+        assert (float(info.metrics["down"]) > came) == traits.teaches
+
+
+def test_traits_of_what_is_no_method_are_the_usual_ones():
+    assert jfu.unlearn.traits_of("original") == jfu.unlearn.traits_of("finetune") == Traits()
+
+
+def test_what_all_means_and_in_which_order():
+    assert (
+        *("retrain", "finetune", "federaser", "fukd", "pgd", "mode", "fcu"),
+        *("fedosd", "puf", "fedquit", "ga", "not"),
+    ) == jfu.unlearn.COMPARED
+
+
+@methods
+def test_values_to_choose_from_begin_with_the_published_one(name):
+    method = UNLEARNERS[name]
+    for option, values in method.tried.items():
+        published = method.options[option]  # None: puf's is 20, or 2 with `alone`
+        assert values[0] == (20.0 if published is None else published)
 
 
 FACTORIES = {"not_all": "negation", "not_last": "negation", "not": "negation"}
