@@ -62,11 +62,7 @@ def run(
         )
     key = jax.random.fold_in(trial.key, keys.SHADOW)
     held = shadows.halves(request, jax.random.fold_in(key, keys.SHADOW_HALVES), many)
-    if chunk is None:
-        share = -(-many // study.layout.devices)
-        held_at_once = entries(jax.eval_shape(study.model.init, trial.key))
-        held_at_once *= study.layout.chunk or len(request.retain.id)
-        chunk = jfu.clients_at_once(study.layout.backend, share, held_at_once)
+    chunk = at_once(study, trial, many) if chunk is None else chunk
     size = 2 * study.layout.devices * chunk
     folder, own = work.path / "shadows", dict(run=work.run, seed=trial.seed)
     if trial.seed in work.drawn:
@@ -105,13 +101,30 @@ def run(
     found = {name: np.concatenate(parts) for name, parts in out.items()}
     spent = [jfu.io.load_notes(path)["seconds"] for path in paths[1:]]
     seconds = float(np.median([sum(block[n] for n in out) for block in spent])) if spent else None
-    inside = np.asarray(held)
+    return found | dict(held=holdings(request, rows, np.asarray(held))), seconds, paths
+
+
+def at_once(study: Study, trial: Trial, many: int) -> int:
+    """How many of these shadows a device runs at once, by the size of what they hold together."""
+    share = -(-many // study.layout.devices)
+    size = entries(jax.eval_shape(study.model.init, trial.key))
+    size *= study.layout.chunk or len(trial.request.retain.id)
+    return jfu.clients_at_once(study.layout.backend, share, size)
+
+
+def holdings(request: jfu.Split, rows: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """``[S, n]`` bool: which shadow was trained with which candidate.
+
+    Args:
+      rows: the candidates' rows of the pool ``[n]``, ascending.
+      held: which slots to be forgotten each shadow holds, ``[S, K, N]``.
+    """
     forgotten = np.asarray(request.forget.index)
-    holds = np.zeros((many, len(rows)), bool)
+    holds = np.zeros((len(held), len(rows)), bool)
     asked = np.asarray(request.forget.mask) & np.isin(forgotten, rows)
     for k, n in zip(*np.nonzero(asked), strict=True):
-        holds[:, np.searchsorted(rows, forgotten[k, n])] |= inside[:, k, n]
-    return found | dict(held=holds), seconds, paths
+        holds[:, np.searchsorted(rows, forgotten[k, n])] |= held[:, k, n]
+    return holds
 
 
 def write_block(

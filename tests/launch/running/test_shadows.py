@@ -63,3 +63,25 @@ def test_blocks_are_of_one_seed_and_keep_what_they_took(tmp_path, monkeypatch, d
     # Another seed's shadows are others.
     run(1, "not")
     assert len(calls) == 6 and len(list((tmp_path / "shadows").iterdir())) == 4
+
+
+def test_holdings_are_of_candidates_whoever_has_them():
+    """Rows 7 and 3 leave with clients 0 and 1, row 3 with both of them; row 5 is padding."""
+    forget = SimpleNamespace(
+        index=np.array([[7, 3], [3, 5]]), mask=np.array([[True, True], [True, False]])
+    )
+    request, rows = SimpleNamespace(forget=forget), np.array([3, 7])
+    held = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 1]], [[0, 0], [1, 0]]], bool)
+    expected = [[False, True], [True, False], [True, False]]
+    assert audited.holdings(request, rows, held).tolist() == expected
+
+
+def test_as_many_shadows_run_at_once_as_fit(model):
+    trial = SimpleNamespace(
+        key=jax.random.key(0),
+        request=SimpleNamespace(retain=SimpleNamespace(id=np.arange(10))),
+    )
+    layout = SimpleNamespace(backend="gpu", devices=2, chunk=None)
+    study = SimpleNamespace(layout=layout, model=model)
+    size = sum(leaf.size for leaf in jax.tree.leaves(model.init(trial.key)))
+    assert audited.at_once(study, trial, 9) == jfu.clients_at_once("gpu", 5, 10 * size)
