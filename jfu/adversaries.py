@@ -20,7 +20,7 @@ from jax.scipy.special import ndtri
 from jfu.aggregate import Aggregator
 from jfu.faults import judged
 from jfu.sums import wide
-from jfu.types import ClientData, Key, LocalInfo, PyTree
+from jfu.types import ClientData, Key, LocalInfo, PyTree, check_numbers
 
 Attack = Callable[[PyTree, jax.Array, jax.Array, Key], tuple[PyTree, jax.Array]]
 
@@ -32,6 +32,7 @@ def sign_flip(scale: float = 1.0) -> Attack:
     >>> sent.tolist()
     [3.0, -8.0]
     """
+    check_numbers("sign_flip", "(-inf, inf)", scale=scale)
 
     def attack(updates, weights, bad, key):
         del key
@@ -46,6 +47,7 @@ def gaussian_noise(scale: float = 1.0) -> Attack:
     Its standard deviation is ``scale`` times the root mean square of the client's own update (as
     Blanchard et al., NeurIPS 2017, draw it).
     """
+    check_numbers("gaussian_noise", "[0, inf)", scale=scale)
 
     def attack(updates, weights, bad, key):
         leaves, treedef = jax.tree.flatten(updates)
@@ -69,6 +71,7 @@ def inner_product(epsilon: float = 0.5) -> Attack:
     Empires: Breaking Byzantine-tolerant SGD by Inner Product Manipulation. UAI 2019, arXiv
     1903.03936).
     """
+    check_numbers("inner_product", "(-inf, inf)", epsilon=epsilon)
 
     def attack(updates, weights, bad, key):
         del key
@@ -87,6 +90,7 @@ def little_is_enough(z: float | jax.Array | None = None) -> Attack:
     Args:
       z: how many deviations; the paper's ``deviations`` if not given.
     """
+    check_numbers("little_is_enough", "(-inf, inf)", z=z)
 
     def attack(updates, weights, bad, key):
         del key
@@ -117,6 +121,7 @@ def deviations(weights: jax.Array, bad: jax.Array) -> jax.Array:
 
 def heavy(factor: float = 1e6, scale: float = 1.0) -> Attack:
     """``sign_flip(scale)`` by clients that claim ``factor`` times their examples."""
+    check_numbers("heavy", "[0, inf]", factor=factor)
     flip = sign_flip(scale)
 
     def attack(updates, weights, bad, key):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jfu.sums import norm, wide
-from jfu.types import Key, Params, PyTree, is_whole
+from jfu.types import Key, Params, PyTree, check_counts, check_numbers, is_whole
 
 MOST = 1e12  # operations of comparing all clients with all in a round: a quarter of an hour
 
@@ -59,8 +59,7 @@ def clipped_mean(max_norm: float) -> Aggregator:
     Args:
       max_norm: Euclidean length of a whole update, above 0.
     """
-    if not max_norm > 0:
-        raise ValueError(f"updates were to be clipped to the length {max_norm}; it must be above 0")
+    check_numbers("clipped_mean", "(0, inf]", max_norm=max_norm)
     mean = weighted_mean()
 
     def encode(update, weight):
@@ -138,11 +137,9 @@ def krum(byzantine: int = 1, *, chosen: int = 1, most: float = MOST) -> Aggregat
     Raises:
       ValueError: values that cannot be; when a round is traced, more clients than can be compared.
     """
-    if not (is_whole(byzantine, 0) and is_whole(chosen, 1)):
-        raise ValueError(
-            f"krum was given byzantine={byzantine} and chosen={chosen}; they must be whole "
-            "numbers, at least 0 and 1"
-        )
+    check_counts("krum", 0, byzantine=byzantine)
+    check_counts("krum", 1, chosen=chosen)
+    check_numbers("krum", "(0, inf]", most=most)
 
     def decode(stacked, state, key):
         del key
@@ -175,11 +172,8 @@ def geometric_median(*, iterations: int = 16, smoothing: float = 1e-6) -> Aggreg
       iterations: steps, at least 1.
       smoothing: least distance that is divided by, in units of the updates, above 0.
     """
-    if not is_whole(iterations, 1) or not smoothing > 0:
-        raise ValueError(
-            f"a geometric median was asked for with {iterations} iterations and a smoothing of "
-            f"{smoothing}; there must be one at least, and smoothing above 0"
-        )
+    check_counts("geometric_median", 1, iterations=iterations)
+    check_numbers("geometric_median", "(0, inf)", smoothing=smoothing)
     start = coordinate_median()
 
     def decode(stacked, state, key):
@@ -215,6 +209,7 @@ def mixed(inner: Aggregator, byzantine: int = 1, *, most: float = MOST) -> Aggre
             f"updates were to be mixed for byzantine={byzantine} bad clients; it must be at least "
             "0, and the aggregator behind one that sees single updates, such as trimmed_mean"
         )
+    check_numbers("mixed", "(0, inf]", most=most)
 
     def decode(stacked, state, key):
         update, weight = wide(stacked[0]), stacked[1]

@@ -23,7 +23,16 @@ import numpy as np
 import optax
 
 from jfu.sums import plus, squares, wide
-from jfu.types import Broadcast, ClientData, ClientFn, Key, LocalInfo, PyTree, Unlearner
+from jfu.types import (
+    Broadcast,
+    ClientData,
+    ClientFn,
+    Key,
+    LocalInfo,
+    PyTree,
+    Unlearner,
+    check_numbers,
+)
 
 # Why an update was left out: the values of LocalInfo.left_out, and names of the metrics.
 LATE, NOT_FINITE, TOO_LONG = 1, 2, 3
@@ -152,6 +161,7 @@ def faulty(
             f"faults were to come with probabilities {late}, {nan} and {long}; each must be at "
             "least 0, and all together at most 1"
         )
+    check_numbers("faulty", "(-inf, inf)", factor=factor)
 
     def work(shared, client, key: Key):
         update, info = local(shared, client, key)

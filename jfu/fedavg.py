@@ -244,7 +244,7 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
 
     ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
     to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean
-    of losses that are numbers, NaN where those who took part have none; ``late``,
+    of losses that are numbers, NaN where there is none, nobody having taken part say; ``late``,
     ``not_finite`` and ``too_long``, the clients that were left out, by reason;
     ``not_applied``, whether the round's mean was not finite and the model stayed as it was.
     """
@@ -265,8 +265,7 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     zeros = dict.fromkeys(columns, jnp.float32(0))
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     sums = jax.lax.reduce(columns, zeros, add, dimensions=(0,))
-    weight = sums.pop("told")
-    loss = sums["loss"] / jnp.where((weight > 0) | (sums["clients"] > 0), weight, 1)
+    loss = sums["loss"] / sums.pop("told")
     return sums | dict(up=sums["clients"], loss=loss, not_applied=jnp.float32(0))
 
 

@@ -30,7 +30,8 @@ from jfu.types import (
     LossFn,
     Params,
     PyTree,
-    is_whole,
+    check_counts,
+    check_numbers,
 )
 
 # A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
@@ -81,12 +82,8 @@ def local_sgd(
     >>> loss = lambda variables, batch, key: cross_entropy(batch.x @ variables["params"], batch)
     >>> work = local_sgd(loss, optax.sgd(0.1), epochs=2, batch_size=8)
     """
-    if not (is_whole(epochs, 1) and is_whole(batch_size, 1)):
-        raise ValueError(
-            f"epochs is {epochs} and batch_size {batch_size}; both must be whole numbers from 1 on"
-        )
-    if not 0 <= proximal < np.inf:
-        raise ValueError(f"proximal is {proximal}; it must be a finite number of at least 0")
+    check_counts("local_sgd", 1, epochs=epochs, batch_size=batch_size)
+    check_numbers("local_sgd", "[0, inf)", proximal=proximal)
     make = _maker(optimizer)
 
     def value(params, rest, received, batch, key):

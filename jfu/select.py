@@ -61,7 +61,7 @@ def by_layer(
       weights_only: leaves biases out.
 
     Raises:
-      ValueError: a position beyond the layers.
+      ValueError: a position beyond the layers, or a model that names none.
 
     >>> params = {"a": {"bias": 0, "kernel": 0}, "b": {"kernel": 0}}
     >>> select(params, by_layer(["b", "a"], -1, weights_only=True))
@@ -70,6 +70,11 @@ def by_layer(
     if isinstance(layers, str):
         raise ValueError(f"the layers are the text {layers!r}; pass a Model, or a list of paths")
     names = tuple(layers.layers) if isinstance(layers, Model) else tuple(layers)
+    if not names:
+        raise ValueError(
+            "the model names no layers in call order, as one of NNX behind a bridge names none; "
+            "choose by paths instead: jfu.by_path('stem/.*')"
+        )
     positions = positions.tolist() if hasattr(positions, "tolist") else positions
     try:
         if isinstance(positions, slice):

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jfu.types import PyTree
+from jfu.types import PyTree, check_numbers
 
 
 class Moments(NamedTuple):
@@ -35,24 +35,37 @@ def fedadam(
 ) -> optax.GradientTransformation:
     """FedAdam, for ``jfu.fedavg(..., server=fedadam(0.1))``.
 
+    Args:
+      lr: of the server, from 0 on.
+      b1, b2: what stays of the moments each round, in [0, 1).
+      tau: keeps steps finite, above 0.
+
+    Raises:
+      ValueError: one of them lies elsewhere.
+
     >>> server = fedadam(1.0, tau=1.0)
     >>> step, _ = server.update(jnp.float32(-1), server.init(jnp.float32(0)))
     >>> print(f"{step:.3f}")  # 0.1 / (sqrt(0.99 + 0.01) + 1)
     0.050
     """
-    return _adaptive(lr, b1, tau, lambda v, square: b2 * v + (1 - b2) * square)
+    second = lambda v, square: b2 * v + (1 - b2) * square
+    return _adaptive("fedadam", lr, b1, b2, tau, second)
 
 
 def fedyogi(
     lr: float, *, b1: float = 0.9, b2: float = 0.99, tau: float = 1e-3
 ) -> optax.GradientTransformation:
     """FedYogi, whose second moment moves by no more than the square of the update."""
-    return _adaptive(lr, b1, tau, lambda v, square: v - (1 - b2) * square * jnp.sign(v - square))
+    second = lambda v, square: v - (1 - b2) * square * jnp.sign(v - square)
+    return _adaptive("fedyogi", lr, b1, b2, tau, second)
 
 
-def _adaptive(lr: float, b1: float, tau: float, second: Callable) -> optax.GradientTransformation:
-    if not tau > 0:
-        raise ValueError(f"tau is {tau}; it keeps steps finite, and must be above 0")
+def _adaptive(
+    name: str, lr: float, b1: float, b2: float, tau: float, second: Callable
+) -> optax.GradientTransformation:
+    check_numbers(name, "[0, inf)", lr=lr)
+    check_numbers(name, "[0, 1)", b1=b1, b2=b2)
+    check_numbers(name, "(0, inf)", tau=tau)
 
     def init(params: PyTree) -> PyTree:
         return Moments(

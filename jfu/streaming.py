@@ -31,7 +31,16 @@ from jfu.collectives import all_reduce
 from jfu.devices import AXIS
 from jfu.stacking import on_device
 from jfu.sums import summable
-from jfu.types import Broadcast, ClientData, FederatedAlgorithm, Key, LocalInfo, PyTree, RoundInfo
+from jfu.types import (
+    Broadcast,
+    ClientData,
+    FederatedAlgorithm,
+    Key,
+    LocalInfo,
+    PyTree,
+    RoundInfo,
+    check_counts,
+)
 
 LEAST = 64  # slots of the smallest shape: smaller ones would not be faster
 WHOLE, MINE = PartitionSpec(), PartitionSpec(AXIS)  # on all devices; divided among them
@@ -88,8 +97,7 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
             "updates, or it is wrapped already; stream a jfu.fedavg that needs sums alone, and put "
             "jfu.sampled or jfu.absent round the streamed one"
         )
-    if piece < 1:
-        raise ValueError(f"a piece of {piece} bytes was asked for; it must be at least 1")
+    check_counts("streamed", 1, piece=piece)
     parts = fed.parts
 
     def send(shared: Broadcast, client: ClientData, key: Key):

@@ -38,6 +38,51 @@ def is_whole(value: object, least: int) -> bool:
     return counts and bool(value >= least)
 
 
+def check_counts(who: str, least: int, **values: Any) -> None:
+    """Refuses numbers that count something and are not whole, or less than ``least``.
+
+    >>> check_counts("pgd", 1, draws=10)
+    >>> check_counts("pgd", 1, draws=2.5)
+    Traceback (most recent call last):
+    ValueError: pgd was given draws=2.5; it must be a whole number from 1 on
+    """
+    for name, value in values.items():
+        if not is_whole(value, least):
+            raise ValueError(
+                f"{who} was given {name}={value}; it must be a whole number from {least} on"
+            )
+
+
+def check_numbers(who: str, inside: str, **values: Any) -> None:
+    """Refuses numbers outside of an interval, NaN among them, and what is no number.
+
+    What is traced is not known yet, and a schedule says its numbers later: both pass.
+
+    Args:
+      who: what was asked for, in the message.
+      inside: the interval, such as "[0, inf)".
+      values: by the names that a user gave them; None, which was not given, passes.
+
+    Raises:
+      ValueError: the first that lies elsewhere.
+
+    >>> check_numbers("fedadam", "[0, inf)", lr=0.1, b1=None)
+    >>> check_numbers("fedadam", "[0, inf)", lr=float("nan"))
+    Traceback (most recent call last):
+    ValueError: fedadam was given lr=nan; it must be a number in [0, inf)
+    """
+    low, high = map(float, inside[1:-1].split(","))
+    for name, value in values.items():
+        if value is None or callable(value) or isinstance(value, jax.core.Tracer):
+            continue
+        if np.ndim(value) == 0 and not isinstance(value, bool | np.bool_ | str | bytes):
+            number = float(value)
+            least = number >= low if inside[0] == "[" else number > low
+            if least and (number <= high if inside[-1] == "]" else number < high):
+                continue
+        raise ValueError(f"{who} was given {name}={value}; it must be a number in {inside}")
+
+
 class Batch(NamedTuple):
     """One minibatch. Rows that are not live hold zeros, whatever the pool holds there."""
 

@@ -43,6 +43,8 @@ from jfu.types import (
     Params,
     Unlearner,
     Variables,
+    check_counts,
+    check_numbers,
 )
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.ga import on_forgotten
@@ -80,6 +82,8 @@ def fcu(
     >>> fcu(fed, model, iterations=20, batch_size=32).needs.forget_data
     True
     """
+    check_numbers("fcu", "[0, inf)", lr=lr)
+    check_counts("fcu", 1, iterations=iterations, every=every, batch_size=batch_size)
     if model.features is None:
         raise ValueError("fcu compares features; give the Model a function `features`")
     if not 1 <= every <= iterations:

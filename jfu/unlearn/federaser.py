@@ -28,7 +28,15 @@ from jfu.faults import guarded
 from jfu.fedavg import summarise
 from jfu.stacking import weights
 from jfu.sums import norm, plus, wide
-from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, RoundInfo, Unlearner
+from jfu.types import (
+    Broadcast,
+    ClientFn,
+    FederatedAlgorithm,
+    Needs,
+    RoundInfo,
+    Unlearner,
+    check_counts,
+)
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import Beside, inside, moved, phases
 
@@ -51,8 +59,7 @@ def federaser(
     >>> federaser(fed, local(epochs=1), interval=4).needs.history
     ('start', 'norms', 'first')
     """
-    if interval < 1:
-        raise ValueError(f"federaser's interval is {interval}; it must be at least 1")
+    check_counts("federaser", 1, interval=interval)
     mean, local = weighted_mean(), guarded(local)
 
     def perturb(trained, request, key):

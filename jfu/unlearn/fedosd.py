@@ -41,6 +41,8 @@ from jfu.types import (
     Needs,
     Params,
     Unlearner,
+    check_counts,
+    check_numbers,
 )
 from jfu.unlearn.phases import Beside, moved, phases, together
 
@@ -71,6 +73,8 @@ def fedosd(
     >>> fedosd(fed, model, local, lr=0.04, within=40).needs.per_client
     True
     """
+    check_numbers("fedosd", "[0, inf)", lr=lr)
+    check_counts("fedosd", 0, rounds=rounds)
     rounds = rounds if within is None else min(rounds, max(1, within // 2))
     around = around or functools.partial(fedavg, chunk=chunk)
     descend = guarded(local(optimizer=optax.sgd(lr)))

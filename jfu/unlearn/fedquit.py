@@ -15,7 +15,16 @@ import optax
 
 from jfu.fedavg import fedavg
 from jfu.local import local_sgd, unknown
-from jfu.types import FederatedAlgorithm, LossFn, Model, Needs, Unlearner, Variables
+from jfu.types import (
+    FederatedAlgorithm,
+    LossFn,
+    Model,
+    Needs,
+    Unlearner,
+    Variables,
+    check_counts,
+    check_numbers,
+)
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
 
@@ -38,6 +47,8 @@ def fedquit(
     >>> fedquit(fed, model, lr=1e-3).needs.forget_data
     True
     """
+    check_numbers("fedquit", "[0, inf)", lr=lr)
+    check_counts("fedquit", 1, epochs=epochs, batch_size=batch_size)
 
     def early(state, request, key):
         loss = distillation(model, state.variables)

@@ -29,6 +29,8 @@ from jfu.types import (
     Trained,
     Unlearner,
     Variables,
+    check_counts,
+    check_numbers,
 )
 from jfu.unlearn.finetune import finetune
 
@@ -57,8 +59,11 @@ def fukd(
     >>> fukd(fed, model, np.zeros((64, 4, 4, 1), np.uint8), epochs=10).server
     ServerWork(steps=20, forwards=20)
     """
-    if not temperature > 0:
-        raise ValueError(f"fukd's temperature is {temperature}; it must be above 0")
+    check_numbers("fukd", "(0, inf)", temperature=temperature)
+    check_numbers("fukd", "[0, inf)", lr=lr)
+    check_numbers("fukd", "[0, 1)", momentum=momentum)
+    check_counts("fukd", 0, epochs=epochs)
+    check_counts("fukd", 1, batch_size=batch_size)
     if len(proxy) < batch_size:
         raise ValueError(
             f"fukd has {len(proxy)} images and batches of {batch_size}; it needs at least one "

@@ -13,7 +13,17 @@ import optax
 
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
-from jfu.types import ClientFn, FederatedAlgorithm, LossFn, Model, Needs, RecoverFn, Unlearner
+from jfu.types import (
+    ClientFn,
+    FederatedAlgorithm,
+    LossFn,
+    Model,
+    Needs,
+    RecoverFn,
+    Unlearner,
+    check_counts,
+    check_numbers,
+)
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
 
@@ -41,6 +51,9 @@ def ga(
     >>> ga(fed, model, lr=0.03).needs.target
     True
     """
+    check_numbers("ga", "[0, inf)", lr=lr)
+    check_numbers("ga", "(0, inf]", clip=clip)
+    check_counts("ga", 1, epochs=epochs, batch_size=batch_size, rounds=rounds)
     climber = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(lr))
     climb = local_sgd(uphill(model.apply), climber, epochs=epochs, batch_size=batch_size)
     recover = phases(rounds, on_forgotten(climb, chunk), on_retained(fed))

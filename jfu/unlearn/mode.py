@@ -32,7 +32,17 @@ from jfu.faults import guarded
 from jfu.fedavg import fedavg, reasons, sender
 from jfu.local import classification
 from jfu.sums import narrow, wide
-from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, LossFn, Model, Needs, Unlearner
+from jfu.types import (
+    Broadcast,
+    ClientFn,
+    FederatedAlgorithm,
+    LossFn,
+    Model,
+    Needs,
+    Unlearner,
+    check_counts,
+    check_numbers,
+)
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import Beside, borrowed, inside, moved, phases, together
 
@@ -69,6 +79,8 @@ def mode(
     >>> mode(fed, model, local, within=40).needs.history
     ()
     """
+    check_counts("mode", 0, degrade=degrade, guide=guide)
+    check_numbers("mode", "[0, inf)", stay_lr=stay_lr)
     if not 0 <= degrade <= guide or guide < 1:
         raise ValueError(
             f"mode has degrade={degrade} and guide={guide}; guide must be at least 1, and degrade "

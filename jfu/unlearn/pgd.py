@@ -28,7 +28,18 @@ from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.stacking import weights
 from jfu.sums import narrow, norm, squares, wide
-from jfu.types import FederatedAlgorithm, Key, Model, Needs, Params, Split, Trained, Unlearner
+from jfu.types import (
+    FederatedAlgorithm,
+    Key,
+    Model,
+    Needs,
+    Params,
+    Split,
+    Trained,
+    Unlearner,
+    check_counts,
+    check_numbers,
+)
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.phases import borrowed, params_only, phases
 
@@ -58,9 +69,11 @@ def pgd(
     >>> pgd(fed, model, lr=0.003).needs.history  # what training must have recorded
     ('last',)
     """
-
-    if draws < 1:
-        raise ValueError(f"pgd's radius uses draws={draws} random models; draws must be at least 1")
+    check_numbers("pgd", "[0, inf)", lr=lr)
+    check_numbers("pgd", "[0, 1)", momentum=momentum)
+    check_numbers("pgd", "(0, inf]", clip=clip)
+    check_numbers("pgd", "(-inf, inf)", margin=margin)
+    check_counts("pgd", 1, epochs=epochs, batch_size=batch_size, draws=draws)
 
     def perturb(trained, request, key):
         del key

@@ -18,7 +18,7 @@ from jfu.aggregate import weighted_mean
 from jfu.clients import sum_clients
 from jfu.faults import guarded
 from jfu.fedavg import sender
-from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, Unlearner
+from jfu.types import Broadcast, ClientFn, FederatedAlgorithm, Needs, Unlearner, check_numbers
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.phases import moved, phases, together
 
@@ -43,6 +43,7 @@ def puf(
     False
     """
     rate = (2.0 if alone else 20.0) if rate is None else rate
+    check_numbers("puf", "(-inf, inf)", rate=rate)
     mean, local = weighted_mean(), guarded(local)
 
     def negated(shared, client, key):

@@ -1,5 +1,7 @@
-"""Whether a configuration that was read is of the kinds that jfu writes."""
+"""Whether a configuration that was read is what was written, and of the kinds that jfu writes."""
 
+import hashlib
+import json
 import types
 import typing
 from typing import Any
@@ -10,12 +12,33 @@ from launch.shell.devices import Layout
 KINDS = typing.get_type_hints(Config) | typing.get_type_hints(Layout)
 
 
-def check_types(kept: dict[str, Any]) -> None:
-    """Refuses values of another type than they have where jfu wrote them.
+def with_digest(content: dict[str, Any]) -> dict[str, Any]:
+    """What config.json holds, with a digest of all of it.
+
+    A line of the ledger names that file, but the first one is written when a run ends.
+
+    >>> sorted(with_digest(dict(script="train")))
+    ['script', 'sha256']
+    """
+    return content | dict(sha256=_digest(content))
+
+
+def _digest(kept: dict[str, Any]) -> str:
+    content = {name: value for name, value in kept.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check(kept: dict[str, Any]) -> None:
+    """Refuses a configuration that was changed, and values that jfu does not write.
+
+    One of before there were digests has none.
 
     Raises:
-      TypeError: the first such.
+      ValueError: it is not what its digest is of.
+      TypeError: the first value of another type than it has where jfu wrote it.
     """
+    if kept.get("sha256", _digest(kept)) != _digest(kept):
+        raise ValueError("it was changed since it was written")
     must = ("config", "more", "layout", "files", "versions")
     parts = {name: kept[name] for name in must} | {n: kept.get(n) or {} for n in PARTS}
     odd = [name for name, part in parts.items() if not isinstance(part, dict)]

@@ -14,7 +14,7 @@ from launch.shell import hosts
 from launch.shell.config import Config
 from launch.shell.devices import Layout
 from launch.shell.say import say
-from launch.workdir.checked import PARTS, check_types
+from launch.workdir.checked import PARTS, check
 from launch.workdir.fingerprint import changed, digests, fingerprint, later, masks
 from launch.workdir.outcome import read_results
 from launch.workdir.places import CONFIG, MODEL, WorkDir
@@ -56,7 +56,7 @@ def parse_run(path: str, text: str) -> Run:
         config, layout = config_of(kept["config"]), Layout(**kept["layout"])
         known = kept["versions"], kept["files"], fingerprint(kept)
         later = [kept.get(name) for name in PARTS]
-        check_types(kept)
+        check(kept)
         return Run(kept["script"], config, kept["more"], layout, *known, *later)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notes} is unreadable ({error!r})") from None

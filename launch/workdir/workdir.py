@@ -27,7 +27,7 @@ from launch.shell.devices import Layout
 from launch.shell.folders import make_folder
 from launch.shell.say import say
 from launch.shell.software import versions
-from launch.workdir.checked import check_types
+from launch.workdir.checked import check, with_digest
 from launch.workdir.fingerprint import (
     changed,
     files,
@@ -75,7 +75,7 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         return WorkDir(where, None)
     try:
         kept = read_json(notes, finite=False)  # an infinity stands in older ones
-        check_types(kept)
+        check(kept)
         had = later(kept["config"]) | kept["config"] | kept["more"]
         known = later(kept["config"]) | named_by_content(kept) | kept["more"]
         layout = Layout(**kept["layout"])
@@ -190,7 +190,7 @@ def _write_begin(
         numerics=identity.numerics(),
         sealed=True,  # checkpoints have digests
     )
-    content |= private.config_notes(config)
+    content = with_digest(json.loads(json.dumps(content | private.config_notes(config))))
     text = json.dumps(content, indent=1) + "\n"
     jfu.io.write_bytes(work.path / CONFIG, text.encode())
     make_folder(cells)

@@ -1,9 +1,11 @@
 """Configurations and rows of made-up runs, without any training."""
 
 import dataclasses
+import json
 
 from launch.shell.config import Config
 from launch.shell.devices import Layout
+from launch.workdir.checked import with_digest
 
 NONE = {f.name: None for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING}
 
@@ -49,3 +51,9 @@ PRIVATE = dataclasses.replace(PLAIN, dp_clip=1.0)
 
 def changed(config, **changes):
     return dataclasses.replace(config, **changes)
+
+
+def rewrite_settings(path, kept):
+    """Writes a config.json with a digest that fits it, as whoever may write there can."""
+    kept = {name: value for name, value in kept.items() if name != "sha256"}
+    (path / "config.json").write_text(json.dumps(with_digest(kept)))

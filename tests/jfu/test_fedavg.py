@@ -165,7 +165,7 @@ def test_fedadam_and_fedyogi_by_hand(weighted, yogi):
         v = v - (1 - b2) * square * np.sign(v - square) if yogi else b2 * v + (1 - b2) * square
         params += lr * m / (np.sqrt(v) + tau)
     np.testing.assert_allclose(_two_rounds(fed, weighted).params, params, rtol=1e-5)
-    with pytest.raises(ValueError, match="tau is 0; it keeps steps finite"):
+    with pytest.raises(ValueError, match=r"was given tau=0; it must be a number in \(0, inf\)"):
         make(lr, tau=0)
 
 

@@ -108,6 +108,13 @@ def test_positions_beyond_the_layers_are_refused(positions):
     assert all(layer in str(caught.value) for layer in LAYERS)
 
 
+def test_a_model_without_layers_says_how_else_to_choose():
+    model = jfu.Model(lambda key: {}, lambda variables, x: (x, {}))
+    for layers in (model, []):
+        with pytest.raises(ValueError, match=r"names no layers .*choose by paths .*jfu.by_path"):
+            jfu.by_layer(layers, 0)
+
+
 def test_a_selector_sees_leaves_too():
     assert _picked(lambda path, leaf: leaf.ndim == 4) == {"block/conv/kernel"}
 

@@ -1,5 +1,7 @@
 """Any type of parameters, with 64 bits or without: what a round gets it gives, in every method."""
 
+import re
+
 import jax
 import numpy as np
 import optax
@@ -8,7 +10,7 @@ import pytest
 import jfu
 import jfu.history
 from helpers.federation import ROWS, network
-from jfu import faults
+from jfu import adversaries, faults
 from jfu.unlearn import UNLEARNERS, Setting
 
 # Parameters' types, and whether jax_enable_x64 is set.
@@ -126,3 +128,87 @@ def test_streamed_rounds_with_64_bits(pool, dtype):
         close = dict(rtol=1e-12 if dtype == "float64" else 1e-5, atol=1e-7)
         same = lambda a, b: np.testing.assert_allclose(a, b, **close)
         jax.tree.map(same, found.params, wanted.params)
+
+
+# ---------------------------------------------------------------- numbers that cannot be
+
+
+NAN, INF = float("nan"), float("inf")
+RATES = [NAN, INF, -0.1, True, "0.1"]  # no rate from 0 on
+COUNTS = [NAN, INF, 0, -1, 1.5, True]
+TAKES = {
+    ("fedadam", "lr"): RATES,
+    ("fedadam", "b1"): [*RATES, 1.0],
+    ("fedyogi", "b2"): [*RATES, 1.0],
+    ("fedyogi", "tau"): [*RATES, 0],
+    ("clipped_mean", "max_norm"): [NAN, 0, -1, True],
+    ("trimmed_mean", "share"): [NAN, INF, -0.1, 0.5],
+    ("krum", "byzantine"): [NAN, -1, 0.5, True],
+    ("krum", "most"): [NAN, 0, True],
+    ("geometric_median", "iterations"): COUNTS,
+    ("geometric_median", "smoothing"): [*RATES, 0],
+}
+BUILT = {
+    "fedadam": lambda **one: jfu.fedadam(**{"lr": 0.1, **one}),
+    "fedyogi": lambda **one: jfu.fedyogi(**{"lr": 0.1, **one}),
+    "local_sgd": lambda **one: jfu.local_sgd(lambda *_: 0, optax.sgd(0.1), **one),
+    "streamed": lambda **one: jfu.streamed(jfu.fedavg(training(network())()), **one),
+    "faulty": lambda **one: faults.faulty(training(network())(), **one),
+    "mixed": lambda **one: jfu.mixed(jfu.coordinate_median(), **one),
+}
+TAKES |= {
+    ("local_sgd", "epochs"): COUNTS,
+    ("local_sgd", "proximal"): RATES,
+    ("streamed", "piece"): COUNTS,
+    ("faulty", "factor"): [NAN, INF],
+    ("mixed", "most"): [NAN, -1],
+}
+TAKES |= {(name, "scale"): [NAN, INF, True] for name in ("sign_flip", "gaussian_noise")}
+TAKES |= {("inner_product", "epsilon"): [NAN, INF], ("little_is_enough", "z"): [NAN, INF]}
+TAKES |= {("heavy", "factor"): [NAN, -1]}
+
+
+@pytest.mark.parametrize(("of", "name"), TAKES)
+def test_numbers_that_cannot_be_are_refused_at_the_door(of, name):
+    make = BUILT.get(of) or getattr(jfu, of, None) or getattr(adversaries, of)
+    for value in TAKES[of, name]:
+        with pytest.raises(ValueError, match=rf"{value}.*(must|be whole|in \[0)"):
+            make(**{name: value})
+
+
+OPTIONS = {
+    "fcu": dict(lr=RATES, iterations=COUNTS, every=COUNTS, tau=[NAN, 0], ratio=[NAN, 2]),
+    "federaser": dict(interval=COUNTS),
+    "fedosd": dict(lr=RATES, rounds=[NAN, -1, 1.5]),
+    "fedquit": dict(lr=RATES, epochs=COUNTS),
+    "fukd": dict(temperature=[*RATES, 0], lr=RATES, momentum=[*RATES, 1.0], epochs=[NAN, -1]),
+    "ga": dict(lr=RATES, epochs=COUNTS, clip=[NAN, 0, -1], rounds=COUNTS),
+    "mode": dict(lam=[NAN, 2], degrade=[NAN, -1], guide=[NAN, 0], stay_lr=RATES),
+    "pgd": dict(lr=RATES, momentum=[*RATES, 1.0], clip=[NAN, 0], epochs=COUNTS, draws=COUNTS)
+    | dict(margin=[NAN, INF]),
+    "puf": dict(rate=[NAN, INF, True]),
+    "anchored": dict(temperature=[NAN, 0], anchor=[NAN, 2]),
+    "not_deepest": dict(tells=[NAN, -1, 2]),
+}
+
+
+def test_every_option_of_every_method_is_met_at_the_door():
+    tried = {(name, key) for name, options in OPTIONS.items() for key in options}
+    known = {(m.name, key) for m in UNLEARNERS.values() for key in m.options}
+    assert known - tried == {("fcu", "low"), ("puf", "alone")}  # a word, and yes or no
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_that_cannot_be_are_refused(name):
+    given = setting("float32")._replace(options={})
+    UNLEARNERS[name](given)
+    for option, values in OPTIONS[name].items():
+        for value in values:
+            with pytest.raises(ValueError, match=re.escape(f"{value}")):
+                UNLEARNERS[name](given._replace(options={name: {option: value}}))
+
+
+def test_a_number_that_is_traced_or_a_schedule_passes():
+    step = lambda lr: jfu.fedadam(lr).update(np.float32(-1), jfu.fedadam(lr).init(np.float32(0)))[0]
+    np.testing.assert_allclose(jax.vmap(step)(np.array([0.1, 0.2])), [0.1, 0.2], rtol=0.02)
+    UNLEARNERS["ga"](setting("float32")._replace(options={"ga": {"lr": lambda count: 0.1}}))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import jfu.io
-from helpers.workdirs import CONFIG, LAYOUT
+from helpers.workdirs import CONFIG, LAYOUT, rewrite_settings
 from jfu import ledger
 from launch.records import erasure, inspection, ledgers, lineage, records, verification
 from launch.report import report
@@ -530,7 +530,7 @@ def test_what_a_model_came_from_is_there_or_said_to_be_gone(root, tmp_path, monk
 def edited(path, **changes):
     notes = json.loads((path / "config.json").read_text())
     notes["config"] |= changes
-    (path / "config.json").write_text(json.dumps(notes))
+    rewrite_settings(path, notes)
 
 
 @pytest.mark.parametrize("name", ["A", "B", "C"])

@@ -9,6 +9,7 @@ import pytest
 
 import jfu.io
 from helpers.comparisons import CELLS, CONFIG, LAYOUT, all_cells, directory, half, whole
+from helpers.workdirs import rewrite_settings
 from jfu import tables
 from launch.report import report
 from launch.running import table
@@ -156,10 +157,10 @@ def test_a_field_that_came_later_does_not_part_cells(tmp_path):
     text = json.loads((path / "config.json").read_text())
     for name in fingerprint.LATER:
         del text["config"][name]
-    (path / "config.json").write_text(json.dumps(text))
+    rewrite_settings(path, text)
     assert runs.read_run(str(path)).fingerprint == now
     text["config"]["max_grad_norm"] = 1.0
-    (path / "config.json").write_text(json.dumps(text))
+    rewrite_settings(path, text)
     assert runs.read_run(str(path)).fingerprint != now
 
 

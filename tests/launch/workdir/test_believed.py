@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jfu.io
-from helpers.comparisons import CONFIG, all_cells, whole, written
+from helpers.comparisons import CONFIG, LAYOUT, all_cells, whole, written
 from helpers.spoilt import flip, resaved
 from jfu import ledger
 from launch.records import ledgers, records, verification
@@ -152,7 +152,7 @@ def test_directories_from_before_digests_still_open(tmp_path):
         resaved(path, None, "sha256", "arrays")
     notes = work.path / "config.json"
     kept = json.loads(notes.read_text())
-    del kept["sealed"]
+    del kept["sealed"], kept["sha256"]
     notes.write_text(json.dumps(kept))
     (work.path / "ledger.jsonl").unlink()
     older = dict(event="compared", results=ledger.digest(work.path / "results.jsonl"))
@@ -194,7 +194,41 @@ ODD = [3, 2.5, "x", True, [1], ["a", 2], {"a": 1}, [[["a"]]]]
 
 
 def settings(folder):
-    return json.loads((folder / "config.json").read_text())
+    """As they were before they had a digest, so that what is wrong with them is found by itself."""
+    kept = json.loads((folder / "config.json").read_text())
+    kept.pop("sha256", None)
+    return kept
+
+
+EDITED = {
+    "a flag": lambda kept: kept["config"].update(batch_size=77),
+    "a seed": lambda kept: kept["more"].update(seed=77),
+    "a version": lambda kept: kept["versions"].update(jax="0.0.1"),
+    "a digest": lambda kept: kept["files"].update(x="0"),
+    "a place": lambda kept: kept.update(places={"own.npz": {"path": "/x", "beside": "x"}}),
+    "settings of JAX": lambda kept: kept["numerics"].update(enable_x64=True),
+    "one more": lambda kept: kept.update(story="another"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITED.values(), ids=EDITED)
+def test_settings_that_were_edited_are_refused(tmp_path, edit):
+    """Also before the ledger has a line, and before there is any checkpoint."""
+    work = workdir.open_workdir(str(tmp_path / "W"), CONFIG, "compare")
+    workdir.begin(work, CONFIG, "compare", LAYOUT).lock.close()
+    path = tmp_path / "W" / "config.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept))  # however it is laid out
+    runs.read_run(str(work.path))
+    workdir.open_workdir(str(work.path), CONFIG, "compare")
+    edit(kept)
+    path.write_text(json.dumps(kept))
+    for read in (
+        lambda: runs.read_run(str(work.path)),
+        lambda: workdir.open_workdir(str(work.path), CONFIG, "compare"),
+    ):
+        with pytest.raises(ValueError, match=r"config.json is unreadable .*was changed since"):
+            read()
 
 
 def test_settings_of_another_type_are_a_sentence(tmp_path):
