@@ -461,13 +461,13 @@ def test_doing_nothing_costs_nothing(setting, variables, request_):
     [
         ("mode", dict(guide=0), "guide must be at least 1"),
         ("mode", dict(degrade=3, guide=2), "degrade must lie between 0 and guide"),
-        ("federaser", dict(interval=0), "must be at least 1"),
+        ("federaser", dict(interval=0), "must be a whole number from 1 on"),
         ("fcu", dict(every=11, iterations=10), "every must lie between 1 and iterations"),
         ("fcu", dict(low="high"), "low is 'high'; it must be 'original' or 'unlearned'"),
         ("fcu", dict(tau=0.0), "tau must be above 0"),
         ("fcu", dict(ratio=1.5), r"ratio must lie in \[0, 1\]"),
-        ("pgd", dict(draws=0), "draws must be at least 1"),
-        ("fukd", dict(temperature=0.0), "it must be above 0"),
+        ("pgd", dict(draws=0), "draws=0; it must be a whole number from 1 on"),
+        ("fukd", dict(temperature=0.0), r"temperature=0.0; it must be a number in \(0, inf\)"),
         ("mode", dict(lam=1.2), r"in \[0, 1\]"),
     ],
 )
