@@ -30,7 +30,7 @@ from launch.records import ledgers, lineage, records
 from launch.records.lineage import Step
 from launch.report import report
 from launch.setup.identity import DRAWS
-from launch.setup.requests import in_force, meant
+from launch.setup.requests import identify, in_force
 from launch.shell.config import Config
 from launch.shell.outputs import OUTPUTS, holds_digests
 from launch.shell.say import say
@@ -140,7 +140,7 @@ def asked(wanted: str, lines: Sequence[dict[str, Any]]) -> bool:
     """Whether the requests of a work directory's ledger name all that ``wanted`` does."""
     kinds = ("answered", "compared", "erased")
     answers = [f"-{line.get('request')}" for line in lines if line["event"] in kinds]
-    return meant(wanted, answers) <= in_force(answers)
+    return identify(wanted, answers) <= in_force(answers)
 
 
 def walk(folder: pathlib.Path, others: Collection[str] = ()) -> Iterator[pathlib.Path]:

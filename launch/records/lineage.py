@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jfu.ledger
 from launch.records import ledgers, verification
 from launch.setup.identity import same_data
-from launch.setup.requests import NEVER, meant
+from launch.setup.requests import NEVER, identify
 from launch.workdir.places import CONFIG, MODEL
 from launch.workdir.runs import Run, read_run
 
@@ -63,7 +63,7 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
     """
     run = read_run(str(path))
     found, seen = Lineage([], [], [], []), set()
-    waiting = [(path, run, meant(wanted, asked(run)), None)]
+    waiting = [(path, run, identify(wanted, asked(run)), None)]
     while waiting:
         folder, run, meaning, head = waiting.pop(0)
         if (place := os.path.realpath(folder)) in seen:

@@ -1,7 +1,7 @@
-"""A seed's clients: who holds what, what is to be forgotten, and which rows carry the trigger.
+"""A seed's clients: each client's examples, those to forget, and the rows with the trigger.
 
-What names rows (``draw``) holds no images and is made once a seed, before anything is run.
-``images`` makes the poisoned copy of the images, once, when the seed's turn has come.
+``draw`` returns rows and no images; it is called once for each seed, before any run. ``images``
+makes the poisoned copy of the images, once, just before a seed is run.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ class Drawn(NamedTuple):
     forget: np.ndarray | None  # bool [K, N]; None without a request
     poisoned: np.ndarray  # bool [M], rows with the trigger
     draws: identity.Draws
-    fewest: int = 0  # clients that there ever were before, with --dp_clip
+    fewest: int = 0  # the smallest number of clients so far, with --dp_clip
 
 
 def draw(config: Config, dataset: Any, seed: int, taken: identity.Draws | None = None) -> Drawn:
-    """Splits the data and reads the request. Requests mean true labels.
+    """Splits the data and reads the request. Requests refer to true labels.
 
     Args:
-      taken: what the seed's requests took out before, as rows; they are not drawn again.
+      taken: the rows that the seed's requests took out before; they are not drawn again.
 
     Raises:
-      ValueError: a split, request or trigger that cannot be.
+      ValueError: a split, request or trigger that is not possible.
     """
     lists, names = divide(config, dataset, seed)
     x, y = dataset.x_train, dataset.y_train
@@ -72,8 +72,8 @@ def divide(config: Config, dataset: Any, seed: int) -> tuple[list[np.ndarray], S
     if dataset.client is not None:
         if config.partition != "iid":
             raise ValueError(
-                f"{config.dataset} says which client holds what, and so does --partition="
-                f"{config.partition}; leave the flag out, or the array `client`"
+                f"{config.dataset} gives every client its examples, and so does --partition="
+                f"{config.partition}; leave out the flag, or the array `client`"
             )
         return partition.from_ids(dataset.client)
     if config.partition.startswith("file:"):
@@ -91,25 +91,26 @@ def triggered(
     lists: Sequence[np.ndarray],
     names: Sequence,
 ) -> np.ndarray:
-    """The rows of the training examples that are to carry the trigger.
+    """The rows of the training examples that get the trigger.
 
-    They are what ``--backdoor_forget`` names of each ``--backdoor_clients``, or all of a client
-    that it spares: poison that stays with the federation would be learnt by the retrained model.
+    For each of ``--backdoor_clients`` these are its rows that ``--backdoor_forget`` names. If it
+    names none, they are all rows of that client. Otherwise poison would stay in the federation, and
+    the retrained model would learn it.
 
     Raises:
-      ValueError: another client holds one of these rows too.
+      ValueError: another client has one of these rows too.
     """
     from jfu.data import poison
 
     named = requests.parse(config.backdoor_forget, clients, names, keys.request(seed))
-    named, held = np.asarray(named.forget.mask), np.asarray(clients.mask)
+    named, own = np.asarray(named.forget.mask), np.asarray(clients.mask)
     index, rows = np.asarray(clients.index), []
     for target in requests.rows(config.backdoor_clients, names):
-        candidates = index[target][named[target] if named[target].any() else held[target]]
+        candidates = index[target][named[target] if named[target].any() else own[target]]
         others = (lists[k] for k in range(len(lists)) if k != target)
         if any(np.isin(candidates, other).any() for other in others):
             raise ValueError(
-                f"client {names[target]} shares images with other clients, who would train on "
+                f"client {names[target]} shares images with other clients, which would train on "
                 "the trigger too; use --nobackdoor, or lists that do not overlap"
             )
         rows.append(poison.chosen(candidates, config.backdoor_fraction, keys.poison(seed, target)))
@@ -144,7 +145,7 @@ def images(config: Config, dataset: Any, drawn: Drawn) -> jfu.ClientData:
 
 
 def as_wide(drawn: Drawn, slots: int) -> Drawn:
-    """The same with at least so many slots a client, so that seeds share compiled programs."""
+    """The same with at least ``slots`` slots a client, so that seeds share compiled programs."""
     missing = slots - drawn.clients.index.shape[1]
     if missing <= 0:
         return drawn

@@ -1,4 +1,4 @@
-"""What the models of a seed are evaluated on: ``jfu.evaluation``, on the devices."""
+"""The evaluation of a seed's models: ``jfu.evaluation``, with its data on the devices."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from launch.shell.devices import place
 
 
 def white(dataset: Any) -> float | None:
-    """The trigger's value: the brightest of the training images, where they are floats."""
+    """The trigger's value: the maximum of the training images if they are floats, else None."""
     floating = np.issubdtype(dataset.x_train.dtype, np.floating)
     return float(dataset.x_train.max()) if floating else None
 
@@ -28,13 +28,13 @@ def evaluation_of(
     poisoned: np.ndarray,
     seed: int,
 ) -> Evaluation:
-    """What the models of a seed are evaluated on, on the devices.
+    """The evaluation of a seed's models, with its data on the devices.
 
     Args:
       clients, request: with poisoned images and their poisoned labels.
       poisoned: bool ``[M]``, which training images carry the trigger.
     """
-    if hosts.several():  # nothing is read here: each host reads its own clients' examples
+    if hosts.several():  # no example is read here: each host reads those of its own clients
         clients = clients._replace(x=joined([clients.x]))
     made = evaluation.of_request(
         clients,
@@ -45,7 +45,7 @@ def evaluation_of(
         seed=keys.match(seed),
     )
     if config.dp_clip is not None:
-        # An exact share of private data is told no more often than accuracies need.
+        # Exact shares of private data are published no more often than accuracies need.
         made = made._replace(guess=None)
     where = None
     if hosts.several():
@@ -66,7 +66,7 @@ def backdoor(config: Config, dataset: Any, poisoned: np.ndarray) -> Backdoor | N
 
 
 def classes(forget: str) -> tuple[int, ...]:
-    """The classes that a request names; none of other requests.
+    """The classes that a request names; empty for requests of other kinds.
 
     >>> classes("class:3,7@0.5"), classes("client:0")
     ((3, 7), ())

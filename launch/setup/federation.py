@@ -1,4 +1,4 @@
-"""From flags to a federation: optimizers, server, aggregator, faults, privacy, chosen layers."""
+"""From flags to a federation: optimizers, server, aggregator, faults, privacy, and layers."""
 
 import importlib.util
 import re
@@ -20,16 +20,15 @@ SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
 
 
 def build(config: Config, loss, lr: float, chunk: int, clients: int):
-    """The federation, and what it is made of.
+    """The federation, and its parts.
 
     Args:
-      clients: how many have examples while it runs; the divisor of ``--dp_clip``.
+      clients: the number of clients with examples; the divisor of ``--dp_clip``.
 
     Returns:
-      ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work
-      for the rounds that methods make their own, the usual one without arguments; with the
-      faults that are planted and the limits that are set, as in every round. ``around(work)`` is
-      the federation of such work.
+      ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work for
+      a method's own rounds; without arguments, the usual work. It has the planted faults and the
+      limits of every round. ``around(work)`` is the federation with such work.
     """
     usual = optimizer(config, lr)
     train = partial(
@@ -65,10 +64,10 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
 
 
 def optimizer(config: Config, lr: float):
-    """A client's optimizer, or ``round -> optimizer`` where the rate changes from round to round.
+    """A client's optimizer, or ``round -> optimizer`` if the rate changes between rounds.
 
     Args:
-      lr: the rate that warming up ends with, and that decays from there.
+      lr: the rate at the end of the warm-up, from which it decays.
     """
     weight_decay, longest = config.weight_decay, config.max_grad_norm
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
@@ -89,7 +88,7 @@ def optimizer(config: Config, lr: float):
 
 
 def server(config: Config) -> optax.GradientTransformation:
-    """What ``--server`` names, with ``--server_lr``."""
+    """The optimizer of ``--server``, with ``--server_lr``."""
     return {
         "sgd": optax.sgd,
         "momentum": partial(optax.sgd, momentum=0.9),
@@ -101,7 +100,11 @@ def server(config: Config) -> optax.GradientTransformation:
 
 
 def aggregator(config: Config, clients: int) -> jfu.Aggregator:
-    """What ``--aggregator`` names, or the noisy mean of ``--dp_clip`` over so many clients."""
+    """The aggregator of ``--aggregator``, or the noisy mean of ``--dp_clip``.
+
+    Args:
+      clients: the number of clients, for the noisy mean.
+    """
     if config.dp_clip is not None:
         drawn = min(config.sample, clients)
         cohort = drawn or clients * (1 - config.absent)
@@ -116,13 +119,13 @@ def aggregator(config: Config, clients: int) -> jfu.Aggregator:
 
 
 def bearing(config: Config, clients: Sequence[int], parameters: int) -> list[str]:
-    """What an aggregator cannot do with so many clients a round, as notes.
+    """Notes about what an aggregator cannot do with so many clients in a round.
 
     Args:
-      clients: how many have examples, before the request and after it.
+      clients: the numbers of clients with examples, before the request and after it.
 
     Raises:
-      ValueError: comparing each with every other would not end.
+      ValueError: the comparison of each client with every other would take too long.
     """
     name, notes = config.aggregator, []
     cohorts = [min(config.sample or many, many) for many in clients]
@@ -131,20 +134,20 @@ def bearing(config: Config, clients: Sequence[int], parameters: int) -> list[str
         jfu.aggregate.check_pairs(most, parameters)
         if few < (least := 2 * config.byzantine + 3):
             notes.append(
-                f"note: krum bears --byzantine={config.byzantine} bad clients among at least "
-                f"{least}, and there are {few} in a round"
+                f"note: krum with --byzantine={config.byzantine} needs at least {least} clients, "
+                f"and there are {few} in a round"
             )
     if name == "trimmed" and int(config.trim * few + 1e-6) < 1:
         notes.append(
-            f"note: --trim={config.trim:g} of {few} clients leaves out nobody, so their mean is a "
-            f"plain one; {1 / few:.2g} and a little more leaves out one at either end"
+            f"note: --trim={config.trim:g} of {few} clients leaves out no client, so their mean is "
+            f"a plain one; slightly more than {1 / few:.2g} leaves out one at either end"
         )
-    held = 4 * most * parameters
-    if name in SEEING and held > 2**30:
+    size = 4 * most * parameters
+    if name in SEEING and size > 2**30:
         notes.append(
-            f"note: --aggregator={name} holds all {most} updates of a round at once, "
-            f"{held / 1e9:.1f} GB and a few times that while it works; --sample has fewer clients "
-            "in a round"
+            f"note: --aggregator={name} keeps all {most} updates of a round in memory, "
+            f"{size / 1e9:.1f} GB and a few times that during its work; use --sample for fewer "
+            "clients in a round"
         )
     return notes
 
@@ -160,62 +163,64 @@ def check(
 ) -> None:
     """Refuses flags that would do nothing, fail late, or show the server more than it may see.
 
-    Every script asks before it takes a work directory.
+    Every script calls it before it opens a work directory.
 
     Args:
-      names: methods that are to be run.
-      keep: what training is to remember.
+      names: methods to run.
+      keep: what to keep of training.
       given, preset, alone: as in ``launch.setup.idle``.
     """
     idle.check(config, names, given, preset, alone=alone)
     _check_limits(config)
     if config.sum_only and config.aggregator in SEEING:
         raise ValueError(
-            f"--aggregator={config.aggregator} sees single updates, which --sum_only hides; use "
+            f"--aggregator={config.aggregator} needs single updates, which --sum_only hides; use "
             "mean or clipped"
         )
     if config.dp_clip is not None:
         _check_private(config)
     for name in names:
-        if name in jfu.unlearn.UNLEARNERS:  # others are refused where methods are made
+        if name in jfu.unlearn.UNLEARNERS:  # build_methods refuses other names
             _check_method(config, name)
     _check_history(config, keep)
 
 
 def _check_method(config: Config, name: str) -> None:
-    """Refuses a method that a limit would hold back, or that needs what the server may not see."""
+    """Refuses a method that a limit would block, or that needs what the server may not see."""
     limit, needs = config.max_update_norm, jfu.unlearn.needs_of(name)
     traits = jfu.unlearn.traits_of(name)
     later = traits.negates and not traits.perturbs
     if later and limit is not None and limit < np.inf:
         raise ValueError(
-            f"{name} negates layers in a round of its own, which "
-            f"--max_update_norm={limit:g} would hold back, so that little would be negated; "
+            f"{name} negates layers in its own round, and "
+            f"--max_update_norm={limit:g} would block most of this negation; "
             "leave the flag out, or use not, which negates before its rounds"
         )
     single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
     if config.sum_only and single:
-        raise ValueError(f"{name} needs single updates at the server, which --sum_only hides")
+        raise ValueError(
+            f"{name} needs single updates at the server, which --sum_only hides; leave one out"
+        )
     bare = needs.history or needs.per_client or needs.target or needs.counts
     if config.dp_clip is not None and bare:
         raise ValueError(
-            f"{name} has rounds of its own or a history, in which what is sent carries no "
-            "noise; with --dp_clip compare methods without, such as not, finetune and retrain"
+            f"{name} has rounds of its own or a history, and clients send these without noise; "
+            "with --dp_clip use methods that have neither, such as not, finetune and retrain"
         )
 
 
 def _check_history(config: Config, keep: Sequence[str]) -> None:
-    """Refuses to remember what the server may not see."""
+    """Refuses to keep what the server may not see."""
     single = [kind for kind in keep if kind in jfu.history.SINGLE]
     if single and config.sum_only:
         raise ValueError(
-            f"--keep_history={','.join(single)} holds what single clients sent, which --sum_only "
+            f"--keep_history={','.join(single)} keeps updates of single clients, which --sum_only "
             "hides; keep no more than start, or leave one of the flags out"
         )
     if single and config.dp_clip is not None:
         raise ValueError(
-            f"--keep_history={','.join(keep)} holds what clients sent before any noise; leave it "
-            "or --dp_clip out"
+            f"--keep_history={','.join(keep)} keeps updates without noise; leave it or --dp_clip "
+            "out"
         )
 
 
@@ -225,39 +230,40 @@ def _check_limits(config: Config) -> None:
         value = getattr(config, name)
         if value is not None and (not value > 0 or (name == "dp_clip" and value == np.inf)):
             raise ValueError(
-                f"--{name}={value:g} is no length of {of}; give one above 0, or leave the flag out"
+                f"--{name}={value:g} cannot be the length of {of}; give a number above 0, or leave "
+                "the flag out"
             )
     if config.momentum >= 1:
-        raise ValueError(f"--momentum={config.momentum:g} forgets no step; give one below 1")
+        raise ValueError(f"--momentum={config.momentum:g} never forgets a step; give one below 1")
     for name in ("lr", "server_lr", "lr_decay", "recovery_lr"):
         if not getattr(config, name):
             raise ValueError(f"--{name}=0 learns nothing; give one above 0")
     if rates := read_faults(config.faults):
-        jfu.faults.faulty(None, **rates)  # refuses rates that cannot be
+        jfu.faults.faulty(None, **rates)  # refuses impossible rates
 
 
 def _check_private(config: Config) -> None:
     if config.aggregator != "mean":
         raise ValueError(
-            f"--dp_clip is an aggregator of its own; leave --aggregator={config.aggregator} out"
+            f"--dp_clip has its own aggregator; leave --aggregator={config.aggregator} out"
         )
     if config.sample and config.absent:
         raise ValueError(
-            "--dp_clip accounts for --sample or for --absent, not for both; leave one out"
+            "--dp_clip can account for --sample or for --absent, not for both; leave one out"
         )
     if not 0 <= config.dp_noise < np.inf:
         raise ValueError(
-            f"--dp_noise={config.dp_noise:g} is no amount of noise; give a finite number of at "
-            "least 0"
+            f"--dp_noise={config.dp_noise:g} is not a standard deviation; give a finite number of "
+            "at least 0"
         )
     if not 0 < config.dp_delta < 1:
         raise ValueError(
-            f"--dp_delta={config.dp_delta:g} cannot be accounted for; it must lie between 0 and 1, "
-            "usually below one over the number of clients"
+            f"--dp_delta={config.dp_delta:g} is not a delta; give a number between 0 and 1, "
+            "usually below 1 / number of clients"
         )
     if importlib.util.find_spec("dp_accounting") is None:
         raise ValueError(
-            "--dp_clip tells epsilon by the package dp-accounting, which is not installed; "
+            "--dp_clip computes epsilon with the package dp-accounting, which is not installed; "
             "install it, or jfu[privacy]"
         )
 

@@ -1,18 +1,18 @@
-"""What a run was made of, by digest: data, owners, draws, and numerics that change bits.
+"""The identity of a run: digests of data, owners and draws, and JAX settings that change bits.
 
-A work directory keeps three things of it, and whoever reads the directory compares what it needs:
+A work directory keeps three things. A script that reads the directory compares those it needs:
 
-data      digests of the examples that were read, in ``config.json``. They are of the content, so
-          that files may move, be written anew, and lie elsewhere on each machine.
+data      digests of the examples that were read, in ``config.json``. They depend on the content
+          alone. So files may be moved or rewritten, or lie elsewhere on each machine.
 numerics  the settings of JAX that change bits, in ``config.json``.
-draws     who holds what, what every request took out and what was poisoned, in
-          ``draws/<seed>.json``. What a request took out is kept as rows and read from there, so
-          that nothing forgotten comes back because a draw came out otherwise.
+draws     in ``draws/<seed>.json``: each client's examples, what every request took out, and what
+          was poisoned. The rows that a request took out are stored and read from there. So no
+          forgotten example comes back because a draw came out differently.
 
-What is older than these is taken as it is, and a note says that it could not be compared.
+An older work directory may lack them. It is accepted, and a note says that it was not compared.
 
-Each example is hashed by itself, so that several hosts share the reading. Layouts of devices are
-compared apart, where they matter: by the run that goes on.
+Each example is hashed by itself, so that several hosts can share the reading. Layouts of devices
+are compared elsewhere: by the command that continues a run.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ from launch.shell.folders import make_folder
 from launch.shell.software import numerics
 
 DRAWS = "draws"  # the folder in a work directory
-BLOCK = 1024  # examples read at once where they lie in files
+BLOCK = 1024  # examples that are read from a file at once
 
-# What the digests of a data set are of, in words.
+# The parts of a data set that have digests, in words.
 DATA = dict(
     train="the training examples",
     test="the test examples",
-    owners="who holds which example (client)",
+    owners="the clients of the examples",
     classes="the classes",
 )
 
@@ -48,16 +48,16 @@ DATA = dict(
 
 
 def of_data(data: Any) -> dict[str, str | None]:
-    """Digests of a ``jfu.data.Dataset``: of what it holds, wherever that lies.
+    """Digests of a ``jfu.data.Dataset``: of its content, wherever its files are.
 
-    Each example is hashed by itself, in SHA-256, and the hashes are hashed together. So several
-    hosts share the reading of examples that lie in files: each part is read by two of them.
+    Each example is hashed by itself with SHA-256, and the hashes are hashed together. So several
+    hosts can share the reading of examples from files. Two hosts read each part.
 
     Returns:
       hexadecimal digests by the names of ``DATA``; ``owners`` is None without client ids.
 
     Raises:
-      ValueError: on all of several hosts, if one has read something else than another.
+      ValueError: on all of several hosts, if one has read different data.
 
     >>> from jfu.data import digits
     >>> of_data(digits())["train"][:12]
@@ -67,10 +67,10 @@ def of_data(data: Any) -> dict[str, str | None]:
 
 
 def of_read(data: Any) -> tuple[dict[str, str | None], Any]:
-    """``of_data``, and the data set, whose training examples are compared as they are read.
+    """``of_data``, and the data set; its training examples are compared when they are read.
 
-    That is where three or more hosts share the hashing of examples in files: what one of them
-    trains on was then perhaps hashed by others. Two hosts have each hashed all of it.
+    This comparison is needed if three or more hosts share the hashing of examples in files. Then
+    other hosts may have hashed what a host trains on. Each of two hosts has hashed everything.
     """
     owners, x, y = data.client, data.x_train, data.y_train
     known = dict(
@@ -90,13 +90,13 @@ def of_read(data: Any) -> tuple[dict[str, str | None], Any]:
 
 
 def as_hashed(x: Rows, hashes: bytes) -> Rows:
-    """The same examples, each of which is compared with its hash when it is read.
+    """The same examples, but each is compared with its hash when it is read.
 
     Args:
-      hashes: 32 bytes for each.
+      hashes: 32 bytes for each example.
 
     Raises:
-      ValueError: when one is read that is another.
+      ValueError: when an example that is read differs from its hash.
     """
     wanted = np.frombuffer(hashes, np.uint8).reshape(len(x), 32)
 
@@ -143,7 +143,7 @@ def _header(dtype: np.dtype, shape: Sequence[int]) -> bytes:
 
 
 def _text(value: Any) -> str:
-    """The digest of what JSON holds."""
+    """The digest of a value that JSON can hold."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -152,10 +152,10 @@ def _text(value: Any) -> str:
 
 
 def same_data(kept: Mapping[str, Any] | None, now: Mapping[str, Any], where: Any) -> None:
-    """Refuses data that are not those that a work directory was made of.
+    """Refuses data that differs from the data of a work directory.
 
     Args:
-      kept: what the directory says, None where it is too old to say anything.
+      kept: the digests in the directory; None if it is too old to have them.
       where: the work directory.
 
     Raises:
@@ -166,14 +166,13 @@ def same_data(kept: Mapping[str, Any] | None, now: Mapping[str, Any], where: Any
     differing = [DATA[name] for name in DATA if kept.get(name) != now.get(name)]
     if differing:
         raise ValueError(
-            f"the data is not what {where} was made of: {_listed(differing)} differ"
-            f"{'' if len(differing) > 1 or differing[0][-1] == 's' else 's'}; restore the data, "
-            "or say where it lies now with --dataset or --data_dir"
+            f"the data is not that of {where}: {_listed(differing)} differ; restore the data, or "
+            "give its new place with --dataset or --data_dir"
         )
 
 
 def same_numerics(kept: Mapping[str, Any] | None, where: Any) -> None:
-    """Refuses settings of JAX under which a run would not be the one that was begun.
+    """Refuses settings of JAX under which a run would not have the same bits as before.
 
     Raises:
       ValueError: what differs, in a sentence.
@@ -184,8 +183,8 @@ def same_numerics(kept: Mapping[str, Any] | None, where: Any) -> None:
         had = ", ".join(f"{name}={kept[name]}" for name in differing)
         has = ", ".join(f"{name}={now[name]}" for name in differing)
         raise ValueError(
-            f"{where} was made with {had}, and JAX is set to {has}, which changes bits; set it as "
-            "it was, by the environment variable of that name in capitals"
+            f"{where} was made with {had}, and JAX is now set to {has}, which changes bits; set "
+            "the old value with the environment variable of that name in capitals"
         )
 
 
@@ -195,9 +194,9 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def changed(met: Any, answer: Any, method: str) -> bool:
-    """Whether an answer differs from the model that a request met by more than signs.
+    """Whether an answer differs from the original model by more than signs.
 
-    Signs say little: whoever knows that they were changed changes them back.
+    Signs alone hide little: someone who knows that they were changed can change them back.
 
     Args:
       met, answer: variables; their parameters are compared bit by bit.
@@ -209,9 +208,9 @@ def changed(met: Any, answer: Any, method: str) -> bool:
     pairs = list(zip(*leaves, strict=True))
     if all(a.tobytes() == b.tobytes() for a, b in pairs):
         raise ValueError(
-            f"what {method} made is the model that the request met, bit for bit: nothing was "
-            "forgotten, and no answer was written; give it rounds and a rate to recover with, or "
-            "choose another method"
+            f"the model of {method} equals the original model bit for bit: nothing was forgotten, "
+            "and no answer was written; give more recovery rounds and a larger rate, or choose "
+            "another method"
         )
     return not all(np.array_equal(np.abs(a), np.abs(b), equal_nan=True) for a, b in pairs)
 
@@ -220,13 +219,13 @@ def changed(met: Any, answer: Any, method: str) -> bool:
 
 
 class Draws(NamedTuple):
-    """What one seed's data were made into: digests, and what requests took out as rows.
+    """The draws of one seed: digests, and the rows that requests took out.
 
-    Rows are those of the training examples, by the client's name: ``{"alice": [0, 5]}``. A request
+    Rows are rows of the training examples, by the client's name: ``{"alice": [0, 5]}``. A request
     for whole clients draws nothing and is None.
     """
 
-    partition: str  # digest of who holds what
+    partition: str  # digest of the clients' examples
     poison: str | None  # digest of the rows with a trigger
     past: tuple[dict[str, list[int]] | None, ...] = ()  # one for each entry of Config.past
     request: dict[str, list[int]] | None = None
@@ -236,7 +235,7 @@ class Draws(NamedTuple):
 
 
 def of_lists(names: Sequence, lists: Sequence[np.ndarray]) -> str:
-    """The digest of who holds what: clients' names and their rows, in order."""
+    """The digest of the clients' names and their rows, in order."""
     digest = hashlib.sha256(json.dumps([str(name) for name in names]).encode())
     for rows in lists:
         digest.update(_header(np.dtype("<i8"), (len(rows),)))
@@ -250,7 +249,7 @@ def of_rows(rows: np.ndarray) -> str:
 
 
 def as_rows(mask: Any, clients: jfu.ClientData, names: Sequence) -> dict[str, list[int]]:
-    """A mask ``[K, N]`` as rows of the pool by client's name; clients without any are left out.
+    """A mask ``[K, N]`` as rows of the pool, by client's name; clients without a row are left out.
 
     >>> clients = jfu.stack(np.zeros((3, 1)), np.zeros(3, int), [[2, 0], [1]], host=True)
     >>> rows = as_rows(np.array([[True, True], [False, False]]), clients, ["alice", "bob"])
@@ -264,69 +263,73 @@ def as_rows(mask: Any, clients: jfu.ClientData, names: Sequence) -> dict[str, li
 def as_mask(
     rows: Mapping[str, Sequence[int]], clients: jfu.ClientData, names: Sequence
 ) -> np.ndarray:
-    """Rows of the pool by client's name as a mask, bool ``[K, N]``.
+    """Rows of the pool, by client's name, as a mask, bool ``[K, N]``.
 
     Raises:
-      ValueError: a client that there is not, or a row that it does not hold.
+      ValueError: a client that does not exist, or a row that the client does not have.
     """
-    index, held = np.asarray(clients.index), np.asarray(clients.mask)
+    index, own = np.asarray(clients.index), np.asarray(clients.mask)
     place = {str(name): k for k, name in enumerate(names)}
-    mask = np.zeros(held.shape, bool)
+    mask = np.zeros(own.shape, bool)
     for name, some in rows.items():
         if name not in place:
-            raise ValueError(f"rows of client {name} were taken out, and there is no such client")
+            raise ValueError(
+                f"a request took rows of client {name} out, and there is no such client; restore "
+                "the data and its split"
+            )
         k = place[name]
-        mask[k] = np.isin(index[k], some) & held[k]
+        mask[k] = np.isin(index[k], some) & own[k]
         if mask[k].sum() != len(set(some)):
             raise ValueError(
-                f"rows that were taken out of client {name} are not all among those it holds"
+                f"a request took rows of client {name} out that this client does not have; restore "
+                "the data and its split"
             )
     return mask
 
 
 def same_draws(kept: Draws | None, now: Draws) -> None:
-    """Refuses a split or poison that came out otherwise than when a model was made.
+    """Refuses a split or poison that differs from that of an earlier model.
 
     Raises:
       ValueError: what differs, in a sentence.
     """
     if kept is None:
         return
-    words = dict(partition="who holds what", poison="which examples carry the trigger")
+    words = dict(partition="the clients' examples", poison="the examples with the trigger")
     differing = [words[name] for name in words if getattr(kept, name) != getattr(now, name)]
     if differing:
         raise ValueError(
-            f"{_listed(differing)} came out otherwise than when the model was made; restore the "
-            "lists of --partition=file:, or the versions that config.json names"
+            f"{_listed(differing)} are not the same as when the model was made; restore the lists "
+            "of --partition=file:, or the versions that config.json names"
         )
 
 
 def same_draws_on_hosts(each: Mapping[int, Draws]) -> None:
-    """Refuses hosts whose lists or masks say something else than the first's.
+    """Refuses hosts whose lists or masks differ from the first host's.
 
     Args:
-      each: what every seed's data were made into, here.
+      each: this host's draws, by seed.
 
     Raises:
       ValueError: on all hosts, if one differs.
     """
-    told: dict[str, Any] = {}
+    digests: dict[str, Any] = {}
     for seed, draws in each.items():
-        asked = _text([list(draws.past), draws.request])
-        told[f"who holds what (seed {seed})"] = draws.partition
-        told[f"which examples carry the trigger (seed {seed})"] = draws.poison
-        told[f"which examples are to be forgotten (seed {seed})"] = asked
-    hosts.same_content(told)
+        requests = _text([list(draws.past), draws.request])
+        digests[f"the clients' examples (seed {seed})"] = draws.partition
+        digests[f"the examples with the trigger (seed {seed})"] = draws.poison
+        digests[f"the examples to forget (seed {seed})"] = requests
+    hosts.same_content(digests)
 
 
 def read(folder: Any, seeds: Iterable[int], *, needed: bool = False) -> dict[int, Draws]:
-    """What a work directory keeps of its seeds' draws; of several hosts the first one reads.
+    """The draws that a work directory keeps for its seeds; of several hosts the first one reads.
 
     Args:
-      needed: whether the directory is of a kind that must have them.
+      needed: whether the directory must have them.
 
     Raises:
-      ValueError: a file that is not as jfu wrote it, or not there though it is needed.
+      ValueError: a file is not as jfu wrote it, or is needed and missing.
     """
 
     def found():
@@ -337,7 +340,7 @@ def read(folder: Any, seeds: Iterable[int], *, needed: bool = False) -> dict[int
                 known[str(seed)] = _parsed(path)
             elif needed:
                 raise ValueError(
-                    f"{path} is not there, which says what requests took out; restore it"
+                    f"{path} is missing, which has the rows that requests took out; restore it"
                 )
         return known
 
@@ -345,7 +348,7 @@ def read(folder: Any, seeds: Iterable[int], *, needed: bool = False) -> dict[int
 
 
 def write(folder: Any, seed: int, draws: Draws) -> None:
-    """Keeps a seed's draws, unless they are there."""
+    """Writes a seed's draws, unless they are there already."""
     path = _place(folder, seed)
     if not hosts.first() or path.exists():
         return
@@ -359,12 +362,12 @@ def _place(folder: Any, seed: int) -> pathlib.Path:
 
 
 def _parsed(path: pathlib.Path) -> dict[str, Any]:
-    """The draws in a file, as JSON holds them."""
+    """The draws in a file, as JSON values."""
     try:
         kept = read_json(path, most=2**27)  # 10 million rows
         value, digest, seed = kept["draws"], kept["digest"], kept["seed"]
         if _draws(value).digest() != digest or str(seed) != path.stem:
-            raise ValueError("its digest is another")
+            raise ValueError("its digest differs")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not as it was written ({error!r}); restore it, or choose another --workdir"

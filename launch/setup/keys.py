@@ -1,12 +1,12 @@
 """Every random stream of an experiment, numbered in one place. A number never changes its use.
 
-A seed's key is ``jax.random.key(seed)``, and each stream folds one of the numbers below into it:
+A seed's key is ``jax.random.key(seed)``. Each stream folds one of the numbers below into it:
 
-* training, a request's fraction, recovery and each retraining have one of their own. All methods
-  share the recovery's, so that chance makes no difference between them.
-* ``PAST`` is folded in below a stream where requests were answered before.
-* Under ``--dp_clip`` ``launch.setup.private.apart`` folds a digest of settings and method in below
-  that, and a run whose noise is secret takes ``launch.workdir.secret.key`` in place of the stream.
+* Training, the fraction of a request, recovery, and each retraining have their own streams. All
+  methods share the stream of recovery, so that chance makes no difference between them.
+* After earlier requests, ``PAST`` is folded into a stream.
+* Under ``--dp_clip``, ``launch.setup.private.apart`` also folds in a digest of settings and
+  method. A run with secret noise uses ``launch.workdir.secret.key`` instead of the stream.
 
 NumPy's draws begin with ``[seed, number, ...]`` and have numbers of their own. The split begins
 with the seed alone (``jfu.data.partition``).
@@ -23,7 +23,7 @@ RELEARN = 6  # an audit's rounds with the forgotten data
 SHADOW = 7  # an audit's shadow federations
 RETRAIN_THIRD = 8  # an audit's control
 
-# The stream of a method's run; all that are not named here have RECOVER.
+# The stream of a method's run; all others have RECOVER.
 STREAMS = {
     "original": TRAIN,
     "train": TRAIN,
@@ -32,11 +32,11 @@ STREAMS = {
     "retrain_third": RETRAIN_THIRD,
 }
 
-# Below a stream, with the number of past requests. ``split(key)[i]`` is ``fold_in(key, i)``, so 0
-# and 1 are the two halves of a stream where nothing is past.
+# Folded into a stream, with the number of past requests. ``split(key)[i]`` is ``fold_in(key, i)``,
+# so 0 and 1 are the two halves of a stream without past requests.
 PAST = 8
 
-# Below SHADOW: who holds what, then each shadow's training, retraining and answers.
+# Below SHADOW: the halves of the examples, then each shadow's training, retraining and answers.
 SHADOW_HALVES, SHADOW_TRAIN, SHADOW_RETRAIN, SHADOW_ANSWER = range(4)
 
 # Streams of NumPy, after the seed.
@@ -51,7 +51,7 @@ def request(seed: int) -> jax.Array:
 
 
 def run(key: jax.Array, method: str, past: Sequence[str] = ()) -> jax.Array:
-    """The key of a method's run on a seed. No draw comes a second time after what is past.
+    """The key of a method's run on a seed. After earlier requests, no draw is repeated.
 
     Args:
       key: the seed's, ``jax.random.key(seed)``.
@@ -71,5 +71,5 @@ def poison(seed: int, client: int) -> int:
 
 
 def match(seed: int) -> int:
-    """The seed that draws which test images stand beside the forgotten ones."""
+    """The seed that draws the test images to compare with the forgotten ones."""
     return int(np.random.SeedSequence([seed, MATCH]).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""The methods of a study: as they are run, what training must keep for them, their budgets."""
+"""The methods of a study: how they run, what training must keep for them, and their budgets."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ from launch.shell.say import say
 
 
 def build_methods(study: Study, names: list[str]) -> dict[str, jfu.Unlearner]:
-    """The methods of these names, as the study runs them.
+    """The methods with these names, as the study runs them.
 
     Raises:
-      ValueError: one that there is not, or that cannot be under the study's flags.
+      ValueError: a method does not exist, or is not possible with the study's flags.
     """
     _check(study, names)
     made = {name: UNLEARNERS[name](study.setting) for name in names}
@@ -37,36 +37,36 @@ def _check(study: Study, names: list[str]) -> None:
     for name in names:
         if UNLEARNERS[name].needs.proxy_data and study.setting.proxy is None:
             raise ValueError(
-                f"{name} needs unlabelled images at the server; set some aside with --proxy=0.1"
+                f"{name} needs unlabelled images at the server; reserve some with --proxy=0.1"
             )
         if UNLEARNERS[name].traits.of_means and not averaging:
             raise ValueError(
-                f"{name} takes the model for the mean of what clients sent, which it is with "
-                "--server=sgd, --server_lr=1 and --aggregator=mean only; leave it out, or these "
-                "flags"
+                f"{name} assumes the model to be the mean of the clients' models, which needs "
+                "--server=sgd, --server_lr=1 and --aggregator=mean; leave out the method, or the "
+                "other values of these flags"
             )
 
 
 def notes(config: Config, made: dict[str, jfu.Unlearner]) -> list[str]:
-    """What is worth knowing of these methods before they run, in sentences."""
+    """Sentences that a user should read about these methods before they run."""
     out = [
-        f"{name} works {method.own} rounds of its own, and there are "
-        f"{budget(config, name)}: none is left for recovery"
+        f"{name} has {method.own} rounds of its own, and its budget is {budget(config, name)} "
+        "rounds: none is left for recovery"
         for name, method in made.items()
         if method.own and method.own >= budget(config, name)
     ]
-    # FedEraser has none before recovery, and says itself in which rounds it replays.
+    # FedEraser has none before recovery; own_now says in which rounds it replays.
     apart = [n for n, m in made.items() if (m.own and m.needs.target) or m.own_now is not None]
     if apart and config.aggregator != "mean":
         out.append(
-            f"--aggregator={config.aggregator} is for ordinary rounds; {', '.join(apart)} "
-            "combine clients by their own formulas in the rounds that are their own"
+            f"--aggregator={config.aggregator} is for ordinary rounds; in their own rounds "
+            f"{', '.join(apart)} combine clients by their own formulas"
         )
     return out
 
 
 def bounded(config: Config, made: dict[str, jfu.Unlearner]) -> dict[str, jfu.Unlearner]:
-    """The methods as they are run: their own rounds within ``--max_update_norm``."""
+    """The methods as they run: their own rounds stay within ``--max_update_norm``."""
     limit = config.max_update_norm
     if limit is None:
         return made
@@ -90,7 +90,7 @@ def remembering(study: Study, keep: Sequence[str], trial: Trial) -> Study:
 
 
 def budget(config: Config, name: str) -> int:
-    """Rounds that a method's run may use: retraining has as many as training had."""
+    """The most rounds of a method's run; retraining has as many as training had."""
     trained = 0 if config.init_params else config.rounds
     known = dict(original=trained, retrain=config.rounds, retrain_again=config.rounds, none=0)
     return known.get(name, config.recovery_rounds)

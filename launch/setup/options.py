@@ -1,4 +1,4 @@
-"""Options of methods, as flags give them."""
+"""Options of methods, from ``--options``."""
 
 import ast
 import contextlib
@@ -26,7 +26,7 @@ def read_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
             there = f"it has {', '.join(known)}" if known else "it has none"
             raise ValueError(f"--options={text}: {method} has no option {name}; {there}")
         value = {"true": "True", "false": "False"}.get(value, value)
-        with contextlib.suppress(ValueError, SyntaxError):  # a word stays one
+        with contextlib.suppress(ValueError, SyntaxError):  # a word stays a text
             value = ast.literal_eval(value)
         like = (float, int) if isinstance(known[name], float | None) else (type(known[name]),)
         if type(value) not in like:
@@ -38,7 +38,7 @@ def read_options(given: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def options_of(method: str) -> Mapping[str, Any]:
-    """What ``--options`` may set of a method, with its published values."""
+    """The options that ``--options`` may set for a method, with their published values."""
     if method not in UNLEARNERS:
         raise ValueError(f"there is no method {method}; the methods are {', '.join(UNLEARNERS)}")
     return UNLEARNERS[method].options

@@ -1,11 +1,11 @@
 """Requests as text: ``client:0,3``, ``class:7@client:0``, ``fraction:0.1``, ``mask:P``.
 
-What came before is a sequence of them: ``-client:0`` was answered, ``+client:0`` is back.
+The past is a sequence of texts: ``-client:0`` was answered, ``+client:0`` takes part again.
 
-A request is known by its place where its words are not enough. A fraction is drawn anew from what
-is left each time, and a class that was asked for while a client was away is held by that client
-when it returns. Comparing examples would be exact, and would need the data that was to be
-forgotten.
+The text alone does not always identify a request; then its position in the past does. Each
+fraction is drawn anew from what is left. A class may be forgotten while a client is away. That
+client still has the class when it returns. A comparison of examples would be exact, but would need
+the data that was to be forgotten.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,16 +28,16 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
       key: draws the fraction.
 
     Raises:
-      ValueError: a request that is not understood, names what does not exist, selects
-        nothing, or forgets everything.
+      ValueError: the request is not understood, names what does not exist, selects nothing, or
+        forgets everything.
     """
     kind, _, values = text.partition(":")
     where = ""
-    if kind in ("class", "fraction"):  # ids and file names may hold an @ of their own
+    if kind in ("class", "fraction"):  # ids and file names may contain an @ themselves
         values, _, where = values.partition("@client:")
     ids = rows(where.split(","), names) if where else None
     if not values:
-        raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
+        raise ValueError(f"--forget={text} is not understood; write one of {FORMS}")
     if kind == "client":
         forget = jfu.forget_client(clients, rows(values.split(","), names))
     elif kind == "class":
@@ -50,14 +50,14 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
     elif kind == "mask":
         forget = jfu.forget_examples(clients, _mask(values, len(clients.y)))
     else:
-        raise ValueError(f"--forget={text} is not understood; it must be one of {FORMS}")
+        raise ValueError(f"--forget={text} is not understood; write one of {FORMS}")
     request = jfu.split(clients, forget)
     if not bool(request.forget.mask.any()):
-        raise ValueError(f"--forget={text} names no example that a client holds")
+        raise ValueError(f"--forget={text} names no example of any client; name some that exist")
     if not bool(request.retain.mask.any()):
         raise ValueError(
-            f"--forget={text} would forget everything, and nothing would be left to train on; "
-            "leave at least one client some examples"
+            f"--forget={text} would forget everything and leave nothing to train on; leave some "
+            "examples to at least one client"
         )
     return request
 
@@ -69,15 +69,15 @@ def standing(
     key: jax.Array,
     taken: Sequence[Mapping[str, Sequence[int]] | None] = (),
 ) -> tuple[jfu.ClientData, tuple[dict[str, list[int]] | None, ...]]:
-    """The clients with what is left of their examples after everything in ``past``.
+    """The clients with the examples that are left after all requests in ``past``.
 
-    A client that returns brings back what it took along, and not what other requests named.
+    A client that returns has its examples again, except those that other requests named.
 
     Args:
-      taken: what the requests of ``past`` took out, as rows; those that it has are not drawn again.
+      taken: the rows that the requests of ``past`` took out. They are not drawn again.
 
     Returns:
-      ``(clients, taken)``, with the rows of every request; None for those of whole clients.
+      ``(clients, taken)``, with the rows of every request; None for requests for whole clients.
     """
     if not past:
         return clients, ()
@@ -100,7 +100,7 @@ def standing(
 
 
 def forgotten(past: Sequence[str]) -> set[str]:
-    """The requests in force after everything in ``past``, one for each client."""
+    """The requests that still apply after all of ``past``, one for each client."""
     left: set[str] = set()
     for text in past:
         kind, _, values = text[1:].partition(":")
@@ -110,50 +110,50 @@ def forgotten(past: Sequence[str]) -> set[str]:
 
 
 def in_force(past: Sequence[str]) -> set[tuple[str, int | None]]:
-    """What is out of a model after everything in ``past``, as ``meant`` names it.
+    """The requests that still apply to a model after all of ``past``, as ``identify`` names them.
 
-    A class or a mask that was asked for while a client was away did not take that client's
-    examples out, so it is in force no more once the client is back.
+    A class or a mask may be forgotten while a client is away. Then that client's examples stay in
+    its data, so the request applies no more once the client is back.
 
     >>> sorted(in_force(["-client:0,3", "-class:1", "+client:3"]), key=str)
     [('client:0', None)]
     """
     out: set[str] = set()
-    held: dict[tuple[str, int | None], set[str]] = {}  # with the clients who were away
+    applied: dict[tuple[str, int | None], set[str]] = {}  # with the clients that were away
     for place, text in enumerate(past):
         kind, _, values = text[1:].partition(":")
         named = set(values.split(",")) if kind == "client" else set()
         if text[0] == "+":
             out -= named
-            held = {request: away for request, away in held.items() if not away & named}
+            applied = {request: away for request, away in applied.items() if not away & named}
         elif kind == "client":
             out |= named
         else:
-            held[_one(text[1:], place)] = set() if kind == "fraction" else set(out)
-    return {(f"client:{name}", None) for name in out} | set(held)
+            applied[_one(text[1:], place)] = set() if kind == "fraction" else set(out)
+    return {(f"client:{name}", None) for name in out} | set(applied)
 
 
-def meant(wanted: str, asked: Sequence[str]) -> frozenset[tuple[str, int | None]]:
-    """Which requests of a sequence a text means: a client's name, or a request and its place.
+def identify(wanted: str, requests: Sequence[str]) -> frozenset[tuple[str, int | None]]:
+    """The requests of a sequence that a text names: a client's name, or a request and its position.
 
-    A fraction is drawn anew each time that it is asked for, from what is left by then, so that the
-    same text twice names other examples, and means both. One that nobody asked for is never in
-    force.
+    A fraction is drawn anew for each request, from what is left by then. So the same text twice
+    names different examples, and here stands for both requests. A fraction that was never requested
+    never applies.
 
     >>> half = "-fraction:0.5"
-    >>> sorted(meant("fraction:0.5", [half, "-client:0", half]))
+    >>> sorted(identify("fraction:0.5", [half, "-client:0", half]))
     [('fraction:0.5', 0), ('fraction:0.5', 2)]
-    >>> meant("fraction:0.5", [half, half]) <= in_force([half])
+    >>> identify("fraction:0.5", [half, half]) <= in_force([half])
     False
     """
     kind, _, values = wanted.partition(":")
     if kind == "client":
         return frozenset((f"client:{name}", None) for name in values.split(","))
-    places = [place for place, text in enumerate(asked) if text == f"-{wanted}"]
+    places = [place for place, text in enumerate(requests) if text == f"-{wanted}"]
     return frozenset(_one(wanted, place) for place in places) or NEVER
 
 
-NEVER = frozenset({("", -1)})  # a request that is in force nowhere
+NEVER = frozenset({("", -1)})  # a request that applies nowhere
 
 
 def _one(text: str, place: int) -> tuple[str, int | None]:
@@ -161,7 +161,7 @@ def _one(text: str, place: int) -> tuple[str, int | None]:
 
 
 def rows(wanted: Sequence[str], names: Sequence) -> list[int]:
-    """Users' client ids -> positions; refuses ids that no client has."""
+    """The positions of clients, by the ids that users write; refuses ids that no client has."""
     known = {str(name): k for k, name in enumerate(names)}
     if unknown := [w for w in wanted if w not in known]:
         some = list(known)
@@ -177,17 +177,17 @@ def _numbers(kind, values: str, text: str) -> list:
         return [kind(v) for v in values.split(",")]
     except ValueError:
         raise ValueError(
-            f"--forget={text} is not understood: {values!r} is not {kind.__name__}; it must be "
-            f"one of {FORMS}"
+            f"--forget={text} is not understood: {values!r} is not {kind.__name__}; write one of "
+            f"{FORMS}"
         ) from None
 
 
 def _mask(path: str, examples: int) -> np.ndarray:
-    """The mask of a file, which has a byte an image and a little more."""
+    """The mask in a file, which may have one byte for each image and a little more."""
     try:
         mask = read_npy(path, most=2**20 + 2 * examples)
     except ValueError as error:
-        raise ValueError(f"{shown(path)} is no .npy file of bools: {error}") from None
+        raise ValueError(f"{shown(path)} is not a .npy file of bools: {error}") from None
     if mask.dtype != bool:
-        raise ValueError(f"{shown(path)} is no .npy file of bools: it holds {mask.dtype}")
+        raise ValueError(f"{shown(path)} is not a .npy file of bools: it has {mask.dtype}")
     return mask

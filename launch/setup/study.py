@@ -34,16 +34,16 @@ class Study(NamedTuple):
     setting: Setting  # federation with the recovery rate
     fed: jfu.FederatedAlgorithm  # at the training rate
     fresh: jfu.Unlearner  # training from scratch: retraining
-    train: jfu.Unlearner  # the same with everybody, and with what it must remember
-    further: jfu.FederatedAlgorithm  # with everybody at the recovery rate: training that goes on
+    train: jfu.Unlearner  # the same with all clients, and with a history if one is kept
+    further: jfu.FederatedAlgorithm  # all clients at the recovery rate: further training
     given: Any  # variables of --init_params, or None
     logits: Callable  # (variables, x) -> [B, C]
     judge: Callable  # (variables, x, y) -> (loss, correct)
     per_client: tuple[int, int]  # bytes down and up for a client in a round
     per_step: float  # FLOPs of a local step
-    per_forward: float  # FLOPs of passing a batch forward
+    per_forward: float  # FLOPs of a forward pass of a batch
     data: Mapping[str, str | None]  # digests of what was read
-    drawn: Mapping[int, Drawn]  # by seed: who holds what, requests, rows with the trigger
+    drawn: Mapping[int, Drawn]  # by seed: clients, requests, rows with the trigger
 
 
 def prepare_study(
@@ -53,16 +53,16 @@ def prepare_study(
     taken: Mapping[int, identity.Draws] | None = None,
     made: Mapping[Any, Any] = MappingProxyType({}),
 ) -> Study:
-    """Loads the data, draws every seed's clients, builds model and federations, reads off costs.
+    """Loads the data, draws every seed's clients, builds model and federations, and counts costs.
 
-    Every request is read here, before anything is run or written, so that a bad one costs nothing.
+    Every request is read here, before any run or file. So an impossible request costs no time.
 
     Args:
-      taken: what seeds' requests took out before, which is not drawn again.
-      made: work directories, with the digests of the data that they were made of.
+      taken: the rows that seeds' requests took out before, which are not drawn again.
+      made: work directories, with the digests of their data.
 
     Raises:
-      ValueError: the data is not that of one of these, or is divided otherwise.
+      ValueError: the data or its split is not that of one of these work directories.
     """
     from jfu import data
 
@@ -75,7 +75,9 @@ def prepare_study(
         say(f"note: {text}")
     dataset, proxy = set_aside(dataset, config.proxy)
     if not config.backdoor and isinstance(dataset.x_train, np.ndarray):
-        dataset = dataset._replace(x_train=aligned(dataset.x_train))  # all seeds' clients hold it
+        dataset = dataset._replace(
+            x_train=aligned(dataset.x_train)
+        )  # the clients of all seeds share it
     drawn = hosts.together(lambda: draw_all(config, dataset, seeds, taken or {}))
     identity.same_draws_on_hosts({seed: drawn[seed].draws for seed in seeds})
     with hosts.aside():
@@ -102,7 +104,7 @@ def load(config: Config) -> Any:
 
 
 def set_aside(dataset: Any, share: float) -> tuple[Any, np.ndarray | None]:
-    """The data set without a share of its test images, and those, without their labels."""
+    """The data set without a share of its test images, and that share without its labels."""
     if not share:
         return dataset, None
     order = np.random.default_rng(0).permutation(len(dataset.y_test))
@@ -114,7 +116,7 @@ def set_aside(dataset: Any, share: float) -> tuple[Any, np.ndarray | None]:
 def draw_all(
     config: Config, dataset: Any, seeds: list[int], taken: Mapping[int, identity.Draws]
 ) -> dict[int, Drawn]:
-    """Every seed's clients and request, with as many slots as the largest client of any needs."""
+    """Every seed's clients and request, with the same number of slots for all seeds."""
     check_sizes(config, dataset)
     with hosts.aside():
         drawn = {seed: draw(config, dataset, seed, taken.get(seed)) for seed in seeds}
@@ -125,22 +127,22 @@ def draw_all(
 
 
 def check_sizes(config: Config, dataset: Any) -> None:
-    """Refuses what cannot be with as many images of such a shape."""
+    """Refuses settings that are impossible with this number and shape of images."""
     shape, many = dataset.x_train.shape[1:], len(dataset.y_train)
     if config.backdoor and config.backdoor_label >= len(dataset.labels):
         raise ValueError(
-            f"--backdoor_label={config.backdoor_label} is none of the {len(dataset.labels)} "
+            f"--backdoor_label={config.backdoor_label} is not one of the {len(dataset.labels)} "
             "classes; labels count from 0"
         )
     if config.batch_size > max(many, 1024):
         raise ValueError(
             f"--batch_size={config.batch_size} is more than all {many} training images, and a "
-            "batch is of one client's; give a smaller one"
+            "batch has images of one client only; give a smaller size"
         )
     if config.augment != "none" and len(shape) != 3:
         raise ValueError(
             f"--augment={config.augment} moves images [H, W, C], and the examples of "
-            f"{config.dataset} are {list(shape)}; leave it out"
+            f"{config.dataset} have the shape {list(shape)}; leave the flag out"
         )
 
 
@@ -156,7 +158,7 @@ def assemble(
     given: Any,
     proxy: np.ndarray | None,
 ) -> Study:
-    """The study of a data set that was read and divided.
+    """The study of a data set that was read and split.
 
     Args:
       given: the file of ``--init_params``, open.
@@ -185,7 +187,7 @@ def assemble(
         proxy=proxy,
         options=read_options(config.options),
     )
-    jfu.select(variables["params"], setting.selector)  # refuses before any work is done
+    jfu.select(variables["params"], setting.selector)  # refuses unknown layers before any work
     apply = lambda variables, x: model.apply(variables, x)[0]
     train = jfu.unlearn.retrain(feds.training, model.init)
     same = feds.retraining is feds.training
@@ -213,8 +215,8 @@ def settled(layout: Layout, config: Config, clients: int, size: int) -> Layout:
     """The layout with the number of clients that run at once on a device.
 
     Args:
-      clients: how many there are.
-      size: parameters of the model.
+      clients: the number of clients.
+      size: the number of the model's parameters.
     """
     if layout.chunk is not None:
         return layout
@@ -224,22 +226,22 @@ def settled(layout: Layout, config: Config, clients: int, size: int) -> Layout:
 
 
 class Federations(NamedTuple):
-    """The federations of a study; those whose choices are the same are one, and one program."""
+    """The federations of a study. Those with equal settings are one object, and one program."""
 
     training: jfu.FederatedAlgorithm
-    retraining: jfu.FederatedAlgorithm  # without who leaves
+    retraining: jfu.FederatedAlgorithm  # without the clients that leave
     recovery: jfu.FederatedAlgorithm
-    further: jfu.FederatedAlgorithm  # with everybody, at the recovery rate
-    local: Callable  # a client's work in recovery, as Setting has it
-    around: Callable  # the round about a method's own work, as Setting has it
+    further: jfu.FederatedAlgorithm  # with all clients, at the recovery rate
+    local: Callable  # a client's work in recovery, for Setting
+    around: Callable  # the round with a method's own work, for Setting
     sender: Callable  # what a client sends in training
 
 
 def federations(
     config: Config, loss: Callable, chunk: int, drawn: Drawn, variables: Any
 ) -> Federations:
-    """Builds them, and says what their flags come to on these clients."""
-    # Who is there to divide noisy sums by: before the request everybody, then those who stay.
+    """Builds the federations, and prints notes about their flags with these clients."""
+    # Noisy sums are divided by the number of clients: all before the request, then those that stay.
     clients = drawn.clients
     gone = clients.mask & (False if drawn.forget is None else drawn.forget)
     everybody = private.holding(clients)
@@ -269,14 +271,17 @@ def federations(
 
 
 def recovering(config: Config) -> Config:
-    """A model that is trained already needs no warming up; one that was negated may need it."""
+    """The configuration of recovery, which has a warm-up of its own.
+
+    A trained model needs no warm-up, but one with negated layers may need it.
+    """
     return dataclasses.replace(config, warmup_rounds=config.recovery_warmup_rounds)
 
 
 def flops(config: Config, dataset: Any, variables: Any) -> dict[str, float]:
-    """FLOPs of a local step and of passing a batch forward, ``per_step`` and ``per_forward``.
+    """FLOPs of a local step and of a forward pass of a batch, ``per_step`` and ``per_forward``.
 
-    They are of the plain model with stock convolutions, whose operations XLA counts.
+    They are those of the plain model with stock convolutions, whose operations XLA counts.
     """
     from jfu import models
 

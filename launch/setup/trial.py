@@ -1,4 +1,4 @@
-"""One seed of a study: its data on the devices, and what models are evaluated on."""
+"""One seed of a study: its data on the devices, and the evaluation of its models."""
 
 from typing import NamedTuple
 
@@ -16,26 +16,26 @@ from launch.shell.devices import place
 
 
 class Trial(NamedTuple):
-    """One seed: its split of the data, its request, and what models are evaluated on."""
+    """One seed: its split of the data, its request, and the evaluation of its models."""
 
     seed: int
     key: jax.Array
     everything: jfu.Split  # nothing forgotten
     request: jfu.Split
     evaluation: Evaluation
-    fewest: int = 0  # clients that there ever were before, with --dp_clip
-    draws: identity.Draws | None = None  # what its data were made into
+    fewest: int = 0  # the smallest number of clients so far, with --dp_clip
+    draws: identity.Draws | None = None  # its split, requests and poison
     poisoned: np.ndarray | None = None  # bool [M], rows with the trigger
 
 
 def prepare_trial(study: Study, seed: int) -> Trial:
-    """A seed's data on the devices; on several hosts each holds its own clients' examples."""
+    """A seed's data on the devices; each of several hosts has its own clients' examples."""
     config, dataset, drawn = study.config, study.dataset, study.drawn[seed]
     with hosts.aside():
         clients = images(config, dataset, drawn)
         everything = jfu.split(clients, np.zeros(clients.mask.shape, bool))
         request = everything if drawn.forget is None else jfu.split(clients, drawn.forget)
-    # Before all else that reads: on several hosts one may find that its examples are others.
+    # First, because on several hosts one may find here that its examples differ.
     spread = lambda: jfu.spread(clients) if hosts.several() else place(clients)
     pool = hosts.together(spread)  # once for all four sides
     evaluation = evaluation_of(config, dataset, clients, request, drawn.poisoned, seed)
@@ -54,7 +54,7 @@ def prepare_trial(study: Study, seed: int) -> Trial:
 
 
 def names_the_poison(poisoned: np.ndarray, forget: np.ndarray, retain: np.ndarray) -> bool:
-    """Whether a request names images with the trigger, and none of them stays.
+    """Whether a request names images with the trigger, and no other image with the trigger stays.
 
     Args:
       poisoned, forget, retain: bool ``[M]``, by row of the training examples.

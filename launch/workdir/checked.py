@@ -1,4 +1,4 @@
-"""Whether a configuration that was read is what was written, and of the kinds that jfu writes."""
+"""Checks that a configuration that was read is unchanged, and has the types that jfu writes."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ KINDS = typing.get_type_hints(Config) | typing.get_type_hints(Layout)
 
 
 def with_digest(content: dict[str, Any]) -> dict[str, Any]:
-    """What config.json holds, with a digest of all of it.
+    """The content of config.json, with a digest of all of it.
 
-    A line of the ledger names that file, but the first one is written when a run ends.
+    The ledger names config.json too, but its first line is written when a run ends.
 
     >>> sorted(with_digest(dict(script="train")))
     ['script', 'sha256']
@@ -31,11 +31,11 @@ def _digest(kept: dict[str, Any]) -> str:
 def check(kept: dict[str, Any]) -> None:
     """Refuses a configuration that was changed, and values that jfu does not write.
 
-    One of before there were digests has none.
+    Older configurations have no digest.
 
     Raises:
-      ValueError: it is not what its digest is of.
-      TypeError: the first value of another type than it has where jfu wrote it.
+      ValueError: the digest differs.
+      TypeError: the first value whose type differs from what jfu writes.
     """
     if kept.get("sha256", _digest(kept)) != _digest(kept):
         raise ValueError("it was changed since it was written")
@@ -43,7 +43,7 @@ def check(kept: dict[str, Any]) -> None:
     parts = {name: kept[name] for name in must} | {n: kept.get(n) or {} for n in PARTS}
     odd = [name for name, part in parts.items() if not isinstance(part, dict)]
     if odd or not isinstance(kept["script"], str):
-        raise TypeError(f"{(odd or ['script'])[0]} is not of its kind")
+        raise TypeError(f"{(odd or ['script'])[0]} has another type")
     named = [*kept["config"].items(), *kept["layout"].items(), *kept["more"].items()]
     for name, value in named:
         kind = MORE.get(name) or KINDS[name]
@@ -54,19 +54,19 @@ def check(kept: dict[str, Any]) -> None:
     maps += [kept[name] for name in ("source", "data") if kept.get(name)]
     for one in maps:
         if one is not None and not all(isinstance(v, str | None) for v in dict(one).values()):
-            raise TypeError("a digest, a version or a place is no text")
+            raise TypeError("a digest, a version or a place is not a text")
 
 
-# What a run of before these were kept says nothing of.
+# Parts that older runs lack.
 PARTS = ("source", "places", "data", "numerics")
 
 
-# What else a run is begun with.
+# Further settings of a run.
 MORE = dict(seed=int, method=str, stop=str, further=int, keep_history=tuple[str, ...])
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a kind; there a tuple is a list, and may be a whole number."""
+    """Whether a JSON value has a type. JSON has lists for tuples; a float may be a whole number."""
     if typing.get_origin(kind) is tuple:
         return isinstance(value, list) and all(isinstance(one, str) for one in value)
     if kind is float:

@@ -1,8 +1,8 @@
-"""Checkpoints of cells, one file a method and seed in the folder ``cells``; models and histories.
+"""Checkpoints, one file for each method and seed in the folder ``cells``; models and histories.
 
-A file holds the state and the measured rows up to the same round. It is replaced at once, so a
-kill at any moment leaves a cell that can go on. It says which method, seed and run it is of, so
-one that was put in another's place is refused.
+A checkpoint has the state and the measured rows up to the same round. It is replaced atomically, so
+a run that was killed at any moment can continue. It names its method, seed and run, so a checkpoint
+in another's place is refused.
 """
 
 import os
@@ -22,24 +22,25 @@ from launch.workdir.places import CONFIG, HISTORY, MODEL, WorkDir
 
 
 def read_cells(path: pathlib.Path, run: str) -> dict[tuple[int, str], dict[str, Any]]:
-    """The notes of every cell that there is, by seed and name; no arrays are read.
+    """The notes of every checkpoint, by seed and method; no arrays are read.
 
     Raises:
-      ValueError: one is no cell, or another run's, seed's or method's than its place says.
+      ValueError: a file is not a checkpoint, or its run, seed or method differs from its name.
     """
     found = {}
     for file in sorted((path / "cells").glob("*.safetensors")):
         seed, _, name = file.stem.partition("-")
         if not (seed.isdigit() and re.fullmatch(r"\w+", name)):
             raise ValueError(
-                f"{file} has no cell's name, which is SEED-METHOD.safetensors; move it elsewhere"
+                f"{file} does not have a checkpoint's name, SEED-METHOD.safetensors; move it "
+                "elsewhere"
             )
         found[int(seed), name] = own_notes(file, dict(run=run, method=name, seed=int(seed)))
     return found
 
 
 def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[str, Any]) -> None:
-    """Replaces a cell's checkpoint."""
+    """Replaces the checkpoint of a method and seed."""
     if not hosts.first():
         return
     check_lock(work.path, work.lock)
@@ -47,11 +48,11 @@ def write_cell(work: WorkDir, seed: int, method: str, state: Any, notes: dict[st
 
 
 def read_cell(work: WorkDir, seed: int, method: str, like: Any) -> tuple[Any, dict] | None:
-    """A cell's checkpoint, None if there is none.
+    """The checkpoint of a method and seed; None if there is none.
 
     Raises:
-      FileNotFoundError: it is a link that leads nowhere.
-      ValueError: it is truncated, of another kind, or another cell's; nothing is changed.
+      FileNotFoundError: it is a link to a missing file.
+      ValueError: it is truncated, of another kind, or of another run; nothing is changed.
     """
     notes = cell_notes(work, seed, method)
     if notes is None:
@@ -60,7 +61,7 @@ def read_cell(work: WorkDir, seed: int, method: str, like: Any) -> tuple[Any, di
 
 
 def cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
-    """What a cell's checkpoint says beside its state; as ``read_cell``."""
+    """The notes of a checkpoint, without its state; as ``read_cell``."""
     return hosts.agreed(lambda: _cell_notes(work, seed, method))
 
 
@@ -72,69 +73,75 @@ def _cell_notes(work: WorkDir, seed: int, method: str) -> dict[str, Any] | None:
 
 
 def _of(work: WorkDir, seed: int, method: str) -> dict[str, Any]:
-    """Whose a checkpoint is."""
+    """The run, method and seed that a checkpoint belongs to."""
     drawn = dict(draws=work.drawn[seed]) if seed in work.drawn else {}
     return dict(run=work.run, method=method, seed=seed) | drawn
 
 
 def is_of(said: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint is what it should be; one of before draws were kept names none."""
+    """Whether a checkpoint belongs to a run, method and seed; older ones lack their draws."""
     return all(said.get(k, v if k == "draws" else None) == v for k, v in mine.items())
 
 
 def own_notes(path: pathlib.Path, mine: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint says beside its state, if it is a cell and of this run, method and seed."""
+    """The notes of a file, if it is a checkpoint of this run, method and seed."""
     notes = jfu.io.load_notes(path)
     if not isinstance(notes, dict) or not {"round", "rows", "spent"} <= notes.keys():
-        raise ValueError(f"{path} is no cell of jfu; restore it, or remove it to begin anew")
+        raise ValueError(
+            f"{path} is not a checkpoint of jfu; restore it, or remove it to start this run again"
+        )
     number = lambda value: type(value) in (int, float)
     try:
         check_rows(notes["rows"])
         if type(notes["round"]) is not int or type(notes.get("finished", False)) is not bool:
             raise ValueError(f"its round is {notes['round']!r:.50}")
         if not (isinstance(notes["spent"], dict) and all(map(number, notes["spent"].values()))):
-            raise ValueError("what it spent are no numbers")
+            raise ValueError("its costs are not numbers")
     except ValueError as error:
         raise ValueError(
-            f"{path} is no cell of jfu ({error}); restore it, or remove it to begin anew"
+            f"{path} is not a checkpoint of jfu ({error}); restore it, or remove it to start this "
+            "run again"
         ) from None
     check_own(path, notes.get("of"), mine)
     return notes
 
 
 def check_own(path: pathlib.Path, said: Any, mine: dict[str, Any]) -> None:
-    """Refuses a checkpoint that says it is another's, and one that has no digest but must.
+    """Refuses a checkpoint of another run, and one that lacks a digest that it should have.
 
-    What says nothing of whose it is is older than this; so is a work directory whose
-    configuration does not say that its checkpoints have digests.
+    Older checkpoints do not name their run. Older work directories do not require digests; their
+    configuration does not say ``sealed``.
     """
     if jfu.io.load_seal(path) is None and sealed(path.parents[1]):
         raise ValueError(
-            f"{path} has no digest, which all checkpoints of its work directory have; it was "
-            "changed or comes from elsewhere: restore it, or remove it to begin anew"
+            f"{path} has no digest, unlike all checkpoints of its work directory; it was changed "
+            "or comes from elsewhere; restore it, or remove it to start this run again"
         )
     if said is None or (isinstance(said, dict) and is_of(said, mine)):
         return
     if not isinstance(said, dict):
-        raise ValueError(f"{path} is no checkpoint of jfu; restore it, or remove it to begin anew")
+        raise ValueError(
+            f"{path} is not a checkpoint of jfu; restore it, or remove it to start this run again"
+        )
     what = ", ".join(f"{name} {value}" for name, value in said.items())
     wanted = ", ".join(f"{name} {value}" for name, value in mine.items())
     differ = any(said.get(name) != mine.get(name) for name in ("run", "draws"))
     raise ValueError(
         f"{path} is the checkpoint of {what}, not of {wanted}"
-        + ", which has other flags, data, draws, history or devices" * differ
-        + "; put it back where it belongs and restore this one, or remove it to begin anew"
+        + ", and its flags, data, draws, history or devices differ" * differ
+        + "; move it back to its own place and restore this one, or remove it to start this run "
+        "again"
     )
 
 
 def sealed(folder: pathlib.Path) -> bool:
-    """Whether a work directory was begun since checkpoints have digests."""
+    """Whether a work directory is recent enough that all its checkpoints have digests."""
     notes = folder / CONFIG
     return os.path.lexists(notes) and "sealed" in read_json(notes, finite=False)
 
 
 def write_history(work: WorkDir, history: Any, keep: Sequence[str]) -> None:
-    """Replaces what a training remembers of its clients, and says what that is."""
+    """Replaces the history that training keeps, and notes its kinds."""
     if not hosts.first():
         return
     check_lock(work.path, work.lock)
@@ -148,10 +155,10 @@ def write_model(work: WorkDir, variables: Any) -> None:
 
 
 def export(path: pathlib.Path, variables: Any, *, shown: bool = False) -> None:
-    """Writes a model unless the same is there already; refuses to overwrite another.
+    """Writes a model unless the same one is there already; refuses to overwrite another.
 
     Args:
-      shown: a user asked for it by name, so it need not be its owner's alone.
+      shown: a user named the file, so users other than its owner may read it.
     """
     if not hosts.first():
         return

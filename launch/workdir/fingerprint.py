@@ -1,4 +1,4 @@
-"""What names a run: its configuration, with the files that it names known by their content."""
+"""The fingerprint of a run: its configuration, with files identified by their content."""
 
 import hashlib
 import json
@@ -11,23 +11,24 @@ import jfu.io
 import jfu.ledger
 from launch.shell.config import FIELDS, Config, having
 
-# What a configuration that is older than these fields was run with.
+# Values of later fields with which older configurations were run.
 LATER = {name: FIELDS[name].default for name in having("later")}
 
 
 def later(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields that a configuration of before there were any lacks, as it was run.
+    """Values for fields that an older configuration lacks, as it was run.
 
-    Noise then came from the seed, which hides nothing: so it is not taken for a secret's.
+    Older private runs drew noise from the seed, which hides nothing. So it does not count as
+    secret.
     """
     return LATER | dict(dp_noise_from_seed=config.get("dp_clip") is not None)
 
 
 def fingerprint(kept: dict[str, Any]) -> str:
-    """Names a run by what config.json says that its bits depend on.
+    """A digest of everything in config.json that a run's bits depend on.
 
-    Where data lies is not among it, nor are versions: so cells of one run that was shared out
-    over machines can be gathered in one work directory. Nor are later fields that change nothing.
+    The place of data and versions are left out. So machines can share a comparison, and one work
+    directory can gather their checkpoints. Later fields with their default are left out too.
     """
     what = {name: kept[name] for name in ("script", "more", "layout")}
     known = ("data", "numerics") if kept.get("data") else ("files",)
@@ -40,10 +41,10 @@ def fingerprint(kept: dict[str, Any]) -> str:
 
 
 def named_by_content(kept: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a config.json with digests in place of the names of files.
+    """The configuration of a config.json with digests instead of names of files.
 
-    A file that has moved is the same. Own data has no digest here: what was read of it is compared
-    (``identity.same_data``), however it was written. Of before that was kept, its name counts.
+    So a file that was moved is the same file. Your own data (.npz) has no digest here, because its
+    content is compared in any case (``identity.same_data``). In older directories its name counts.
     """
     config, digests = kept["config"], kept["files"]
     own = kept.get("data") is not None and config["dataset"].endswith(".npz")
@@ -56,7 +57,7 @@ def named_by_content(kept: dict[str, Any]) -> dict[str, Any]:
 
 
 def files(config: Config, data: bool = True) -> dict[str, str]:
-    """Digests of the files that a configuration names, so that a changed one is noticed."""
+    """Digests of the files that a configuration names, so that a changed file is noticed."""
     return digests([*named_files(config, data), config.init_params])
 
 
@@ -67,7 +68,7 @@ def named_files(config: Config, data: bool = True) -> list[str]:
 
 
 def masks(config: Config) -> list[str]:
-    """The files of the requests, this one and those before, that name examples by a mask."""
+    """The mask files of the requests, both this one and the earlier ones."""
     return [text.partition("mask:")[2] for text in (config.forget, *config.past)]
 
 
@@ -77,12 +78,15 @@ def digests(named: Iterable[str | None]) -> dict[str, str]:
 
 
 def changed(now: dict[str, str], kept: dict[str, str]) -> list[str]:
-    """The files that are not what they were; older work directories do not name all masks."""
+    """The files that have changed; older work directories do not name all masks."""
     return [name for name, digest in now.items() if kept.get(name, digest) != digest]
 
 
 def place(name: str | None, path: pathlib.Path) -> dict[str, str] | None:
-    """Where a file lies that a run begins with, also from its work directory if both move."""
+    """The place of a file that a run begins with; also relative to the work directory.
+
+    So the file is found if both move together.
+    """
     if not name:
         return None
     where = os.path.abspath(name)

@@ -1,9 +1,10 @@
-"""Folders that one process at a time writes in, by the system's lock on a file in them.
+"""Locks: one process at a time writes in a folder. A lock is the system's, on a file in the folder.
 
-A killed process leaves no lock of the system (flock on the file ``lock``) behind. Before each write
-a process looks whether the file is still the one that it locked, and ends if somebody removed it:
-another may have begun. Where the file system has no locks, ``lock.held``, which only one can make,
-stands for one. What a process of the same machine left that has ended is taken over.
+The system's lock (flock on the file ``lock``) ends with its process, even with a killed one. Before
+each write a process checks that the file is still the one it locked. If the file was removed, the
+process ends, because another one may have begun. Some file systems have no locks. There the file
+``lock.held``, which only one process can make, serves as the lock. If its process ran on the same
+machine and has ended, the lock is taken over.
 """
 
 import atexit
@@ -25,13 +26,13 @@ from launch.shell.say import say
 
 LOCK, HELD = "lock", "lock.held"
 WHO = re.compile(r"process (\d+) on ([\w.-]+)")
-# What the scripts write into a work directory itself.
+# Files that the scripts write directly into a work directory.
 OURS = "(config|plan|results|table|stopping|curves|costs|rounds|audit|tuning|options|pays|theory"
 OURS += r"|model|history|ledger|outputs)\.(json|jsonl|md|png|html|flags|safetensors)"
 
 
 def take(folder: pathlib.Path) -> BinaryIO:
-    """Makes a folder a writer's: it is there, writable, held, and rid of its own halves of files.
+    """Opens a folder for writing: makes it, locks it, and removes jfu's partial files in it.
 
     Raises:
       ValueError: another process works in it; nothing is changed.
@@ -39,16 +40,15 @@ def take(folder: pathlib.Path) -> BinaryIO:
     """
     make_folder(folder)
     lock = hold(folder)
-    for half in halves(folder):  # of a run that was killed
+    for half in halves(folder):  # left by a run that was killed
         half.unlink()
     return lock
 
 
 def halves(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files in the making that jfu left in a work directory, at the places where it writes.
+    """The partial files that jfu left in a work directory, at the places where it writes.
 
-    Nothing else is looked at: no other folder, and no folder that a link leads to or that is a
-    work directory of its own.
+    Other places are not searched. Nor are linked folders, and work directories in this one.
     """
     places = {".": OURS, "cells": r"\d+-.+\.safetensors", "shadows": r"[\d-]+\.safetensors"}
     places |= {"draws": r"\d+\.json", "controls/cells": places["cells"]}
@@ -63,22 +63,22 @@ def halves(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def half_of(name: str) -> str:
-    """The pattern of a file in the making that becomes one of a pattern."""
+    """The pattern of partial files for files of a pattern."""
     return rf"\.{name}\.[a-z0-9_]{{8}}{re.escape(PART)}"
 
 
 def hold(folder: pathlib.Path) -> BinaryIO:
-    """Takes a folder for this process, until what is returned is closed or the process ends.
+    """Locks a folder for this process, until the returned file is closed or the process ends.
 
-    The lock is the system's (flock), so that a killed process holds nothing. The file tells who
-    took it last; it stays, for to remove it would take it from under whoever waits. Where the file
-    system has no locks, a file that only one process can make stands for one.
+    The lock is the system's (flock), so it ends with a killed process. The file names the last
+    process that locked it. It is never removed, because another process may be waiting for it. On a
+    file system without locks, a file that only one process can make serves as the lock.
 
     Raises:
-      ValueError: another process holds it; nothing is changed.
+      ValueError: another process has the lock; nothing is changed.
     """
     if os.path.lexists(folder / LOCK) and not (folder / LOCK).is_file():
-        raise ValueError(f"{folder / LOCK} is no plain file; remove it")
+        raise ValueError(f"{folder / LOCK} is not a plain file; remove it")
     file = _Lock(folder / LOCK, "ab+")
     try:
         import fcntl
@@ -91,22 +91,22 @@ def hold(folder: pathlib.Path) -> BinaryIO:
         raise _in_use(folder, who and who.group()) from None
     except (ImportError, OSError) as error:
         file.close()
-        tell_once(f"files cannot be locked in {folder} ({error}); {HELD} stands for a lock there")
+        say_once(f"files cannot be locked in {folder} ({error}); the file {HELD} is used instead")
         return _hold_without(folder)
     if not _is_there(folder / LOCK, file):  # removed since it was opened
         file.close()
         return hold(folder)
-    with contextlib.suppress(OSError):  # a disk that is full is told where it matters
+    with contextlib.suppress(OSError):  # a full disk is reported when results are written
         file.truncate(0)
         file.write(f"{_me()}\n".encode())
     return file
 
 
 def wait(folder: pathlib.Path, seconds: float = 30) -> BinaryIO:
-    """As ``hold``, for a moment's work in a folder that another may hold for as long.
+    """As ``hold``, but waits if another process has the lock for a moment.
 
     Raises:
-      ValueError: another process holds it all the time; nothing is changed.
+      ValueError: another process keeps the lock for so long; nothing is changed.
     """
     until = time.monotonic() + seconds
     while True:
@@ -119,21 +119,21 @@ def wait(folder: pathlib.Path, seconds: float = 30) -> BinaryIO:
 
 
 @functools.cache
-def tell_once(text: str) -> None:
+def say_once(text: str) -> None:
     say(f"note: {text}")
 
 
 def check(folder: pathlib.Path, lock: BinaryIO | None) -> None:
-    """Refuses to go on where a lock is this process's no more: before each write.
+    """Refuses to continue if this process has lost its lock; called before each write.
 
     Raises:
-      ValueError: its file was removed or replaced, so that another process may have begun.
+      ValueError: the lock's file was removed or replaced, so another process may have begun.
     """
     if lock is not None and not (lock.closed or _is_there(pathlib.Path(lock.name), lock)):
         raise ValueError(
-            f"{lock.name} was removed or replaced while this process worked in {folder}, so that "
-            "another may work there too; nothing more was written: see that none does, and start "
-            "the same command again"
+            f"{lock.name} was removed or replaced while this process worked in {folder}, so "
+            "another process may work there too; nothing more was written; check that no other "
+            "process does, and start the same command again"
         )
 
 
@@ -150,20 +150,20 @@ def _me() -> str:
 
 def _in_use(folder: pathlib.Path, who: str | None, more: str = "") -> ValueError:
     return ValueError(
-        f"{folder} is in use by {who or 'another process'}; wait until that has ended{more}, or "
-        "choose another --workdir, nothing was touched"
+        f"{folder} is in use by {who or 'another process'}; wait until it has ended{more}, or "
+        "choose another --workdir; nothing was changed"
     )
 
 
 class _Lock(io.FileIO):
-    """Held until the process ends: no file that somebody forgot to close, as Python warns of."""
+    """A file that stays open until the process ends, without Python's warning about open files."""
 
     def __del__(self) -> None:
         self.close()
 
 
 class _Held(_Lock):
-    """A file that stands for a lock while it is there; closing removes it."""
+    """A file that serves as a lock while it exists; closing removes it."""
 
     def close(self) -> None:
         if not self.closed and _is_there(pathlib.Path(self.name), self):
@@ -172,10 +172,10 @@ class _Held(_Lock):
 
 
 def _hold_without(folder: pathlib.Path) -> BinaryIO:
-    """Takes a folder by a file that is there already for whoever comes second.
+    """Locks a folder by making a file, which fails if the file exists.
 
-    One that a process of this machine left that has ended is taken over; of another machine's
-    nothing can be known.
+    The file of a process of this machine that has ended is taken over. Of processes on other
+    machines nothing is known.
     """
     path = folder / HELD
     try:

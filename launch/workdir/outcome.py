@@ -1,8 +1,8 @@
-"""What came of a run, ``results.jsonl``, and what was to come of it, ``plan.json``.
+"""The results of a run, ``results.jsonl``, and its plan, ``plan.json``.
 
-``results.jsonl`` is always rewritten whole from the cells. A plan is no part of the configuration.
-It says which methods and seeds were asked for last, so that a table can mark what is missing; the
-frozen ``config.json`` knows neither.
+``results.jsonl`` is always rewritten whole from the checkpoints. The plan has the methods and seeds
+of the last command, so that a table can mark what is missing. It is no part of the configuration;
+the frozen ``config.json`` has neither.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from launch.shell import hosts
 from launch.workdir.locks import check as check_lock
 from launch.workdir.places import PLAN, RESULTS, WorkDir
 
-# What must be a number or nothing in a row, where it is there.
+# Columns of a row that must be numbers or null, if they are there.
 MEASURED = (*results.NUMBERS, "gap")
 
 
@@ -34,19 +34,19 @@ def read_results(work: WorkDir) -> list[results.Row]:
     except ValueError as error:
         raise ValueError(
             f"{path} is unreadable ({error}); restore it, or remove it and start the same "
-            "command again, which writes it anew from the cells"
+            "command again, which rewrites it from the checkpoints"
         ) from None
     return rows
 
 
 def check_rows(rows: Any) -> None:
-    """Refuses what are no rows: objects of numbers and texts that say their method, seed, round.
+    """Refuses what is not a list of rows, which are objects with method, seed and round.
 
     Raises:
-      ValueError: the first that is none.
+      ValueError: the first row that is wrong.
     """
     if not isinstance(rows, list):
-        raise ValueError("its rows are no list")
+        raise ValueError("its rows are not a list")
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not {"method", "seed", "round"} <= row.keys():
             raise ValueError(f"row {number} names no method, seed and round")
@@ -60,7 +60,7 @@ def check_rows(rows: Any) -> None:
 
 
 def write_results(work: WorkDir, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces results.jsonl; rows of methods and seeds that are not among these are kept."""
+    """Replaces results.jsonl, but keeps rows of other methods and seeds than these."""
     if not hosts.first():
         return
     check_lock(work.path, work.lock)
@@ -71,7 +71,7 @@ def write_results(work: WorkDir, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_plan(work: WorkDir, names: list[str], seeds: list[int]) -> None:
-    """Writes which cells were asked for last, so that a table can tell those that are missing."""
+    """Writes the methods and seeds of the last command; a table can mark what is missing."""
     if not hosts.first():
         return
     check_lock(work.path, work.lock)
@@ -85,19 +85,19 @@ def _of_plan(content: dict[str, Any]) -> str:
 
 
 def read_plan(path: pathlib.Path) -> tuple[list[str], list[int]]:
-    """The cells and seeds that were asked for last; empty where nothing says so."""
+    """The methods and seeds of the last command; empty without a plan."""
     notes = path / PLAN
     if not os.path.lexists(notes):
         return [], []
     try:
         kept = read_json(notes)
-        asked = dict(cells=kept["cells"], seeds=kept["seeds"])
-        if kept.get("sha256", _of_plan(asked)) != _of_plan(asked):
+        plan = dict(cells=kept["cells"], seeds=kept["seeds"])
+        if kept.get("sha256", _of_plan(plan)) != _of_plan(plan):
             raise ValueError("it was changed")
-        if not all(type(n) is str for n in asked["cells"]):
-            raise TypeError("names are text")
-        if not all(type(n) is int for n in asked["seeds"]):
-            raise TypeError("seeds are numbers")
-        return asked["cells"], asked["seeds"]
+        if not all(type(n) is str for n in plan["cells"]):
+            raise TypeError("a method's name must be a text")
+        if not all(type(n) is int for n in plan["seeds"]):
+            raise TypeError("a seed must be a number")
+        return plan["cells"], plan["seeds"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notes} is unreadable ({error}); remove it") from None

@@ -1,4 +1,4 @@
-"""Where things lie in a work directory, by name."""
+"""The places of files in a work directory, by name."""
 
 import pathlib
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ CONFIG, RESULTS, PLAN = "config.json", "results.jsonl", "plan.json"
 
 class WorkDir(NamedTuple):
     path: pathlib.Path
-    layout: Layout | None  # as the directory was begun, None if it is new
-    more: dict[str, Any] | None = None  # what else it was begun with
-    run: str = ""  # the fingerprint of what it was begun with
-    data: dict[str, Any] | None = None  # digests of the data that it was made of
+    layout: Layout | None  # the layout of its run; None if the directory is new
+    more: dict[str, Any] | None = None  # further settings of its run
+    run: str = ""  # the fingerprint of its run
+    data: dict[str, Any] | None = None  # digests of its data
     drawn: Mapping[int, str] = MappingProxyType({})  # by seed, the digest of its draws
     lock: BinaryIO | None = None  # while this process may write in it
 

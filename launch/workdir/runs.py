@@ -1,4 +1,4 @@
-"""What a work directory says of itself, to scripts that go on from another's model or rows."""
+"""Reads work directories, for scripts that continue from another run's model or rows."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from launch.workdir.places import CONFIG, MODEL, WorkDir
 
 
 class Run(NamedTuple):
-    """What a work directory says of itself."""
+    """The content of a work directory's config.json."""
 
     script: str
     config: Config
@@ -30,9 +30,9 @@ class Run(NamedTuple):
     versions: dict[str, str]
     files: dict[str, str]
     fingerprint: str
-    source: dict[str, str] | None = None  # of the model that it began with
-    places: dict[str, dict[str, str]] | None = None  # of data, lists and masks, by their names
-    data: dict[str, Any] | None = None  # digests of what was read; None of before they were kept
+    source: dict[str, str] | None = None  # the place of the model that it began with
+    places: dict[str, dict[str, str]] | None = None  # places of data, lists and masks, by name
+    data: dict[str, Any] | None = None  # digests of what was read; None in older runs
     numerics: dict[str, Any] | None = None
 
 
@@ -40,7 +40,7 @@ def read_run(path: str) -> Run:
     """Reads config.json of any script's work directory."""
     notes = pathlib.Path(path) / CONFIG
     if not os.path.lexists(notes):
-        raise FileNotFoundError(f"{path} is no work directory of jfu: it has no {CONFIG}")
+        raise FileNotFoundError(f"{path} is not a work directory of jfu: it has no {CONFIG}")
     return parse_run(path, _text(notes))
 
 
@@ -49,10 +49,10 @@ def _text(notes: pathlib.Path) -> str:
 
 
 def parse_run(path: str, text: str) -> Run:
-    """What the text of a work directory's config.json says."""
+    """A run from the text of a work directory's config.json."""
     notes = pathlib.Path(path) / CONFIG
     try:
-        kept = parse_json(text.encode(), notes, finite=False)  # older ones hold infinities
+        kept = parse_json(text.encode(), notes, finite=False)  # older ones contain infinities
         config, layout = config_of(kept["config"]), Layout(**kept["layout"])
         known = kept["versions"], kept["files"], fingerprint(kept)
         later = [kept.get(name) for name in PARTS]
@@ -63,23 +63,23 @@ def parse_run(path: str, text: str) -> Run:
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
-    """A configuration as JSON holds it, whose tuples are lists; also of before all its fields."""
+    """A configuration from JSON, which has lists for tuples; older ones lack some fields."""
     values = later(values) | values
     return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def found(run: Run, path: str, **moved: str | None) -> Config:
-    """A run's configuration, with its files where they lie now.
+    """A run's configuration, with the present places of its files.
 
-    Each is looked for where it was named, where that was then, and where that is from the work
-    directory; one with the content of then comes before one with another, which is refused where
-    it is read.
+    Each file is searched at its name, at its old absolute place, and relative to the work
+    directory. A file with the old content is preferred. One with other content is refused when it
+    is read.
 
     Args:
-      moved: dataset, data_dir and partition as a user gives them now; None says nothing.
+      moved: dataset, data_dir and partition that a user gives now; None means no change.
 
     Raises:
-      ValueError: one of these is another kind of data, not another place of the same.
+      ValueError: a value means other data, and not another place of the same data.
     """
     config, places, said = run.config, run.places or {}, {}
     for name, value in moved.items():
@@ -89,7 +89,7 @@ def found(run: Run, path: str, **moved: str | None) -> Config:
         if not may_move(name, kept, value):
             raise ValueError(
                 f"{path} was trained with {name}={kept}, not {value}; leave the flag out, or train "
-                "anew"
+                "a new model"
             )
         said[name] = value
 
@@ -100,8 +100,8 @@ def found(run: Run, path: str, **moved: str | None) -> Config:
         tried = [place for place in tried if os.path.isfile(place)]
         kept = run.files.get(name)
         same = [place for place in tried if digests([place])[place] == kept]
-        if tried and not same and kept and name != config.dataset:  # whose content is compared
-            raise ValueError(f"{tried[0]} is not what it was when {path} was made; restore it")
+        if tried and not same and kept and name != config.dataset:  # own data is compared later
+            raise ValueError(f"{tried[0]} has changed since {path} was made; restore it")
         return (same or tried or [name])[0]
 
     changes = dict(dataset=now(config.dataset)) if config.dataset.endswith(".npz") else {}
@@ -112,7 +112,7 @@ def found(run: Run, path: str, **moved: str | None) -> Config:
 
 
 def may_move(name: str, kept: str | None, now: str | None) -> bool:
-    """Whether a setting says only where something lies, whose content is compared instead.
+    """Whether a setting is only a place of data, whose content is compared instead.
 
     >>> may_move("dataset", "a.npz", "/b.npz"), may_move("dataset", "digits", "b.npz")
     (True, False)
@@ -123,13 +123,13 @@ def may_move(name: str, kept: str | None, now: str | None) -> bool:
 
 
 def read_taken(path: str, run: Run, seed: int) -> dict[int, identity.Draws]:
-    """What the requests up to a run's end took out, its own among them, for the run after it."""
+    """The rows that all requests up to a run's end took out, for the next run."""
     known = identity.read(path, [seed], needed=run.data is not None)
     if seed not in known:
         if [text for text in (*run.config.past, run.config.forget) if "fraction:" in text]:
             say(
-                f"note: {path} was made before rows that requests took out were kept; they are "
-                "drawn again"
+                f"note: {path} is too old to have the rows that requests took out; they are drawn "
+                "again"
             )
         return known
     draws = known[seed]
@@ -139,11 +139,10 @@ def read_taken(path: str, run: Run, seed: int) -> dict[int, identity.Draws]:
 
 
 def of_model(config: Config) -> dict[str, Any]:
-    """The work directory that a model of --init_params lies in, with digests of its data; or none.
+    """The work directory of a model of --init_params, with digests of its data, if there is one.
 
     Raises:
-      ValueError: the model has forgotten something, which whoever knows nothing of it would train
-        on again.
+      ValueError: the model has forgotten something, and this run would train on it again.
     """
     if not config.init_params:
         return {}
@@ -156,8 +155,8 @@ def of_model(config: Config) -> dict[str, Any]:
         run = read_run(str(folder))
         if run.script == "unlearn" or forgotten(run.config.past):
             raise ValueError(
-                f"{model} has forgotten what was asked of {folder}, and --init_params would train "
-                "it on that again; go on from it with launch.unlearn or launch.train --init_from="
+                f"{model} has forgotten data by a request, and --init_params would train it on "
+                "this data again; continue with launch.unlearn or launch.train --init_from="
                 f"{folder}"
             )
         identity.same_numerics(run.numerics, folder)
@@ -167,12 +166,12 @@ def of_model(config: Config) -> dict[str, Any]:
 
 
 class Met(NamedTuple):
-    """The model of a work directory, as the next run meets it."""
+    """The model of a work directory, for the next run."""
 
-    config: Config  # the configuration that trained it, with what was forgotten since
+    config: Config  # the configuration of its training, with the requests since
     seed: int
-    taken: dict[int, identity.Draws]  # what was forgotten, as rows
-    data: dict[str, Any] | None  # digests of what it was made of
+    taken: dict[int, identity.Draws]  # the forgotten rows
+    data: dict[str, Any] | None  # digests of its data
 
 
 def read_model(path: str, **moved: str | None) -> Met:
@@ -182,7 +181,7 @@ def read_model(path: str, **moved: str | None) -> Met:
       moved: as in ``found``.
 
     Raises:
-      ValueError: there is none, or it was made with other settings of JAX.
+      ValueError: there is no model, or it was made with other settings of JAX.
     """
     where = pathlib.Path(path)
 
@@ -190,21 +189,21 @@ def read_model(path: str, **moved: str | None) -> Met:
         known = read_run(path)
         if others := changed(digests(masks(known.config)), known.files):
             raise ValueError(
-                f"{others[0]} has changed since {path} forgot what it named; restore it, and give "
-                "another mask another name"
+                f"{others[0]} has changed since {path} forgot the examples in it; restore it, and "
+                "give a new mask another name"
             )
         return _text(where / CONFIG)
 
     run = parse_run(path, hosts.agreed(text))
     if run.script not in ("train", "unlearn"):
         raise ValueError(
-            f"{path} holds a run of launch.{run.script}; --init_from wants launch.train's or "
-            "launch.unlearn's"
+            f"{path} has a run of launch.{run.script}; --init_from needs a run of launch.train or "
+            "launch.unlearn"
         )
     if not hosts.agreed((where / MODEL).is_file):
         raise ValueError(
-            f"{path} holds no model: it was erased, or the run has not finished; start launch."
-            f"{run.script} --workdir={path} again with its flags to go on"
+            f"{path} has no model: it was erased, or the run has not finished; to continue, start "
+            f"launch.{run.script} --workdir={path} again with the same flags"
         )
     identity.same_numerics(run.numerics, path)
     seed = run.more["seed"]
@@ -215,7 +214,7 @@ def read_model(path: str, **moved: str | None) -> Met:
         rows = hosts.agreed(lambda: read_results(WorkDir(where, run.layout)))
         rounds = max(row["round"] for row in rows)
         config = dataclasses.replace(config, past=(*config.past, f"-{config.forget}"), forget="")
-    # Of a model whose noise anybody can take off nobody knows a bound; what follows may be secret.
+    # Noise from the seed can be subtracted, so no bound is known. Later noise may be secret.
     bare = unknown(config) or config.dp_noise_from_seed
     before = None if bare else config.rounds_before + rounds
     config = dataclasses.replace(config, rounds_before=before, dp_noise_from_seed=False)

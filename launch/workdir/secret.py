@@ -1,21 +1,23 @@
-"""Secret noise: a key for each cell that is in no file that others need.
+"""Secret noise: a key for each method and seed that is in no shared file.
 
-Noise, and who takes part, come from a secret that is drawn for each cell. It lies in the work
-directory as ``secret/SEED-METHOD``, which its owner alone may read, while the cell is not finished:
-so a run that was stopped goes on and ends with the same bits. It is removed with the last
-checkpoint. Where it is gone the rounds that are left get a new one, as private as the old.
+Noise, and the choice of clients, come from a secret that is drawn for each method and seed. While
+the run is not finished, the secret is the file ``secret/SEED-METHOD`` in the work directory, which
+only its owner may read. So a stopped run can continue and end with the same bits. The secret is
+removed with the last checkpoint. If it is lost, the remaining rounds get a new one, which is as
+private.
 
-The key is made of the secret and of what it is for: the run (its settings and data), the cell, the
-model that it begins with, and who holds what. So a secret that comes to lie beside other data
-draws other noise; the same noise on two sums would show their difference.
+The key is a hash of the secret and of its purpose. The purpose is the run (its settings and data),
+the method, the seed, the first model, and the clients' examples. So a secret that is copied to
+other data makes other noise. The same noise on two sums would show their difference.
 
-Keys of JAX have 64 bits, which can be searched; these have 256 and draw from a cipher
-(``jfu.chacha``). A round of noise takes about as long as with JAX's own generator: for 1.7 million
-numbers 11 ms against 23 on one core. First weights and the split of the data stay the seed's.
+JAX's own keys have 64 bits, which can be searched. These keys have 256 bits, and noise comes from a
+cipher (``jfu.chacha``). It takes about as long as JAX's own generator: 11 ms against 23 for
+1.7 million numbers on one core. First weights and the split of the data still come from the seed.
 
-Machines that share out the methods and seeds of a comparison train models of their own then; copy
-``cells/SEED-original.safetensors`` to all of them first. Not defended against is who reads the
-process's memory or the folder ``secret``, and the timing of a round.
+Machines that share the methods and seeds of a comparison would each train their own original model.
+Copy ``cells/SEED-original.safetensors`` to all of them first. There is no protection against
+someone who reads the process's memory or the folder ``secret``, or who measures the time of a
+round.
 """
 
 import contextlib
@@ -39,17 +41,17 @@ from launch.shell.say import say
 from launch.workdir import locks
 
 FOLDER = "secret"
-WRITTEN = rf"[0-9a-f]{{{2 * jfu.chacha.BYTES}}}\n"  # what such a file holds
+WRITTEN = rf"[0-9a-f]{{{2 * jfu.chacha.BYTES}}}\n"  # the content of such a file
 
 
 def key(
     work: Any, seed: int, name: str, model: Any, request: jfu.Split, *, begun: bool
 ) -> jax.Array:
-    """The key of a cell's rounds; on several hosts the first one's, which alone keeps the secret.
+    """The key of a run's rounds; of several hosts only the first one keeps the secret.
 
     Args:
-      model: the variables that the cell begins with.
-      begun: whether there is a checkpoint to go on from.
+      model: the variables that the run begins with.
+      begun: whether there is a checkpoint to continue from.
     """
     path = where(work.path, seed, name)
 
@@ -57,8 +59,8 @@ def key(
         text = read(path)
         if text is None and begun:
             say(
-                f"note: {path}, the secret of this run's noise, is not there; the rounds that are "
-                "left get other noise than they would have had"
+                f"note: {path}, the secret of this run's noise, is missing; the remaining rounds "
+                "get new noise from a new secret"
             )
         locks.check(work.path, work.lock)
         return write(path) if text is None else text
@@ -69,12 +71,12 @@ def key(
         purpose.update(_whole(leaf).tobytes())
     mixed = hashlib.blake2b(purpose.digest(), key=secret, digest_size=jfu.chacha.BYTES)
     made = jfu.privacy.secret_key(mixed.digest())
-    words = place(jax.random.key_data(made))  # a key as such goes to this host's devices alone
+    words = place(jax.random.key_data(made))  # a typed key would go to this host's devices only
     return jax.random.wrap_key_data(words, impl=jax.random.key_impl(made))
 
 
 def _whole(leaf: Any) -> np.ndarray:
-    """An array that every host holds whole."""
+    """The value of an array that is whole on every host."""
     alone = getattr(leaf, "is_fully_addressable", True)
     return np.asarray(leaf if alone else leaf.addressable_data(0))
 
@@ -84,7 +86,7 @@ def where(folder: pathlib.Path, seed: int, name: str) -> pathlib.Path:
 
 
 def read(path: pathlib.Path) -> str | None:
-    """A secret as text; None where there is none, or half of one, which no round has used.
+    """A secret as text; None if there is none, or only a part, which no round has used.
 
     Raises:
       ValueError: the file is something else; nothing is changed.
@@ -94,12 +96,12 @@ def read(path: pathlib.Path) -> str | None:
     except FileNotFoundError:
         return None
     if not re.fullmatch(r"[0-9a-f]*\n?", text):
-        raise ValueError(f"{path} is no secret that jfu wrote; move it elsewhere")
+        raise ValueError(f"{path} is not a secret that jfu wrote; move it elsewhere")
     return text if re.fullmatch(WRITTEN, text) else None
 
 
 def write(path: pathlib.Path) -> str:
-    """Draws a secret and keeps it, through to the disk, before any noise is made of it."""
+    """Draws a secret and writes it to the disk, before any noise is made from it."""
     make_folder(path.parent)
     path.parent.chmod(0o700)
     text = secrets.token_hex(jfu.chacha.BYTES) + "\n"
@@ -110,22 +112,22 @@ def write(path: pathlib.Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     if path.stat().st_mode & 0o077:
-        say(f"note: others than its owner may read {path}: this file system keeps no rights")
+        say(f"note: other users may read {path}: this file system has no permissions")
     return text
 
 
 def forget(folder: pathlib.Path, seed: int, name: str) -> None:
-    """Removes the secret of a cell that is finished, if there is one."""
+    """Removes the secret of a finished run, if there is one."""
     path = where(folder, seed, name)
     if not hosts.first() or not os.path.lexists(path):
         return
     path.unlink()
-    with contextlib.suppress(OSError):  # others' are in it
+    with contextlib.suppress(OSError):  # it contains secrets of other runs
         path.parent.rmdir()
 
 
 def is_one(path: pathlib.Path) -> bool:
-    """Whether a file is a secret: a model that was given its name is none."""
+    """Whether a file has the content of a secret, and not only its name."""
     with contextlib.suppress(ValueError, OSError):
         return read(path) is not None
     return False

@@ -1,12 +1,12 @@
-"""Opening a work directory and beginning a run in it: one script, one configuration.
+"""Opens a work directory and begins a run in it: one script, one configuration.
 
-What else lies there has modules of its own: names of files (``places``), what names a run
-(``fingerprint``), cells (``checkpoints``), results and plan (``outcome``), draws
+Its other files have modules of their own: names of files (``places``), a run's fingerprint
+(``fingerprint``), checkpoints (``checkpoints``), results and plan (``outcome``), and draws
 (``launch.setup.identity``). One process at a time works in a work directory (``locks``).
 
-A file in the making is ``.NAME.RANDOM.jfu-part``, NAME one of the files that the scripts write. A
-start removes such files in the work directory and its ``cells``, ``shadows`` and ``draws``, and
-looks nowhere else.
+A partial file is named ``.NAME.RANDOM.jfu-part``, with NAME a file that the scripts write. Each
+start removes partial files in the work directory and in its ``cells``, ``shadows`` and ``draws``,
+and nowhere else.
 """
 
 import dataclasses
@@ -46,13 +46,13 @@ from launch.workdir.places import CONFIG, WorkDir
 def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     """Opens a work directory for one script and configuration, or names a new one.
 
-    Of several hosts the first one looks, and the others need no such directory.
+    Only the first of several hosts reads it. The others need no such directory.
 
     Args:
-      more: what else must stay the same, such as the seed.
+      more: further settings that must stay the same, such as the seed.
 
     Raises:
-      ValueError: it holds another script's run or another configuration; nothing is changed.
+      ValueError: it has another script's run or another configuration; nothing is changed.
     """
 
     def look():
@@ -69,12 +69,12 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     if not notes.exists():
         if not untouched(where):
             raise ValueError(
-                f"{where} exists and is no work directory of jfu; choose another --workdir, "
-                "nothing was touched"
+                f"{where} exists and is not a work directory of jfu; choose another --workdir; "
+                "nothing was changed"
             )
         return WorkDir(where, None)
     try:
-        kept = read_json(notes, finite=False)  # an infinity stands in older ones
+        kept = read_json(notes, finite=False)  # older ones contain infinities
         check(kept)
         had = later(kept["config"]) | kept["config"] | kept["more"]
         known = later(kept["config"]) | named_by_content(kept) | kept["more"]
@@ -86,8 +86,8 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
             f"{notes} is unreadable ({error!r}); restore it or choose another --workdir"
         ) from None
     if script_kept != script:
-        raise ValueError(f"{where} holds a run of launch.{script_kept}; choose another --workdir")
-    by_content = kept.get("data") is not None  # then begin compares what was read
+        raise ValueError(f"{where} has a run of launch.{script_kept}; choose another --workdir")
+    by_content = kept.get("data") is not None  # then begin compares the data itself
     if others := changed(files(config, data=not by_content), files_kept):
         raise ValueError(
             f"{', '.join(others)} has changed since {where} was begun; restore it, or choose "
@@ -95,25 +95,25 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
         )
     now = dataclasses.asdict(config) | more
     same = dict(config=dataclasses.asdict(config), data=kept.get("data"))
-    asked = named_by_content(same | dict(files=files_kept | files(config))) | more
-    asked = json.loads(json.dumps(asked))
-    differing = [n for n in asked if n != "data_dir" and known.get(n, ...) != asked[n]]
+    given = named_by_content(same | dict(files=files_kept | files(config))) | more
+    given = json.loads(json.dumps(given))
+    differing = [n for n in given if n != "data_dir" and known.get(n, ...) != given[n]]
     if differing:
         had = ", ".join(f"{n}={had.get(n)}" for n in differing)
         now = ", ".join(f"{n}={now[n]}" for n in differing)
         raise ValueError(
-            f"{where} holds a run with {had}, and {now} was asked for; use the same flags to go "
-            "on with it, or another --workdir"
+            f"{where} has a run with {had}, and the flags say {now}; use the same flags to "
+            "continue it, or another --workdir"
         )
     identity.same_numerics(kept.get("numerics"), where)
     if versions_kept != versions():
         was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions().get(n))
-        say(f"note: {where} was begun with {was}; what is run now may differ in its last bits")
+        say(f"note: {where} was begun with {was}; results from now on may differ in the last bits")
     return WorkDir(where, layout, kept["more"], run, kept.get("data"))
 
 
 def untouched(folder: pathlib.Path) -> bool:
-    """Whether a run may begin there: it holds at most what one left that was killed too early."""
+    """Whether a run may begin in a folder: it has at most what a run left that was killed early."""
     if not os.path.lexists(folder):
         return True
     left = re.compile(
@@ -123,13 +123,13 @@ def untouched(folder: pathlib.Path) -> bool:
 
 
 def same_history(work: WorkDir, keep: list[str], names: list[str]) -> list[str]:
-    """The history that a comparison was begun with, which more methods must make do with."""
+    """The history that a comparison was begun with; refuses methods that need more."""
     kept = work.more["keep_history"]
     if missing := [kind for kind in keep if kind not in kept]:
         raise ValueError(
-            f"training in {work.path} did not remember {', '.join(missing)}, which is needed for "
-            f"{', '.join(names)}; begin another --workdir with these methods, or with "
-            f"--keep_history={','.join(keep)} if they are to join later"
+            f"training in {work.path} did not keep {', '.join(missing)}, which {', '.join(names)} "
+            "needs; begin another --workdir with these methods, or with "
+            f"--keep_history={','.join(keep)} if you will add them later"
         )
     return kept
 
@@ -142,25 +142,25 @@ def begin(
     data: dict[str, Any] | None = None,
     **more: Any,
 ) -> WorkDir:
-    """Takes a work directory to write in, and writes the configuration of a new one.
+    """Locks a work directory for writing, and writes the configuration of a new one.
 
     Args:
       data: digests of the data that were read (``identity.of_data``).
 
     Raises:
-      ValueError: another process works in it, or it was made of other data; nothing is changed.
+      ValueError: another process works in it, or it has other data; nothing is changed.
       OSError: nothing can be written in it.
     """
-    held = {}
+    locked = {}
     if data:
         identity.same_data(work.data, data, work.path)
 
     def write():
-        held["lock"] = take(work.path)
+        locked["lock"] = take(work.path)
         return _write_begin(work, config, script, layout, data, **more)
 
     run = hosts.agreed(write)
-    work = work._replace(lock=held.get("lock"), run=run, data=work.data or data)
+    work = work._replace(lock=locked.get("lock"), run=run, data=work.data or data)
     return work if work.layout is not None else work._replace(layout=layout)
 
 
@@ -170,12 +170,12 @@ def _write_begin(
     cells = work.path / "cells"
     if work.layout is None and (work.path / CONFIG).exists():
         raise ValueError(
-            f"another process has begun a run in {work.path} meanwhile; start the same command "
-            "again to go on with it, or choose another --workdir"
+            f"another process has just begun a run in {work.path}; start the same command again to "
+            "continue that run, or choose another --workdir"
         )
     if work.layout is not None:
         make_folder(cells)
-        read_results(work)  # what is unreadable is told before time is spent
+        read_results(work)  # an unreadable file is an error now, before any training
         return work.run
     content = dict(
         script=script,
@@ -198,21 +198,20 @@ def _write_begin(
 
 
 def taken(work: WorkDir, seeds: Sequence[int]) -> dict[int, identity.Draws]:
-    """What the seeds' requests took out, where the directory says so.
+    """The rows that the seeds' requests took out, if the directory has them.
 
-    A seed of which it says nothing is drawn; its checkpoints, if there are any, name what they were
-    drawn from, and are refused where that is another.
+    Other seeds are drawn. Their checkpoints name their draws, and are refused if these differ.
     """
     return identity.read(work.path, seeds)
 
 
 def with_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:
-    """The same, knowing of a seed what its checkpoints must have been made of."""
+    """The same, with the digest of a seed's draws, which its checkpoints must have."""
     return work._replace(drawn={**work.drawn, seed: draws.digest()})
 
 
 def keep_draws(work: WorkDir, seed: int, draws: identity.Draws) -> WorkDir:
-    """The same, with what was drawn for a seed written down."""
+    """The same, after writing a seed's draws."""
     check_lock(work.path, work.lock)
     identity.write(work.path, seed, draws)
     return with_draws(work, seed, draws)

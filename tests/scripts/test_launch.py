@@ -279,7 +279,7 @@ def test_rivals_in_one_comparison_and_its_rounds(tmp_path):
     assert (tmp_path / "w" / "rounds.png").stat().st_size > 10_000
 
     _, error = launch("compare", *flags, "--methods=pgd", "--proxy=0.2", expect=2)
-    assert "did not remember last, which is needed for pgd; begin another --workdir" in error
+    assert "did not keep last, which pgd needs; begin another --workdir" in error
 
 
 @pytest.mark.parametrize("ending", ["safetensors", *rare("msgpack")])
@@ -559,7 +559,7 @@ def test_a_federation_with_faults_ends_and_says_who_was_left_out(tmp_path):
         assert 0 < last[name]["left_out"] < last[name]["round"] * 4
         assert last[name]["retain"] > 0 and np.isfinite(last[name]["loss_retain"])
     _, error = launch("compare", *SMALL, *flags[:2], "--methods=pgd", expect=2)
-    assert "--aggregator=mean only" in error
+    assert "--aggregator=mean; leave out" in error
 
 
 @pytest.mark.slow
@@ -576,8 +576,8 @@ def test_privacy_is_accounted_for_and_its_limits_are_told(tmp_path):
     for more, words in (
         (["--methods=federaser"], "federaser needs single updates at the server"),
         (["--methods=ga"], "ga has rounds of its own or a history"),
-        (["--aggregator=krum"], "--aggregator=krum sees single updates"),
-        (["--aggregator=clipped"], "--dp_clip is an aggregator of its own"),
+        (["--aggregator=krum"], "--aggregator=krum needs single updates"),
+        (["--aggregator=clipped"], "--dp_clip has its own aggregator"),
     ):
         _, error = launch("compare", *flags, "--methods=not", *more, expect=2)
         assert words in error.splitlines()[-1]

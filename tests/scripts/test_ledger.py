@@ -224,5 +224,5 @@ def test_returning_wants_somebody_who_left(chain, tmp_path):
     _, error = launch("unlearn", *flags, expect=2)
     assert "has answered a request; name the next" in error
     _, error = launch("unlearn", *flags, "--forget=client:0", expect=2)
-    assert "names no example that a client holds" in error
+    assert "names no example of any client" in error
     assert not os.path.exists(tmp_path / "X")

@@ -169,7 +169,7 @@ def test_two_that_begin_at_once(tmp_path):
     first, second = (workdir.open_workdir(str(tmp_path / "w"), CONFIG, "train") for _ in range(2))
     workdir.begin(first, CONFIG, "train", LAYOUT).lock.close()
     before = kept(tmp_path)
-    with pytest.raises(ValueError, match="another process has begun a run in .* meanwhile"):
+    with pytest.raises(ValueError, match="another process has just begun a run in"):
         workdir.begin(second, CONFIG, "train", LAYOUT)
     assert kept(tmp_path) == before
 
@@ -197,7 +197,7 @@ def test_where_files_cannot_be_locked_one_stands_for_it(tmp_path, lockless, caps
     for _ in range(2):
         locks.hold(tmp_path).close()
         assert os.listdir(tmp_path) == ["lock"]
-    assert capsys.readouterr().err.count("lock.held stands for a lock there") == 1
+    assert capsys.readouterr().err.count("the file lock.held is used instead") == 1
     held = locks.hold(tmp_path)
     with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*remove .*held\)"):
         locks.hold(tmp_path)
@@ -400,7 +400,7 @@ FOREIGN = {
     "a model": (lambda path, _: save_file(LIKE["variables"], path), "unreadable as a checkpoint"),
     "a history": (
         lambda path, _: jfu.io.save_state(path, LIKE, dict(keep=["start"])),
-        "is no cell of jfu; restore it, or remove it",
+        "is not a checkpoint of jfu; restore it, or remove it",
     ),
     "another model's": (
         lambda path, tmp: shutil.copy(_cell(tmp / "b", state=OTHER), path),
@@ -435,7 +435,7 @@ ODD_ROWS = dict(retain="x", seconds="y", method=3, seed=True, round=1.5, more=[1
 FOREIGN |= {
     f"{name} of another type": (
         lambda path, _, name=name: jfu.io.save_state(path, LIKE, NOTES | {name: ODD[name]}),
-        "is no cell of jfu",
+        "is not a checkpoint of jfu",
     )
     for name in ODD
 }
@@ -446,7 +446,7 @@ FOREIGN |= {
             LIKE,
             NOTES | dict(rows=[dict(method="not", seed=0, round=1) | {name: ODD_ROWS[name]}]),
         ),
-        "is no cell of jfu",
+        "is not a checkpoint of jfu",
     )
     for name in ODD_ROWS
 }

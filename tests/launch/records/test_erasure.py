@@ -603,7 +603,7 @@ def test_a_fraction_that_is_asked_for_twice_means_both(tmp_path):
     ],
 )
 def test_what_is_out_of_a_model(wanted, past, out):
-    assert (requests.meant(wanted, past) <= requests.in_force(past)) is out
+    assert (requests.identify(wanted, past) <= requests.in_force(past)) is out
 
 
 def test_a_request_that_came_otherwise_than_by_init_from_does_not_count(root):
@@ -625,7 +625,7 @@ def test_a_mask_that_was_changed_after_its_request_is_refused(tmp_path, monkeypa
     unlearn(tmp_path / "C", tmp_path / "B", "client:1", 3.0)
     np.save("m.npy", np.array([False, True]))
     for name in "BC":
-        with pytest.raises(ValueError, match="m.npy has changed since .* another mask another nam"):
+        with pytest.raises(ValueError, match="m.npy has changed since .* new mask another nam"):
             runs.read_model(str(tmp_path / name))
 
 

@@ -147,7 +147,7 @@ def test_foreign_cells_are_refused(tmp_path):
         table.read([one])
     (one / "cells" / "2-retrain.safetensors").unlink()
     shutil.copy(cell, one / "cells" / "1-retrain (1).safetensors")
-    with pytest.raises(ValueError, match="has no cell's name"):
+    with pytest.raises(ValueError, match="does not have a checkpoint's name"):
         table.read([one])
 
 

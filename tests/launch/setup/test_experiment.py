@@ -163,10 +163,10 @@ def test_masks_that_are_none(tmp_path, content, dataset):
     (tmp_path / "m.npy").write_bytes(content)
     clients = draw(CONFIG, dataset, 0).clients
     names = [0, 1, 2]
-    with pytest.raises(ValueError, match=r"m\.npy is no \.npy file of bools"):
+    with pytest.raises(ValueError, match=r"m\.npy is not a \.npy file of bools"):
         requests.parse(f"mask:{tmp_path / 'm.npy'}", clients, names, jax.random.key(0))
     np.savez(tmp_path / "m.npz", a=np.ones(60, bool))
-    with pytest.raises(ValueError, match="is no .npy file of bools"):
+    with pytest.raises(ValueError, match="is not a .npy file of bools"):
         requests.parse(f"mask:{tmp_path / 'm.npz'}", clients, names, jax.random.key(0))
 
 
@@ -258,7 +258,7 @@ def test_a_directory_older_than_a_flag_was_run_with_its_default(tmp_path):
     assert workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare").layout == LAYOUT
     assert runs.read_run(str(tmp_path / "w")).config == CONFIG
     half = dataclasses.replace(CONFIG, precision="bf16")
-    with pytest.raises(ValueError, match="with precision=None, and precision=bf16 was asked"):
+    with pytest.raises(ValueError, match="with precision=None, and the flags say precision=bf16"):
         workdir.open_workdir(str(tmp_path / "w"), half, "compare")
 
 

@@ -64,7 +64,7 @@ def test_a_digest_is_of_everything_that_was_read(what):
     mine, theirs = identity.of_data(first), identity.of_data(other)
     assert [name for name in mine if mine[name] != theirs[name]] == wanted
     if wanted:
-        words = re.escape(f"not what W was made of: {identity.DATA[wanted[0]]} differ")
+        words = re.escape(f"not that of W: {identity.DATA[wanted[0]]} differ")
         with pytest.raises(ValueError, match=words):
             identity.same_data(mine, theirs, "W")
     else:
@@ -144,8 +144,8 @@ def test_classes_and_masks_that_were_taken_out_stay_what_they_were(dataset):
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (lambda kept: kept | dict(digest="0" * 16), "its digest is another"),
-        (lambda kept: kept | dict(seed=1), "its digest is another"),
+        (lambda kept: kept | dict(digest="0" * 16), "its digest differs"),
+        (lambda kept: kept | dict(seed=1), "its digest differs"),
         (lambda kept: kept["draws"], "not as it was written"),
         (lambda kept: [], "not as it was written"),
     ],
@@ -159,7 +159,7 @@ def test_draws_that_were_changed_are_refused(content, what, tmp_path):
         identity.read(tmp_path, [0])
     path.unlink()
     assert identity.read(tmp_path, [0]) == {}
-    with pytest.raises(ValueError, match="is not there, which says what requests took out"):
+    with pytest.raises(ValueError, match="is missing, which has the rows that requests took out"):
         identity.read(tmp_path, [0], needed=True)
 
 
@@ -167,7 +167,7 @@ def test_rows_that_nobody_holds_are_refused():
     clients = jfu.stack(np.zeros((3, 1)), np.zeros(3, int), [[0, 1], [2]], host=True)
     with pytest.raises(ValueError, match="no such client"):
         identity.as_mask({"eve": [0]}, clients, ["alice", "bob"])
-    with pytest.raises(ValueError, match="not all among those it holds"):
+    with pytest.raises(ValueError, match="that this client does not have"):
         identity.as_mask({"bob": [0]}, clients, ["alice", "bob"])
 
 
@@ -176,9 +176,9 @@ def test_a_split_that_comes_out_otherwise_is_refused(dataset):
     identity.same_draws(draws, draws)
     identity.same_draws(None, draws)
     other = draw(CONFIG, dataset, 1).draws
-    with pytest.raises(ValueError, match="who holds what came out otherwise"):
+    with pytest.raises(ValueError, match="the clients' examples are not the same"):
         identity.same_draws(draws, other)
-    with pytest.raises(ValueError, match="which examples carry the trigger came out"):
+    with pytest.raises(ValueError, match="the examples with the trigger are not"):
         identity.same_draws(draws._replace(poison="x"), draws)
 
 
@@ -189,7 +189,7 @@ def test_an_answer_is_another_model_than_the_old_one():
     old = {"params": {"a": np.array([1.0, -2.0, np.nan]), "b": np.zeros(2)}, "stats": np.ones(1)}
     signs = {"params": {"a": -old["params"]["a"], "b": np.zeros(2)}, "stats": np.zeros(1)}
     moved = {"params": {"a": old["params"]["a"], "b": np.array([0.0, 1e-30])}}
-    with pytest.raises(ValueError, match="finetune made is the model that the request met"):
+    with pytest.raises(ValueError, match="the model of finetune equals the original model"):
         identity.changed(old, jax.tree.map(np.copy, old), "finetune")
     assert not identity.changed(old, signs, "not")
     assert identity.changed(old, moved, "finetune")
@@ -222,7 +222,7 @@ def test_a_file_that_has_moved_is_the_same(tmp_path, monkeypatch):
     run = runs.read_run("else/W")
     assert runs.found(run, "else/W").partition == f"file:{tmp_path}/else/p.json"
     (tmp_path / "else/p.json").write_text(json.dumps(dict(a=lists["b"], b=lists["a"])))
-    with pytest.raises(ValueError, match=r"p.json is not what it was when else/W was made"):
+    with pytest.raises(ValueError, match=r"p.json has changed since else/W was made"):
         runs.found(run, "else/W")
 
 
@@ -240,11 +240,11 @@ def test_own_data_is_what_was_named_then_from_whatever_folder(tmp_path, monkeypa
     run = runs.read_run(str(tmp_path / "here" / "W"))
     found = runs.found(run, str(tmp_path / "here" / "W"))
     assert found.dataset == str(tmp_path / "here" / "own.npz") and read(found) == run.data
-    # Where that is gone the other is found, and is not what W was made of.
+    # Where that is gone the other is found, and is not that of W.
     (tmp_path / "here" / "own.npz").unlink()
     found = runs.found(run, str(tmp_path / "here" / "W"))
     assert found.dataset == "own.npz"
-    with pytest.raises(ValueError, match="not what W was made of: the training examples"):
+    with pytest.raises(ValueError, match="not that of W: the training examples"):
         identity.same_data(run.data, read(found), "W")
 
 
@@ -312,7 +312,7 @@ def test_other_data_than_a_model_was_trained_on_is_refused(script, flags, place,
     before = unlocked(place)
     ended = forks.run(script, *[flag.format(**names) for flag in flags])
     assert ended.status == 2
-    assert "who holds which example (client) differs; restore the data" in ended.said, ended.said
+    assert "the clients of the examples differ; restore the data" in ended.said, ended.said
     assert unlocked(place) == before
 
 
@@ -340,22 +340,22 @@ def test_a_model_that_forgot_is_not_taken_for_one_that_never_did(place, forks):
     flags += ["--methods=finetune", "--nobackdoor", "--recovery_rounds=1"]
     forgot = [f"--init_params={place / 'B' / 'model.safetensors'}", f"--workdir={place / 'V'}"]
     ended = forks.run("compare", *flags, *forgot)
-    assert ended.status == 2 and "go on from it with launch.unlearn" in ended.said, ended.said
+    assert ended.status == 2 and "continue with launch.unlearn" in ended.said, ended.said
     np.savez(place / "own.npz", **shifted())
     known = [f"--init_params={place / 'A' / 'model.safetensors'}", f"--workdir={place / 'V'}"]
     ended = forks.run("compare", *flags, *known)
-    assert ended.status == 2 and f"not what {place / 'A'} was made of" in ended.said, ended.said
+    assert ended.status == 2 and f"not that of {place / 'A'}" in ended.said, ended.said
 
 
 def test_an_answer_that_changes_nothing_is_none(place, forks):
     before = unlocked(place / "A")
     flags = [f"--init_from={place / 'A'}", "--forget=client:bob", "--devices=1", "--erase"]
     for more, said in (
-        (["--method=finetune", "--recovery_rounds=0"], "is the model that the request met"),
+        (["--method=finetune", "--recovery_rounds=0"], "equals the original model"),
         (
             # A rate too small to move a float32.
             ["--method=finetune", "--recovery_rounds=1", "--recovery_lr=1e-30", "--stop=budget"],
-            "is the model that the request met",
+            "equals the original model",
         ),
         (["--method=not", "--recovery_rounds=0"], "not changed signs alone"),
     ):

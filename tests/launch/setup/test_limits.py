@@ -27,32 +27,40 @@ from launch.workdir import places, runs
 @pytest.mark.parametrize(
     ("changes", "more", "words"),
     [
-        (dict(dp_clip=0.0), {}, "--dp_clip=0 is no length of an update; give one above 0"),
-        (dict(dp_clip=np.inf), {}, "--dp_clip=inf is no length"),
-        (dict(max_update_norm=0.0), {}, "--max_update_norm=0 is no length of an update"),
+        (
+            dict(dp_clip=0.0),
+            {},
+            "--dp_clip=0 cannot be the length of an update; give a number above 0",
+        ),
+        (dict(dp_clip=np.inf), {}, "--dp_clip=inf cannot be the length"),
+        (dict(max_update_norm=0.0), {}, "--max_update_norm=0 cannot be the length of an update"),
         (
             dict(max_update_norm=0.3),
             dict(names=["not_deepest"]),
-            "not_deepest negates layers in a round of its own, which --max_update_norm=0.3 would",
+            "not_deepest negates layers in its own round, and --max_update_norm=0.3 would",
         ),
-        (dict(max_grad_norm=0.0), {}, "--max_grad_norm=0 is no length of a gradient"),
+        (dict(max_grad_norm=0.0), {}, "--max_grad_norm=0 cannot be the length of a gradient"),
         ({}, dict(given=["dp_noise"]), "--dp_noise does nothing without --dp_clip"),
         ({}, dict(given=["dp_delta"]), "--dp_delta does nothing without --dp_clip"),
         (dict(faults=("late:0.7", "nan:0.7")), {}, "all together at most 1"),
-        (dict(dp_clip=1.0, dp_delta=0.0), {}, "--dp_delta=0 cannot be accounted for"),
-        (dict(dp_clip=1.0, dp_delta=1.0), {}, "--dp_delta=1 cannot be accounted for"),
-        (dict(dp_clip=1.0, dp_noise=np.nan), {}, "--dp_noise=nan is no amount of noise"),
-        (dict(dp_clip=1.0, dp_noise=np.inf), {}, "--dp_noise=inf is no amount of noise"),
-        (dict(dp_clip=1.0, aggregator="krum"), {}, "--dp_clip is an aggregator of its own"),
+        (dict(dp_clip=1.0, dp_delta=0.0), {}, "--dp_delta=0 is not a delta"),
+        (dict(dp_clip=1.0, dp_delta=1.0), {}, "--dp_delta=1 is not a delta"),
+        (dict(dp_clip=1.0, dp_noise=np.nan), {}, "--dp_noise=nan is not a standard deviation"),
+        (dict(dp_clip=1.0, dp_noise=np.inf), {}, "--dp_noise=inf is not a standard deviation"),
+        (dict(dp_clip=1.0, aggregator="krum"), {}, "--dp_clip has its own aggregator"),
         (dict(dp_clip=1.0, sample=2, absent=0.5), {}, "for --sample or for --absent, not for both"),
         (dict(dp_clip=1.0), dict(names=["puf"]), "puf has rounds of its own or a history"),
         (dict(dp_clip=1.0), dict(names=["not_deepest"]), "not_deepest has rounds of its own"),
-        (dict(dp_clip=1.0), dict(keep=["last"]), "sent before any noise"),
-        (dict(sum_only=True, aggregator="krum"), {}, "krum sees single updates"),
+        (dict(dp_clip=1.0), dict(keep=["last"]), "keeps updates without noise"),
+        (dict(sum_only=True, aggregator="krum"), {}, "krum needs single updates"),
         (dict(sum_only=True), dict(names=["federaser"]), "federaser needs single updates"),
         (dict(sum_only=True), dict(names=["not", "pgd"]), "pgd needs single updates"),
         *(
-            (dict(sum_only=True), dict(keep=["start", kind]), f"--keep_history={kind} holds what")
+            (
+                dict(sum_only=True),
+                dict(keep=["start", kind]),
+                f"--keep_history={kind} keeps updates",
+            )
             for kind in ("norms", "sums", "first", "last", "updates")
         ),
     ],
@@ -125,8 +133,8 @@ def test_recovery_warms_up_where_it_is_asked_to():
 
 
 REFUSED = (
-    ("train", ["--dp_clip=1", "--aggregator=krum"], "--dp_clip is an aggregator of its own"),
-    ("train", ["--sum_only", "--keep_history=updates"], "--keep_history=updates holds what"),
+    ("train", ["--dp_clip=1", "--aggregator=krum"], "--dp_clip has its own aggregator"),
+    ("train", ["--sum_only", "--keep_history=updates"], "--keep_history=updates keeps updates"),
     ("compare", ["--dp_noise=1"], "--dp_noise does nothing without --dp_clip"),
     ("unlearn", ["--init_params=m.msgpack", "--max_update_norm=0"], "--max_update_norm=0 is no"),
     ("tune", ["--dp_clip=1", "--dp_delta=0"], "--dp_delta=0 cannot"),
@@ -173,7 +181,10 @@ def test_own_formulas_are_told_apart_from_the_aggregator(monkeypatch, fed, model
     study = SimpleNamespace(config=config, setting=setting, fresh=None)
     build_methods(study, ["not", "puf", "federaser"])
     said = capsys.readouterr().err
-    assert "note: --aggregator=median is for ordinary rounds; puf, federaser combine" in said
+    assert (
+        "note: --aggregator=median is for ordinary rounds; in their own rounds puf, federaser "
+        "combine" in said
+    )
     build_methods(study, ["not", "finetune"])
     assert "--aggregator" not in capsys.readouterr().err
 

@@ -213,7 +213,7 @@ def test_a_stopped_run_goes_on_with_its_noise_and_then_nobody_can(forks, tmp_pat
         assert done.status == 0, done.said
         said[name] = done.said
         assert not (path / secret.FOLDER).exists()
-    assert "the rounds that are left get other noise" in said["bare"]
+    assert "the remaining rounds get new noise" in said["bare"]
     assert "other noise" not in said["mine"] + said["copy"]
     found = {name: results(path) for name, path in paths.items()}
     for name in ("results.jsonl", "config.json", MODEL, f"cells/{cell}"):
@@ -339,7 +339,7 @@ def test_what_is_no_secret_is_left_alone(tmp_path):
     place.write_text(text[:20])
     assert secret.read(place) is None and secret.write(place) != text
     place.write_text("my own notes")
-    with pytest.raises(ValueError, match="is no secret that jfu wrote; move it elsewhere"):
+    with pytest.raises(ValueError, match="is not a secret that jfu wrote; move it elsewhere"):
         secret.read(place)
     assert not secret.is_one(place) and place.read_text() == "my own notes"
     secret.forget(tmp_path, 0, "not")

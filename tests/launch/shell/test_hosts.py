@@ -190,8 +190,8 @@ def test_what_hosts_compute_with_and_have_read_is_compared(pair):
             image == "host 1 differs from host 0 in the training examples; give all hosts the "
             "same data"
         )
-    assert owners == f"host 1: it differs from host 0 in who holds which example (client){end}"
-    assert lists == f"host 1: it differs from host 0 in who holds what (seed 3){end}"
+    assert owners == f"host 1: it differs from host 0 in the clients of the examples{end}"
+    assert lists == f"host 1: it differs from host 0 in the clients' examples (seed 3){end}"
 
 
 @pytest.mark.slow
@@ -430,7 +430,7 @@ def another_request(arrays, lists, mask):
 
 
 OTHERS = [
-    (another_list, "host 1: it differs from host 0 in who holds what (seed 0)"),
+    (another_list, "host 1: it differs from host 0 in the clients' examples (seed 0)"),
     (another_image, "host 1 differs from host 0 in the training examples; give all hosts"),
     (another_test_label, "host 1: it differs from host 0 in the test examples"),
     (another_request, "host 1: it differs from host 0 in which examples are to be forgotten"),
