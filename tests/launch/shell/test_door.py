@@ -128,7 +128,7 @@ def test_files_of_flags_are_plain_text(tmp_path):
         ({}, "dp_noise", "without --dp_clip, the length that updates are clipped to"),
         (dict(dataset="digits"), "data_dir", "for digits, which is no set of tensorflow-datasets"),
         (dict(dataset="own.npz"), "data_dir", "for own.npz, which is no set"),
-        (dict(partition="file:a.json"), "clients", "where own ids or lists say who keeps updates"),
+        (dict(partition="file:a.json"), "clients", "where own ids or lists say who holds what"),
         (dict(partition="file:a.json"), "min_examples", "where own ids or lists say"),
         ({}, "backdoor_label", "where no image is poisoned; add --backdoor, or leave it out"),
         ({}, "backdoor_client", "where no image is poisoned"),
