@@ -13,8 +13,6 @@ from helpers.federation import ROWS, bits
 
 pytestmark = [pytest.mark.conformance, pytest.mark.usefixtures("keys_unchecked")]
 
-# ---------------------------------------------------------------- a round is a NumPy loop
-
 
 def _linear(variables, batch, key):
     params = variables["params"]
@@ -114,179 +112,6 @@ def test_two_clients_by_hand():
     np.testing.assert_allclose(info.metrics["loss"], (2 * 0.125 + 0.25) / 3, rtol=1e-6)
 
 
-# ---------------------------------------------------------------- the server
-
-
-def _fixed(updates, stats=None):
-    """A client function that sends row ``id`` of ``updates``, with its live examples as weight."""
-
-    def work(shared, client, key):
-        weight = client.mask.sum().astype(jnp.float32)
-        sent = {"params": updates[client.id]}
-        if stats is not None:
-            sent["stats"] = stats[client.id]
-        return sent, jfu.LocalInfo(weight, weight * 0, weight, weight * 0)
-
-    return work
-
-
-@pytest.fixture
-def weighted():
-    """Three clients with 1, 2 and 3 examples."""
-    return jfu.stack(np.zeros((6, 1)), np.zeros(6, int), [[0], [1, 2], [3, 4, 5]])
-
-
-U = jnp.array([[1.0, -2.0], [4.0, 0.0], [-2.0, 6.0]])
-MEAN = np.array([(1 + 8 - 6) / 6, (-2 + 0 + 18) / 6])
-
-
-def _two_rounds(fed, data, variables=None):
-    state = fed.init({"params": jnp.zeros(2)} if variables is None else variables)
-    for r in range(2):
-        state, _ = fed.round(state, data, jax.random.key(r))
-    return state
-
-
-def test_fedavgm_by_hand(weighted):
-    """m1 = u, m2 = 0.9 u + u; each step moves by half of m."""
-    fed = jfu.fedavg(_fixed(U), server=optax.sgd(0.5, momentum=0.9))
-    np.testing.assert_allclose(_two_rounds(fed, weighted).params, 0.5 * 2.9 * MEAN, rtol=1e-6)
-
-
-@pytest.mark.parametrize("yogi", [False, True])
-def test_fedadam_and_fedyogi_by_hand(weighted, yogi):
-    """Reddi et al., algorithm 2: no bias correction, and v begins at tau^2."""
-    b1, b2, tau, lr = 0.8, 0.97, 0.3, 0.1
-    make = jfu.fedyogi if yogi else jfu.fedadam
-    fed = jfu.fedavg(_fixed(U), server=make(lr, b1=b1, b2=b2, tau=tau))
-    params, m, v, square = np.zeros(2), np.zeros(2), np.full(2, tau**2), MEAN**2
-    for _ in range(2):
-        m = b1 * m + (1 - b1) * MEAN
-        v = v - (1 - b2) * square * np.sign(v - square) if yogi else b2 * v + (1 - b2) * square
-        params += lr * m / (np.sqrt(v) + tau)
-    np.testing.assert_allclose(_two_rounds(fed, weighted).params, params, rtol=1e-5)
-    with pytest.raises(ValueError, match=r"was given tau=0; it must be a number in \(0, inf\)"):
-        make(lr, tau=0)
-
-
-def test_adam_at_the_server_by_hand(weighted):
-    """optax's, with bias correction, the mean update as a negative gradient."""
-    b1, b2, eps, lr = 0.9, 0.99, 1e-3, 0.1
-    fed = jfu.fedavg(_fixed(U), server=optax.adam(lr, b1=b1, b2=b2, eps=eps))
-    params, m, v = np.zeros(2), np.zeros(2), np.zeros(2)
-    for t in (1, 2):
-        m, v = b1 * m + (1 - b1) * MEAN, b2 * v + (1 - b2) * MEAN**2
-        params += lr * (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
-    np.testing.assert_allclose(_two_rounds(fed, weighted).params, params, rtol=1e-5)
-
-
-def test_statistics_are_averaged_without_the_server_optimizer(weighted):
-    """A server rate of 0.1 shrinks the parameters' step and not the statistics'."""
-    fed = jfu.fedavg(_fixed(U, stats=U), server=optax.sgd(0.1))
-    start = {"params": jnp.zeros(2), "stats": jnp.ones(2)}
-    state = _two_rounds(fed, weighted, start)
-    np.testing.assert_allclose(state.params, 0.2 * MEAN, rtol=1e-6)
-    np.testing.assert_allclose(state.variables["stats"], 1 + 2 * MEAN, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("there", "expected"),
-    [
-        ([1, 1, 1], [1, 0]),
-        ([1, 0, 1], [-0.5, 2]),  # of two, the middle
-        ([0, 1, 0], [4, 0]),
-        ([0, 0, 0], [0, 0]),
-    ],
-)
-def test_coordinate_median_by_hand(weighted, there, expected):
-    """Of those who took part, whatever their sizes."""
-    data = weighted._replace(mask=weighted.mask & (np.array(there)[:, None] > 0))
-    fed = jfu.fedavg(_fixed(U), aggregator=jfu.coordinate_median())
-    state, info = fed.round(fed.init({"params": jnp.zeros(2)}), data, jax.random.key(0))
-    assert state.params.tolist() == expected
-    assert info.metrics["clients"] == sum(there)
-
-
-def test_median_of_a_tensor_is_taken_coordinate_by_coordinate(weighted):
-    rng = np.random.default_rng(0)
-    updates = rng.normal(size=(3, 4, 5)).astype(np.float32)
-    fed = jfu.fedavg(_fixed(jnp.asarray(updates)), aggregator=jfu.coordinate_median())
-    state, _ = fed.round(fed.init({"params": jnp.zeros((4, 5))}), weighted, jax.random.key(0))
-    np.testing.assert_array_equal(state.params, np.median(updates, axis=0))
-
-
-def aggregated(aggregator, updates, weights):
-    """What the server makes of updates ``[K, n]`` from clients of these weights."""
-    sent = [aggregator.encode({"a": u}, w) for u, w in zip(updates, weights, strict=True)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sent)
-    if not aggregator.stacked:
-        stacked = jax.tree.map(lambda a: a.sum(0), stacked)
-    return jax.jit(aggregator.decode)(stacked, (), jax.random.key(0))[0]["a"]
-
-
-HUGE = jnp.array([[1.0, 5], [2, 3], [3, 4], [4, -1e6], [1e6, 9]])
-
-
-@pytest.mark.parametrize(
-    ("there", "share", "expected"),
-    [
-        ([1, 1, 1, 1, 1], 0.2, [3, 4]),  # of 1 2 3 4 and 3 4 5 the middle
-        ([1, 1, 1, 1, 1], 0.19, [200002, -199995.8]),  # floor(0.95) = 0: a plain mean
-        ([1, 1, 1, 0, 0], 0.4, [2, 4]),
-        ([1, 0, 1, 0, 0], 0.4, [2, 4.5]),  # floor(0.8) = 0
-        ([0, 0, 0, 0, 0], 0.2, [0, 0]),
-    ],
-)
-def test_trimmed_mean_by_hand(there, share, expected):
-    found = aggregated(jfu.trimmed_mean(share), HUGE, jnp.array(there, jnp.float32) * 7)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    if share == 0.2 and sum(there) == 5:  # what is no number counts as the largest
-        bad = aggregated(jfu.trimmed_mean(share), HUGE.at[4, 0].set(jnp.nan), jnp.ones(5))
-        np.testing.assert_allclose(bad, expected)
-
-
-def test_clipped_mean_by_hand():
-    """Of lengths 5 and 0.5 the first is clipped to 1: (0.6 * 3 + 0.3) / 4, (0.8 * 3 + 0.4) / 4."""
-    updates = jnp.array([[3.0, 4], [0.3, 0.4], [99, 99]])
-    found = aggregated(jfu.clipped_mean(1.0), updates, jnp.array([3.0, 1, 0]))
-    np.testing.assert_allclose(found, [2.1 / 4, 2.8 / 4], rtol=1e-6)
-    long = aggregated(jfu.clipped_mean(1.0), updates * 1e6, jnp.array([3.0, 1, 0]))
-    assert np.linalg.norm(long) <= 1 + 1e-6
-    nothing = aggregated(jfu.clipped_mean(1.0), updates * 0, jnp.ones(3))
-    assert nothing.tolist() == [0, 0]
-
-
-def test_krum_by_hand():
-    # On a line: 0, 1, 2, 4 and one far away. With one Byzantine client of five the two nearest
-    # count: 0 has 1 + 4, 1 has 1 + 1, 2 has 1 + 4, 4 has 4 + 9.
-    updates = jnp.array([[0.0], [1], [2], [4], [1000]])
-    every = jnp.array([9.0, 1, 1, 1, 1])
-    assert aggregated(jfu.krum(1), updates, every).tolist() == [1]
-    assert aggregated(jfu.krum(1, chosen=3), updates, every).tolist() == [1]  # 1 and 0 and 2
-    # Without the 1 there are four clients and one neighbour counts: 0 and 2 have 4, so has 4.
-    assert aggregated(jfu.krum(1), updates, every.at[1].set(0)).tolist() == [0]
-    for bad in (jnp.nan, jnp.inf, 1e30):
-        assert aggregated(jfu.krum(1), updates.at[1].set(bad), every).tolist() in ([0], [2])
-    assert aggregated(jfu.krum(1), updates, every * 0).tolist() == [0]
-    alone = jnp.array([0.0, 0, 0, 1, 0])
-    assert aggregated(jfu.krum(1), updates, alone).tolist() == [4]
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: jfu.clipped_mean(0), "clipped to the length 0"),
-        (lambda: jfu.trimmed_mean(0.5), "a share of 0.5 was to be trimmed"),
-        (lambda: jfu.krum(-1), "byzantine=-1"),
-        (lambda: jfu.krum(np.nan), "byzantine=nan"),
-        (lambda: jfu.krum(1, chosen=1.5), "chosen=1.5"),
-    ],
-)
-def test_aggregators_refuse_what_makes_no_sense(make, words):
-    with pytest.raises(ValueError, match=words):
-        make()
-
-
 def test_updates_are_kept_on_request(data, local, variables, round_once):
     """Each as the client alone would send it; the round itself stays the same."""
     kept = jfu.fedavg(local, keep_updates=True)
@@ -306,9 +131,6 @@ def test_init_keeps_a_copy_and_refuses_bare_parameters(fed):
     assert state.round == 0
     with pytest.raises(ValueError, match=r"the keys \['head', 'stem'\]; pass a dict with 'params'"):
         fed.init({"stem": jnp.ones(2), "head": jnp.ones(2)})
-
-
-# ---------------------------------------------------------------- what changes no bit
 
 
 def _garbage(data, value, rows):
@@ -331,6 +153,7 @@ def _widen(data, by, row=0):
 
 
 DEAD = np.array([[0, 0, 1, 0, 0, 0, 0], [0] * 7, [0, 1, 0, 0, 0, 0, 0]], bool)  # rows 9 and 10
+
 FREE = [14, 16, 19]  # rows of the pool that no slot points to
 
 SAME_BITS = {
@@ -408,9 +231,6 @@ def test_a_round_without_anybody_changes_nothing(data, fed, variables, round_onc
     assert bits(state.variables) == bits(fed.init(variables).variables)
     assert state.round == 1
     assert {name: float(a) for name, a in info.metrics.items()} == dict.fromkeys(info.metrics, 0)
-
-
-# ---------------------------------------------------------------- as a JAX function
 
 
 def test_vmap_over_seeds_equals_a_loop(data, fed, variables):

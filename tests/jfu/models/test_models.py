@@ -1,4 +1,4 @@
-"""The networks, any Linen module as a Model, and batch statistics under padding."""
+"""Networks as pure functions: the table of models, and any Linen module."""
 
 import functools
 import math
@@ -10,14 +10,14 @@ import numpy as np
 import optax
 import pytest
 
+from helpers.networks import Mixed, images_of, quick_jit, same_bits, started
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
-from jfu.models import MODELS, NORMS, at_precision, build, from_linen
-from jfu.models.layers import max_pool, pixels
+from jfu.models import MODELS, NORMS, build, from_linen
+from jfu.models.layers import pixels
 from jfu.models.resnet import ResNet18
 from jfu.models.vit import ViT
 from jfu.stacking import stack
-from jfu.types import Batch
 
 COUNTS = [
     ("mlp", 10, (28, 28, 1), None, 199_210),
@@ -33,34 +33,12 @@ COUNTS = [
 ]
 
 
-def _same(a, b):
-    """Equal to the last bit, and finite."""
-    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(left, right)
-        assert np.isfinite(left).all()
-
-
-def _images(seed, *shape):
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
-
-
-# Compiling is most of the time here, and what it compiles runs once.
-_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def _start(model):
-    return _jit(model.init)(jax.random.key(0))
-
-
 @functools.cache
 def _tiny_resnet(widths=(4, 6)):
     """A ResNet with batch norm, a projected shortcut if there are two widths, and its start."""
     module = ResNet18(3, norm="batch", widths=widths)
     model = from_linen(module, jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.uint8))
-    return model, _start(model)
-
-
-# ---------------------------------------------------------------- the table
+    return model, started(model)
 
 
 @pytest.mark.parametrize("name, classes, shape, norm, count", COUNTS)
@@ -87,71 +65,19 @@ def test_every_model_starts_at_its_stem_and_ends_at_its_head(name):
 
 
 def test_stock_convolution_gives_the_same_logits():
-    x = _images(0, 3, 8, 8, 1)
+    x = images_of(0, 3, 8, 8, 1)
     ours = build("small", classes=10, image_shape=(8, 8, 1))
     plain = dict(convolution=jax.lax.conv_general_dilated)
     stock = build("small", classes=10, image_shape=(8, 8, 1), **plain)
-    variables = _start(ours)
-    _same(variables, _start(stock))
+    variables = started(ours)
+    same_bits(variables, started(stock))
     np.testing.assert_allclose(ours.apply(variables, x)[0], stock.apply(variables, x)[0], rtol=1e-5)
-
-
-@pytest.mark.parametrize("norm", ["group", "batch"])
-def test_half_precision_rounds_to_eight_bits_and_keeps_types(norm):
-    if norm == "group":
-        model, x = (
-            build("small", classes=3, image_shape=(8, 8, 1), norm=norm),
-            _images(0, 6, 8, 8, 1),
-        )
-    else:
-        model, x = from_linen(Mixed(), jnp.zeros((2, 3))), np.random.default_rng(0).random((6, 3))
-    short = at_precision(model, "bf16")
-    variables, x = _start(model), jnp.asarray(x)
-    batch = Batch(x, jnp.arange(6) % 2, jnp.ones(6))
-
-    def step(model):
-        loss = lambda variables: classification(model.apply)(variables, batch, jax.random.key(0))
-        (value, changed), slope = jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
-        return value, changed, slope["params"]
-
-    exact, rounded = step(model), step(short)
-    assert {a.dtype for a in jax.tree.leaves(rounded)} == {jnp.dtype(jnp.float32)}
-    assert jax.tree.structure(exact) == jax.tree.structure(rounded)
-    assert 0 < abs(float(exact[0] - rounded[0])) < 0.02
-    for a, b in zip(*(jax.tree.leaves(s[1]) for s in (exact, rounded)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0.02, atol=0.002)  # means of rounded values
-    logits = jax.jit(short.apply)(variables, x)[0]
-    assert (logits == logits.astype(jnp.bfloat16)).all()
-    assert jax.eval_shape(short.features, variables, x).dtype == jnp.float32
-
-
-def test_half_precision_of_a_dense_network_by_hand():
-    model = at_precision(build("mlp1", classes=2, image_shape=(1, 1, 1)), "bf16")
-    variables = jax.tree.map(jnp.zeros_like, _start(model))
-    variables["params"]["stem"]["kernel"] += 1 + 2**-9  # 1 with seven bits after the point
-    variables["params"]["head"]["kernel"] += jnp.zeros((200, 2)).at[0].set(1.0)
-    logits = model.apply(variables, jnp.array([[[[3.0 + 2**-7]]]]))[0]
-    assert logits.tolist() == [[3.0, 3.0]]  # 3.0078125 is half-way between 3 and 3.015625
-
-
-def test_products_in_full_are_asked_for_in_both_directions():
-    model = build("mlp", classes=2, image_shape=(2, 2, 1))
-    variables, x = _start(model), jnp.ones((1, 2, 2, 1))
-    for precision, word in dict(float32="HIGHEST", tf32="HIGH").items():
-        apply = at_precision(model, precision).apply
-        text = str(jax.make_jaxpr(jax.grad(lambda v: apply(v, x)[0].sum()))(variables))
-        asked = text.count(f"precision=(Precision.{word}, Precision.{word})")
-        # 3 forward, 5 back, and the images' slope, which is dropped when this is compiled
-        assert asked == text.count("= dot_general[") == 9
-    assert at_precision(model, None) is model
-    with pytest.raises(ValueError, match="no precision 'half'; choose one of"):
-        at_precision(model, "half")
 
 
 def test_bytes_equal_floats():
     every = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_max_ulp(pixels(jnp.asarray(every)), every.astype(np.float32) / 255)
-    x = _images(0, 3, 8, 8, 1)
+    x = images_of(0, 3, 8, 8, 1)
     vit = from_linen(ViT(3, width=8, depth=1, heads=2), x)
     resnet = from_linen(ResNet18(3, widths=(4,)), x)
     for model in (
@@ -159,9 +85,9 @@ def test_bytes_equal_floats():
         resnet,
         *(build(n, classes=3, image_shape=(8, 8, 1)) for n in ("mlp", "small")),
     ):
-        variables = _start(model)
+        variables = started(model)
         logits = [model.apply(variables, x)[0] for x in (x, pixels(jnp.asarray(x)))]
-        _same(*logits)
+        same_bits(*logits)
 
 
 def test_errors_say_what_is_possible():
@@ -178,30 +104,6 @@ def test_errors_say_what_is_possible():
     with pytest.raises(ValueError, match="multiples of 4"):
         build("vit_tiny", classes=2, image_shape=(30, 32, 3))
     assert set(NORMS) <= set(MODELS)
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (5, 7), (2, 3)])
-def test_max_pool_is_that_of_flax(shape):
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *shape, 3)), jnp.float32)
-    pools = (max_pool, lambda x: nn.max_pool(x, (2, 2), (2, 2)))
-    ours, stock = (jax.value_and_grad(lambda x, p=p: (p(x) ** 3).sum())(x) for p in pools)
-    np.testing.assert_allclose(ours[0], stock[0], rtol=1e-6)
-    _same(ours[1], stock[1])
-    along = jnp.cos(x)  # slopes run forwards as well as backwards
-    ours, stock = (jax.jvp(pool, (x,), (along,))[1] for pool in pools)
-    _same(ours, stock)
-
-
-def test_max_pool_shares_a_gradient_among_equal_pixels():
-    x = jnp.array([[7, 7, 1, 2, 9], [0, 7, 2, 2, 9], [9, 9, 9, 9, 9]], jnp.float32)
-    slope = jax.grad(
-        lambda x: (max_pool(x[None, ..., None])[0, ..., 0] @ jnp.array([3.0, 6])).sum()
-    )
-    np.testing.assert_array_equal(slope(x)[:2, :4], [[1, 1, 0, 2], [0, 1, 2, 2]])
-    assert not slope(x)[2].any() and not slope(x)[:, 4].any()  # no square holds them
-
-
-# ---------------------------------------------------------------- any Linen module
 
 
 class Deep(nn.Module):
@@ -223,10 +125,10 @@ def test_layers_come_in_call_order():
     assert model.follows == ()
     again = from_linen(Deep(), jax.ShapeDtypeStruct((2, 5), jnp.int32))
     assert again.layers == model.layers
-    variables = _start(model)
+    variables = started(model)
     tokens = jnp.arange(10).reshape(2, 5)
     logits, changed = model.apply(variables, tokens, train=True, mask=jnp.ones(2))
-    _same(logits, Deep().apply(variables, tokens))
+    same_bits(logits, Deep().apply(variables, tokens))
     assert changed == {}
 
 
@@ -237,43 +139,14 @@ def test_attention_and_blocks_come_in_call_order():
     assert model.layers == ("stem", *blocks, "head")
 
 
-def test_every_batch_norm_of_the_resnet_follows_its_convolution():
-    model = build("resnet18", classes=10, image_shape=(32, 32, 3), norm="batch")
-    follows = dict(model.follows)
-    assert len(follows) == len(model.follows) == 20
-    assert set(follows.values()) == set(model.layers) - {"head"}
-    for mean, layer in model.follows:
-        norm = mean.removesuffix("/mean")
-        pair = {"stem_norm": "stem", "shortcut_norm": "shortcut", "norm1": "conv1"}
-        block, _, last = norm.rpartition("/")
-        assert layer == "/".join(filter(None, [block, pair.get(last, "conv2")]))
-    statistics = jax.eval_shape(model.init, jax.random.key(0))["batch_stats"]
-    flat = jax.tree_util.tree_flatten_with_path(statistics)[0]
-    paths = {"/".join(k.key for k in path) for path, _ in flat}
-    assert {name for name in paths if name.endswith("/mean")} == set(follows)
-    assert build("resnet18", classes=10, image_shape=(32, 32, 3)).follows == ()
-
-
-class Mixed(nn.Module):
-    """One norm right after its layer, one behind a ReLU, and dropout."""
-
-    @nn.compact
-    def __call__(self, x, train=False, mask=None):
-        live = None if mask is None else mask[:, None]
-        norm = lambda: nn.BatchNorm(use_running_average=not train)
-        x = norm()(nn.Dense(4)(x), mask=live)
-        x = norm()(nn.relu(nn.Dense(4)(x)), mask=live)
-        return nn.Dense(2)(nn.Dropout(0.5, deterministic=not train)(x))
-
-
 def test_only_the_norm_right_after_a_layer_follows_it():
     model = from_linen(Mixed(), jnp.zeros((2, 3)))
     assert model.follows == (("BatchNorm_0/mean", "Dense_0"),)
-    variables, x = _start(model), jnp.arange(12.0).reshape(4, 3) ** 2
+    variables, x = started(model), jnp.arange(12.0).reshape(4, 3) ** 2
     runs = [model.apply(variables, x, train=True, key=jax.random.key(k))[0] for k in (0, 0, 1)]
-    _same(runs[0], runs[1])
+    same_bits(runs[0], runs[1])
     assert (runs[0] != runs[2]).any()
-    _same(model.apply(variables, x)[0], Mixed().apply(variables, x))
+    same_bits(model.apply(variables, x)[0], Mixed().apply(variables, x))
 
 
 def test_batch_statistics_without_a_mask_are_refused():
@@ -286,14 +159,11 @@ def test_batch_statistics_without_a_mask_are_refused():
         from_linen(Plain(), jnp.zeros((1, 3)))
 
 
-# ---------------------------------------------------------------- batch statistics
-
-
 def test_batch_statistics_are_those_of_the_live_rows():
     model, variables = _tiny_resnet()
-    x, mask = _images(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
+    x, mask = images_of(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
     live = np.flatnonzero(mask)
-    apply = _jit(functools.partial(model.apply, train=True))
+    apply = quick_jit(functools.partial(model.apply, train=True))
     logits, changed = apply(variables, x, mask=mask)
     alone, exact = apply(variables, x[live])
     np.testing.assert_allclose(logits[live], alone, rtol=1e-4, atol=1e-5)
@@ -312,8 +182,8 @@ def test_batch_statistics_are_those_of_the_live_rows():
 
 def test_rows_that_are_not_live_change_no_bit():
     model, variables = _tiny_resnet()
-    x, mask = _images(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
-    garbage = np.where(np.asarray(mask)[:, None, None, None] > 0, x, _images(1, *x.shape))
+    x, mask = images_of(0, 6, 8, 8, 3), jnp.array([1.0, 0, 1, 1, 0, 0])
+    garbage = np.where(np.asarray(mask)[:, None, None, None] > 0, x, images_of(1, *x.shape))
 
     @jax.jit
     def step(x):
@@ -323,20 +193,20 @@ def test_rows_that_are_not_live_change_no_bit():
 
         return jax.grad(loss, has_aux=True)(variables["params"])
 
-    _same(step(x), step(garbage))
+    same_bits(step(x), step(garbage))
 
 
 def test_a_batch_without_live_rows_keeps_the_statistics():
     model, variables = _tiny_resnet()
-    x = _images(0, 4, 8, 8, 3)
+    x = images_of(0, 4, 8, 8, 3)
 
     def step(params, mask):
         logits, changed = model.apply({**variables, "params": params}, x, train=True, mask=mask)
         return (logits * mask[:, None]).sum(), changed
 
-    slope, changed = _jit(jax.grad(step, has_aux=True))(variables["params"], jnp.zeros(4))
-    _same(changed, {"batch_stats": variables["batch_stats"]})
-    _same(slope, jax.tree.map(jnp.zeros_like, slope))
+    slope, changed = quick_jit(jax.grad(step, has_aux=True))(variables["params"], jnp.zeros(4))
+    same_bits(changed, {"batch_stats": variables["batch_stats"]})
+    same_bits(slope, jax.tree.map(jnp.zeros_like, slope))
 
 
 def test_a_federated_round_with_batch_statistics():
@@ -344,7 +214,7 @@ def test_a_federated_round_with_batch_statistics():
     model, variables = _tiny_resnet((4,))
     work = local_sgd(classification(model.apply), optax.sgd(0.05), batch_size=4)
     fed = fedavg(work)
-    x, y = _images(0, 16, 8, 8, 3), np.arange(16) % 3
+    x, y = images_of(0, 16, 8, 8, 3), np.arange(16) % 3
     data = stack(x, y, [range(6), range(6, 9), range(9, 14)])
     start = fed.init(variables)
     run = jax.jit(fed.round)
@@ -362,7 +232,7 @@ def test_a_federated_round_with_batch_statistics():
     other = data._replace(
         x=data.x.at[14:].set(255 - data.x[14:]), index=jnp.where(data.mask, data.index, 15)
     )
-    _same(run(start, other, jax.random.key(1))[0], state)
+    same_bits(run(start, other, jax.random.key(1))[0], state)
 
     absent = jax.tree.map(lambda a: jnp.concatenate([a, a[:1]]), (data.index, data.mask, data.id))
     more = data._replace(
@@ -371,7 +241,7 @@ def test_a_federated_round_with_batch_statistics():
     more = more._replace(index=more.index.at[:3].set(data.index))
     after, info = jax.jit(fed.round)(start, more, jax.random.key(1))
     assert info.clients.weight.tolist() == [6, 3, 5, 0]
-    _same(after, state)
+    same_bits(after, state)
 
 
 @pytest.mark.parametrize("name", ["small", "cnn", "resnet18", "vit_tiny"])
