@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
+import numpy as np
+
+import jfu
 from launch.shell.config import Config
 from launch.shell.devices import Layout
 from launch.workdir.checked import with_digest
@@ -57,3 +61,17 @@ def rewrite_settings(path, kept):
     """Writes a config.json with a digest that fits it, as whoever may write there can."""
     kept = {name: value for name, value in kept.items() if name != "sha256"}
     (path / "config.json").write_text(json.dumps(with_digest(kept)))
+
+
+def trial_of(data, gone, fewest=3):
+    """A trial from which these clients leave, of a run with none earlier."""
+    nothing = jfu.split(data, np.zeros(data.mask.shape, bool))
+    request = jfu.split(data, jfu.forget_client(data, gone))
+    return SimpleNamespace(everything=nothing, request=request, fewest=fewest, seed=0)
+
+
+def epsilon_by_hand(rounds, noise=1.0, delta=1e-3):
+    """min over orders a of T a / 2 z^2 + log(1 - 1/a) - log(a delta) / (a - 1), in float64."""
+    a = 1 + np.arange(1, 40000, dtype=np.float64) / 1000
+    bound = rounds * a / (2 * noise**2) + np.log1p(-1 / a) - np.log(a * delta) / (a - 1)
+    return bound.min() if rounds else 0.0

@@ -13,6 +13,7 @@ from jfu.types import Traits
 from jfu.unlearn import UNLEARNERS, Method, Setting
 from launch.running import answering, cells, comparison
 from launch.setup import federation, methods, private
+from launch.setup.methods import build_methods
 from launch.shell.config import needs_proxy
 
 # A method that no list knows, with the opposite of every usual trait or need where one is asked.
@@ -150,3 +151,19 @@ def test_a_run_refuses_a_perturbation_that_changes_nothing(toy, fed, model, vari
     toy(traits=Traits(perturbs=True))
     with pytest.raises(ValueError, match="leaves the model.s outputs as they were"):
         begin()
+
+
+def test_own_formulas_are_told_apart_from_the_aggregator(monkeypatch, fed, model, capsys):
+    setting = jfu.unlearn.Setting(
+        *(fed, model, jfu.by_layer(model, 0)), local=lambda **changes: None, within=4
+    )
+    config = changed(PLAIN, aggregator="median")
+    study = SimpleNamespace(config=config, setting=setting, fresh=None)
+    build_methods(study, ["not", "puf", "federaser"])
+    said = capsys.readouterr().err
+    assert (
+        "note: --aggregator=median is for ordinary rounds; in their own rounds puf, federaser "
+        "combine" in said
+    )
+    build_methods(study, ["not", "finetune"])
+    assert "--aggregator" not in capsys.readouterr().err

@@ -1,38 +1,32 @@
-"""What is nobody else's: who may read a run's files, and noise that nobody can take off."""
+"""Private runs as a user makes them: files of their owner's alone, noise that nobody takes off."""
 
 import dataclasses
 import hashlib
 import itertools
 import json
 import shutil
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
 import jfu
 from helpers.crashes import results
 from helpers.scripts import rows_of
-from helpers.workdirs import PLAIN, PRIVATE, changed
+from helpers.workdirs import epsilon_by_hand
 from jfu.io import flatten, load_notes, load_params
-from launch.running import answering
 from launch.setup import keys, private
 from launch.workdir import runs, secret
-from launch.workdir.fingerprint import fingerprint
 from launch.workdir.places import MODEL
 
 TINY = ["--dataset=synthetic", "--train_size=60", "--test_size=40", "--clients=3", "--nobackdoor"]
+
 TINY += ["--model=mlp1", "--rounds=2", "--recovery_rounds=1", "--devices=1"]
 
 
 def mode(path):
     return path.stat().st_mode & 0o777
-
-
-# ---------------------------------------------------------------- who may read it
 
 
 def test_a_runs_files_are_their_owners_alone(forks, tmp_path):
@@ -57,11 +51,10 @@ def test_a_runs_files_are_their_owners_alone(forks, tmp_path):
     assert mode(out) == mode(usual)
 
 
-# ---------------------------------------------------------------- the attack
-
-
 CLIP, NOISE, CLIENTS = 1.0, 1.0, 3
+
 ONE_ROUND = ["--model=mlp1", "--rounds=1", "--devices=1", "--nobackdoor"]
+
 ONE_ROUND += [f"--dp_clip={CLIP}", f"--dp_noise={NOISE}", "--lr=5"]
 
 
@@ -178,21 +171,12 @@ def test_a_private_run_says_what_its_epsilon_is_of(published):
                 row["method"] == "train"
             ):  # the Gaussian mechanism's own formula, Renyi order by order
                 assert hidden is False or row["epsilon"] == pytest.approx(
-                    by_hand(row["round"]), rel=1e-3
+                    epsilon_by_hand(row["round"], NOISE), rel=1e-3
                 )
 
 
-def by_hand(rounds, delta=1e-3):
-    """min over orders a of T a / 2 z^2 + log(1 - 1/a) - log(a delta) / (a - 1), in float64."""
-    a = 1 + np.arange(1, 40000, dtype=np.float64) / 1000
-    bound = rounds * a / (2 * NOISE**2) + np.log1p(-1 / a) - np.log(a * delta) / (a - 1)
-    return bound.min() if rounds else 0.0
-
-
-# ---------------------------------------------------------------- stopped runs
-
-
 STOPPED = ["train", *TINY, "--dp_clip=1", "--rounds=3", "--checkpoint_every=1"]
+
 STOPPED += ["--absent=0.4", "--faults=nan:0.5"]
 
 
@@ -232,155 +216,3 @@ def test_a_stopped_run_goes_on_with_its_noise_and_then_nobody_can(forks, tmp_pat
 
 def flat_leaves(tree):
     return list(flatten(tree).values())
-
-
-# ---------------------------------------------------------------- what is said
-
-
-def trial_of(data, gone):
-    nothing = jfu.split(data, np.zeros(data.mask.shape, bool))
-    request = jfu.split(data, jfu.forget_client(data, gone))
-    return SimpleNamespace(everything=nothing, request=request, fewest=3, seed=0)
-
-
-def test_no_noise_has_no_epsilon_and_says_why(data):
-    """Nor has noise that everybody knows; a row stays JSON that any reader takes."""
-    trial, row = trial_of(data, [5]), dict(method="not", round=1, retain=50.0, test=40.0)
-    for changes, words in (
-        (dict(dp_noise=0.0), "none: there is no noise"),
-        (dict(dp_noise_from_seed=True), "anybody can compute the noise"),
-        (dict(rounds_before=None), "not known"),
-        (dict(dp_noise=1e-170), None),
-        ({}, None),
-    ):
-        config = changed(PRIVATE, **changes)
-        told = private.account(config, trial, "not", trial.request)(1)
-        line = private.published(
-            config, row | told | dict(loss_retain=0.5, left_out=1, seconds=2.0)
-        )
-        assert line["outside_epsilon"] == "retain, seconds"
-        assert json.loads(json.dumps(line, allow_nan=False)) == line
-        assert "loss_retain" not in line and "left_out" not in line
-        assert words in line["epsilon_is"] if words else "epsilon_is" not in line
-        assert (line["epsilon"] is None) == (changes != {})
-        said = "\n".join(private.outlook(config, trial, {"not": 1}))
-        assert (words or "epsilon") in said
-    assert private.published(PLAIN, row) == row
-    assert private.outlook(PLAIN, trial, {"not": 1}) == [] and private.page_note(PLAIN) == ""
-
-
-def test_what_epsilon_and_delta_are_worth_is_said_before_the_first_round(data):
-    """Training of four rounds and ten more at noise 1: 20.6; three clients, so delta below 1/3."""
-    pytest.importorskip("dp_accounting")
-    trial = trial_of(data, [5])
-    first, note, outside = private.outlook(PRIVATE, trial, {"not": 2, "retrain": 10})
-    assert f"epsilon {by_hand(14):.3g} at delta 0.001 after the last round" in first
-    assert "above 10 promises hardly anything" in note and private.OUTSIDE in outside
-    quiet = private.outlook(changed(PRIVATE, dp_noise=10.0), trial, {"not": 2, "retrain": 10})
-    assert len(quiet) == 2
-    *_, delta, _ = private.outlook(changed(PRIVATE, dp_noise=10.0, dp_delta=0.4), trial, {"not": 2})
-    assert (
-        "--dp_delta=0.4 is more than one over the 3 clients" in delta and "less than 0.33" in delta
-    )
-
-
-def test_what_a_round_costs_does_not_tell_who_came(data):
-    """Clients of 7, 3 and 5 examples in batches of 3: 3 + 1 + 2 steps; half of them come."""
-    study = SimpleNamespace(per_client=(100, 60), per_step=10.0, per_forward=4.0)
-    of = lambda name, **changes: private.planned(
-        changed(PRIVATE, batch_size=3, **changes), study, data, name
-    )
-    assert of("not")(1) == dict(bytes_down=300, bytes_up=180, flops=60.0)
-    assert of("not", absent=0.5)(1) == dict(bytes_down=150, bytes_up=90, flops=30.0)
-    assert of("not", sample=2)(9) == dict(bytes_down=200, bytes_up=120, flops=40.0)
-    assert of("not", sample=5, epochs=2)(9) == dict(bytes_down=300, bytes_up=180, flops=120.0)
-    assert of("anchored")(1) == dict(bytes_down=600, bytes_up=180, flops=84.0)
-    assert of("anchored")(2) == dict(bytes_down=300, bytes_up=180, flops=84.0)
-    assert private.planned(PLAIN, study, data, "not") is None
-
-
-def test_exact_accuracy_chooses_no_number_of_rounds(monkeypatch):
-    """Where noise is to hide it: when an answer stops would tell of the examples."""
-
-    def stops(config, *words):
-        known = flags.FlagValues()
-        flags.DEFINE_enum("stop", "regained", ["regained", "budget"], "", flag_values=known)
-        known(["unlearn", *words])
-        monkeypatch.setattr(answering, "FLAGS", known)
-        return answering.stopping(config)
-
-    assert stops(PRIVATE) == stops(PRIVATE, "--stop=budget") == "budget"
-    assert stops(PLAIN) == stops(changed(PRIVATE, dp_noise_from_seed=True)) == "regained"
-    with pytest.raises(ValueError, match="exact accuracy .* which epsilon does not cover; with"):
-        stops(PRIVATE, "--stop=regained")
-
-
-def test_a_sum_of_one_is_told(data):
-    """One of three leaves; two stay, of whom one alone comes in 2 * 0.9 * 0.1 of rounds."""
-    alone, two = trial_of(data, [5]), trial_of(data, [5, 2])
-    plan = dict.fromkeys(("not", "ga", "puf", "fedquit"), 2)
-    sums = changed(PLAIN, sum_only=True)
-    (line,) = private.lonely(sums, alone, plan)
-    assert "a single client leaves" in line and "ga, fedquit: that sum is its update" in line
-    assert private.lonely(sums, alone, {"not": 2}) == private.lonely(PLAIN, alone, plan) == []
-    (line,) = private.lonely(sums, two, {"not": 2})
-    assert "one client alone takes part" in line
-    (line,) = private.lonely(changed(sums, sample=1), alone, {"not": 2})
-    assert "one client alone takes part" in line
-    (line,) = private.lonely(changed(sums, absent=0.9), alone, {"not": 2})
-    assert "--absent=0.9 one of the 2 clients comes alone in 18 % of rounds" in line
-
-
-def test_what_is_no_secret_is_left_alone(tmp_path):
-    """Half of one was used by no round; anything else is the user's."""
-    place = tmp_path / secret.FOLDER / "0-not"
-    text = secret.write(place)
-    assert secret.read(place) == text and len(text) == 65 and mode(place) == 0o600
-    place.write_text(text[:20])
-    assert secret.read(place) is None and secret.write(place) != text
-    place.write_text("my own notes")
-    with pytest.raises(ValueError, match="is not a secret that jfu wrote; move it elsewhere"):
-        secret.read(place)
-    assert not secret.is_one(place) and place.read_text() == "my own notes"
-    secret.forget(tmp_path, 0, "not")
-    secret.forget(tmp_path, 0, "not")
-    assert not place.parent.exists()
-
-
-def test_a_secret_beside_other_data_draws_other_noise(data, tmp_path):
-    """Or beside another run's settings, another cell, model, or request."""
-    request, other = (trial_of(data, gone).request for gone in ([5], [2]))
-    work = lambda run: SimpleNamespace(path=tmp_path, run=run, lock=None)
-    text = secret.write(secret.where(tmp_path, 0, "not"))
-    for seed, name in ((1, "not"), (0, "noise")):
-        secret.write(secret.where(tmp_path, seed, name))
-        secret.where(tmp_path, seed, name).write_text(text)
-    made = [
-        secret.key(work(run), seed, name, model, side, begun=False)
-        for run, seed, name, model, side in (
-            ("a", 0, "not", np.ones(3), request),
-            ("b", 0, "not", np.ones(3), request),
-            ("a", 1, "not", np.ones(3), request),
-            ("a", 0, "noise", np.ones(3), request),
-            ("a", 0, "not", np.zeros(3), request),
-            ("a", 0, "not", np.ones(3), other),
-            ("a", 0, "not", np.ones(3), request),
-        )
-    ]
-    words = [jax.random.key_data(key).tobytes() for key in made]
-    assert len(set(words)) == 6 and words[0] == words[-1]
-
-
-def test_what_is_older_had_noise_that_anybody_can_compute():
-    """It is read as that, and a run of its name is another than one with a secret."""
-    kept = dict(script="train", more={}, layout={}, files={}, config=dict(dp_clip=1.0, lr=0.1))
-    same = dict(kept, config=dict(dp_clip=1.0, lr=0.1, dp_noise_from_seed=True))
-    now = dict(kept, config=dict(dp_clip=1.0, lr=0.1, dp_noise_from_seed=False))
-    assert fingerprint(kept) == fingerprint(same) != fingerprint(now)
-    plain = dict(kept, config=dict(dp_clip=None, lr=0.1))
-    later = dict(kept, config=dict(dp_clip=None, lr=0.1, dp_noise_from_seed=False))
-    assert fingerprint(plain) == fingerprint(later)
-    values = dataclasses.asdict(PRIVATE)
-    del values["dp_noise_from_seed"]
-    assert runs.config_of(values).dp_noise_from_seed
-    assert not runs.config_of(values | dict(dp_clip=None)).dp_noise_from_seed

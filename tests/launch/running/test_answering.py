@@ -1,0 +1,23 @@
+"""How a request is answered, from flags to the last round."""
+
+import pytest
+from absl import flags
+
+from helpers.workdirs import PLAIN, PRIVATE, changed
+from launch.running import answering
+
+
+def test_exact_accuracy_chooses_no_number_of_rounds(monkeypatch):
+    """Where noise is to hide it: when an answer stops would tell of the examples."""
+
+    def stops(config, *words):
+        known = flags.FlagValues()
+        flags.DEFINE_enum("stop", "regained", ["regained", "budget"], "", flag_values=known)
+        known(["unlearn", *words])
+        monkeypatch.setattr(answering, "FLAGS", known)
+        return answering.stopping(config)
+
+    assert stops(PRIVATE) == stops(PRIVATE, "--stop=budget") == "budget"
+    assert stops(PLAIN) == stops(changed(PRIVATE, dp_noise_from_seed=True)) == "regained"
+    with pytest.raises(ValueError, match="exact accuracy .* which epsilon does not cover; with"):
+        stops(PRIVATE, "--stop=regained")
