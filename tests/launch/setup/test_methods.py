@@ -77,7 +77,7 @@ def test_a_limit_would_hold_back_what_a_round_negates(toy):
         toy(traits=traits)
         federation.check(config, ["toy"])
     toy(traits=Traits(negates=True))
-    with pytest.raises(ValueError, match="toy negates layers in a round of its own, which --max"):
+    with pytest.raises(ValueError, match="toy negates layers in its own round, and --max_update_norm=0.3"):
         federation.check(config, ["toy"])
 
 
@@ -92,7 +92,7 @@ def test_what_a_method_takes_for_granted_is_asked_of_the_flags(toy, fed, model, 
         assert set(methods.build_methods(study, ["toy"])) == {"toy"}
     toy(traits=Traits(of_means=True))
     methods.build_methods(studies[1], ["toy"])
-    with pytest.raises(ValueError, match="toy takes the model for the mean of what clients sent"):
+    with pytest.raises(ValueError, match="toy assumes the model to be the mean of the clients. models"):
         methods.build_methods(studies[0], ["toy"])
     toy(needs=jfu.Needs(proxy_data=True))
     with pytest.raises(ValueError, match="toy needs unlabelled images at the server; set some"):
@@ -107,7 +107,7 @@ def test_rounds_by_a_methods_own_formula_are_told(toy, fed, model, capsys):
     assert "toy" not in capsys.readouterr().err
     toy(make=made)
     methods.build_methods(study, ["toy"])
-    assert "ordinary rounds; toy combine clients" in capsys.readouterr().err
+    assert "in their own rounds toy combine clients" in capsys.readouterr().err
 
 
 def test_history_is_kept_for_those_who_read_it(toy):
