@@ -1,18 +1,21 @@
-"""What the files of a work directory hold of forgotten data, and their removal.
+"""Which files of a work directory depend on forgotten data, and the removal of these files.
 
-``holdings`` knows every file that the scripts write, by its place and by its content: it is free
-only if the ledger names its digest, or if it can be written anew from what that names. A model, a
-checkpoint or a history depends on everyone whose data trained it or a model before it; an unlearned
-model is what a method made of such a model, and what that is worth is for an audit to tell, but one
-that is the model before it was not unlearned; settings, measures and the ledger hold no parameters.
-Any other file may hold anything, and so may the name of a folder that is not jfu's, and what a link
-leads to, which is not followed.
+``holdings`` knows every file that the scripts write, by its place and its content. A file is free
+only if the ledger names its digest, or if it can be rewritten from what the ledger names.
 
-Without that a model passed as a picture, a table, a lock or a checkpoint of retraining. Checkpoints
-of all methods but retraining go: their states may carry the old model beside the new one. A run
-that begins from a model says so in the ledger beside it, so that a proof also looks at what came of
-it. ``--erase`` names that and leaves it, since it is another answer's to remove. The old model is
-removed last, so that a removal that was killed can go on.
+* A model, a checkpoint or a history depends on all clients whose data trained it, or trained a
+  model before it.
+* An unlearned model is free, because a method made it; how well is for an audit to judge. But a
+  model that equals the one before the request was not unlearned.
+* Settings, measures and the ledger have no parameters.
+* Any other file may contain anything. So may the name of a folder that is not jfu's, and the target
+  of a link, which is not followed.
+
+Without these rules a model could pass as a picture, a table, a lock or a checkpoint of retraining.
+Checkpoints of all methods except retraining are removed, because their states may contain the old
+model too. A run that begins from a model says so in the ledger of that model. So a proof also looks
+at runs that were begun from it. ``--erase`` names these runs and leaves them, because they belong
+to other answers. The old model is removed last, so that a removal that was killed can continue.
 """
 
 import contextlib
@@ -45,20 +48,20 @@ class Holding(NamedTuple):
     path: pathlib.Path
     folder: pathlib.Path | None  # the work directory; None for what jfu did not write there
     what: str  # in words
-    holds: bool  # whether the forgotten data's influence is, or may be, in it
-    lost: bool = False  # whether it is not there, and nobody knows of its removal
+    holds: bool  # whether it depends, or may depend, on the forgotten data
+    lost: bool = False  # whether it is missing, and the user did not say that it was removed
 
 
-UNKNOWN = "unknown: no file that jfu writes"
+UNKNOWN = "unknown: not a file that jfu writes"
 
-CHANGED = "not what its ledger says that jfu wrote there; remove it, and let jfu write it anew"
+CHANGED = "not the file that jfu wrote, by its ledger; remove it, and let jfu write it again"
 
 # Files without parameters, by their places in a work directory.
 MEASURES = (RESULTS, "table.md", "table.json", "stopping.md", "curves.png", "costs.png")
 MEASURES += ("rounds.jsonl", "rounds.md", "rounds.png", "audit.html", "audit.json")
 SETTINGS = (CONFIG, PLAN)
 FOLDERS = ("cells", "shadows", DRAWS, secret.FOLDER)
-# What the scripts write into a line of a ledger, beside what all lines have.
+# Fields that the scripts write into a line of a ledger, beside those that all lines have.
 FIELDS = dict(
     trained="from history dataset clients past rounds seed model results cells draws "
     "outside_epsilon",
@@ -73,7 +76,7 @@ FIELDS = dict(
     erased="request files",
 )
 
-# Methods that begin anew: what they make never met the forgotten data.
+# Methods that start again: their models were never trained on the forgotten data.
 ANEW = ("retrain", "retrain_again", "retrain_third")
 
 
@@ -84,13 +87,13 @@ def holdings(
 
     Args:
       wanted: the request, such as ``client:0``.
-      gone: work directories or models that somebody says were removed.
+      gone: work directories or models that the user says were removed.
 
     Returns:
-      ``(files, unused)``: what of ``gone`` is not missing is unused.
+      ``(files, unused)``; the entries of ``gone`` that are not missing are unused.
 
     Raises:
-      ValueError: a ledger does not hold, or its files are not those that it names.
+      ValueError: a ledger is not valid, or its files are not those that it names.
     """
     known, found = lineage.trace(path, wanted), []
     within(known)
@@ -101,23 +104,23 @@ def holdings(
             what, holds, ours = _held(step, file, wanted)
             found.append(Holding(file, step.folder if ours else None, what, holds))
     for model in known.elsewhere:
-        found.append(Holding(model, None, "the model that the request met", True))
+        found.append(Holding(model, None, "the original model", True))
     for folder, error in known.broken:
-        what = f"a work directory that came from these or lies in one, and does not hold: {error}"
+        what = f"a work directory that was begun from these or lies in one, with an error: {error}"
         found.append(Holding(folder, None, what, True))
     said = {os.path.abspath(place): place for place in gone}
     for missing in known.missing:
         place = missing.place.parent if missing.place.name == MODEL else missing.place
-        told = said.pop(str(place), None)
-        came = "was begun in it" if missing.since else "came from it"
+        removed = said.pop(str(place), None)
+        came = "was begun in it" if missing.since else "was begun from it"
         of = f"a run from {missing.folder}" if missing.since else missing.folder
-        what = f"{of} {came}, and it was removed by your word"
-        if not told:
-            state = "what lies there now is another" if place.exists() else "it is not there"
-            what = f"{of} {came}, and {state}, so that it was not looked at; put it back, "
-            all_that = " with all that came of it" if missing.since else " with all it came from"
-            what += f"or, if you removed it{all_that}, say so: --gone={place}"
-        found.append(Holding(place, None, what, not told, lost=not told))
+        what = f"{of} {came}, and you said that it was removed"
+        if not removed:
+            state = "something else is there now" if place.exists() else "it is missing"
+            what = f"{of} {came}, and {state}, so it was not checked; put it back; "
+            others = "all runs begun from it" if missing.since else "all its sources"
+            what += f"or, if you removed it and {others}, add --gone={place}"
+        found.append(Holding(place, None, what, not removed, lost=not removed))
     return found, list(said.values())
 
 
@@ -136,7 +139,7 @@ def within(known: lineage.Lineage) -> None:
                 folders.clear()
 
 
-def asked(wanted: str, lines: Sequence[dict[str, Any]]) -> bool:
+def requested(wanted: str, lines: Sequence[dict[str, Any]]) -> bool:
     """Whether the requests of a work directory's ledger name all that ``wanted`` does."""
     kinds = ("answered", "compared", "erased")
     answers = [f"-{line.get('request')}" for line in lines if line["event"] in kinds]
@@ -144,13 +147,13 @@ def asked(wanted: str, lines: Sequence[dict[str, Any]]) -> bool:
 
 
 def walk(folder: pathlib.Path, others: Collection[str] = ()) -> Iterator[pathlib.Path]:
-    """Everything in a folder: files, links, which are not followed, and folders without anything.
+    """Everything in a folder: files, links, and empty folders. Links are not followed.
 
     Args:
-      others: real paths of folders in it that are looked at by themselves.
+      others: real paths of folders in it that are checked by themselves.
 
     Raises:
-      OSError: a folder that cannot be looked into.
+      OSError: a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -170,14 +173,14 @@ def walk(folder: pathlib.Path, others: Collection[str] = ()) -> Iterator[pathlib
 
 
 def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]:
-    """What a file is, whether it depends on what ``wanted`` means, and whether jfu wrote it."""
+    """A file's description, whether it depends on ``wanted``, and whether jfu wrote it."""
     name = path.relative_to(step.folder).as_posix()
     if path.is_symlink():
         return f"a link to {os.readlink(path)}, which jfu does not follow", True, False
     if path.is_dir():
         return "an empty folder, which jfu did not make", True, False
     if not path.is_file():
-        return "no plain file", True, False
+        return "not a plain file", True, False
     if name in MEASURES + SETTINGS or name.startswith(f"{DRAWS}/"):
         if not (_named(step, path, name) or _anew(step, path, name)):
             return CHANGED, True, False
@@ -192,37 +195,37 @@ def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]
         return ("settings and records", False, True) if short else (CHANGED, True, False)
     if name == ledgers.LEDGER:
         odd = [line["number"] for line in jfu.ledger.read(path) if not _is_plain(line)]
-        what = f"a ledger whose line {odd[0]} holds more than jfu writes" if odd else "records"
+        what = f"a ledger whose line {odd[0]} has more than jfu writes" if odd else "records"
         return what, bool(odd), not odd
     return _model(step, path, name, wanted)
 
 
 def _named(step: Step, path: pathlib.Path, name: str) -> bool:
-    """Whether the ledger says that this file is what jfu wrote."""
+    """Whether the ledger has this file's digest."""
     return ledgers.vouched(step.lines).get(name) == jfu.ledger.digest(path)
 
 
 def _anew(step: Step, path: pathlib.Path, name: str) -> bool:
-    """Whether a table is what the results make it, which the ledger names."""
+    """Whether a table is what the results give, which the ledger names."""
     if step.run.script != "unlearn" or name not in ("table.md", "table.json", "stopping.md"):
         return False
     try:
         rows = read_results(WorkDir(step.folder, None))
         summary = report.summarise(rows, dataclasses.asdict(step.run.config))
         made = report.contents(summary, report.markdown(summary))
-    except (ValueError, KeyError, TypeError, IndexError):  # of an older one
+    except (ValueError, KeyError, TypeError, IndexError):  # an older work directory
         return False
     return made.get(name) == read_bytes(path)
 
 
 def _is_plain(line: dict[str, Any]) -> bool:
-    """Whether a line of a ledger has what jfu writes, and nothing that would hold a model."""
+    """Whether a line of a ledger has what jfu writes, and nothing that could contain a model."""
     fields = set(FIELDS.get(line["event"], "").split()) | {"event", "config", *jfu.ledger.CHAIN}
     return line["event"] in FIELDS and line.keys() <= fields and _is_short(line)
 
 
 def _is_short(value: Any) -> bool:
-    """Whether no text in it is longer than a path, no list than requests and measures are."""
+    """Whether all texts in a value are short as paths, and all lists short as measures."""
     if isinstance(value, dict):
         most = 10_000 if all(isinstance(one, str) for one in value.values()) else 50
         return len(value) < most and all(map(_is_short, [*value, *value.values()]))
@@ -232,7 +235,7 @@ def _is_short(value: Any) -> bool:
 
 
 def _unchanged(step: Step) -> bool:
-    """Whether an answer of a work directory is the model that its request met."""
+    """Whether an answer of a work directory equals the original model."""
     answers = [line for line in step.lines if line["event"] == "answered"]
     weights = [line["weights"] for line in answers if isinstance(line.get("weights"), dict)]
     same = any(line.get("from") == line.get("model") for line in answers)
@@ -240,10 +243,10 @@ def _unchanged(step: Step) -> bool:
 
 
 def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str, bool, bool]:
-    """As ``_held``, of what may hold parameters."""
+    """As ``_held``, for files that may contain parameters."""
     run = step.run
     past = run.config.past
-    # Whether the model that a request met knew it.
+    # Whether the original model was trained on the data.
     met = not step.wanted <= in_force(past) and not step.other
     answers = step.wanted <= in_force([*past, f"-{run.config.forget}"])
     method = run.more.get("method")
@@ -251,23 +254,25 @@ def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str,
         return "a model or a history that its ledger does not name", True, True
     if name == MODEL and run.script == "unlearn":
         if met and method != "none" and _unchanged(step):
-            return "the model that the request met: nothing was unlearned", True, True
+            return "the original model: nothing was unlearned", True, True
         if method in ANEW and answers:
-            return f"a model that never met {wanted}", False, True
+            return f"a model that was never trained on {wanted}", False, True
         if met and answers and method != "none":
             return f"the model after {wanted} was unlearned by {method}", False, True
         return "a model", met, True
     if re.fullmatch(rf"{secret.FOLDER}/\d+-.+", name) and secret.is_one(path):
-        return "the secret of a run's noise, which is not finished", False, True
+        return "the secret for the noise of a run that is not finished", False, True
     if name in (MODEL, HISTORY) and run.script == "train":
         return "a model" if name == MODEL else "a history of clients' updates", met, True
     cell = re.fullmatch(r"(?:controls/)?cells/(\d+)-(.+)\.safetensors", name)
     if cell and _is_of(path, dict(run=run.fingerprint, method=cell[2], seed=int(cell[1]))):
-        if not (_is_sealed(step, path) or _named(step, path, name)):  # an audit names its own so
+        if not (
+            _is_sealed(step, path) or _named(step, path, name)
+        ):  # an audit names its own checkpoints as files
             return "a checkpoint that its ledger does not name", True, True
         if cell[2] in ANEW and answers:
-            return f"a checkpoint of a model that never met {wanted}", False, True
-        # A method's state may hold the old model beside the new one.
+            return f"a checkpoint of a model that was never trained on {wanted}", False, True
+        # A method's state may contain the old model too.
         return "a checkpoint", met, True
     block = re.fullmatch(r"shadows/(\d+)-\d+-\d+-\d+\.safetensors", name)
     if block and _is_of(path, dict(run=run.fingerprint, seed=int(block[1]))):
@@ -276,7 +281,7 @@ def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str,
 
 
 def _is_sealed(step: Step, path: pathlib.Path) -> bool:
-    """Whether the ledger names what a cell holds."""
+    """Whether the ledger names the content of a checkpoint."""
     named = ledgers.named_cells(step.lines).get(path.stem)
     try:
         check_state(path)
@@ -286,7 +291,7 @@ def _is_sealed(step: Step, path: pathlib.Path) -> bool:
 
 
 def _is_of(path: pathlib.Path, mine: dict[str, Any]) -> bool:
-    """Whether a checkpoint says that it is this run's, at its own place."""
+    """Whether a checkpoint says that it belongs to this run, at its own place."""
     try:
         notes = load_notes(path)
     except (ValueError, OSError):
@@ -295,49 +300,49 @@ def _is_of(path: pathlib.Path, mine: dict[str, Any]) -> bool:
 
 
 def erase(work: WorkDir, config: Config, method: str) -> None:
-    """Removes what holds the data that the request names; the ledgers list it before.
+    """Removes the files that depend on the request's data; the ledgers list them first.
 
-    The model that the request met goes last, so that a removal that was stopped can go on.
+    The original model is removed last, so that a removal that was stopped can continue.
 
     Raises:
-      ValueError: the request has no answer yet, or a ledger does not hold; nothing was removed.
+      ValueError: the request has no answer yet, or a ledger is not valid; nothing was removed.
     """
     if not records.is_answered(work, config, method):
         raise ValueError(
-            f"{work.path} holds no answer to {config.forget} by {method} yet; nothing was removed"
+            f"{work.path} has no answer to {config.forget} by {method} yet; nothing was removed"
         )
     steps = lineage.trace(work.path, config.forget).steps
     if _unchanged(steps[0]):
         raise ValueError(
-            f"the model in {work.path} is the one that {config.forget} was asked of, up to signs: "
-            "nothing was unlearned, and nothing was removed; answer the request anew"
+            f"the model in {work.path} is the original model up to signs: {config.forget} was not "
+            "unlearned, and nothing was removed; answer the request again"
         )
-    # What came since is another's work: it is told, not removed.
+    # Runs begun from it since belong to others: they are named, not removed.
     folders = [step.folder for step in steps if step.since is None]
     with contextlib.ExitStack() as locks:
         for folder in folders:
             if folder != work.path and (lock := take(folder)):
                 locks.enter_context(lock)
-        found = [held for held in holdings(work.path, config.forget)[0] if held.holds]
+        found = [file for file in holdings(work.path, config.forget)[0] if file.holds]
         met = os.path.realpath(config.init_params)
-        ours = [held for held in found if held.folder in folders]
-        ours.sort(key=lambda held: os.path.realpath(held.path) == met)
+        ours = [file for file in found if file.folder in folders]
+        ours.sort(key=lambda file: os.path.realpath(file.path) == met)
         for folder in folders:
-            _record(folder, config.forget, [h.path for h in ours if h.folder == folder])
-        for held in ours:
-            others = held.path.stat().st_nlink - 1
-            held.path.unlink()
-            say(f"erased: {shown(held.path)}, {held.what}")
+            _record(folder, config.forget, [file.path for file in ours if file.folder == folder])
+        for file in ours:
+            others = file.path.stat().st_nlink - 1
+            file.path.unlink()
+            say(f"erased: {shown(file.path)}, {file.what}")
             if others:
-                say(f"note: it has {others} other names (hard links) elsewhere, and is still there")
-        for held in found:
-            if held.folder not in folders:
-                path, what = shown(held.path), shown(held.what)
-                say(f"note: {path} was not removed and may hold {config.forget}: {what}")
+                say(f"note: it still exists under {others} other names (hard links) elsewhere")
+        for file in found:
+            if file.folder not in folders:
+                path, what = shown(file.path), shown(file.what)
+                say(f"note: {path} was not removed and may depend on {config.forget}: {what}")
 
 
 def _record(folder: pathlib.Path, request: str, paths: Sequence[pathlib.Path]) -> None:
-    """Says in a work directory's ledger what is about to be removed, unless it says so already."""
+    """Lists in a work directory's ledger the files that will be removed, unless it does already."""
     files = {str(path.relative_to(folder)): jfu.ledger.digest(path) for path in paths}
     known = ledgers.erased(folder, ledgers.check(folder))
     if any(known.get(name) != digest for name, digest in files.items()):

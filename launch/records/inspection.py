@@ -1,4 +1,4 @@
-"""Shows and verifies a work directory's ledger, changes its key, and proves what was erased."""
+"""Prints and verifies a work directory's ledger, changes its key, and proves what was erased."""
 
 import pathlib
 from typing import Any
@@ -13,18 +13,18 @@ from launch.shell.say import complain
 from launch.workdir import locks, places, runs
 
 FLAGS = flags.FLAGS
-SHORT = 12  # letters of a digest that tell models apart
+SHORT = 12  # letters of a digest, enough to distinguish models
 
 
 def ledger() -> None:
-    """Runs what the flags of ``launch.ledger`` ask for."""
+    """Does what the flags of ``launch.ledger`` request."""
     path = pathlib.Path(FLAGS.workdir)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no work directory {path}")
     if FLAGS.prove_erased is not None and not FLAGS.prove_erased.strip():
         raise ValueError("--prove_erased names no request; give one, such as client:0")
     if FLAGS.gone and not FLAGS.prove_erased:
-        raise ValueError("--gone goes with --prove_erased, which looks for what a model came from")
+        raise ValueError("--gone does nothing without --prove_erased; add it, or leave --gone out")
     if not (path / ledgers.LEDGER).is_file():
         absent(path)
     if FLAGS.new_key_file:
@@ -35,7 +35,7 @@ def ledger() -> None:
 
 
 def verified(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The ledger's lines, each printed, and what they were checked against."""
+    """The ledger's lines, each printed, with a summary of the checks."""
     secret = ledgers.key()
     try:
         lines = verification.read(path, FLAGS.head)
@@ -46,20 +46,20 @@ def verified(path: pathlib.Path) -> list[dict[str, Any]]:
             show(in_words(line))
         except (KeyError, TypeError, ValueError, AttributeError):
             where = f"line {line['number']} of {path / ledgers.LEDGER}"
-            complain(f"{where} is none that jfu's scripts write", status=1)
+            complain(f"{where} is not one that jfu's scripts write", status=1)
     for number in jfu.ledger.backwards(lines):
         show(
-            f"note: line {number} says an earlier time than the line before: a clock was put back, "
-            "or two disagree"
+            f"note: line {number} has an earlier time than the line before it: a clock was put "
+            "back, or two clocks disagree"
         )
     against = ["its files"]
     against += [f"the head {FLAGS.head[:SHORT]}"] if FLAGS.head else []
     against += ["the key"] if secret else []
-    show(f"\n{len(lines)} lines hold, checked against {' and '.join(against)}.")
+    show(f"\n{len(lines)} lines are valid, checked against {' and '.join(against)}.")
     if len(against) == 1:
-        show("Who may write these files could have rewritten them all: see --head and --key_file.")
+        show("Someone who may write these files could rewrite all: see --head and --key_file.")
     elif not FLAGS.head:
-        show("That no line was cut off the end a key does not show, only a --head does.")
+        show("A key does not show whether lines at the end were removed; --head does.")
     show(f"head: {lines[-1]['hash']}")
     return lines
 
@@ -67,9 +67,7 @@ def verified(path: pathlib.Path) -> list[dict[str, Any]]:
 def rekey(path: pathlib.Path) -> None:
     """Gives the ledger another key, or its first."""
     if FLAGS.head or FLAGS.prove_erased:
-        raise ValueError(
-            "--new_key_file changes the key and nothing else; leave the other flags out"
-        )
+        raise ValueError("--new_key_file only changes the key; leave --head and --prove_erased out")
     old, new = ledgers.key(), ledgers.key("new_key_file")
     try:
         verification.read(path)
@@ -82,7 +80,7 @@ def rekey(path: pathlib.Path) -> None:
 
 
 def absent(path: pathlib.Path) -> None:
-    """Says that there is no ledger; exit status 1 where other files tell that there must be one."""
+    """Prints that there is no ledger; exit status 1 if other files show that there must be one."""
     try:
         script = runs.read_run(str(path)).script
     except (ValueError, OSError):
@@ -90,11 +88,11 @@ def absent(path: pathlib.Path) -> None:
     results = [places.RESULTS] if script in ("train", "unlearn", "compare") else []
     if found := [n for n in (places.MODEL, *results) if (path / n).exists()]:
         complain(
-            f"{path} holds {' and '.join(found)} and no ledger: that was removed, or the run has "
-            "not finished; start the same command again to go on with it",
+            f"{path} has {' and '.join(found)} but no ledger: it was removed, or the run has not "
+            "finished; start the same command again to continue the run",
             status=1,
         )
-    raise FileNotFoundError(f"{path} holds no ledger; launch.train, unlearn and compare write it")
+    raise FileNotFoundError(f"{path} has no ledger; launch.train, unlearn and compare write it")
 
 
 def in_words(line: dict[str, Any]) -> str:
@@ -109,7 +107,7 @@ def in_words(line: dict[str, Any]) -> str:
             if line["past"] and line["past"][-1][1:]:
                 text += f", {line['past'][-1][1:]} back"
         case "asked":
-            text = f"asked to forget {line['request']} of {short(line['from'])}"
+            text = f"request to forget {line['request']}, to {short(line['from'])}"
         case "answered":
             text = f"answered {line['request']} by {line['method']}: {short(line['from'])} -> "
             text += f"{short(line['model'])}, {line['rounds']} rounds; before: "
@@ -118,7 +116,7 @@ def in_words(line: dict[str, Any]) -> str:
             text = f"compared {', '.join(line['methods'])} on {line['request']}, "
             text += f"{len(line['seeds'])} seeds"
         case "erased":
-            text = f"erased {len(line['files'])} files that held {line['request']}"
+            text = f"erased {len(line['files'])} files that depended on {line['request']}"
         case "begun":
             text = f"{line['path']} was begun from {short(line['from'])}"
         case "wrote":
@@ -126,15 +124,15 @@ def in_words(line: dict[str, Any]) -> str:
         case "key":
             text = "from here on with another key" if "mac" in line else "from here on with a key"
         case "missing":
-            text = f"{len(line['missing'])} checkpoints were gone, and are made anew"
+            text = f"{len(line['missing'])} checkpoints were missing, and are made again"
         case other:
             text = other
     return f"{line['number']:3d}  {line['time']}  {shown(text)}"
 
 
 def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
-    """Lists every file with what it depends on; exit status 1 where one may hold the data."""
-    if not erasure.asked(wanted, lines):
+    """Lists every file with what it depends on; exit status 1 if one may depend on the data."""
+    if not erasure.requested(wanted, lines):
         complain(f"no request in {path} forgets {wanted}", status=1)
     try:
         found, unused = erasure.holdings(path, wanted, FLAGS.gone)
@@ -142,23 +140,24 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
         complain(str(error), status=1)
     if unused:
         raise ValueError(
-            f"--gone={','.join(unused)} names nothing that is missed; leave it out, or give the "
-            "path that is said to be missing"
+            f"--gone={','.join(unused)} names nothing that is missing; leave it out, or give the "
+            "path from the message about a missing source"
         )
     show("")
-    for held in found:
-        # In one line, whatever name somebody gave a file.
-        show(f"{'HOLDS IT' if held.holds else 'free':8}  {shown(held.path)}: {shown(held.what)}")
-    if lost := [held for held in found if held.lost]:
+    for file in found:
+        # On one line, whatever the file's name.
+        show(f"{'DEPENDS' if file.holds else 'free':8}  {shown(file.path)}: {shown(file.what)}")
+    if lost := [file for file in found if file.lost]:
         complain(f"{lost[0].path}: {lost[0].what}", status=1)
-    if left := [str(held.path) for held in found if held.holds]:
+    if left := [str(file.path) for file in found if file.holds]:
         complain(
-            f"{len(left)} of {len(found)} files hold or may hold {wanted}: {', '.join(left[:5])}",
+            f"{len(left)} of {len(found)} files depend or may depend on {wanted}: "
+            f"{', '.join(left[:5])}",
             status=1,
         )
     show(
-        f"\nNone of {len(found)} files holds {wanted}, but what a method has made of it. What file "
-        "systems and backups keep beneath is not known here."
+        f"\nNone of {len(found)} files depends on {wanted}, except through unlearning by a method. "
+        "Copies in file systems and backups are not known here."
     )
     if FLAGS.gone:
-        show(f"That {', '.join(FLAGS.gone)} was removed was not checked: it is by your word.")
+        show(f"You said that {', '.join(FLAGS.gone)} was removed; this was not checked.")

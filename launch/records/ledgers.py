@@ -1,4 +1,4 @@
-"""The ledger of a work directory: its lines, whose they are, and what they name."""
+"""The ledger of a work directory: its lines, the run of each line, and the files that they name."""
 
 import functools
 import os
@@ -18,12 +18,12 @@ LEDGER = "ledger.jsonl"
 
 
 def key(flag: str = "key_file") -> bytes | None:
-    """The secret of --key_file, or of another flag that names a file with one."""
+    """The secret of --key_file, or of another flag that names such a file."""
     path = getattr(flags.FLAGS, flag) if flag in flags.FLAGS else None
     if path is None:
         return None
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"there is no file {path} with a key")
+        raise FileNotFoundError(f"there is no key file {path}")
     warn_of_readers(path)
     secret = read_bytes(path, most=2**16).strip()
     if len(secret) < 16:
@@ -31,30 +31,30 @@ def key(flag: str = "key_file") -> bytes | None:
     return secret
 
 
-@functools.cache  # said once
+@functools.cache  # so that the note comes once
 def warn_of_readers(path: str) -> None:
-    """Says that others than its owner may read a file with a key."""
+    """Prints a note if other users may read or write a key file."""
     mode = os.stat(path).st_mode & 0o777
     if mode & 0o077:
         say(
-            f"note: others than its owner may read or write {path} (mode {mode:o}), and who has "
-            f"the key can forge the ledger; close it with chmod 600 {path}"
+            f"note: other users may read or write {path} (mode {mode:o}), and with this key they "
+            f"can forge the ledger; protect it with chmod 600 {path}"
         )
 
 
 def lines_of(path: pathlib.Path, head: str | None, secret: bytes | None) -> list[dict[str, Any]]:
-    """The lines, if the chain holds and each has the shape that the scripts write.
+    """The lines, if the chain is valid and each line has the form that the scripts write.
 
     Args:
       head: a line's hash that must be among them.
-      secret: the key; None reads without comparing keyed hashes.
+      secret: the key; None does not compare keyed hashes.
 
     Raises:
-      ValueError: a line that is not what it should be.
+      ValueError: a line that is not valid.
     """
     lines = jfu.ledger.read(path / LEDGER, head=head, key=secret)
     if not lines and os.path.lexists(path / LEDGER):
-        raise ValueError(f"{path / LEDGER} is empty: its lines were removed")
+        raise ValueError(f"{path / LEDGER} is empty: its lines were removed; restore it")
     for line in lines:
         named = [line.get(name, {}) for name in ("files", "cells", "wrote", "draws")]
         named = all(isinstance(one, dict) for one in named)
@@ -62,17 +62,17 @@ def lines_of(path: pathlib.Path, head: str | None, secret: bytes | None) -> list
             line.get("missing", []), list
         ):
             raise ValueError(
-                f"line {line['number']} of {path / LEDGER} is none that jfu's scripts write"
+                f"line {line['number']} of {path / LEDGER} is not one that jfu's scripts write"
             )
     return lines
 
 
 def check(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines, if the chain holds and more can be written: before any work is done."""
+    """The lines, if the chain is valid and lines can be added; called before any work."""
     secret = key()
     lines = lines_of(path, None, secret)
     if secret is None and jfu.ledger.keyed(lines):
-        raise ValueError(f"{path / LEDGER} is kept with a key; give --key_file")
+        raise ValueError(f"{path / LEDGER} has a key; give it with --key_file")
     return lines
 
 
@@ -85,7 +85,7 @@ def settings(path: pathlib.Path) -> str | None:
 def own(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines of this work directory's run, without those that came with its model.
 
-    A ledger in which no line says whose it is, of before lines did, is its own as a whole.
+    In older ledgers no line names its run. Then all lines are the run's own.
     """
     if not any("config" in line for line in lines):
         return list(lines)
@@ -94,13 +94,13 @@ def own(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, A
 
 
 def erased(path: pathlib.Path, lines: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The files of a work directory that were to be removed, with their digests."""
+    """The files of a work directory that were to be erased, with their digests."""
     mine = [line for line in own(path, lines) if line["event"] == "erased"]
     return {name: digest for line in mine for name, digest in line.get("files", {}).items()}
 
 
 def named_cells(mine: Sequence[dict[str, Any]]) -> dict[str, tuple[int, str]]:
-    """Digests of cells by name, as the last line says that names them, and that line's number."""
+    """Checkpoints by name, with the number of the last line that names them, and their digest."""
     found: dict[str, tuple[int, str]] = {}
     for line in mine:
         found |= {name: (line["number"], seal) for name, seal in line.get("cells", {}).items()}
@@ -110,13 +110,13 @@ def named_cells(mine: Sequence[dict[str, Any]]) -> dict[str, tuple[int, str]]:
 
 
 def draws(mine: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The files of draws that a work directory's lines name, with their digests."""
-    told = [line["draws"] for line in mine if isinstance(line.get("draws"), dict)]
-    return told[-1] if told else {}
+    """The files of draws that the lines name last, with their digests."""
+    named = [line["draws"] for line in mine if isinstance(line.get("draws"), dict)]
+    return named[-1] if named else {}
 
 
 def vouched(mine: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Digests of a work directory's files by name, as the last line that names them says."""
+    """Digests of a work directory's files by name, from the last line that names each."""
     alone = dict(config=CONFIG, results=RESULTS, model=MODEL, history=HISTORY)
     found: dict[str, str] = {}
     for line in mine:

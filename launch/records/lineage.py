@@ -1,15 +1,14 @@
-"""Where the model of a work directory came from, what came from that, and what of both is gone.
+"""The lineage of a work directory's model: its sources, the runs begun from them, and missing ones.
 
-A run's config.json says where the model lay that it began with, and its ledger holds the lines
-that it found there. So a work directory is one that another came from if its ledger names that
-model and goes on from those lines; a folder that was put in its place does not pass for it.
-That ledger also names the runs that were begun from the model since, by the digest of their
-config.json, and where they are.
+A run's config.json has the place of the model that it began with. Its ledger begins with the lines
+of that model's ledger. So a work directory is a source if its ledger names that model and has these
+lines. Another folder at the same place does not pass as the source. A ledger also names the runs
+that were begun from its model since, by the digest of their config.json, and their places.
 
-A source that is missing is not assumed to be erased. It is looked for where it lay and where that
-is from the work directory, so that both may be moved together. A user who removed it on purpose
-says so (``--gone``). The proof repeats that this is the user's word: nothing on the disk could show
-it.
+A missing source is not assumed to be erased. It is searched at its old absolute place and at its
+place relative to the work directory, so both may be moved together. A user who removed it on
+purpose says so (``--gone``). The proof repeats that this is the user's statement, because no file
+could show it.
 """
 
 import os
@@ -26,44 +25,44 @@ from launch.workdir.runs import Run, read_run
 
 
 class Step(NamedTuple):
-    """A work directory that a model came through, or that came from such a one."""
+    """A work directory that is a source of a model, or that was begun from one."""
 
     folder: pathlib.Path
     run: Run
-    wanted: frozenset  # which of its requests are meant
-    lines: list[dict[str, Any]]  # its own ones of its ledger
+    wanted: frozenset  # those of its requests that the proof is about
+    lines: list[dict[str, Any]]  # its own lines of its ledger
     since: pathlib.Path | None = None  # the work directory that it was begun from or lies in
-    other: bool = False  # whether it is of other data
+    other: bool = False  # whether it has other data
 
 
 class Missing(NamedTuple):
-    """What is not where a work directory says that it is."""
+    """A model or work directory that is not at the place that a work directory names."""
 
     place: pathlib.Path
-    folder: pathlib.Path  # the work directory that says so
-    since: bool  # whether it was begun from that, which else came from it
+    folder: pathlib.Path  # the work directory that names it
+    since: bool  # whether it was begun from that directory; else it is a source
 
 
 class Lineage(NamedTuple):
     steps: list[Step]  # the newest first, then what was begun from them
-    elsewhere: list[pathlib.Path]  # models that no work directory holds
+    elsewhere: list[pathlib.Path]  # models outside of work directories
     missing: list[Missing]
-    broken: list[tuple[pathlib.Path, str]]  # work directories that came since, and what is wrong
+    broken: list[tuple[pathlib.Path, str]]  # later work directories that fail a check, and why
 
 
 def trace(path: pathlib.Path, wanted: str) -> Lineage:
-    """The work directory, all that its model came from, and all that was begun from those.
+    """The work directory, all sources of its model, and all runs that were begun from those.
 
     Args:
-      wanted: the request that is meant, as text.
+      wanted: the request that the proof is about, as text.
 
     Raises:
-      ValueError: a ledger does not hold, or its files are not those that it names, of the work
-        directory or of one that it came from.
+      ValueError: a ledger of the work directory or of a source is not valid, or its files are not
+        those that it names.
     """
     run = read_run(str(path))
     found, seen = Lineage([], [], [], []), set()
-    waiting = [(path, run, identify(wanted, asked(run)), None)]
+    waiting = [(path, run, identify(wanted, requests_of(run)), None)]
     while waiting:
         folder, run, meaning, head = waiting.pop(0)
         if (place := os.path.realpath(folder)) in seen:
@@ -79,7 +78,8 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
             earlier = read_run(str(model.parent))
             if earlier.data:
                 same_data(earlier.data, run.data or {}, model.parent)
-            goes_on = run.config.past[: len(asked(earlier))] == asked(earlier)
+            before_it = requests_of(earlier)
+            goes_on = run.config.past[: len(before_it)] == before_it
             first = lines[0]["previous"]
             head = None if first == jfu.ledger.FIRST else first
             waiting.append((model.parent, earlier, meaning if goes_on else NEVER, head))
@@ -90,16 +90,16 @@ def trace(path: pathlib.Path, wanted: str) -> Lineage:
 
 
 def _add_since(found: Lineage, seen: set[str]) -> None:
-    """Adds what was begun from the work directories that were found, and from those in turn."""
+    """Adds the runs that were begun from the work directories found so far, and so on."""
     waiting = list(found.steps)
     while waiting:
         step = waiting.pop(0)
-        told = {(str(x.get("path")), x.get("run")): x for x in step.lines if x["event"] == "begun"}
-        there = {key: place for key, line in told.items() if (place := _begun_at(step, line))}
-        # One that was moved alone is not where it was; a step without another line is that.
+        begun = {(str(x.get("path")), x.get("run")): x for x in step.lines if x["event"] == "begun"}
+        there = {key: place for key, line in begun.items() if (place := _begun_at(step, line))}
+        # A directory that was moved alone is not at its place. It is a step that no line names.
         taken = {os.path.realpath(place) for place in there.values()}
         spare = [s for s in found.steps if os.path.realpath(s.folder) not in taken]
-        for key in sorted(told.keys() - there.keys(), key=str):
+        for key in sorted(begun.keys() - there.keys(), key=str):
             same = [s for s in spare if s is not step and ledgers.settings(s.folder) == key[1]]
             if same:
                 spare.remove(same[0])
@@ -113,7 +113,7 @@ def _add_since(found: Lineage, seen: set[str]) -> None:
 
 
 def _begun_at(step: Step, line: dict[str, Any]) -> pathlib.Path | None:
-    """Where the run lies that a line names: where it was, or where that is from here."""
+    """The place of the run that a line names: its old place, or that relative to this directory."""
     beside = os.path.join(os.path.realpath(step.folder), str(line.get("beside")))
     for place in (str(line.get("path")), os.path.normpath(beside)):
         if ledgers.settings(pathlib.Path(place)) == line.get("run"):
@@ -122,7 +122,7 @@ def _begun_at(step: Step, line: dict[str, Any]) -> pathlib.Path | None:
 
 
 def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:
-    """Adds a work directory that was begun from another or lies in it; None if it does not hold."""
+    """Adds a work directory that was begun from another or lies in it; None if a check fails."""
     try:
         run = read_run(str(folder))
         lines = [
@@ -131,7 +131,7 @@ def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:
     except (ValueError, OSError) as error:
         found.broken.append((folder, str(error)))
         return None
-    so_far = asked(step.run)
+    so_far = requests_of(step.run)
     goes_on = run.config.past[: len(so_far)] == so_far
     other = bool(run.data and step.run.data and run.data["train"] != step.run.data["train"])
     found.steps.append(
@@ -141,35 +141,37 @@ def later(folder: pathlib.Path, step: Step, found: Lineage) -> Step | None:
 
 
 def bound(folder: pathlib.Path, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of a work directory's own run, which say what config.json they are of."""
+    """The lines of a work directory's own run, which name its config.json."""
     mine = [line for line in ledgers.own(folder, lines) if "config" in line]
     if not mine:
         raise ValueError(
-            f"no line of {folder / ledgers.LEDGER} says which {CONFIG} it is of, so what that says "
-            "of the files cannot be relied on; the run was made before lines did, or has not "
-            "finished"
+            f"no line of {folder / ledgers.LEDGER} names its {CONFIG}, so nothing is known about "
+            "the files; the run is too old, or has not finished"
         )
     return mine
 
 
-def asked(run: Run) -> tuple[str, ...]:
-    """The requests up to a run's end; what a comparison asks for changes no model to go on from."""
+def requests_of(run: Run) -> tuple[str, ...]:
+    """The requests up to a run's end. A comparison's request counts, but changes no model."""
     now = (f"-{run.config.forget}",) if run.script in ("unlearn", "compare") else ()
     return (*run.config.past, *now)
 
 
 def candidates(folder: pathlib.Path, run: Run) -> list[pathlib.Path]:
-    """Where the model that a run began with may lie: where it was, and where it was from here."""
+    """The possible places of the model that a run began with.
+
+    They are its old absolute place, and its old place relative to the work directory.
+    """
     if not run.config.init_params:
         return []
-    if run.source is None:  # of before both were written down
+    if run.source is None:  # older runs name one place only
         return [pathlib.Path(os.path.abspath(run.config.init_params))]
     beside = os.path.normpath(os.path.join(os.path.realpath(folder), run.source["beside"]))
     return [pathlib.Path(place) for place in dict.fromkeys((run.source["path"], beside))]
 
 
 def sources(folder: pathlib.Path, run: Run) -> Iterator[pathlib.Path]:
-    """Where the model lies that a run began with, or lay while its work directory is there."""
+    """The places of the model that a run began with, also if only its work directory is left."""
     digest = run.files.get(run.config.init_params)
     for model in candidates(folder, run):
         if _is_named(model, run) or (model.is_file() and jfu.ledger.digest(model) == digest):
@@ -177,7 +179,7 @@ def sources(folder: pathlib.Path, run: Run) -> Iterator[pathlib.Path]:
 
 
 def _is_named(model: pathlib.Path, run: Run) -> bool:
-    """Whether the ledger beside a model's place names the model that a run began with."""
+    """Whether the ledger in a model's folder names the model that a run began with."""
     folder, digest = model.parent, run.files.get(run.config.init_params)
     if model.name != MODEL or not (folder / CONFIG).is_file():
         return False

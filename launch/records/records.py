@@ -1,17 +1,17 @@
-"""What the scripts write into a work directory's ledger.
+"""The lines that scripts write into a work directory's ledger.
 
-trained   a model, by so many clients, or further from an earlier one
-asked     a request, of a model
-answered  by a method: from one model to another, with the measures before and after
+trained   a model, with the number of clients; perhaps trained further from an earlier one
+asked     a request to a model
+answered  a method's answer: from one model to another, with the measures before and after
 compared  methods on a request, over seeds
 begun     a run in another work directory, from this one's model
 wrote     tables, figures and reports
-missing   checkpoints that were gone when a run went on, and are made anew
-key       from here on another key, or the first
-erased    files that held what was to be forgotten
+missing   checkpoints that were missing when a run continued, and are made again
+key       a new key for the lines that follow, or the first key
+erased    files with data that was to be forgotten
 
 Each line has the digest of its work directory's config.json (``config``). A later run's ledger
-begins as a copy of its source's, so this says which lines are a work directory's own.
+begins with a copy of its source's lines. So this digest shows which lines are the later run's own.
 
 ``ledgers`` reads the lines, and ``verification`` compares files with them.
 """
@@ -38,12 +38,12 @@ from launch.workdir import locks
 from launch.workdir.places import CONFIG, HISTORY, MODEL, RESULTS, WorkDir
 from launch.workdir.runs import read_run
 
-# What of a row of results.jsonl stands in the ledger.
+# Columns of results.jsonl that the ledger has too.
 EVIDENCE = ("retain", "forget", "test", "mia_matched", "asr", "epsilon")
 
 
 def by_first(write: Callable[..., None]) -> Callable[..., None]:
-    """What the first of several hosts does alone."""
+    """Makes a function that only the first of several hosts calls."""
 
     @functools.wraps(write)
     def alone(*args, **kwargs):
@@ -55,29 +55,30 @@ def by_first(write: Callable[..., None]) -> Callable[..., None]:
 
 @by_first
 def reopen(work: WorkDir) -> None:
-    """Before a run goes on: what it goes on from is believed, and cells that are gone are told.
+    """Checks a run before it continues, and writes into the ledger which checkpoints are missing.
 
-    Those are run anew, and take other seconds at least, so that what they were no longer binds.
+    Missing checkpoints are made again, with other times at least. So their old digests no longer
+    count.
     """
     verification.believe(work.path)
     lines = ledgers.check(work.path)
     known = ledgers.named_cells(ledgers.own(work.path, lines))
     there = lambda name: os.path.lexists(work.path / "cells" / f"{name}.safetensors")
     if gone := sorted(name for name in known if not there(name)):
-        write(work, "missing", missing=gone, since=lines[-1]["hash"])  # twice is not once
+        write(work, "missing", missing=gone, since=lines[-1]["hash"])  # a line of its own each time
 
 
 def cells_of(work: WorkDir, names: Iterable[tuple[int, str]]) -> dict[str, str]:
-    """The digests of a run's cells by seed and name, for its line of the ledger."""
+    """The digests of checkpoints by seed and method, for a line of the ledger."""
     found = [work.cell(seed, name) for seed, name in sorted(set(names))]
     return {path.stem: load_seal(path) for path in found if path.exists()}
 
 
 @by_first
 def follow(work: WorkDir, source: str | None) -> None:
-    """Begins the ledger of a new work directory where that of the model's own one ends.
+    """Begins the ledger of a new work directory with the lines of its model's own ledger.
 
-    What else was begun from that model since is not this run's story, and is left out.
+    Lines about other runs that were begun from that model are left out.
     """
     before = source and pathlib.Path(source) / ledgers.LEDGER
     if before and before.exists() and not (work.path / ledgers.LEDGER).exists():
@@ -91,12 +92,12 @@ def follow(work: WorkDir, source: str | None) -> None:
 
 @by_first
 def begun(work: WorkDir, config: Config) -> None:
-    """Says in the ledger of the model's own work directory what is begun from it, and where.
+    """Writes into the ledger of the model's own work directory which run was begun, and where.
 
-    So that who erases what that holds, or proves that nothing does, finds what came of it.
+    So ``--erase`` and a proof of erasure there find this run.
 
     Raises:
-      ValueError: another process works there, or its ledger is kept with another key.
+      ValueError: another process works there, or its ledger has another key.
     """
     model = pathlib.Path(config.init_params or "")
     folder = model.parent
@@ -112,16 +113,16 @@ def begun(work: WorkDir, config: Config) -> None:
             write(WorkDir(folder, None, lock=lock), "begun", **content)
     except OSError as error:
         say(
-            f"note: {folder} cannot be written in ({error.strerror}), so that nothing there says "
-            f"that {work.path} was begun from it: who erases it must know"
+            f"note: nothing can be written in {folder} ({error.strerror}), so its ledger does not "
+            f"say that {work.path} was begun from it; remember this when you erase {folder}"
         )
 
 
 @by_first
 def wrote(work: WorkDir, names: Iterable[str]) -> None:
-    """Says what tables, figures and reports are now, where there is a ledger and its key.
+    """Writes the digests of tables, figures and reports, if there is a ledger and its key.
 
-    A proof of erasure takes a file for jfu's if a line has its digest.
+    A proof of erasure accepts a file as jfu's if a line has its digest.
     """
     if not (work.path / ledgers.LEDGER).is_file():
         return
@@ -130,13 +131,16 @@ def wrote(work: WorkDir, names: Iterable[str]) -> None:
     if all(known.get(name) == digest for name, digest in now.items()):
         return
     if jfu.ledger.keyed(lines) and ledgers.key() is None:
-        say(f"note: the ledger is kept with a key and says nothing of {', '.join(now)} without")
+        say(
+            f"note: the ledger has a key, so without --key_file it gets no line about "
+            f"{', '.join(now)}"
+        )
         return
-    write(work, "wrote", wrote=now, since=lines[-1]["hash"])  # what comes again is told again
+    write(work, "wrote", wrote=now, since=lines[-1]["hash"])  # a line of its own each time
 
 
 def outputs(work: WorkDir, names: Iterable[str]) -> dict[str, str]:
-    """The digests of files that a script has just written."""
+    """The digests of the files that a script has just written."""
     there = [name for name in names if (work.path / name).is_file()]
     return {name: jfu.ledger.digest(work.path / name) for name in there}
 
@@ -185,10 +189,10 @@ def answered(
     rows: list[dict[str, Any]],
     names: Iterable[str] = (),
 ) -> None:
-    """The first row is of the model that the request met, the last of its answer.
+    """The first row is of the original model, the last of the answer.
 
     Args:
-      names: files that were written beside it.
+      names: files that were written beside the model.
     """
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
     exact = rows[-1].get("outside_epsilon", "").split(", ")
@@ -213,17 +217,17 @@ def answered(
 
 
 def unsigned(path: str | os.PathLike) -> str:
-    """A digest of a model's parameters without their signs, which whoever knows them puts back."""
+    """A digest of a model's parameters without their signs, which someone could change back."""
     tree = load_params(path)
     flat = jfu.io.flatten(tree.get("params", tree))
     return jfu.io.digest({name: np.abs(a) for name, a in flat.items()})
 
 
 def is_answered(work: WorkDir, config: Config, method: str) -> bool:
-    """Whether the answer to this very request is there, and in the ledger.
+    """Whether the answer to exactly this request is there, and in the ledger.
 
     Raises:
-      ValueError: the ledger says so, and the files are not those that it names.
+      ValueError: the ledger says so, but the files are not those that it names.
     """
     lines = [
         line
@@ -233,7 +237,7 @@ def is_answered(work: WorkDir, config: Config, method: str) -> bool:
     if not lines or not (work.path / MODEL).is_file():
         return False
     run = read_run(str(work.path))
-    met = run.files.get(run.config.init_params)  # which may lie elsewhere by now
+    met = run.files.get(run.config.init_params)  # the model itself may have moved
     mine = (config.forget, method, met)
     if mine not in [tuple(map(line.get, ("request", "method", "from"))) for line in lines]:
         return False

@@ -1,14 +1,14 @@
-"""What can be said of NoT's prospects before it starts, from what everybody knows then.
+"""Forecasts for NoT before it starts, from what is known then.
 
-Two rules without a retrained model to compare with, read off the map of ``launch.pays``
-(``results/pays-digits-cpu.jsonl``: small networks on small images; a test holds the numbers here
-to it):
+Two rules need no retrained model. They come from the map of ``launch.pays``
+(``results/pays-digits-cpu.jsonl``: small networks on small images). A test compares the numbers
+here with that file.
 
-* NoT took 0.7 times as many rounds (0.5 to 1.0 in eight of ten) to come back as training had
-  taken to come within 0.5 points of where it ended.
-* What fine-tuning alone leaves behind depends on what the model shows of the data to forget beyond
-  what data that it never saw would show. Where that is ten points or fewer, fine-tuning for
-  as many rounds came as close to retraining as NoT; where it is more than sixty, it never did.
+* Training reaches 0.5 points below its last accuracy after some number of rounds. NoT took 0.7
+  times as many rounds to recover (0.5 to 1.0 in eight of ten cases).
+* The excess is what the model shows of the data to forget beyond what it shows of unseen data.
+  Up to ten points of excess, fine-tuning for as many rounds came as close to retraining as NoT.
+  Above sixty points it never did.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from typing import Any
 import jfu
 from jfu.results import learnt
 
-# Rounds that NoT needed over those that training took: median, first and last decile.
+# Rounds that NoT needed, as a share of training's: median, first and last decile.
 USUAL, FEWEST, MOST = 0.7, 0.5, 1.0
-# Points of excess up to which fine-tuning did as well, and beyond which it never did.
+# Points of excess up to which fine-tuning did as well, and above which it never did.
 LITTLE, MUCH = 10.0, 60.0
 
 
@@ -29,12 +29,12 @@ def outlook(
     training: Sequence[Mapping[str, Any]],
     poisoned: bool,
 ) -> list[str]:
-    """Sentences for whoever is about to answer a request with NoT.
+    """Sentences for a user who is about to answer a request with NoT.
 
     Args:
-      config: the request's, as ``launch.shell.config.Config`` has it.
-      row: measures of the model that the request meets.
-      training: rows of its training, by round; none where they are not known.
+      config: the request's configuration, with the fields of ``launch.shell.config.Config``.
+      row: measures of the original model.
+      training: rows of its training, by round; empty if they are not known.
       poisoned: whether the request names every image with the trigger.
 
     >>> training = [dict(round=number, retain=float(number)) for number in range(1, 101)]
@@ -69,11 +69,11 @@ alone (--method=finetune --stop=budget) may come as close
 
 
 def behind(config: Mapping[str, Any], row: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
-    """A sentence where retained accuracy has not come back, with what may bring it back.
+    """A sentence if retained accuracy has not recovered, with what may help.
 
     Args:
-      row: measures of the model that the request met.
-      last: those after the last round of recovery.
+      row: measures of the original model.
+      last: measures after the last round of recovery.
 
     >>> config = dict(recovery_rounds=40, recovery_warmup_rounds=0)
     >>> behind(config, dict(retain=100.0), dict(retain=99.5, round=31))
@@ -97,10 +97,11 @@ negation leaves) or more than --recovery_rounds=40
 
 
 def excess(forget: str, row: Mapping[str, Any], poisoned: bool) -> float | None:
-    """What the model shows of the data to forget beyond what unseen data would show, points.
+    """How much more the model shows of the data to forget than of unseen data, in points.
 
-    Backdoor success where the request names all the poison, else accuracy on that data less that
-    on test images. None for requests of classes, of which the same classes' test images are part.
+    It is the backdoor's success if the request names all the poison. Else it is the accuracy on
+    that data minus that on test images. It is None for requests of classes, because test images
+    contain the same classes.
     """
     if poisoned:
         return row["asr"]

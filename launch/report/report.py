@@ -14,26 +14,26 @@ from launch.shell import outputs
 def summarise(
     rows: Iterable[Mapping[str, Any]], config: Mapping[str, Any] | None = None
 ) -> Summary:
-    """``jfu.results.summarise``, with a note of what a private run's epsilon does not cover."""
+    """``jfu.results.summarise``, with a note on what a private run's epsilon does not cover."""
     summary, note = results.summarise(rows, config), private.footnote(config).strip()
     if (floor := summary["floor"]) and not tables.left_out(floor):
-        floor["left_out"] = None  # as table.json has always had it
+        floor["left_out"] = None  # table.json has always had this field
     return summary | dict(outside_epsilon=note) if note else summary
 
 
 def markdown(summary: Summary) -> str:
-    """``jfu.tables.markdown``, with a private run's epsilons below."""
+    """``jfu.tables.markdown``, with the epsilons of a private run below it."""
     return tables.markdown(summary) + private.footnote(summary.get("config"), epsilons(summary))
 
 
 def epsilons(summary: Summary) -> dict[str, float | None]:
-    """Epsilon by method, of those that have one."""
+    """Epsilon by method, for methods that have one."""
     entries = summary["methods"].items()
     return {name: entry["epsilon"] for name, entry in entries if "epsilon" in (entry or {})}
 
 
 def write(folder: pathlib.Path, summary: Summary, text: str) -> list[str]:
-    """Writes table.md, table.json and, where rules can be compared, stopping.md; their names."""
+    """Writes table.md, table.json and, if rules can be compared, stopping.md; returns the names."""
     files = contents(summary, text)
     for name, content in files.items():
         outputs.put(folder / name, content)
@@ -41,7 +41,7 @@ def write(folder: pathlib.Path, summary: Summary, text: str) -> list[str]:
 
 
 def contents(summary: Summary, text: str) -> dict[str, bytes]:
-    """What ``write`` writes, by name."""
+    """The files that ``write`` writes, by name."""
     files = {"table.md": text.encode(), "table.json": to_json(summary)}
     if rules := tables.stopping(summary):
         words = "\n".join(f"* {name}: {what}" for name, what in results.RULES.items())

@@ -1,4 +1,4 @@
-"""The commands that make a work directory anew, from the configuration that it holds."""
+"""The commands that reproduce a work directory, from its configuration."""
 
 import dataclasses
 import shlex
@@ -8,10 +8,10 @@ from launch.shell.config import flag_of, having
 
 
 def command(run, seeds: list[int], names: list[str]) -> str:
-    """The commands that make the work directory of a run anew, a line each."""
+    """The commands that reproduce the work directory of a run, one on each line."""
     left = (*having("derived"), "data_dir", "further")
     alone = [run.more["method"]] if run.script == "unlearn" else []
-    left += tuple(idle(run.config, alone))  # which are refused where they do nothing
+    left += tuple(idle(run.config, alone))  # flags that do nothing would be refused
     words = [f"python -m launch.{run.script}"]
     for name, value in dataclasses.asdict(run.config).items():
         flag = flag_of(name)

@@ -1,4 +1,4 @@
-"""How an audit's page looks: on a screen, on a phone, in print."""
+"""The style of an audit's page: on a screen, on a phone, and in print."""
 
 STYLE = """
 :root { color-scheme: light; --line: #d8dce3; --soft: #f4f6f9; --ink: #1d2430; --dim: #5b6472; }

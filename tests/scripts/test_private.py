@@ -39,7 +39,7 @@ def test_a_runs_files_are_their_owners_alone(forks, tmp_path):
     key.chmod(0o644)
     a, b, out = (tmp_path / name for name in ("A", "new/B", "out.safetensors"))
     done = forks.run("train", *TINY, f"--workdir={a}", f"--key_file={key}")
-    note = f"note: others than its owner may read or write {key} (mode 644), and who has the"
+    note = f"note: other users may read or write {key} (mode 644), and with this"
     assert done.status == 0 and done.said.count(note) == 1, done.said
     key.chmod(0o600)
     flags = [f"--init_from={a}", f"--workdir={b}", f"--export_params={out}", f"--key_file={key}"]

@@ -189,7 +189,7 @@ def test_a_second_requests_removal_killed_at_every_write_and_every_unlink(forks,
             assert answered()
     assert outcome() == expected
     said = done(forks, "ledger", f"--workdir={root / 'C'}", "--prove_erased=client:1")
-    assert "HOLDS IT" not in said
+    assert "DEPENDS" not in said
     forks.written()
 
 

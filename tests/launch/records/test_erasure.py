@@ -129,7 +129,7 @@ def test_the_answer_of_the_model_that_a_request_met_is_not_its_own(root, until):
     work, config = unlearn(root / "D", root / "C", "client:2", 4.0, until)
     before = sorted(root.rglob("*"))
     assert not records.is_answered(work, config, "not")
-    with pytest.raises(ValueError, match=r"holds no answer to client:2 by not .* nothing was rem"):
+    with pytest.raises(ValueError, match=r"has no answer to client:2 by not .* nothing was rem"):
         erasure.erase(work, config, "not")
     assert sorted(root.rglob("*")) == before
 
@@ -305,7 +305,7 @@ def test_an_answer_that_is_the_old_model_holds(tmp_path, change):
     train(tmp_path / "A", 1.0)
     unlearn(tmp_path / "B", tmp_path / "A", "client:0", change(1.0))
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ValueError, match="nothing was unlearned, and nothing was removed"):
+    with pytest.raises(ValueError, match="was not unlearned, and nothing was removed"):
         erasure.erase(*opened(tmp_path / "B"), "not")
     assert sorted(tmp_path.rglob("*")) == before
     assert "B/model.safetensors" in holding(tmp_path / "B", "client:0")
@@ -335,7 +335,10 @@ def test_what_was_trained_further_from_a_model_keeps_the_client(root, capsys):
     assert held < holding(root / "B", "client:0")
     erasure.erase(*opened(root / "B"), "not")
     said = capsys.readouterr().err
-    assert f"note: {root / 'D' / 'model.safetensors'} was not removed and may hold client:0" in said
+    assert (
+        f"note: {root / 'D' / 'model.safetensors'} was not removed and may depend on client:0"
+        in said
+    )
     assert holding(root / "B", "client:0") == held
     assert holding(root / "C", "client:0") == held
     shutil.rmtree(root / "E")
@@ -361,7 +364,7 @@ def test_a_folder_in_the_place_of_one_that_came_later_is_told(root):
     shutil.rmtree(root / "D")
     train(root / "D", 3.0)
     (lost,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.holds]
-    assert lost.lost and "what lies there now is another" in lost.what
+    assert lost.lost and "something else is there now" in lost.what
 
 
 def test_what_came_later_and_has_not_finished_is_told_and_stops_no_removal(root):
@@ -478,7 +481,7 @@ def test_a_model_that_is_a_link_does_not_lead_away_from_its_folder(root, tmp_pat
 def test_another_name_of_an_erased_file_is_told(root, tmp_path, capsys):
     os.link(root / "A" / "model.safetensors", tmp_path / "kept")
     erasure.erase(*opened(root / "B"), "not")
-    assert "it has 1 other names (hard links) elsewhere" in capsys.readouterr().err
+    assert "it still exists under 1 other names (hard links)" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- where a model came from
@@ -507,20 +510,20 @@ def test_what_a_model_came_from_is_there_or_said_to_be_gone(root, tmp_path, monk
     shutil.move(root / "A", tmp_path / "A")
     prove = lambda **given: told(monkeypatch, capsys, root / "B", prove_erased="client:0", **given)
     _, error = prove(status=1)
-    assert f"{root / 'B'} came from it, and it is not there" in error
-    assert f"say so: --gone={root / 'A'}" in error
+    assert f"{root / 'B'} was begun from it, and it is missing" in error
+    assert f"add --gone={root / 'A'}" in error
     out, _ = prove(gone=[str(root / "A")])
-    assert f"That {root / 'A'} was removed was not checked: it is by your word." in out
+    assert f"You said that {root / 'A'} was removed; this was not checked." in out
     (root / "A").mkdir()  # another's in its place
     train(root / "A", value=9.0)
     _, error = prove(status=1)
-    assert "what lies there now is another" in error
+    assert "something else is there now" in error
     shutil.rmtree(root / "A")
     shutil.move(tmp_path / "A", root / "A")
     prove()
-    with pytest.raises(ValueError, match=r"--gone=/nowhere names nothing that is missed"):
+    with pytest.raises(ValueError, match=r"--gone=/nowhere names nothing that is missing"):
         prove(gone=["/nowhere"])
-    with pytest.raises(ValueError, match="--gone goes with --prove_erased"):
+    with pytest.raises(ValueError, match="--gone does nothing without --prove_erased"):
         told(monkeypatch, capsys, root / "B", gone=["x"])
 
 
@@ -542,7 +545,7 @@ def test_settings_that_were_edited_are_found(root, monkeypatch, capsys, name):
     flags = dict(prove_erased="client:0", status=1)
     _, error = told(monkeypatch, capsys, root / "C", **flags)
     assert f"{root / name / 'config.json'} is not what line" in error
-    with pytest.raises(ValueError, match="is not what line|holds no answer"):
+    with pytest.raises(ValueError, match="is not what line|has no answer"):
         erasure.erase(work, config, "not")
     assert sorted(root.rglob("*")) == before
 
@@ -563,7 +566,7 @@ def test_a_ledger_that_does_not_say_whose_it_is_proves_nothing(root):
     bare = [{k: v for k, v in line.items() if k != "config"} for line in lines]
     rewrite(root / "B" / "ledger.jsonl", *bare)
     assert verification.read(root / "B")
-    with pytest.raises(ValueError, match="says which config.json it is of"):
+    with pytest.raises(ValueError, match="names its config.json"):
         lineage.trace(root / "B", "client:0")
 
 
@@ -685,7 +688,7 @@ def test_a_line_whose_chain_holds_and_whose_content_does_not_is_a_sentence(
 ):
     rewrite(tmp_path / "ledger.jsonl", content)
     _, error = told(monkeypatch, capsys, tmp_path, status=1)
-    assert f"line 1 of {tmp_path / 'ledger.jsonl'} is none " in error
+    assert f"line 1 of {tmp_path / 'ledger.jsonl'} is not one " in error
 
 
 def test_a_ledger_that_was_removed_is_told_from_one_that_never_was(
@@ -693,13 +696,13 @@ def test_a_ledger_that_was_removed_is_told_from_one_that_never_was(
 ):
     (root / "B" / "ledger.jsonl").unlink()
     _, error = told(monkeypatch, capsys, root / "B", status=1)
-    assert "holds model.safetensors and results.jsonl and no ledger: that was removed" in error
-    with pytest.raises(FileNotFoundError, match="holds no ledger; launch.train"):
+    assert "has model.safetensors and results.jsonl but no ledger: it was removed" in error
+    with pytest.raises(FileNotFoundError, match="has no ledger; launch.train"):
         told(monkeypatch, capsys, tmp_path)
 
 
 def test_what_a_key_alone_does_not_show_is_said(root, monkeypatch, capsys):
-    words = "That no line was cut off the end a key does not show, only a --head does."
+    words = "A key does not show whether lines at the end were removed; --head does."
     assert words not in told(monkeypatch, capsys, root / "A")[0]
     key = b"a key of enough bytes"
     lines = ledger.read(root / "A" / "ledger.jsonl")
