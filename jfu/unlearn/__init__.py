@@ -18,6 +18,7 @@ import jax
 from jfu.select import by_layer
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
 from jfu.unlearn.anchored import anchored
+from jfu.unlearn.blend import blend, blended
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
 from jfu.unlearn.federaser import federaser
@@ -133,6 +134,13 @@ METHODS = (
         "not_last",
         lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
         traits=_NEGATES,
+    ),
+    # from half the way to a fresh model
+    Method(
+        "not_blend",
+        lambda s, **options: blended(s.fed, s.selector, s.model.init, follows=s.follows, **options),
+        options=_options(blended, "keep"),
+        traits=_NEGATES._replace(selects=True),
     ),
     # at the deepest cut whose negation makes predictions uninformative
     Method(
@@ -299,6 +307,8 @@ __all__ = [
     "Setting",
     "add_noise",
     "anchored",
+    "blend",
+    "blended",
     "check_changed",
     "check_request",
     "deepest",

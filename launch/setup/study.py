@@ -271,10 +271,7 @@ def federations(
 
 
 def recovering(config: Config) -> Config:
-    """The configuration of recovery, which has a warm-up of its own.
-
-    A trained model needs no warm-up, but one with negated layers may need it.
-    """
+    """The configuration of the rounds after a request: with a warm-up of their own."""
     return dataclasses.replace(config, warmup_rounds=config.recovery_warmup_rounds)
 
 

@@ -151,7 +151,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
             f"--backdoor poisons the clients that --forget names, and --forget={given.forget} "
             "names none; say which with --backdoor_client"
         )
-    recovery = given.recovery_rounds
+    recovery, warmup = given.recovery_rounds, given.recovery_warmup_rounds
     derived = dict(
         model=own("model"),
         rounds=rounds,
@@ -162,6 +162,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         backdoor_forget=given.forget if backdoor else "",
         recovery_rounds=max(1, rounds // 2) if recovery is None else recovery,
         recovery_lr=lr if given.recovery_lr is None else given.recovery_lr,
+        recovery_warmup_rounds=given.warmup_rounds if warmup is None else warmup,
         layers=tuple(given.layers),
         drop_labels=tuple(given.drop_labels),
         proxy=proxy if given.proxy is None else given.proxy,

@@ -24,9 +24,9 @@ def define() -> None:
     )
     flags.DEFINE_integer(
         "recovery_warmup_rounds",
-        0,
-        "Number of rounds after the request in which the rate rises linearly to --recovery_lr. "
-        "This helps if negation leaves a large loss. A method's own rounds count too.",
+        None,
+        "Number of rounds after the request in which the rate rises linearly to --recovery_lr. A "
+        "method's own rounds count too. Default: --warmup_rounds, as in training.",
         lower_bound=0,
     )
     flags.DEFINE_list(

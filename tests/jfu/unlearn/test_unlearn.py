@@ -236,7 +236,7 @@ def test_needs_are_known_beforehand(build, name):
 # By hand: what is not named trains on from the old model, and changes no layer by itself.
 TRAITS = dict(
     **{key: dict(recovers=False) for key in ("retrain", "none")},
-    **{"not": dict(perturbs=True, selects=True, negates=True)},
+    **{key: dict(perturbs=True, selects=True, negates=True) for key in ("not", "not_blend")},
     **{key: dict(perturbs=True, negates=True) for key in ("not_all", "not_last")},
     not_deepest=dict(negates=True),
     anchored=dict(perturbs=True, selects=True, negates=True, teaches=True),
@@ -257,6 +257,9 @@ def test_traits_are_what_a_method_does(build, variables, request_, name):
     changed = {path for path in old if (old[path] != new[path]).any()}
     if traits.perturbs:
         assert changed
+        if name == "not_blend":  # a mean with a fresh model changes the rest too
+            assert changed == set(old)
+            return
         if traits.selects:  # of the setting above: the first layer
             assert changed < set(old)
         if traits.negates:
@@ -289,7 +292,7 @@ def test_values_to_choose_from_begin_with_the_published_one(name):
 
 
 FACTORIES = {"not_all": "negation", "not_last": "negation", "not": "negation"}
-FACTORIES |= {"not_deepest": "deepest"}
+FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended"}
 # What a setting gives; everything else that a factory takes by name is an option.
 GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only"}
 
@@ -422,6 +425,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("not", {"stem"}),
         ("not_all", {"stem", "head"}),
         ("not_last", {"head"}),
+        ("not_blend", {"stem", "head"}),
         ("anchored", {"stem"}),
         ("noise", {"stem"}),
         ("reinit", {"stem"}),
@@ -439,7 +443,7 @@ def test_which_layers_a_method_perturbs(build, variables, request_, name, change
     for layer, tensors in variables["params"].items():
         for leaf, old in tensors.items():
             assert (bits(after[layer][leaf]) != bits(old)) is (layer in changed)
-    if name.startswith("not"):
+    if name.startswith("not") and name != "not_blend":
         mask = {layer: dict.fromkeys(t, layer in changed) for layer, t in after.items()}
         assert bits(jfu.negate(after, mask)) == bits(variables["params"])
 
@@ -453,7 +457,9 @@ def test_doing_nothing_costs_nothing(setting, variables, request_):
     method = UNLEARNERS["none"](setting)
     state, info = method.recover(_unlearn(method, variables, request_), request_, None)
     assert bits(state.variables) == bits(variables)
-    assert all(not np.any(a) for a in jax.tree.leaves((info.clients, info.metrics)))
+    assert np.isnan(info.metrics["loss"])  # of nobody there is none
+    metrics = {**info.metrics, "loss": 0.0}
+    assert all(not np.any(a) for a in jax.tree.leaves((info.clients, metrics)))
 
 
 @pytest.mark.parametrize(
