@@ -5,8 +5,10 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+from absl import flags as absl_flags
 
 import jfu
+from launch.setup.clients import draw, images
 from launch.shell.config import Config
 from launch.shell.devices import Layout
 from launch.workdir.checked import with_digest
@@ -75,3 +77,28 @@ def epsilon_by_hand(rounds, noise=1.0, delta=1e-3):
     a = 1 + np.arange(1, 40000, dtype=np.float64) / 1000
     bound = rounds * a / (2 * noise**2) + np.log1p(-1 / a) - np.log(a * delta) / (a - 1)
     return bound.min() if rounds else 0.0
+
+
+def poisoned(config, dataset, seed=0):
+    changes = dict(backdoor=True, backdoor_clients=("1",), backdoor_forget=config.forget)
+    config = dataclasses.replace(config, **changes)
+    drawn = draw(config, dataset, seed)
+    clients = images(config, dataset, drawn)
+    return config, clients, jfu.split(clients, drawn.forget), drawn.poisoned
+
+
+def parsed(*words):
+    """Flags of several kinds, parsed."""
+    known = absl_flags.FlagValues()
+    given = dict(flag_values=known)
+    for name in ("lr", "target"):
+        absl_flags.DEFINE_float(name, None, "", lower_bound=0.0, **given)
+    for name in ("rounds", "seed", "shadows", "shadows_chunk", "host_timeout"):
+        absl_flags.DEFINE_integer(name, 1 if name == "host_timeout" else None, "", **given)
+    for name in ("workdir", "dataset", "forget", "partition", "coordinator"):
+        absl_flags.DEFINE_string(name, None, "", **given)
+    absl_flags.DEFINE_list("methods", ["not"], "", **given)
+    absl_flags.DEFINE_list("faults", [], "", **given)
+    absl_flags.DEFINE_list("gone", [], "", **given)
+    known(["script", *words])
+    return known

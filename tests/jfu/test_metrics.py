@@ -230,3 +230,12 @@ def test_first_round_within_counts_evaluated_rounds_but_not_round_zero(target, p
     rows = [dict(round=r, retain=a) for r, a in retain.items()]
     assert jfu.first_round_within(rows, target, points) == first
     assert jfu.first_round_within([], target, points) is None
+
+
+def test_a_diverged_model_knows_nothing():
+    judge = jfu.per_example(lambda variables, x: x * variables["params"])
+    loss, correct = judge({"params": jnp.nan}, jnp.ones((4, 3)), jnp.zeros(4, jnp.int32))
+    assert not correct.any()
+    assert np.isnan(loss).all()
+    with pytest.raises(ValueError, match="has diverged"):
+        jfu.check_changed(lambda v, x: x * v, jnp.nan, -jnp.nan, jnp.ones((2, 2)))

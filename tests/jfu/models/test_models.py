@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from helpers.networks import Mixed, images_of, quick_jit, same_bits, started
+from jfu import models
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
 from jfu.models import MODELS, NORMS, build, from_linen
@@ -254,3 +255,19 @@ def test_images_with_channels_first_are_refused(name, shape):
 def test_what_only_looks_like_channels_is_taken():
     assert build("mlp1", classes=3, image_shape=(3, 32, 32)).layers
     assert build("resnet18_narrow", classes=3, image_shape=(32, 4, 64)).layers
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("small", (2, 8, 8), "the images are 2x8 and the network 'small' needs at least 4x4"),
+        ("small", (3, 3, 1), "the images are 3x3 and the network 'small' needs at least 4x4"),
+        ("small", (64,), "or choose mlp, mlp1 or mlp4, which take any shape"),
+        ("mlp", (8, 8, 0), "no side of it may be 0"),
+        ("resnet18", (0, 8, 1), "no side of it may be 0"),
+        ("vit_tiny", (8, 8, 0), "no side of it may be 0"),
+    ],
+)
+def test_images_that_a_network_cannot_take(name, shape, words):
+    with pytest.raises(ValueError, match=words):
+        models.build(name, classes=3, image_shape=shape)

@@ -1,12 +1,15 @@
 """A seed's clients: who they are, who has left, who is poisoned."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jfu
-from helpers.workdirs import PRIVATE, changed
+from helpers.workdirs import CONFIG, PRIVATE, changed, poisoned
 from jfu.data import Dataset
 from launch.setup import federation
 from launch.setup.clients import draw
@@ -49,3 +52,46 @@ def test_noisy_sums_are_divided_by_those_who_are_there(people, monkeypatch):
     assert study.train is not study.fresh and study.further is study.fed is not study.setting.fed
     study = prepare_study(changed(config, dp_clip=None), Layout("cpu", 1, 1), [0])
     assert study.train is study.fresh and study.further is study.fed is study.setting.fed
+
+
+@pytest.mark.parametrize("forget", ["client:1", "fraction:0.3@client:1", "class:2@client:1"])
+def test_poison_lies_in_what_will_be_forgotten(dataset, forget):
+    """Poison that stayed would be learnt by the retrained model too."""
+    config = dataclasses.replace(CONFIG, forget=forget)
+    _, clients, _, rows = poisoned(config, dataset)
+    clean, forgotten, *_ = draw(config, dataset, 0)
+    request = jfu.split(clean, forgotten)
+    gone = np.asarray(request.forget.index)[np.asarray(request.forget.mask)]
+    assert sorted(gone) == np.flatnonzero(rows).tolist()
+    assert (np.asarray(clients.x)[rows, -2:, -2:] == 255).all()
+    assert (np.asarray(clients.y)[rows] == 0).all()
+    untouched = ~rows
+    np.testing.assert_array_equal(np.asarray(clients.x)[untouched], dataset.x_train[untouched])
+
+
+def test_poison_elsewhere_than_the_request_is_all_of_the_client(dataset):
+    config = dataclasses.replace(CONFIG, forget="client:0")
+    _, clients, _, rows = poisoned(config, dataset)
+    assert rows.sum() == int(clients.mask[1].sum())
+    assert rows[np.asarray(clients.index[1])].all()
+
+
+def test_shared_images_cannot_be_poisoned(dataset, tmp_path):
+    (tmp_path / "lists.json").write_text(json.dumps([[0, 1, 2], [2, 3, 4], [5]]))
+    config = dataclasses.replace(
+        CONFIG, partition=f"file:{tmp_path / 'lists.json'}", forget="client:1"
+    )
+    with pytest.raises(ValueError, match="shares images with other clients"):
+        poisoned(config, dataset)
+
+
+def test_ids_may_hold_an_at(dataset):
+    ids = np.repeat(["ann@x.org", "bob@x.org", "cy"], 20)
+    own = dataset._replace(client=ids)
+    for text, who in (
+        ("client:bob@x.org", [False, True, False]),
+        ("class:2@client:ann@x.org,cy", [True, False, True]),
+    ):
+        config = dataclasses.replace(CONFIG, forget=text)
+        forget = draw(config, own, 0).forget
+        assert forget.any(1).tolist() == who

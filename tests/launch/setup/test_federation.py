@@ -1,5 +1,7 @@
 """Rounds as flags ask for them: what is refused, limits of gradients and updates, faults."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,10 @@ import pytest
 import jfu
 from helpers.federation import bits
 from helpers.forks import launch
-from helpers.workdirs import PLAIN, PRIVATE, changed
+from helpers.workdirs import CONFIG, PLAIN, PRIVATE, changed
 from jfu import faults
 from launch.setup import federation
+from launch.setup.options import read_options
 from launch.setup.study import recovering
 
 
@@ -158,3 +161,27 @@ def test_a_methods_own_rounds_have_the_faults_and_the_limit(data, model, variabl
         update, info = build(**changes)(shared, one, jax.random.key(0))
         assert (int(info.left_out), float(info.weight)) == (why, 0)
         assert not any(np.any(a) for a in jax.tree.leaves(update))
+
+
+def test_faults_and_aggregators_are_read():
+    assert federation.read_faults(["late:0.1", "nan:.05", "long:1"]) == dict(
+        late=0.1, nan=0.05, long=1.0
+    )
+    for wrong in ("late", "late=0.1", "slow:0.1", "nan:-1"):
+        with pytest.raises(ValueError, match="is not understood; write late:RATE"):
+            federation.read_faults([wrong])
+    made = lambda name: federation.aggregator(
+        dataclasses.replace(CONFIG, aggregator=name, clip=1.0, trim=0.1, byzantine=1), 3
+    )
+    seen = {name: made(name).stacked for name in ("mean", "clipped", "median", "trimmed", "krum")}
+    assert seen == dict(mean=False, clipped=False, median=True, trimmed=True, krum=True)
+
+
+def test_rates_that_learn_nothing_are_refused():
+    for name in ("lr", "server_lr", "lr_decay", "recovery_lr"):
+        with pytest.raises(ValueError, match=f"--{name}=0 learns nothing; give one above 0"):
+            federation.check(changed(PLAIN, **{name: 0.0}))
+    with pytest.raises(ValueError, match="--momentum=1 never forgets a step; give one below 1"):
+        federation.check(changed(PLAIN, momentum=1.0))
+    with pytest.raises(ValueError, match="lr must be a finite number"):
+        read_options(["pgd.lr=1e999"])

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import jfu
-import jfu.io
+from helpers.workdirs import CONFIG
 from launch.setup import requests
+from launch.setup.clients import draw
 
 
 def clients():
@@ -34,3 +35,15 @@ def test_what_is_left_after_requests_and_returns(past, left, in_force):
     assert jfu.weights(stand).tolist() == left
     if in_force is not None:
         assert requests.forgotten(past) == in_force
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04broken", b"\x93NUMPY\x01\x00broken"])
+def test_masks_that_are_none(tmp_path, content, dataset):
+    (tmp_path / "m.npy").write_bytes(content)
+    clients = draw(CONFIG, dataset, 0).clients
+    names = [0, 1, 2]
+    with pytest.raises(ValueError, match=r"m\.npy is not a \.npy file of bools"):
+        requests.parse(f"mask:{tmp_path / 'm.npy'}", clients, names, jax.random.key(0))
+    np.savez(tmp_path / "m.npz", a=np.ones(60, bool))
+    with pytest.raises(ValueError, match="is not a .npy file of bools"):
+        requests.parse(f"mask:{tmp_path / 'm.npz'}", clients, names, jax.random.key(0))

@@ -1,0 +1,28 @@
+"""What a study is made of."""
+
+import pytest
+
+import jfu.data
+from helpers.workdirs import PLAIN, changed
+from launch.setup.study import check_sizes, set_aside
+
+
+def test_what_is_set_aside_is_not_evaluated_on(dataset):
+    rest, proxy = set_aside(dataset, 0.2)
+    assert len(proxy) == 6 and len(rest.x_test) == len(rest.y_test) == 24
+    rows = lambda x: {a.tobytes() for a in x}
+    assert rows(proxy) | rows(rest.x_test) == rows(dataset.x_test)
+    assert not rows(proxy) & rows(rest.x_test)
+    assert set_aside(dataset, 0.0) == (dataset, None)
+
+
+def test_sizes_that_no_machine_has_are_refused_before_they_are_made():
+    with pytest.raises(ValueError, match=r"200 images of 100000 x 100000 x 1 are 2e\+03 GB, and"):
+        jfu.data.load("synthetic", train_size=200, image_size=100_000)
+    data = jfu.data.load("synthetic", train_size=200)
+    with pytest.raises(ValueError, match="--batch_size=1025 is more than all 200 training images"):
+        check_sizes(changed(PLAIN, batch_size=1025), data)
+    flat = data._replace(x_train=data.x_train.reshape(200, -1))
+    with pytest.raises(ValueError, match=r"--augment=crop moves images .* synthetic are \[64\]"):
+        check_sizes(changed(PLAIN, dataset="synthetic", augment="crop"), flat)
+    check_sizes(changed(PLAIN, batch_size=1024, augment="crop"), data)
