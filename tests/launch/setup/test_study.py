@@ -23,6 +23,6 @@ def test_sizes_that_no_machine_has_are_refused_before_they_are_made():
     with pytest.raises(ValueError, match="--batch_size=1025 is more than all 200 training images"):
         check_sizes(changed(PLAIN, batch_size=1025), data)
     flat = data._replace(x_train=data.x_train.reshape(200, -1))
-    with pytest.raises(ValueError, match=r"--augment=crop moves images .* synthetic have the shape \[64\]"):
+    with pytest.raises(ValueError, match=r"--augment=crop .* of synthetic have the shape \[64\]"):
         check_sizes(changed(PLAIN, dataset="synthetic", augment="crop"), flat)
     check_sizes(changed(PLAIN, batch_size=1024, augment="crop"), data)
