@@ -1,7 +1,7 @@
-"""What a model is evaluated on, and all measures of a model in one call.
+"""The data for evaluation, and all measures of a model in one call.
 
-An ``Evaluation`` is made once for a request and serves every model that answers it. ``measures(
-apply, variables, evaluation)`` gives what a row of results holds (``jfu.results.Row``).
+An ``Evaluation`` is made once for a request and is used for all models. ``measures(apply,
+variables, evaluation)`` gives the fields of a row of results (``jfu.results.Row``).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,32 +17,31 @@ from jfu.types import ClientData, Split, Variables
 
 
 class Evaluation(NamedTuple):
-    """The examples that a model is evaluated on, and what each of them is for.
+    """The examples for evaluation, and the measures that each is used for.
 
-    ``x`` and ``y`` have E examples. First come M training examples with the labels that clients
-    have, then T test examples. With a backdoor the T test examples follow once more, with the
-    trigger.
+    ``x`` and ``y`` have E examples. First come M training examples with the clients' labels, then T
+    test examples. With a backdoor, the T test examples follow once more with the trigger.
     """
 
     x: Any  # [E, ...]
-    y: Any  # int32 [E]; of examples with the trigger its label
-    retain: np.ndarray  # bool [M]: some client keeps it
+    y: Any  # int32 [E]; the trigger's label for examples with the trigger
+    retain: np.ndarray  # bool [M]: at least one client keeps it
     forget: np.ndarray  # bool [M]: to be forgotten, and no client keeps it
     test_y: np.ndarray  # int [T]
     forgotten_classes: tuple[int, ...]  # of a request that names classes
-    members: np.ndarray  # positions in x of forgotten examples, paired with others,
-    others: np.ndarray  # test examples of the same class, with the trigger where those have it
+    members: np.ndarray  # positions in x of forgotten examples, each paired with one of others,
+    others: np.ndarray  # test examples of the same class, and with the trigger if the member has it
     target: int | None  # the trigger's label
-    where: np.ndarray | None = None  # the place of each in x and y, where they are dealt out
-    guess: float | None = None  # percent of retained data that naming one class gets right
+    where: np.ndarray | None = None  # positions in x and y, if these are spread over devices
+    guess: float | None = None  # percent of retained data in its most frequent class
 
 
 class Backdoor(NamedTuple):
-    """A trigger that some training examples carry, with a wrong label."""
+    """A trigger that some training examples have, together with a wrong label."""
 
     x_test: Any  # every test image with the trigger, [T, ...]
-    label: int  # what the trigger stands for
-    poisoned: np.ndarray  # bool [M], which training examples carry it
+    label: int  # the label of images with the trigger
+    poisoned: np.ndarray  # bool [M], which training examples have it
     classes: np.ndarray  # int [M], the true classes of the training examples
 
 
@@ -55,17 +54,17 @@ def of_request(
     forgotten_classes: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Evaluation:
-    """The evaluation of a request to a federation.
+    """The evaluation for a request to a federation.
 
-    An example that a client holds who stays counts as retained: no answer forgets it.
+    An example that a retained client also has counts as retained, since no method forgets it.
 
     Args:
-      clients: all of them, before the request.
+      clients: all clients, before the request.
       request: as ``jfu.split`` makes it.
-      test: ``(x, y)``, T examples that nobody trains on.
-      backdoor: where one was planted.
-      forgotten_classes: of a request that names classes, which get test accuracies of their own.
-      seed: draws which test examples stand beside the forgotten ones.
+      test: ``(x, y)``, T examples that no client trains on.
+      backdoor: the backdoor, if one was planted.
+      forgotten_classes: the classes that the request names; they get their own test accuracies.
+      seed: draws the test examples that are paired with forgotten ones.
 
     >>> import jfu
     >>> clients = jfu.stack(np.eye(4), np.array([0, 1, 0, 1]), [[0, 1], [1, 2, 3]])
@@ -103,9 +102,9 @@ def of_arrays(
     forgotten_classes: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Evaluation:
-    """The evaluation of data in arrays, each ``(x, y)``; others as ``of_request`` has them.
+    """The evaluation for data in arrays, each ``(x, y)``; other arguments as in ``of_request``.
 
-    The training examples of ``backdoor`` are the retained ones, then the forgotten ones.
+    In ``backdoor``, training examples are the retained ones followed by the forgotten ones.
 
     >>> x, y = np.eye(3), np.array([0, 1, 0])
     >>> made = of_arrays((x, y), (x[:2], y[:2]), (x[1:], y[1:]))
@@ -120,14 +119,14 @@ def of_arrays(
 
 
 def _whole(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays one after the other, in memory that CPU devices share."""
+    """Concatenated arrays, in memory that CPU devices share."""
     parts = [np.asarray(part) for part in parts]
     shape = (sum(map(len, parts)), *parts[0].shape[1:])
     return np.concatenate(parts, out=empty_aligned(shape, np.result_type(*parts)))
 
 
 def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Evaluation:
-    """An evaluation of M training examples and of test examples, with the matched pairs."""
+    """An evaluation with M training examples, test examples and the matched pairs."""
     from jfu.data.rows import Rows, joined
 
     x_test, y_test = test
@@ -140,7 +139,7 @@ def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Eval
     rows = np.flatnonzero(forget)
     members, others = match(classes[rows], y_test, seed)
     members = rows[members]
-    # With the trigger where the forgotten example has it.
+    # The match has the trigger if the forgotten example has it.
     others = len(y) + others + len(y_test) * poisoned[members]
     lazy = any(isinstance(part, Rows) for part in xs)
     return Evaluation(
@@ -158,7 +157,7 @@ def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Eval
 
 
 def commonest(y: np.ndarray) -> float | None:
-    """The share of the most frequent label, percent; None of no labels.
+    """The share of the most frequent label, percent; None without labels.
 
     >>> commonest(np.array([3, 1, 3, 3]))
     75.0
@@ -169,24 +168,24 @@ def commonest(y: np.ndarray) -> float | None:
 
 
 def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...], np.ndarray]:
-    """Examples over the devices of the mesh, also of several hosts, for an ``Evaluation``.
+    """Spreads an ``Evaluation``'s examples over the devices of the mesh, also on several hosts.
 
-    Each device gets its own clients' examples and a share of the others, so that a host reads no
-    other's.
+    Each device gets its own clients' examples and a share of the test examples. A host therefore
+    reads no training examples of other hosts' clients.
 
     Args:
-      arrays: ``[E, ...]`` each, whose first M rows are those that clients hold rows of.
+      arrays: ``[E, ...]`` each; the first M rows are the pool of ``clients``.
 
     Returns:
-      ``(arrays, where)``: the place of each example, ``[E]``; 0 of training examples that no
-      client holds, which are left out and on which nothing is measured.
+      ``(arrays, where)``. ``where`` is the position of each example, ``[E]``. Training examples
+      that no client has are left out and not measured; their position is 0.
     """
     mesh = jax.sharding.get_mesh()
     parts = pools.held(np.asarray(clients.index), np.asarray(clients.mask), mesh.size)
     rest, seen = [], np.zeros(len(arrays[0]), bool)
     shares = np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)
     for device, others in enumerate(shares):
-        own = parts[device][~seen[parts[device]]]  # what several clients hold is evaluated once
+        own = parts[device][~seen[parts[device]]]  # examples of several clients count once
         seen[own] = True
         rest.append(np.concatenate([own, others]))
     where = np.zeros(len(seen), int)
@@ -197,10 +196,10 @@ def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...]
 
 
 def sides(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """Positions of the examples that each accuracy is the share of right answers on.
+    """Positions of the examples for each accuracy.
 
-    ``asr``, where there is a trigger, is of triggered test images that are not of its class: the
-    right answer is the trigger's label.
+    With a trigger, ``asr`` uses test images with the trigger whose true class differs from the
+    trigger's label. A prediction of the trigger's label counts as right.
     """
     pool, tests = len(evaluation.retain), len(evaluation.test_y)
     rows = dict(
@@ -216,20 +215,20 @@ def sides(evaluation: Evaluation) -> dict[str, np.ndarray]:
 def measures(
     apply: Callable, variables: Variables, evaluation: Evaluation, *, attack: bool = True
 ) -> dict[str, float | None]:
-    """All measures of a model: accuracies, backdoor success, losses, attacks on membership.
+    """All measures of a model: accuracies, backdoor success, losses, membership attacks.
 
     Args:
-      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``. It is compiled once
-        for a function, so give the same one for all models.
-      variables: of the model.
+      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``. Each function is
+        compiled once, so pass the same one for all models.
+      variables: the model's variables.
       evaluation: as ``of_request`` or ``of_arrays`` makes it.
       attack: whether to run the attacks ``mia`` and ``mia_matched``, which take longer.
 
     Returns:
       ``retain``, ``forget``, ``test``, ``mia``, ``mia_matched``, ``asr``, ``loss_retain``,
-      ``loss_forget``, ``guess``, and of requests of classes ``test_kept`` and
-      ``test_forgotten``, with the units of ``jfu.results.Row``. None where there are no such
-      examples, or too few for an attack.
+      ``loss_forget`` and ``guess``. Requests for classes also have ``test_kept`` and
+      ``test_forgotten``. Units are those of ``jfu.results.Row``. A measure is None if there are no
+      such examples, or too few for an attack.
 
     >>> apply = lambda variables, x: variables["params"] * x
     >>> x, y = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
@@ -246,9 +245,9 @@ def measures(
 def measures_of(
     evaluation: Evaluation, loss: Any, correct: Any, *, attack: bool = True
 ) -> dict[str, float | None]:
-    """``measures``, from every example's loss and correctness, ``[E]``, as ``per_example`` gives.
+    """``measures`` from the losses and correctness of ``per_example``, ``[E]`` each.
 
-    Losses have six digits; every percentage is rounded at the tenth, where division ends.
+    Losses are rounded to six digits. Percentages are rounded to one.
     """
     loss, correct = (np.asarray(a) for a in (loss, correct))
     if evaluation.where is not None:
@@ -276,7 +275,7 @@ def measures_of(
     return found
 
 
-# jit keeps the program of each function that it has seen.
+# jit caches the program of each function.
 _per_example = jax.jit(lambda apply, *rest: per_example(apply)(*rest), static_argnums=0)
 
 

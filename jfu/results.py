@@ -1,8 +1,8 @@
-"""Rows of results, and what they come to: means, gaps to retraining, costs, stopping rules.
+"""Rows of results and their summary: means, gaps to retraining, costs, stopping rules.
 
-A row is what one model showed after one round of one method on one seed. A work directory keeps
-rows as the lines of results.jsonl; a program of one's own makes them from
-``jfu.evaluation.measures``. ``jfu.tables`` turns a summary of them into Markdown.
+A row has the measures of one method on one seed after one round. A work directory has rows as lines
+of results.jsonl. Your own program makes them from ``jfu.evaluation.measures``. ``jfu.tables`` turns
+a summary into Markdown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,21 +16,21 @@ from jfu.types import Needs
 
 AGAIN = "retrain_again"  # the second retraining, whose gap is the noise floor
 
-# Measures of a model, in the order of tables. All are percentages.
+# Measures of a model, in the order of tables. All are in percent.
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
-# Those that every evaluated round has; attacks on membership run in some rounds only.
+# Measures of every evaluated round; membership attacks run in some rounds only.
 BRIEF = ("retain", "forget", "test", "asr")
-# What a method has sent and computed up to a round: the same on every machine.
+# Costs of a method up to a round; they are the same on every machine.
 SPENT = ("bytes_down", "bytes_up", "flops")
 COSTS = (*SPENT, "storage", "seconds")
-# All that is a number in a row, or None.
+# All fields of a row that are numbers or None.
 NUMBERS = (*MEASURES, "loss_retain", "loss_forget", "guess", *COSTS)
 
 
 class Row(TypedDict):
-    """One line of results.jsonl. None stands for what was not measured or is not finite.
+    """One line of results.jsonl. None means not measured, or not finite.
 
-    Accuracies are the share of right answers. Costs count from the beginning of the method.
+    Accuracies are shares of right predictions. Costs count from the beginning of the method.
     """
 
     method: str
@@ -47,36 +47,36 @@ class Row(TypedDict):
     flops: float  # operations of clients
     storage: int  # history that training had to keep for the method, bytes
     seconds: float  # on this machine, without evaluation and compilation
-    test_kept: NotRequired[float | None]  # of requests of classes: accuracy on the others, percent
-    test_forgotten: NotRequired[float | None]  # and on those to forget, percent
+    test_kept: NotRequired[float | None]  # test accuracy on retained classes, percent
+    test_forgotten: NotRequired[float | None]  # test accuracy on classes to forget, percent
     loss_retain: NotRequired[float | None]  # mean cross-entropy on retained data, nats
-    loss_forget: NotRequired[float | None]  # and on data to forget, nats
-    guess: NotRequired[float | None]  # retained data that naming one class gets right, percent
-    own: NotRequired[bool]  # the method's own work goes on in this round
-    left_out: NotRequired[int]  # answers of clients that were not used, and why:
+    loss_forget: NotRequired[float | None]  # mean cross-entropy on data to forget, nats
+    guess: NotRequired[float | None]  # retained data in its most frequent class, percent
+    own: NotRequired[bool]  # whether this is one of the method's own rounds
+    left_out: NotRequired[int]  # clients' updates that were not used; by reason:
     late: NotRequired[int]
     not_finite: NotRequired[int]
     too_long: NotRequired[int]
     not_applied: NotRequired[int]  # rounds whose mean was not finite
-    epsilon: NotRequired[float | None]  # of differential privacy; None where nothing bounds it
-    epsilon_is: NotRequired[str]  # why nothing bounds it
+    epsilon: NotRequired[float | None]  # of differential privacy; None if it is not bounded
+    epsilon_is: NotRequired[str]  # why it is not bounded
     outside_epsilon: NotRequired[str]  # names of fields that epsilon does not cover
 
 
 class MeanStd(TypedDict):
-    """A mean over seeds, and the standard deviation of a sample (n - 1); 0 for one seed."""
+    """A mean over seeds, and the sample standard deviation (n - 1), which is 0 for one seed."""
 
     mean: float
     std: float
 
 
 class Summary(TypedDict):
-    """What ``summarise`` gives, and what more a table of a work directory may hold."""
+    """What ``summarise`` returns, and further fields for tables of a work directory."""
 
     seeds: list[int]
     methods: Mapping[
         str, dict[str, Any] | None
-    ]  # None of a method that is not finished on any seed
+    ]  # None for a method that is not finished on any seed
     floor: dict[str, Any] | None
     config: Mapping[str, Any] | None
     cells: NotRequired[dict[str, dict[str, dict[str, int] | None]]]  # method -> seed -> progress
@@ -85,9 +85,9 @@ class Summary(TypedDict):
 
 
 def as_original(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The last row of training as the request meets it: nothing has been spent on it yet.
+    """The last row of training as the original model's row: round and costs are 0.
 
-    Who was left out of training, and the epsilon that training cost, stay in it.
+    The counts of updates left out of training, and training's epsilon, stay.
 
     >>> row = as_original(dict(method="train", round=30, retain=98.0, bytes_up=4096))
     >>> row["method"], row["round"], row["retain"], row["bytes_up"]
@@ -103,21 +103,27 @@ def summarise(
     """Means and standard deviations over seeds, gaps, costs to recover, and the noise floor.
 
     Args:
-      rows: of all methods, seeds and evaluated rounds, as ``Row`` has them, in any order. The
-        original model is ``method="original"``, retraining ``"retrain"``, and a second retraining
-        with other randomness ``"retrain_again"``; all three may be missing.
-      config: the configuration, which the summary holds; None where there is none.
+      rows: of all methods, seeds and evaluated rounds, as in ``Row``, in any order. The original
+        model is ``method="original"`` and retraining is ``"retrain"``. A second retraining with
+        other randomness is ``"retrain_again"``. All three may be missing.
+      config: the configuration, which becomes part of the summary; None if there is none.
 
     Returns:
-      ``methods.<name>``: each measure and cost after the method's last round as ``{mean,
-      std}``, ``gap`` (of the means, the paper's), ``differences``, which it is the mean of,
-      ``gap_per_seed``, ``rounds_to_recover`` and the costs up to that round, all these over the
-      ``compared`` seeds that retraining has too, of ``of``; ``epsilon``, where there is
-      privacy, the largest of a seed, None if not bounded; ``left_out``, answers of clients
-      that were not used; ``needs``, and ``stopped``, the same measures where each of four rules
-      would have stopped; ``sound``, whether its models learnt anything; ``floor``: the same gaps
-      of the second retrained model. Standard deviations are those of a sample (n - 1), 0 for one
-      seed.
+      ``methods.<name>`` with these entries:
+
+      * each measure and cost after the method's last round, as ``{mean, std}``
+      * ``gap``: the paper's gap, of the means over seeds; ``differences``: its terms
+      * ``gap_per_seed``, ``rounds_to_recover`` and the costs up to that round
+      * ``compared``: the number of seeds, of ``of``, that retraining has too; gaps and rounds are
+        over these
+      * ``epsilon`` of a private run: the largest over seeds, None if it is not bounded
+      * ``left_out``: updates of clients that were not used
+      * ``needs``: what the method needs
+      * ``stopped``: the same measures at the round where each of four rules would stop
+      * ``sound``: whether its models learned anything
+
+      ``floor`` has the gaps of the second retrained model. Standard deviations are those of a
+      sample (n - 1), 0 for one seed.
 
     >>> costs = dict(bytes_down=10, bytes_up=10, flops=1.0, storage=0, seconds=1.0)
     >>> def row(method, seed, retain, forget):
@@ -146,14 +152,14 @@ def summarise(
     floor = None
     if AGAIN in runs and reference:
         floor = _of_method(runs[AGAIN], last(AGAIN), reference)
-        # It is evaluated at its end alone, so when it recovered is not known.
+        # It is evaluated only at its end, so its round of recovery is not known.
         floor = {k: None if k.endswith("_to_recover") else v for k, v in floor.items()}
     seeds = sorted({seed for by_seed in runs.values() for seed in by_seed})
     return Summary(seeds=seeds, methods=methods, floor=floor, config=config)
 
 
 def _of_method(runs: dict[int, list], last: dict[int, Any], reference: dict[int, Any]) -> dict:
-    """A method's entry: its rows by seed, the last of each, and retraining's last of each."""
+    """A method's entry, from its rows by seed, its last rows, and retraining's last rows."""
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
     out: dict[str, Any] = {m: mean_std([row[m] for row in last.values()]) for m in names}
     if epsilons := [row["epsilon"] for row in last.values() if "epsilon" in row]:
@@ -178,7 +184,7 @@ def _of_method(runs: dict[int, list], last: dict[int, Any], reference: dict[int,
 
 
 def mean_std(values: Sequence[float | None]) -> MeanStd | None:
-    """Mean and sample standard deviation; None where there is no value, or a seed has none.
+    """Mean and sample standard deviation; None if there are no values, or if one is None.
 
     >>> mean_std([1.0, 3.0])["mean"], mean_std([1.0, None])
     (2.0, None)
@@ -191,9 +197,9 @@ def mean_std(values: Sequence[float | None]) -> MeanStd | None:
 
 
 def learnt(row: Mapping[str, Any]) -> bool:
-    """Whether a model knows more of retained data than the commonest class; True if unknown.
+    """Whether a model predicts retained data better than its most frequent class; True if unknown.
 
-    Retained accuracy of a model that has diverged may well be that of a retrained model that has
+    A model that has diverged may have the same retained accuracy as a retrained model that has
     diverged too.
 
     >>> learnt(dict(retain=12.9, guess=12.9)), learnt(dict(retain=90.0, guess=12.9))
@@ -208,7 +214,7 @@ def learnt(row: Mapping[str, Any]) -> bool:
 def difference(
     rows: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]], measure: str
 ) -> float | None:
-    """Absolute difference of the means of a measure; None where a row has none.
+    """Absolute difference of the means of a measure; None if a row has no value.
 
     >>> difference([dict(test=90.0), dict(test=92.0)], [dict(test=90.5)], "test")
     0.5
@@ -230,7 +236,7 @@ RULES = dict(
 def stops(
     rows: Sequence[Mapping[str, Any]], reference: Mapping[str, Any], begin: Mapping[str, Any]
 ) -> dict[str, Mapping[str, Any] | None]:
-    """The row at which each of ``RULES`` stops one run; None where it never does.
+    """The row at which each of ``RULES`` stops one run; None if it never does.
 
     Args:
       rows: a method's rows of one seed, in any order.
@@ -246,14 +252,14 @@ def stops(
     last = at[max(at)]
     gaps = {r: gap([row], [reference]) for r, row in at.items() if r}
     known = {r: value for r, value in gaps.items() if value is not None}
-    # Known only where the attack was run at every evaluated round.
+    # Known only if the attack was run at every evaluated round.
     best = min(known, key=lambda r: known[r]) if known and len(known) == len(gaps) else None
     recovered = first_round_within(rows, reference["retain"])
     regained = first_round_within(rows, begin["retain"])
     return dict(
         budget=last,
         recovered=None if recovered is None else at[recovered],
-        # In use it goes on to the budget where the accuracy never comes back.
+        # In practice it continues to the budget if the accuracy never comes back.
         regained=last if regained is None else at[regained],
         oracle=None if best is None else at[best],
     )
@@ -262,7 +268,7 @@ def stops(
 def _stopped(
     runs: dict[int, list], reference: dict[int, Any], begin: dict[int, Any]
 ) -> dict[str, Any]:
-    """Measures over seeds where each rule stops; None where it does not in every seed."""
+    """Measures over seeds where each rule stops; None unless it stops on every seed."""
     seeds = [s for s in runs if s in reference and s in begin]
     found = {s: stops(runs[s], reference[s], begin[s]) for s in seeds}
     out: dict[str, Any] = {}
@@ -294,7 +300,7 @@ NEEDS = dict(
 
 
 def needs_in_words(needs: Needs) -> list[str]:
-    """What a method needs: the fields of ``Needs`` that are set, histories by name.
+    """What a method needs, in words: the fields of ``Needs`` that are set, histories by name.
 
     >>> needs_in_words(Needs(history=("last",), target=True))
     ['history:last', 'target']

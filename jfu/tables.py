@@ -1,4 +1,4 @@
-"""A summary of results as text: Markdown tables that read well as plain text, and a legend.
+"""A summary of results as text: aligned Markdown tables, and a legend.
 
 ``jfu.results.summarise`` makes the summaries.
 """
@@ -10,7 +10,7 @@ from jfu.results import AGAIN, COSTS, NEEDS, RULES, Summary
 
 
 class Column(NamedTuple):
-    """A column of the table: its heading, what values are divided by, digits behind the point."""
+    """A column of the table: its heading, the unit that values are divided by, decimal digits."""
 
     title: str
     unit: float = 1
@@ -36,21 +36,21 @@ COLUMNS = dict(
     storage=Column("storage MB", 1e6),
     left_out=Column("left out"),
 )
-# Those over the seeds that retraining has too.
+# Columns over only those seeds that retraining has too.
 COMPARED = ("gap", "gap_per_seed", *(f"{name}_to_recover" for name in ("rounds", "bytes", *COSTS)))
-# What a method needs, in the table's column.
+# Letters for what a method needs, in the table's column.
 SHORT = dict(history="H", target="T", forget_data="D", per_client="U", proxy_data="P")
 
 
 def markdown(summary: Summary, columns: Sequence[str] | None = None) -> str:
-    """The table of a summary as Markdown, aligned so that it reads as plain text too.
+    """The table of a summary as Markdown, aligned to be readable as plain text.
 
     Args:
-      summary: as ``jfu.results.summarise`` gives it.
+      summary: as ``jfu.results.summarise`` returns it.
       columns: keys of ``COLUMNS``, in the order wanted; by default all that have a value.
 
     Returns:
-      A line a method: mean and standard deviation over seeds, ``-`` where there is no value.
+      A line for each method: mean and standard deviation over seeds, or ``-`` without a value.
 
     Raises:
       ValueError: there is no such column.
@@ -93,17 +93,17 @@ def markdown(summary: Summary, columns: Sequence[str] | None = None) -> str:
 
 
 def _shown(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Columns in which some row has a value."""
+    """Columns in which at least one row has a value."""
     return [k for k in COLUMNS if any(row.get(k) not in (None, []) for row in rows.values())]
 
 
 def left_out(entry: Mapping[str, Any]) -> float:
-    """Answers of clients that were not used, mean over seeds."""
+    """Updates of clients that were not used, mean over seeds."""
     return (entry.get("left_out") or {}).get("mean", 0.0)
 
 
 def fewer(entry: Mapping[str, Any], key: str) -> str:
-    """A mark for a comparison that rests on fewer seeds than its line: those retraining has too.
+    """A mark for a comparison over fewer seeds than its line has, since retraining lacks some.
 
     >>> fewer(dict(gap=0.3, of=3, compared=1), "gap")
     ' (1 seed)'
@@ -115,7 +115,7 @@ def fewer(entry: Mapping[str, Any], key: str) -> str:
 
 
 def label(summary: Summary, name: str) -> str:
-    """A method's name in the table, with how far it is where it is not finished.
+    """A method's name in the table, with its progress if it is not finished.
 
     >>> half, whole = dict(round=6, of=12), dict(round=12, of=12)
     >>> cells = {"not": {"0": whole, "1": half}, "retrain_again": {"0": half, "1": None}}
@@ -133,16 +133,16 @@ def label(summary: Summary, name: str) -> str:
 
 
 def state(cell: Mapping[str, int] | None) -> str:
-    """How far a cell is, in a word or two."""
+    """The progress of one method on one seed, in a word or two."""
     if cell is None:
         return "missing"
     return "done" if cell["round"] == cell["of"] else f"round {cell['round']}/{cell['of']}"
 
 
 def stopping(summary: Summary) -> str:
-    """What each stopping rule would have given, as Markdown; empty where nothing can be compared.
+    """Results at the round of each stopping rule, as Markdown; empty without a comparison.
 
-    Gap to retraining per seed, rounds and backdoor success, means over seeds.
+    They are the gap to retraining per seed, rounds and backdoor success, as means over seeds.
     """
     cells = [["method"]]
     for rule in RULES:
@@ -161,7 +161,7 @@ def stopping(summary: Summary) -> str:
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Rows of text as a Markdown table, the first column to the left and others to the right.
+    """Rows of text as a Markdown table. The first column is left-aligned, others right-aligned.
 
     >>> print(aligned([["name", "value"], ["a", "1"]]), end="")
     | name | value |
@@ -180,12 +180,12 @@ def _padded(place: int, text: str, width: int) -> str:
 
 
 def cell(value: Any, unit: float = 1, digits: int = 1) -> str:
-    """A value as a table shows it; ``-`` where there is none.
+    """A value as a table shows it; ``-`` for None.
 
     Args:
-      value: a number, ``{mean, std}``, or words of what a method needs.
-      unit: what numbers are divided by.
-      digits: behind the point.
+      value: a number, ``{mean, std}``, or words for what a method needs.
+      unit: numbers are divided by it.
+      digits: decimal digits.
 
     >>> cell(dict(mean=2.5e6, std=1e5), 1e6), cell(0.125, digits=2), cell(None)
     ('2.5 ± 0.1', '0.12', '-')
@@ -204,14 +204,14 @@ def cell(value: Any, unit: float = 1, digits: int = 1) -> str:
 
 
 def legend(summary: Summary) -> str:
-    """What the columns mean, and then what became of each method, a line each."""
+    """The meaning of the columns, then a line about the outcome of each method."""
     methods = {name: entry for name, entry in summary["methods"].items() if entry}
     lines = [*_meanings(summary, methods), ""]
     retrain = methods.get("retrain", {})
     if not retrain.get("sound", True):
         lines.append(
             f"  retraining has learnt nothing: it retains {retrain['retain']['mean']:.1f} %, which "
-            "naming one class gets too, so nothing says what forgetting would be; try another --lr"
+            "naming one class gets too. There is no reference for forgetting; try another --lr"
         )
     for name, entry in methods.items():
         if words := _outcome(methods, name):
@@ -221,7 +221,7 @@ def legend(summary: Summary) -> str:
 
 
 def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What the columns of a summary mean, in lines."""
+    """The meaning of a summary's columns, in lines."""
     seeds = len(summary["seeds"])
     lines = [
         f"Mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}, after each method's "
@@ -233,13 +233,13 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
     ]
     if (every := (summary.get("config") or {}).get("eval_every") or 1) > 1:
         lines.append(
-            f"Models were evaluated every {every} rounds, so what is counted up to a round is too "
-            f"large by up to {every - 1}."
+            f"Models were evaluated every {every} rounds, so counts of rounds are too large by up "
+            f"to {every - 1}."
         )
     if any(left_out(entry) for entry in methods.values()):
         lines.append(
-            "left out: answers of clients that were not used, being late, too long or no finite "
-            "numbers; many of the latter are a model that has diverged."
+            "left out: updates of clients that were not used, since they were late, too long or "
+            "not finite. Many that are not finite mean that the model has diverged."
         )
     used = {word.partition(":")[0] for m in methods.values() for word in m.get("needs", [])}
     if used:
@@ -249,7 +249,7 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
 
 
 def _outcome(methods: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
-    """Backdoor, recovery and answers that were left out, of one method, in words."""
+    """One method's backdoor, recovery and updates that were left out, in words."""
     entry, words = methods[name], []
     if asr := entry.get("asr"):
         what = "obeys the trigger on" if name == "original" else "the backdoor works on"
@@ -257,12 +257,12 @@ def _outcome(methods: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
     if back := regained(methods, name):
         words.append(back)
     if left_out(entry) and name != "original":
-        words.append(f"{left_out(entry):.1f} answers of clients were left out")
+        words.append(f"{left_out(entry):.1f} updates of clients were left out")
     return words
 
 
 def regained(methods: Mapping[str, Mapping[str, Any]], name: str) -> str:
-    """Whether and when a method's retained accuracy came back to retraining's, in words.
+    """Whether and when a method's retained accuracy reached retraining's, in words.
 
     >>> value = lambda mean: dict(mean=mean, std=0.0)
     >>> good = dict(retain=value(90.0), rounds_to_recover=value(2.0), sound=True)

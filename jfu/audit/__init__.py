@@ -1,7 +1,7 @@
-"""An audit: whether models forgot, judged against retrained ones. README.md says how.
+"""An audit: have models forgotten? It compares them with retrained models; see README.md.
 
-``collect`` makes samples of models, ``estimate`` numbers with intervals of samples, and ``judge``
-verdicts of numbers, each with its reason.
+``collect`` makes samples from models. ``estimate`` makes numbers with intervals from samples.
+``judge`` makes verdicts from numbers, each with its reason.
 """
 
 from jfu.audit.estimates import Estimates, estimate

@@ -1,4 +1,4 @@
-"""What a method costs until it has recovered, over what retraining costs, seed by seed."""
+"""A method's costs until recovery, divided by retraining's costs on the same seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from jfu.metrics import first_round_within
 
 
 def ratios(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Costs to recover over those of retraining, each seed against its own.
+    """Ratios of a method's costs to recover to those of retraining on the same seed.
 
     Args:
       rows: lines of results.jsonl.
 
     Returns:
-      ``{"rounds", "bytes", "operations": {value, low, high}, "seeds": how many, "never": seeds
-      that did not recover}``, the first three of the geometric mean, of which a method and
-      retraining that change places give one over the other; empty where retraining is not
-      there, or is this method.
+      ``{"rounds", "bytes", "operations": {value, low, high}, "seeds", "never"}``. The first three
+      are geometric means over seeds, so exchanging a method and retraining inverts the ratio.
+      ``seeds`` counts seeds, and ``never`` those that did not recover. Empty if there are no rows
+      of retraining, or if the method is retraining.
     """
     runs: dict[tuple, list] = {}
     for row in rows:

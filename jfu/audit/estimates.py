@@ -1,4 +1,4 @@
-"""From samples to numbers: values and differences to retraining, with intervals and floors."""
+"""Makes numbers from samples: values and differences to retraining, with intervals and floors."""
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ Scores = dict[str, dict[str, dict[int, float]]]  # measure -> method -> seed -> 
 
 
 class Estimates(NamedTuple):
-    """What ``estimate`` gives: numbers, and why what is missing is missing."""
+    """What ``estimate`` returns: numbers, and the reasons for missing ones."""
 
     measures: dict[str, dict[str, Any]]  # method -> measure -> entry
     missing: dict[str, str]  # measure -> a sentence
@@ -26,26 +26,32 @@ def estimate(
 ) -> Estimates:
     """Values and differences to retraining, with intervals.
 
-    A difference is that of one seed's models on the same examples: the method's statistic less the
-    mean of the retrained models'. Intervals are Student's over seeds. Of shadow federations, one of
-    which says little, they are the jackknife's over pairs. Of one seed they are over examples,
-    drawn anew for all models together.
+    A difference compares one seed's models on the same examples. It is the method's statistic minus
+    the mean of the retrained models' statistics. Intervals are Student's over seeds. A single
+    shadow federation says little, so there intervals are the jackknife's over pairs. With only one
+    seed, intervals are a bootstrap over examples, with the same draws for all models.
 
     Args:
       evidence: samples by method, measure and seed, as ``jfu.audit.collect`` makes them.
-      table: of measures.
-      draws: of the intervals of a single seed's examples.
+      table: the measures.
+      draws: number of bootstrap draws for a single seed.
 
     Returns:
-      ``measures[method][measure] = {value, low, high, resampled, seeds, difference, floor,
-      margin, halfway, chance}``, where ``seeds`` counts those that have the retrained models too;
-      ``difference`` is None or ``{value, low, high}``; ``floor``, None or ``{low, high}``: where
-      the difference of one more retrained model would lie; ``halfway``, None or ``{value, low,
-      high}``: memory beyond half of what the old model has; ``chance``, None or how often an
-      exact retraining would show as much memory in any measure of its kind.
-      ``missing[measure]``, a sentence; ``broken[method][measure]``, likewise.
+      ``measures[method][measure]`` with these entries:
 
-    >>> right = lambda share: np.arange(200) < round(200 * share)  # answers on forgotten data
+      * ``value, low, high, resampled``: the value, its interval, and what the interval is over
+      * ``seeds``: how many seeds have the retrained models too
+      * ``difference``: ``{value, low, high}`` or None
+      * ``floor``: ``{low, high}``, where the difference of one more retrained model would lie, or
+        None
+      * ``margin``: the measure's margin
+      * ``halfway``: ``{value, low, high}``, memory beyond half of the old model's, or None
+      * ``chance``: how often an exact retraining would show as much memory in any measure of its
+        kind, or None
+
+      ``missing[measure]`` and ``broken[method][measure]`` are sentences.
+
+    >>> right = lambda share: np.arange(200) < round(200 * share)  # on forgotten data
     >>> models = dict(original=0.9, retrain=0.5, retrain_again=0.52)
     >>> evidence = {
     ...     name: {"forget": {seed: (right(share + seed / 100),) for seed in range(5)}}
@@ -61,7 +67,7 @@ def estimate(
         measure = table[key.partition(".")[0]]
         by_name = {name: samples[key] for name, samples in evidence.items() if key in samples}
         for name in [name for name, groups in by_name.items() if not finite(groups.values())]:
-            made.broken[name][key] = "it is no finite number in every seed"
+            made.broken[name][key] = "it is not a finite number in every seed"
             del by_name[name]
         values = {n: {s: measure.statistic(*a) for s, a in g.items()} for n, g in by_name.items()}
         if any(value is None for one in values.values() for value in one.values()):
@@ -81,7 +87,7 @@ def estimate(
 def alone(
     measure: Measure, groups: dict[int, Arrays], scores: dict[int, float], draws: int
 ) -> dict[str, Any]:
-    """A value with its interval and what it is over."""
+    """A value with its interval, and what the interval is over."""
     first, *_ = groups.values()
     if measure.pooled:
         found, over = inference.jackknife(*first), "pairs of shadow federations"
@@ -132,7 +138,7 @@ def of_seeds(
 def of_pairs(
     measure: Measure, name: str, samples: dict[str, dict[int, Arrays]], *_: Any
 ) -> dict[str, Any]:
-    """Likewise of shadow federations, where no difference is a known number."""
+    """The same for shadow federations, where "no difference" is a known number."""
     interval = functools.partial(inference.jackknife, level=LEVEL)
     ((values,),) = samples[name].values()
     apart, entry = interval(values - measure.null), compared(measure, 1)
@@ -147,13 +153,13 @@ def of_pairs(
 
 
 def compared(measure: Measure, seeds: int) -> dict[str, Any]:
-    """What an entry says of a comparison where there is none."""
+    """An entry's fields without a comparison."""
     nothing = dict(difference=None, floor=None, halfway=None, chance=None)
     return dict(seeds=seeds, margin=measure.margin) | nothing
 
 
 def of_one_seed(statistic: Callable, models: list[Arrays], draws: int) -> dict[str, float]:
-    """A difference on one seed, its examples drawn anew for all models together."""
+    """A difference on one seed, with a bootstrap over examples that all models share."""
     together = [np.stack(side, 1) for side in zip(*models, strict=True)]
 
     def apart(*sides):
@@ -167,7 +173,7 @@ def of_one_seed(statistic: Callable, models: list[Arrays], draws: int) -> dict[s
 def floor_of(
     measure: Measure, scores: dict[str, dict[int, float]], others: int
 ) -> dict[str, float] | None:
-    """Where one more retrained model's difference would lie, from differences of retrainings."""
+    """The range of one more retrained model's difference, from differences of retrained models."""
     seeds = common(scores, RETRAINED)
     if measure.pair or len(seeds) < 2:
         return None
@@ -182,8 +188,8 @@ def chances(
 ) -> dict[str, float]:
     """How often an exact retraining would show as much memory, by measure.
 
-    Adjusted for the measures of its kind: those that decide, signs of memory, those of one attack
-    with shadow federations.
+    The chance is adjusted for all measures of the same kind. The kinds are measures that decide,
+    signs of memory, and each attack with shadow federations.
     """
     out: dict[str, float] = {}
     of = {key: table[key.partition(".")[0]] for key in entries}
@@ -217,9 +223,9 @@ def common(scores: dict[str, dict[int, float]], names: Sequence[str]) -> list[in
 
 
 def least(measure: Measure, groups: dict[int, Arrays]) -> float:
-    """Half an interval's width at the least: of shares, three in all examples that were looked at.
+    """The smallest half-width of an interval: 3 / N for shares of N examples.
 
-    What was not seen in N of them may have a rate of 3 / N.
+    An event that did not occur in N examples may still have a rate of 3 / N.
     """
     if measure.statistic is not percent:
         return 0.0
@@ -227,7 +233,7 @@ def least(measure: Measure, groups: dict[int, Arrays]) -> float:
 
 
 def limits(measure: Measure) -> tuple[float, float]:
-    """Between what a statistic must lie."""
+    """The smallest and largest value that a statistic can have."""
     if measure.unit == "%":
         return 0.0, 100.0
     if measure.unit == "rounds":
@@ -237,7 +243,7 @@ def limits(measure: Measure) -> tuple[float, float]:
 
 
 def plain(entry: dict[str, Any]) -> dict[str, float]:
-    """With Python's own numbers."""
+    """The same entry with Python numbers in place of NumPy's."""
     return {key: float(value) for key, value in entry.items()}
 
 
@@ -247,4 +253,4 @@ def finite(groups: Iterable[Arrays]) -> bool:
 
 def too_few(groups: list[Arrays]) -> str:
     many = min(len(arrays[1]) for arrays in groups)
-    return f"{many} scores of what was never trained on cannot show so low a false-positive rate"
+    return f"{many} scores of data never trained on cannot show so low a false-positive rate"

@@ -1,7 +1,7 @@
-"""What models show: samples of every measure, from models and what they are evaluated on.
+"""Samples of every measure, from models and the data that they are evaluated on.
 
-No work directory and no federation is needed: a model is a function and its variables. What shadow
-federations show is in ``jfu.audit.pairs``.
+A model is a function and its variables, so no work directory and no federation is needed. Samples
+from shadow federations are made in ``jfu.audit.pairs``.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ FEW = 256  # examples that layers are compared on
 
 Models = Mapping[str, Variables]  # by method; the retrained ones and the original among them
 Samples = dict[str, dict[str, Arrays]]  # method -> measure -> arrays, of one seed
-# From a model to the models after each round in which the forgotten data may be learnt again.
+# Takes a model to the models after each round of training that includes the forgotten data.
 Again = Callable[[Variables], Iterator[Variables]]
 
 
@@ -37,7 +37,7 @@ class Tools(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What one model says to the examples of an evaluation."""
+    """One model's predictions for the examples of an evaluation."""
 
     variables: Variables
     correct: np.ndarray  # [E] bool
@@ -58,21 +58,21 @@ def collect(
     again: Again | None = None,
     limit: int = 20,
 ) -> Evidence:
-    """The samples of every measure that models can show, for ``estimate``.
+    """Samples of every measure that needs only models, for ``estimate``.
 
     Args:
       apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``.
-      models: by seed and name. ``retrain`` and ``retrain_again`` are two retrained models, which
-        others are compared with; ``original`` is the old model and ``retrain_third`` a third
-        retrained one, which are controls. All others are what is audited.
-      evaluations: what models are evaluated on, one for all seeds or one each.
-      rows: of results, whose accuracies of loss attacks, ``mia`` and ``mia_matched``, are shown.
-      outputs: ``(variables, x) -> {layer: [n, ...]}``, what layers give, for their CKA.
+      models: by seed and name. ``retrain`` and ``retrain_again`` are two retrained models, with
+        which others are compared. ``original`` is the old model and ``retrain_third`` a third
+        retrained one; both are controls. All others are audited.
+      evaluations: the data for evaluation, one for all seeds or one for each.
+      rows: of results; the report shows their accuracies of loss attacks, ``mia`` and
+        ``mia_matched``.
+      outputs: ``(variables, x) -> {layer: [n, ...]}``, the outputs of layers, for CKA.
       layers: the layers, in call order.
-      undo: takes a method's perturbation back, ``variables -> variables``, where it is public.
-      undone: the methods that it is tried on, besides retrained models.
-      again: gives the models after each round with the forgotten data back, for the rounds to
-        relearn.
+      undo: inverts a method's public perturbation, ``variables -> variables``.
+      undone: the methods to which ``undo`` is applied, besides retrained models.
+      again: gives the models after each round of training that includes the forgotten data.
       limit: rounds after which a model counts as not relearning.
 
     Returns:
@@ -107,7 +107,7 @@ def tools(
     layers: tuple[str, ...] = (),
     undo: Callable | None = None,
 ) -> Tools:
-    """The compiled functions of a model; arguments as ``collect`` has them."""
+    """The compiled functions of a model, with the arguments of ``collect``."""
     logits = lambda variables, x: logits_of(apply(variables, x)).astype(jnp.float32)
     flat = lambda tree: jax.tree.map(lambda a: a.reshape(len(a), -1), tree)
 
@@ -124,7 +124,7 @@ def tools(
 
 
 def answers(tools: Tools, variables: Variables, evaluation: Evaluation) -> Answers:
-    """What a model says to an evaluation's examples, in float64."""
+    """A model's predictions for an evaluation's examples, in float64."""
     logits = np.asarray(tools.logits(variables, evaluation.x), np.float64)
     labels = np.asarray(evaluation.y)
     with np.errstate(invalid="ignore"):  # a model that diverged
@@ -138,7 +138,7 @@ def answers(tools: Tools, variables: Variables, evaluation: Evaluation) -> Answe
 
 
 def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which answers are right, bool ``[n]``; what is not finite is no answer.
+    """Which predictions are right, bool ``[n]``; rows that are not finite count as wrong.
 
     >>> right(np.array([[0.0, 1.0], [np.nan, np.nan]]), np.array([1, 0])).tolist()
     [True, False]
@@ -158,12 +158,12 @@ def of_seed(
     limit: int = 20,
     say: Callable[[str], Any] = lambda line: None,
 ) -> Samples:
-    """Everything that one seed's models show, by method and measure.
+    """All samples from one seed's models, by method and measure.
 
     Args:
-      rng: draws the examples that layers are compared on.
+      rng: draws the examples on which layers are compared.
       rows: the seed's rows of results.
-      say: gets lines of progress; others as ``collect`` has them.
+      say: gets lines of progress. Other arguments are those of ``collect``.
     """
     said: dict[str, Answers] = {}
     for name, variables in models.items():
@@ -189,7 +189,7 @@ def of_seed(
 
 
 def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
-    """Right answers by side, and the loss gap."""
+    """Right predictions on retained, forgotten and test data, and the loss gap."""
     rows = sides(evaluation)
     out: dict[str, Arrays] = {
         name: (said.correct[which],) for name, which in rows.items() if len(which)
@@ -203,7 +203,7 @@ def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
-    """Accuracies of loss attacks, from rows of results: of the method's last round."""
+    """Accuracies of loss attacks after the method's last round, from rows of results."""
     own = [row for row in rows if row["method"] == name]
     if not own:
         return {}
@@ -214,7 +214,7 @@ def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
 def memberships(
     evaluation: Evaluation, said: Answers, everyone: Mapping[str, Answers], name: str
 ) -> dict[str, Arrays]:
-    """Scores of attacks on membership in one model, of forgotten and of other examples."""
+    """Scores of membership attacks on one model, for forgotten and for other examples."""
     rows, out = sides(evaluation), {}
     plain = said.phi[rows["forget"]], said.phi[rows["test"]]
     if min(map(len, plain)) >= attacks.LEAST:
@@ -224,9 +224,9 @@ def memberships(
         return out
     label = np.asarray(evaluation.y)
     p = lambda answers, rows: answers.p[rows, label[rows]]
-    # A model is no reference for itself.
+    # A model cannot be its own reference.
     references = [a for other, a in everyone.items() if other in RETRAINED and other != name]
-    # A probability that is not finite would lose every comparison, as if it had forgotten.
+    # A probability that is not finite would lose every comparison, as if the model had forgotten.
     if references and all(np.isfinite(a.p).all() for a in (said, *references)):
         scores = attacks.rmia(
             p(said, evaluation.members),
@@ -239,7 +239,7 @@ def memberships(
 
 
 def matched(evaluation: Evaluation, score: np.ndarray, *names: str) -> dict[str, Arrays]:
-    """A score ``[E]`` of the forgotten examples and of those matched to them, by measure."""
+    """A score ``[E]`` of the forgotten examples and of their matched examples, by measure."""
     if len(evaluation.members) < attacks.LEAST:
         return {}
     return dict.fromkeys(names, (score[evaluation.members], score[evaluation.others]))
@@ -248,7 +248,7 @@ def matched(evaluation: Evaluation, score: np.ndarray, *names: str) -> dict[str,
 def undo_and_look(
     evaluation: Evaluation, tools: Tools, said: Answers, old: Answers
 ) -> dict[str, Arrays]:
-    """What is left when the perturbation, which is public, is taken back."""
+    """Samples of the model after the public perturbation is inverted."""
     if tools.undo is None:
         return {}
     back = answers(tools, tools.undo(said.variables), evaluation)
@@ -263,7 +263,7 @@ def undo_and_look(
 def distances(
     evaluation: Evaluation, said: Answers, retrained: Answers, samples: Mapping[str, Arrays]
 ) -> dict[str, Arrays]:
-    """How far a model's answers are from the retrained model's.
+    """Distances of a model's predictions from the retrained model's.
 
     Args:
       samples: the model's accuracies.
@@ -290,7 +290,7 @@ def compare(
     rng: np.random.Generator,
     found: Samples,
 ) -> None:
-    """Adds CKA of layers and loss barriers on retained examples, to retrained and old model."""
+    """Adds layers' CKA and loss barriers on retained examples, to the retrained and old models."""
     some = rng.permutation(sides(evaluation)["retain"])[:FEW]
     x, y = evaluation.x[some], evaluation.y[some]
     for name, variables in models.items():
@@ -305,7 +305,7 @@ def compare(
 def layers(
     tools: Tools, variables: Variables, others: Variables, x: Any, key: str
 ) -> dict[str, Arrays]:
-    """CKA of every layer's outputs, of two models on the same examples."""
+    """CKA of every layer's outputs between two models on the same examples."""
     if tools.outputs is None:
         return {}
     one, other = tools.outputs(variables, x), tools.outputs(others, x)
@@ -322,7 +322,7 @@ def relearning(
     found: Samples,
     say: Callable[[str], Any],
 ) -> None:
-    """Adds the rounds until forgotten data is known again, to within 5 points of the old model."""
+    """Adds the rounds until accuracy on forgotten data is within 5 points of the old model's."""
     rows = sides(evaluation)["forget"]
     goal = percent(said[OLD].correct[rows]) - 5
     x, y = evaluation.x[rows], np.asarray(evaluation.y)[rows]
@@ -336,7 +336,7 @@ def relearning(
         many = needed[name] if needed[name] <= limit else f"more than {limit}"
         say(f"{name} relearns in {many} rounds")
     reference = needed.get("retrain", 0)
-    if 0 < reference <= limit:  # else what to divide by is not known
+    if 0 < reference <= limit:  # otherwise the divisor is not known
         for name in needed:
             if name != "retrain":
                 index = np.array([needed[name]]) / reference, np.array([limit]) / reference
@@ -346,7 +346,7 @@ def relearning(
 def _rounds_until(
     knows: Callable[[Variables], bool], variables: Variables, again: Again, limit: int
 ) -> int:
-    """Rounds until a model knows the data; one more than the limit where it never does."""
+    """Rounds until a model has learned the data; ``limit + 1`` if it never does."""
     if knows(variables):
         return 0
     after = zip(range(1, limit + 1), again(variables), strict=False)

@@ -1,4 +1,4 @@
-"""What an audit measures: one table, with the margins and chances that verdicts rest on."""
+"""The measures of an audit: one table, with the margins and chances that verdicts use."""
 
 import functools
 from collections.abc import Callable
@@ -9,32 +9,32 @@ import numpy as np
 from jfu import attacks, results
 
 RETRAINED = ("retrain", results.AGAIN)
-THIRD = "retrain_third"  # a control: an exact answer, which is judged like any other
-OLD = "original"  # likewise: no answer at all
-REFERENCES = (OLD, *RETRAINED, THIRD)  # all others are answers to the request
+THIRD = "retrain_third"  # a control that has forgotten: an exact retraining, audited like any other
+OLD = "original"  # a control that has not forgotten: the model before the request
+REFERENCES = (OLD, *RETRAINED, THIRD)  # all other models are to be audited
 
-# How far from retraining is as good as retraining: margins of the whole interval.
+# Margins: an interval wholly within them counts as equal to retraining.
 ACCURACY, AREA, RATE, TEST = 5.0, 0.05, 0.02, 1.0  # points, of AUCs, of rates, of test accuracy
-# Chances of a false "no": of the 5 in 100 that an exact retraining may meet, so many for measures
-# of a seed's models together, and so many for all of one attack with shadow federations.
+# Chances of a false "no". An exact retraining may get one in 5 of 100 audits in all. SEEDS is the
+# part of all measures on seeds' models together, SHADOWS that of one attack with shadows.
 SEEDS, SHADOWS = 0.04, 0.01
 SIGNS = 0.05  # of a false sign of memory, which forbids a yes
 
 
 class Measure(NamedTuple):
-    """What one number of an audit is, and what hangs on it."""
+    """One number of an audit, and its part in verdicts."""
 
     title: str
     unit: str
     statistic: Callable  # of one seed's arrays
-    memory: int = 0  # +1 where more of it is memory of the forgotten data, -1 where less is
-    decides: bool = False  # whether the verdict "forgotten" hangs on it
-    margin: float | None = None  # its interval must lie within, for a yes
-    sign: bool = False  # forbids a yes where it shows memory
+    memory: int = 0  # +1 if higher values mean memory of the forgotten data, -1 if lower ones do
+    decides: bool = False  # whether the verdict "forgotten" depends on it
+    margin: float | None = None  # a yes requires its interval to lie within
+    sign: bool = False  # forbids a yes if it shows memory
     pair: bool = False  # a distance to the retrained model of the same seed
     pooled: bool = False  # of shadow federations; "no difference" is ``null``
     null: float = 0.5
-    facts: Callable = lambda groups: {}  # what else the report says, of all seeds' arrays
+    facts: Callable = lambda groups: {}  # further numbers for the report, from all seeds' arrays
     note: str = ""
 
 
@@ -49,7 +49,7 @@ def tpr(rate: float) -> Callable:
 
 
 def first(values: np.ndarray) -> float:
-    """The statistic of all pairs of shadow federations; others leave one pair out."""
+    """The statistic of all pairs of shadow federations; later values leave one pair out."""
     return float(values[0])
 
 
@@ -66,19 +66,19 @@ def rates(title: str, name: str, **more: Any) -> dict[str, Measure]:
 
 
 def reached(values: np.ndarray, limit: np.ndarray) -> float:
-    """Mean of values of which those above the limit were cut off there."""
+    """Mean of values that are cut off at the limit."""
     del limit
     return float(np.mean(values))
 
 
 def cut(groups: list) -> dict[str, Any]:
-    """The share of seeds in which a value was cut off, and the mean of their limits."""
+    """The share of seeds in which a value was cut off, and the mean limit."""
     above = [float(np.mean(values > limit)) for values, limit in groups]
     return dict(censored=float(np.mean(above)), limit=float(np.mean([m for _, m in groups])))
 
 
 def quality(epsilons: np.ndarray, models: np.ndarray) -> float:
-    """The forgetting quality of examples' epsilons; ``models`` says how many they rest on."""
+    """The forgetting quality of examples' epsilons; ``models`` counts the models behind them."""
     del models
     return attacks.forgetting_score(epsilons)
 
@@ -94,7 +94,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             memory=1,
             decides=True,
             margin=ACCURACY,
-            note="of the very examples that the retrained models never saw",
+            note="on exactly the examples that the retrained models never saw",
         ),
         "test": Measure("accuracy on test data", "%", percent, margin=TEST),
         "asr": Measure(
@@ -104,7 +104,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             memory=1,
             decides=True,
             margin=ACCURACY,
-            note="decides where every image with the trigger was to be forgotten",
+            note="decides if the request names every image with the trigger",
         ),
     },
     "Membership attacks on one model": {
@@ -112,7 +112,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             "loss attack, unmatched: accuracy",
             "%",
             np.mean,
-            note="tells forgotten data from test data by looks too, so it never decides",
+            note="also separates forgotten from test data by their looks, so it never decides",
         ),
         "auc": Measure("loss attack, unmatched: AUC", "", attacks.auc, note="never decides"),
         **rates("loss attack, unmatched", "tpr_{}_unmatched", note="never decides"),
@@ -122,7 +122,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             np.mean,
             memory=1,
             decides=True,
-            note="a yes rests on its AUC, which says the same with less noise",
+            note="a yes uses the AUC instead, which measures the same with less noise",
         ),
         "auc_matched": Measure(
             "loss attack, matched: AUC",
@@ -131,7 +131,8 @@ GROUPS: dict[str, dict[str, Measure]] = {
             memory=1,
             decides=True,
             margin=AREA,
-            note="each forgotten example faces a test image of its class, trigger and label",
+            note="each forgotten example is compared with a test image of the same class, trigger "
+            "and label",
         ),
         **rates("loss attack, matched", "tpr_{}", memory=1, decides=True),
         "rmia": Measure(
@@ -141,7 +142,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             memory=1,
             decides=True,
             margin=AREA,
-            note="offline; its reference models are the retrained ones of the seed",
+            note="offline; the reference models are the seed's retrained models",
         ),
         **rates("RMIA, matched", "rmia_tpr_{}", memory=1, decides=True),
     },
@@ -153,8 +154,8 @@ GROUPS: dict[str, dict[str, Measure]] = {
             decides=True,
             margin=AREA,
             pooled=True,
-            note="example by example, federations that unlearned it against ones retrained "
-            "without it; any difference tells them apart, so it has no side of memory",
+            note="for each example, federations that unlearned it against ones retrained without "
+            "it; it finds any difference, not only memory",
         ),
         **rates("U-LiRA", "ulira_tpr_{}", decides=True, pooled=True),
         "lira": Measure(
@@ -165,8 +166,8 @@ GROUPS: dict[str, dict[str, Measure]] = {
             decides=True,
             margin=AREA,
             pooled=True,
-            note="example by example, unlearned federations that held it against unlearned ones "
-            "that never did",
+            note="for each example, unlearned federations that trained on it against unlearned "
+            "ones that never did",
         ),
         **rates("LiRA", "lira_tpr_{}", memory=1, decides=True, pooled=True),
         "forgetting_score": Measure(
@@ -175,8 +176,8 @@ GROUPS: dict[str, dict[str, Measure]] = {
             quality,
             memory=-1,
             facts=lambda groups: dict(models=groups[0][1].ravel().tolist()),
-            note="F alone, without the challenge's factors of accuracy; 1 is retraining with many "
-            "models, with few chance alone makes it small",
+            note="F alone, without the challenge's factors of accuracy; retraining gives 1 with "
+            "many models, and less by chance with few",
         ),
     },
     "Signs of memory": {
@@ -187,9 +188,8 @@ GROUPS: dict[str, dict[str, Measure]] = {
             memory=-1,
             sign=True,
             facts=cut,
-            note="until accuracy on the forgotten data is within 5 points of the original's, once "
-            "the data is back in the federation; a model that takes longer than was tried counts "
-            "as one round more",
+            note="with the data back in the federation, until accuracy on it is within 5 points of "
+            "the original's; one round more than the limit if it never is",
         ),
         "anamnesis": Measure(
             "anamnesis index",
@@ -198,14 +198,14 @@ GROUPS: dict[str, dict[str, Measure]] = {
             memory=-1,
             pair=True,
             facts=cut,
-            note="rounds to relearn over those of the retrained model: below 1 it remembers",
+            note="rounds to relearn divided by the retrained model's; below 1 is memory",
         ),
         "update_auc_matched": Measure(
             "both models known, matched: AUC of the confidence that was lost",
             "",
             attacks.auc,
-            note="what the request itself gives away to who saw the model before and after; so "
-            "does retraining",
+            note="what the request itself reveals to an attacker who saw the model before and "
+            "after; retraining reveals it too",
         ),
         "undo_forget": Measure(
             "negation undone: accuracy on forgotten data",
@@ -213,7 +213,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             percent,
             memory=1,
             sign=True,
-            note="what an attacker gets who negates the layer once more",
+            note="for an attacker who negates the layer once more",
         ),
         "undo_asr": Measure("negation undone: backdoor success", "%", percent, memory=1, sign=True),
         "undo_auc_matched": Measure(
@@ -235,7 +235,7 @@ GROUPS: dict[str, dict[str, Measure]] = {
             "",
             np.mean,
             memory=-1,
-            note="relative to their length; an attacker who saw both models knows it",
+            note="relative to the parameters' norm; an attacker who saw both models knows it",
         ),
     },
     "Distance to the retrained model": {
@@ -268,5 +268,5 @@ Evidence = dict[str, dict[str, dict[int, Arrays]]]  # method -> measure -> seed 
 
 
 def measure_of(name: str) -> Measure:
-    """A measure by its key; those of layers are ``measure.layer``."""
+    """A measure by its key; keys of layers are ``measure.layer``."""
     return TABLE[name.partition(".")[0]]

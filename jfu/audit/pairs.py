@@ -1,4 +1,4 @@
-"""What pairs of shadow federations show of single examples: U-LiRA, LiRA, the forgetting score."""
+"""Attacks on single examples with pairs of shadow federations: U-LiRA, LiRA, forgetting score."""
 
 from collections.abc import Mapping
 
@@ -9,15 +9,15 @@ from jfu.audit.measures import THIRD, Evidence
 
 
 def of_shadows(phi: Mapping[str, np.ndarray]) -> Evidence:
-    """What shadow federations show of every method.
+    """Samples from shadow federations, for every method.
 
-    Of shadows ``2 i`` and ``2 i + 1`` one held an example and the other did not, so that a pair
-    has one model of either kind for every example. Neither of the two, retrained, has seen any:
-    they stand beside each other for one more retraining, the control.
+    Of shadows ``2 i`` and ``2 i + 1``, one trained on an example and the other did not. A pair
+    therefore has one model of each kind for every example. Neither model, once retrained, has seen
+    any. Comparing the two retrained models is the control: one more retraining.
 
     Args:
-      phi: ``[S, n]`` by method, log odds of the n forgotten examples' labels under S models, among
-        them ``retrain``; and ``held``, bool ``[S, n]``, which examples each shadow held.
+      phi: log odds of the n forgotten examples' labels under S models, ``[S, n]`` by method, with
+        ``retrain`` among them. ``held``, bool ``[S, n]``, says which examples each shadow had.
 
     Returns:
       Samples for ``estimate``, with seed 0.
@@ -33,7 +33,7 @@ def of_shadows(phi: Mapping[str, np.ndarray]) -> Evidence:
     for name, attacked in sides.items():
         out[name] = {}
         for key, pair in zip(("ulira", "lira"), attacked, strict=True):
-            if all(np.isfinite(phi).all() for phi in pair):  # else a federation diverged
+            if all(np.isfinite(phi).all() for phi in pair):  # otherwise a federation diverged
                 out[name] |= areas(key, *pair)
         if "ulira" in out[name]:
             models = np.array([[len(side) for side in attacked[0]]])
@@ -42,12 +42,12 @@ def of_shadows(phi: Mapping[str, np.ndarray]) -> Evidence:
 
 
 def areas(key: str, members: np.ndarray, others: np.ndarray) -> dict[str, dict[int, tuple]]:
-    """AUC and true-positive rates of an attack on pairs ``[S/2, n]``, all and without each.
+    """AUC and true-positive rates of an attack on pairs ``[S/2, n]``: of all, and without each.
 
-    The attack learns from all pairs but the one that it is tried on, so a pair that is left out
-    changes what it says of the rest.
+    The attack on a pair is fitted to all other pairs. Leaving a pair out therefore changes its
+    results on the rest.
     """
-    pooled = len(members) < 32  # of all parts alike
+    pooled = len(members) < 32  # the same choice for all parts
 
     def rates(*sides):
         scores = [side.ravel() for side in attacks.lira(*sides, pooled=pooled)]
@@ -61,6 +61,6 @@ def areas(key: str, members: np.ndarray, others: np.ndarray) -> dict[str, dict[i
 
 
 def by_pair(phi: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``phi`` of the shadow of each pair that held the example and of the other, ``[S/2, n]``."""
+    """``phi`` of the shadow in each pair that had the example, and of the other, ``[S/2, n]``."""
     even, odd = phi[0::2], phi[1::2]
     return np.where(held[0::2], even, odd), np.where(held[0::2], odd, even)

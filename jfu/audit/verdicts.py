@@ -1,11 +1,12 @@
-"""From differences to verdicts: four questions, each with its rule written beside it.
+"""Makes verdicts from differences: four questions, each with its written rule.
 
-A verdict is about differences on one seed's examples. A no is by exchange of models within seeds,
-which needs no law and holds for all measures at once. A yes is an interval within a margin, since
-what was not seen is not what is not there. Two controls of which the answer is known stand beside,
-the old model and a third retraining. ``launch.audit`` makes that one itself in ``controls/``: the
-run's own files are its ledger's. ``launch.rates`` measures how often the whole is wrong; change a
-rule and run it again.
+A verdict uses differences on one seed's examples. A no comes from a permutation test that exchanges
+models within seeds. The test assumes no distribution and covers all measures at once. A yes needs
+an interval within a margin, since a difference that was not found may still exist.
+
+Two controls have a known verdict: the old model and a third retraining. ``launch.audit`` makes the
+third one in ``controls/``, since the run's own files belong to its ledger. ``launch.rates``
+measures how often verdicts are wrong. Run it again after changing a rule.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,50 +31,52 @@ from jfu.audit.measures import (
 )
 
 YES, NO, OPEN, NOT_SHOWN = "yes", "no", "inconclusive", "not shown"
-ONE_SEED = "One seed decides nothing: compare on five."
-FEWEST = 5  # seeds below which nothing is decided
-TOO_SMALL = "This request is too small for this audit to tell"
+ONE_SEED = "One seed decides nothing; compare on five seeds."
+FEWEST = 5  # seeds that a decision needs
+TOO_SMALL = "This request is too small for this audit to decide"
 
-# What a yes rests on; a backdoor's success too where the request names all of the poison.
+# Measures that a yes needs. If the request names all poison, it needs backdoor success too.
 NEEDED = ("forget", "auc_matched", "rmia", "ulira", "lira", "relearn")
 
 RULES = dict(
     forgotten=(
-        "On every seed a method's model stands beside two retrained ones, on the same examples. "
-        "What counts is the mean over seeds of its differences to them. No, if it shows memory "
-        "beyond chance in a measure that decides. An exact retraining would meet a no in at most "
-        f"{SEEDS + SHADOWS:.0%} of audits: {SEEDS:.0%} for the measures on seeds together, by an "
-        f"exchange of models within seeds, and {SHADOWS:.0%} for LiRA. Yes, if three things hold. "
-        f"The 95 % interval of every difference lies within the margin ({ACCURACY:g} points of "
-        f"accuracy, {AREA:g} of an AUC, {RATE:g} of a true-positive rate). Where a measure told "
-        "the old model, the method is shown to be nearer to retraining than to that. No sign of "
-        "memory (rounds to relearn, what negation undone brings back) is beyond chance "
-        f"({SIGNS:.0%}). There is no yes unless the same rule, in the same audit, says no to the "
-        "old model, and does not say no to a third retraining. There is none either where one of "
-        "these was not run: accuracy on the forgotten data, the backdoor that was to be "
-        "forgotten, the matched loss attack, RMIA, U-LiRA, LiRA, rounds to relearn. All else is "
-        "inconclusive. Where the old model or a third retraining cannot be told from what they "
-        "are not, the request is too small to tell. U-LiRA alone never says no: it finds any "
-        "difference between unlearned and retrained models, also where the unlearned one is less "
-        "sure of the forgotten labels, which is no memory. U-LiRA and LiRA rest on one split of "
-        "the data. The unmatched attack never decides."
+        "On every seed a method's model is compared with two retrained models on the same "
+        "examples. The rule uses the mean of these differences over seeds. The verdict is no if "
+        "the model shows memory beyond chance in a measure that decides. An exact retraining would "
+        f"get a no in at most {SEEDS + SHADOWS:.0%} of audits. Of these, {SEEDS:.0%} are for all "
+        "measures on seeds together, by a test that exchanges models within seeds, and "
+        f"{SHADOWS:.0%} are for LiRA. The verdict is yes under three conditions. First, the 95 % "
+        f"interval of every difference lies within the margin ({ACCURACY:g} points of accuracy, "
+        f"{AREA:g} of an AUC, {RATE:g} of a true-positive rate). Second, in a measure that detects "
+        "the old model, the method is shown to be nearer to retraining than to the old model. "
+        "Third, no sign of memory (rounds to relearn, measures with the negation undone) is beyond "
+        f"chance ({SIGNS:.0%}). In addition, the same audit must say no to the old model, and must "
+        "not say no to a third retraining. Every attack must have been run: the matched loss "
+        "attack, RMIA, U-LiRA and LiRA. Accuracy on the forgotten data, the backdoor that was to "
+        "be forgotten, and rounds to relearn must have been measured. Otherwise the verdict is "
+        "inconclusive. The request is too small to decide if the old model is not detected. It is "
+        "also too small if a third retraining is not shown to be within the margins. U-LiRA alone "
+        "never leads to a no. It finds any difference between unlearned and retrained models. An "
+        "unlearned model may be less sure of the forgotten labels, and that is not memory. U-LiRA "
+        "and LiRA use one split of the data. The unmatched attack never decides."
     ),
     backdoor_gone=(
-        "What counts is the trigger's success, less that of the retrained models of the seed. Yes "
-        f"if its 95 % interval ends at or below {ACCURACY:g} points; no if it begins above; else "
-        "inconclusive. Not shown unless the request names every image with the trigger: retrained "
-        "models learn what is left."
+        "The rule uses the trigger's success minus that of the seed's retrained models. The "
+        f"verdict is yes if the 95 % interval ends at or below {ACCURACY:g} points. It is no if "
+        "the interval begins above. Otherwise it is inconclusive. It is not shown unless the "
+        "request names every image with the trigger, since retrained models learn the rest."
     ),
     useful=(
-        "What counts is test accuracy, less that of the retrained models of the seed. Yes if its "
-        f"95 % interval begins at or above -{TEST:g} points; no if it ends below; else "
-        "inconclusive."
+        "The rule uses test accuracy minus that of the seed's retrained models. The verdict is yes "
+        f"if the 95 % interval begins at or above -{TEST:g} points. It is no if the interval ends "
+        "below. Otherwise it is inconclusive."
     ),
     cheaper_than_retraining=(
-        "What counts are rounds, bytes and operations until retained accuracy is within 0.5 "
-        "points of retraining's last, over what retraining itself needs for that on the same "
-        "seed. Yes if the 95 % interval of each ratio's mean (of logarithms, over seeds) ends "
-        "below 1. No if one begins above 1, or if accuracy never came back. Else inconclusive."
+        "The rule uses rounds, bytes and operations until retained accuracy is within 0.5 points "
+        "of retraining's last. Each is divided by what retraining itself needs for that on the "
+        "same seed. The verdict is yes if the 95 % interval of each ratio's geometric mean over "
+        "seeds ends below 1. It is no if one begins above 1, or if accuracy never came back. "
+        "Otherwise it is inconclusive."
     ),
 )
 QUESTIONS = tuple(RULES)
@@ -86,21 +89,21 @@ TITLES = dict(
 
 
 class Controls(NamedTuple):
-    """What the same rule says, in the same audit, of models of which the answer is known."""
+    """The verdicts of the same rule, in the same audit, on models with a known verdict."""
 
-    old: tuple[str, str] | None = None  # no answer at all: must be a no
-    told: tuple[str, ...] = ()  # measures by which it is one, the clearest first
-    third: tuple[str, str] | None = None  # an exact answer: must be no no
-    mistaken: tuple[str, ...] = ()  # measures by which it is one
+    old: tuple[str, str] | None = None  # has not forgotten: must be a no
+    told: tuple[str, ...] = ()  # measures that detect the old model, the clearest first
+    third: tuple[str, str] | None = None  # an exact retraining: must not be a no
+    mistaken: tuple[str, ...] = ()  # measures that wrongly detect it
 
 
 def controls(
     measures: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping], poison_named: bool
 ) -> Controls:
-    """The verdicts on the old model and on a third retraining, where they are there.
+    """The verdicts on the old model and on a third retraining, if there are such models.
 
     Args:
-      measures, missing: by method, as ``verdicts`` takes those of one.
+      measures, missing: by method; ``verdicts`` takes those of one method.
     """
     made = Controls()
     if OLD in measures:
@@ -115,7 +118,7 @@ def controls(
 
 
 class Judged(NamedTuple):
-    """What ``judge`` says of every model, and of the controls."""
+    """The verdicts of ``judge`` on every model, and on the controls."""
 
     verdicts: dict[str, dict[str, tuple[str, str]]]  # method -> question -> (verdict, reason)
     controls: Controls
@@ -124,22 +127,22 @@ class Judged(NamedTuple):
 def judge(
     estimates: Estimates, rows: Sequence[Mapping[str, Any]] = (), *, poison_named: bool = False
 ) -> Judged:
-    """Verdicts on every model of an audit, by the rules of ``RULES``.
+    """Verdicts on every model of an audit, by the rules in ``RULES``.
 
     Args:
       estimates: as ``jfu.audit.estimate`` makes them.
-      rows: of results, which say what recovery cost; without them that question stays open.
+      rows: of results, with the costs of recovery; without them that question stays open.
       poison_named: whether the request names every image with the trigger.
 
     >>> from jfu.audit.estimates import estimate
-    >>> right = lambda share: np.arange(200) < round(200 * share)  # answers on forgotten data
+    >>> right = lambda share: np.arange(200) < round(200 * share)  # on forgotten data
     >>> models = dict(original=0.9, retrain=0.5, retrain_again=0.52, mine=0.9)
     >>> evidence = {
     ...     name: {"forget": {seed: (right(share + seed / 100),) for seed in range(5)}}
     ...     for name, share in models.items()
     ... }
     >>> judge(estimate(evidence)).verdicts["mine"]["forgotten"]
-    ('no', 'It can be told from models that never saw the data by accuracy on forgotten data.')
+    ('no', 'It differs from models that never saw the data in accuracy on forgotten data.')
     """
     measures = estimates.measures
     missing = {name: estimates.missing | estimates.broken[name] for name in measures}
@@ -162,16 +165,16 @@ def verdicts(
     """A verdict and its reason, a sentence, for every question.
 
     Args:
-      name: of the method.
-      measures: of the method, as ``estimates.estimate`` makes them.
+      name: the method's name.
+      measures: the method's, as ``estimates.estimate`` makes them.
       costs: ratios to retraining, as ``ratios`` makes them.
-      missing: why measures that are not there are not.
+      missing: reasons for missing measures.
       poison_named: whether the request names every image with the trigger.
-      known: what the same rule says of models of which the answer is known.
+      known: the same rule's verdicts on models with a known verdict.
     """
     judged = forgotten(measures, missing, poison_named, known, third=name == THIRD)
     if name in RETRAINED:
-        judged = NOT_SHOWN, "It is what others are compared with."
+        judged = NOT_SHOWN, "Other models are compared with this one."
     return dict(
         forgotten=judged,
         backdoor_gone=backdoor_gone(measures, poison_named),
@@ -187,18 +190,18 @@ def forgotten(
     known: Controls,
     third: bool = False,
 ) -> tuple[str, str]:
-    """The first question; ``third`` where the model is the control itself."""
+    """The first question; ``third`` says that the model is the third retraining, a control."""
     counted = deciding(measures, poison_named)
     seeds = [entry["seeds"] for key, entry in counted.items() if not of(key).pooled]
     if not seeds:
-        return NOT_SHOWN, "No matched measure has a retrained model to stand beside."
+        return NOT_SHOWN, "No matched measure has a retrained model to compare with."
     if max(seeds) < 2:
         return NOT_SHOWN, ONE_SEED
     if max(seeds) < FEWEST:
-        return OPEN, f"{max(seeds)} seeds are too few: nothing is decided below {FEWEST}."
+        return OPEN, f"{max(seeds)} seeds are too few; a decision needs {FEWEST}."
     if told := [key for key in caught(measures, poison_named) if key not in known.mistaken]:
         also = [key for key in counted if not of(key).memory and outside(counted[key])]
-        words = "It can be told from models that never saw the data by"
+        words = "It differs from models that never saw the data in"
         return NO, f"{words} {titles([*told, *also])}."
     why = [*unfit(known, third), *doubts(counted, measures, known)]
     needed = (*NEEDED, "asr") if poison_named else NEEDED
@@ -210,18 +213,18 @@ def forgotten(
     if why:
         return OPEN, " ".join(why)
     words = f"Within the margins of retraining: {titles(bounded(counted))}."
-    return YES, f"{words} By the same rule the old model is told by {titles(known.told)}."
+    return YES, f"{words} The same rule detects the old model by {titles(known.told)}."
 
 
 def unfit(known: Controls, third: bool) -> list[str]:
     """Why this audit could not say yes to any model."""
     why = []
     if not known.told:
-        why.append(f"{TOO_SMALL}: it cannot tell the old model itself from retrained ones.")
+        why.append(f"{TOO_SMALL}: it finds no difference between the old model and retrained ones.")
     elif not third and known.third and WIDE in known.third[1]:
         why.append(f"{TOO_SMALL}: a third retraining gets no yes either.")
     if known.mistaken:
-        why.append(f"A control failed: {titles(known.mistaken)} took a third retraining for none.")
+        why.append(f"A control failed: {titles(known.mistaken)} detected a third retraining.")
     if not third and known.third is None:
         why.append("No third retraining was made as a control; --control makes it.")
     return why
@@ -231,13 +234,13 @@ WIDE = "Not shown to be within the margin"
 
 
 def doubts(counted: dict[str, Any], measures: Mapping[str, Any], known: Controls) -> list[str]:
-    """What of a model's own measures forbids a yes and is no no."""
+    """Reasons from a model's own measures that forbid a yes but do not make a no."""
     why, near = [], bounded(counted)
     if wide := [key for key, e in near.items() if not inside(e) and not outside(e)]:
         spans = "; ".join(f"{of(key).title} ({in_words(near[key], of(key))})" for key in wide)
         why.append(f"{WIDE}: {spans}.")
     if apart := [key for key, entry in near.items() if outside(entry)]:
-        how = "Told from retrained models, though not by memory beyond chance, by"
+        how = "It differs from retrained models, but not by memory beyond chance, in"
         why.append(f"{how} {titles(apart)}.")
     halfway = {key: counted[key]["halfway"] for key in known.told[:1] if key in counted}
     if between := [key for key, part in halfway.items() if part and not part["high"] < 0]:
@@ -250,7 +253,7 @@ def doubts(counted: dict[str, Any], measures: Mapping[str, Any], known: Controls
 
 
 def deciding(measures: Mapping[str, Any], poison_named: bool) -> dict[str, Any]:
-    """Measures on which the first question hangs, that have what to be compared with."""
+    """Measures that decide the first question and have a comparison."""
     return {
         key: entry
         for key, entry in measures.items()
@@ -278,7 +281,7 @@ def caught(measures: Mapping[str, Any], poison_named: bool) -> tuple[str, ...]:
 
 
 def clearness(difference: Mapping[str, float]) -> float:
-    """How often a difference is as large as half of its interval is wide."""
+    """A difference's size divided by the half-width of its interval."""
     half = difference["high"] - difference["value"]
     return abs(difference["value"]) / half if half else float("inf")
 
@@ -298,7 +301,7 @@ def inside(entry: dict[str, Any]) -> bool:
 
 
 def outside(entry: dict[str, Any]) -> bool:
-    """Whether all of it lies beyond."""
+    """Whether the whole interval of the difference is outside the margin."""
     difference, margin = entry["difference"], entry["margin"]
     if margin is None:
         return False
@@ -315,7 +318,7 @@ def backdoor_gone(measures: dict[str, Any], poison_named: bool) -> tuple[str, st
     if "asr" not in measures:
         return NOT_SHOWN, "No backdoor was planted."
     if not poison_named:
-        return NOT_SHOWN, "The request does not name every image with the trigger, which may stay."
+        return NOT_SHOWN, "The request does not name every image with the trigger, so it may stay."
     words = "The trigger works more often than on", "The trigger works no more often than on"
     return one_sided(measures["asr"], 1, *words)
 
@@ -327,10 +330,10 @@ def useful(measures: dict[str, Any]) -> tuple[str, str]:
 
 
 def one_sided(entry: dict[str, Any], worse: int, no: str, yes: str) -> tuple[str, str]:
-    """A verdict from one side of the margin: ``worse`` is 1 where more is, -1 where less is."""
+    """A verdict from one side of the margin; ``worse`` is 1 if more is worse, -1 if less is."""
     difference, margin = entry["difference"], entry["margin"]
     if not difference:
-        return NOT_SHOWN, "There is no retrained model to stand beside."
+        return NOT_SHOWN, "There is no retrained model to compare with."
     if entry["seeds"] < 2:
         return NOT_SHOWN, ONE_SEED
     low, high = (difference[end] for end in ("low", "high"))
@@ -347,9 +350,9 @@ def one_sided(entry: dict[str, Any], worse: int, no: str, yes: str) -> tuple[str
 
 def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
     if name in ("original", *RETRAINED, THIRD):
-        return NOT_SHOWN, "It is what others are compared with."
+        return NOT_SHOWN, "Other models are compared with this one."
     if not costs:
-        return NOT_SHOWN, "There is no retrained model whose costs could be compared."
+        return NOT_SHOWN, "There is no retrained model to compare costs with."
     if name == "none":
         return NOT_SHOWN, "It runs no round and does nothing."
     if costs["seeds"] < 2:

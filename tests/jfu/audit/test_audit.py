@@ -52,12 +52,12 @@ def forgotten(asked=False, known=KNOWN, without=(), **more):
 def test_forgotten_is_within_every_margin_of_retraining():
     verdict, why = forgotten()
     assert verdict == "yes"
-    assert "the old model is told by accuracy on forgotten data; LiRA: AUC" in why
+    assert "The same rule detects the old model by accuracy on forgotten data; LiRA: AUC" in why
     verdict, why = forgotten(auc_matched=entry(0.0, -0.02, 0.06, 0.05))
     assert verdict == "inconclusive" and "AUC (-0.020 to +0.060, margin 0.05)" in why
     # Below the margin there is no memory, but it is not like retraining either.
     verdict, why = forgotten(rmia=entry(-0.2, -0.3, -0.1, 0.05))
-    assert verdict == "inconclusive" and "not by memory beyond chance, by RMIA" in why
+    assert verdict == "inconclusive" and "not by memory beyond chance, in RMIA" in why
     # The unmatched attack and distances are shown and do not decide.
     far = entry(0.5, 0.4, 0.6, None, 0.001)
     assert forgotten(auc=far, mia=far, js_forget=far, update_auc_matched=far)[0] == "yes"
@@ -65,7 +65,7 @@ def test_forgotten_is_within_every_margin_of_retraining():
 
 def test_memory_beyond_chance_is_a_no_whatever_its_size():
     verdict, why = forgotten(rmia=entry(0.03, 0.02, 0.04, 0.05, 0.04))
-    assert verdict == "no" and "told from models that never saw the data by RMIA" in why
+    assert verdict == "no" and "differs from models that never saw the data in RMIA" in why
     assert forgotten(rmia=entry(0.03, 0.02, 0.04, 0.05, 0.05))[0] == "yes"
     # Of shadow federations a chance of one in a hundred is taken.
     assert forgotten(lira=entry(0.03, 0.02, 0.04, 0.05, 0.01, seeds=1))[0] == "no"
@@ -163,7 +163,7 @@ def test_what_tells_models_apart_without_memory_forbids_a_yes_and_is_no_no():
     mine = measures["not"]
     assert mine["ulira"]["value"] > 0.99 and mine["ulira"]["chance"] is None
     verdict, why = forgotten(**mine)
-    assert verdict == "inconclusive" and "not by memory beyond chance, by U-LiRA: AUC" in why
+    assert verdict == "inconclusive" and "not by memory beyond chance, in U-LiRA: AUC" in why
     # With LiRA on the side of memory it is one, and both are named.
     lira = mine["lira"] | dict(chance=0.001)
     verdict, why = forgotten(**mine | dict(lira=lira))
