@@ -15,12 +15,15 @@ NUMERICS = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
     "jax_default_matmul_precision",
+    "jax_random_seed_offset",
+    "jax_disable_most_optimizations",
 )
 
 
 def numerics() -> dict[str, Any]:
     """The current settings of JAX that change bits."""
-    return {name: getattr(jax.config, name) for name in NUMERICS}
+    kept = jax.config.values  # of some there is no attribute
+    return {name: getattr(jax.config, name, kept.get(name)) for name in NUMERICS}
 
 
 def versions() -> dict[str, str]:

@@ -102,6 +102,19 @@ def test_settings_that_change_bits_are_compared():
             identity.same_numerics(kept | {name: other(value)}, "W")
 
 
+def test_an_offset_of_every_seed_is_a_setting_that_changes_bits():
+    """JAX_RANDOM_SEED_OFFSET makes all keys others, and no flag says so."""
+    kept, bits = identity.numerics(), jax.random.key_data(jax.random.key(3)).tolist()
+    assert None not in (kept["jax_random_seed_offset"], kept["jax_disable_most_optimizations"])
+    try:
+        jax.config.update("jax_random_seed_offset", 7)
+        assert jax.random.key_data(jax.random.key(3)).tolist() != bits
+        with pytest.raises(ValueError, match="jax_random_seed_offset=0, and JAX is set to .*=7"):
+            identity.same_numerics(kept, "W")
+    finally:
+        jax.config.update("jax_random_seed_offset", 0)
+
+
 # ---------------------------------------------------------------- draws
 
 
