@@ -86,3 +86,10 @@ def written(folder, *, ended=True):
     if ended:
         records.compared(work, CONFIG, rows)
     return work
+
+
+def entry(value, low, high, margin=None, chance=1.0, *, seeds=5, halfway=None):
+    """A measure: its difference to retraining, and how often chance alone shows as much memory."""
+    spans = dict(value=value, low=low, high=high)
+    known = dict(resampled="seeds", seeds=seeds, floor=dict(low=-0.1, high=0.1), halfway=halfway)
+    return spans | known | dict(difference=spans, margin=margin, chance=chance)

@@ -11,6 +11,7 @@ import jfu
 from launch.setup.clients import draw, images
 from launch.shell.config import Config
 from launch.shell.devices import Layout
+from launch.workdir import checkpoints, workdir
 from launch.workdir.checked import with_digest
 
 NONE = {f.name: None for f in dataclasses.fields(Config) if f.default is dataclasses.MISSING}
@@ -102,3 +103,17 @@ def parsed(*words):
     absl_flags.DEFINE_list("gone", [], "", **given)
     known(["script", *words])
     return known
+
+
+STATE = {"variables": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}}
+
+NOTES = dict(round=1, rows=[], spent={}, finished=False)
+
+
+def a_cell(folder, *, seed=0, method="not", state=STATE, config=CONFIG):
+    """The path of a cell in a work directory of its own."""
+    work = workdir.open_workdir(str(folder), config, "compare")
+    work = workdir.begin(work, config, "compare", LAYOUT)
+    checkpoints.write_cell(work, seed, method, state, NOTES)
+    work.lock.close()
+    return work.cell(seed, method)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import pytest
@@ -102,3 +103,13 @@ def test_a_directory_older_than_a_flag_was_run_with_its_default(tmp_path):
     half = dataclasses.replace(CONFIG, precision="bf16")
     with pytest.raises(ValueError, match="with precision=None, and the flags say precision=bf16"):
         workdir.open_workdir(str(tmp_path / "w"), half, "compare")
+
+
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", ".config.json.abcdefgh.jfu-part"]])
+def test_a_directory_whose_run_was_killed_too_early_is_new(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("process 1 on mars\n")
+    work = workdir.open_workdir(str(tmp_path), CONFIG, "train")
+    assert work.layout is None
+    workdir.begin(work, CONFIG, "train", LAYOUT).lock.close()
+    assert sorted(os.listdir(tmp_path)) == ["cells", "config.json", "lock"]
