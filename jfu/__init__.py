@@ -1,12 +1,13 @@
 """jfu: federated unlearning in JAX.
 
-Training is a pair of pure functions ``(init, round)``, unlearning a pair ``(perturb,
-recover)``; clients are rows of indices into one pool of examples, and who takes part is a
-mask. ``jfu.unlearn`` lists every method; ``jfu.attacks``, ``jfu.distance`` and ``jfu.shadows``
-test what they claim. ``jfu.evaluation`` has all measures of a model in one call, ``jfu.results``
-sums rows of a comparison up, and ``jfu.tables`` prints them.
+Training is a pair of pure functions ``(init, round)``, and unlearning is a pair ``(perturb,
+recover)``. Clients are rows of indices into one pool of examples. A mask says which of them take
+part. ``jfu.unlearn`` lists every method. ``jfu.attacks``, ``jfu.distance`` and ``jfu.shadows`` test
+whether a method forgets. ``jfu.evaluation`` computes all measures of a model in one call,
+``jfu.results`` summarises the rows of a comparison, and ``jfu.tables`` prints the summary.
+
 Models, data sets, files and ledgers are in ``jfu.models``, ``jfu.data``, ``jfu.io`` and
-``jfu.ledger``, imported by name when wanted.
+``jfu.ledger``. Import them by name.
 """
 
 from jfu import (

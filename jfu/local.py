@@ -1,12 +1,13 @@
-"""A client's work: one or more epochs of minibatch training from the model it received.
+"""A client's work: one or more epochs of minibatch training from the model that it received.
 
-A client's randomness is one draw, since on CPU every draw is a loop of small kernels. Clients' keys
-are made together, before the loop over clients. A client's key serves its shuffles; the keys of
+A client makes one random draw, since on CPU every draw is a loop of small kernels. Clients' keys
+are made together, before the loop over clients. A client's key is used for its shuffles. Keys of
 losses and augmentations come from counters that no shuffle reaches. A shuffle is drawn and sorted
-over the least of a few lengths that holds the client's live slots.
+over the smallest of a few lengths that fits the client's live slots.
 
-Nothing random is stored: a draw follows from seed, purpose, round, client, step and example. So a
-run that goes on draws what an uninterrupted one drew, and the layout of clients changes no draw.
+Nothing random is stored. A draw depends only on seed, purpose, round, client, step and example. A
+continued run therefore draws the same numbers as an uninterrupted one, and so does every layout of
+clients.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,12 +35,12 @@ from jfu.types import (
     check_numbers,
 )
 
-# A client's key is used for its shuffles, which draw from its counters 0, 1, ...; the keys of
-# losses and augmentations are derived from its last counters, which no shuffle reaches.
+# A client's shuffles draw from its key's counters 0, 1, ... Keys of losses and augmentations derive
+# from the last counters, which no shuffle reaches.
 BEYOND = (np.uint32(2**32 - 1), np.uint32(2**32 - 2))
 
-# With more than LEAST slots a client shuffles over the shortest of these lengths that holds its
-# live slots. Up to LEAST a shuffle costs no more than choosing a length.
+# With more than LEAST slots, a client shuffles over the shortest of these lengths that fits its
+# live slots. With fewer, a shuffle costs no more than choosing a length.
 LEAST, LENGTHS = 512, tuple(8**n for n in range(2, 11))
 
 
@@ -54,20 +55,20 @@ def local_sgd(
 ) -> ClientFn:
     """Local training, ``update = trained - received``.
 
-    A client shuffles its live examples anew each epoch and walks them in batches. The last batch of
-    an epoch is the short one. Batches without live examples are never run, so a small client is
-    cheap where clients run one after another. Clients that run side by side all take as long as the
-    largest, and ``fedavg`` puts like sizes together. A client whose model is no longer finite sends
-    zeros with weight 0 and says so in ``left_out`` (``jfu.faults``).
+    A client shuffles its live examples again each epoch and takes them in batches. The last batch
+    of an epoch may be short. Batches without live examples are never run, so a small client is
+    cheap if clients run one after another. Clients that run side by side all take as long as the
+    largest, so ``fedavg`` groups similar sizes. A client whose model is no longer finite sends
+    zeros with weight 0 and sets ``left_out`` (``jfu.faults``).
 
     Args:
       loss: ``(variables, batch, key) -> loss`` or ``-> (loss, changed)``: the mean over live
-        examples and, where the model keeps statistics, the collections to replace.
-      optimizer: any optax optimizer, or a function of the round number that makes one (for
-        rates that change over rounds). Its state starts afresh each round, in which what
-        ``optax.MultiSteps`` has gathered and not applied is lost.
+        examples and, if the model has statistics, the collections to replace.
+      optimizer: any optax optimizer, or a function from the round number to one, for rates that
+        change over rounds. Its state starts again each round. Gradients that ``optax.MultiSteps``
+        has gathered but not applied are then lost.
       epochs: passes over the client's examples each round.
-      batch_size: examples a step, at most.
+      batch_size: the most examples in a step.
       proximal: FedProx's mu. Adds ``mu / 2 * ||params - received||^2`` to the loss (Li et
         al., Federated Optimization in Heterogeneous Networks, MLSys 2020, arXiv 1812.06127).
       augment: ``(key, x [...]) -> x [...]`` for one example, with a key of its own.
@@ -76,8 +77,8 @@ def local_sgd(
       A client function for ``fedavg``: ``(broadcast, client, key) -> (update, info)``.
 
     Raises:
-      ValueError: numbers that are none, no optimizer, or, when it is traced, a loss that returns
-        something else.
+      ValueError: a number is out of range, or ``optimizer`` is not an optimizer. When the loss is
+        traced: it returns something else.
 
     >>> loss = lambda variables, batch, key: cross_entropy(batch.x @ variables["params"], batch)
     >>> work = local_sgd(loss, optax.sgd(0.1), epochs=2, batch_size=8)
@@ -99,7 +100,7 @@ def local_sgd(
         size = min(batch_size, client.index.shape[0])
         live = client.mask.sum()
         per_epoch = -(-live // size)
-        # Looked up once: at every step each would be a program of its own to compile and to start.
+        # Looked up once; in every step each would be its own program to compile and start.
         entries = _shuffled(client, key, epochs, size)
         loss_key, augment_key = (jax.random.fold_in(key, place) for place in BEYOND)
 
@@ -128,7 +129,7 @@ def local_sgd(
         start = lambda: (params, rest, update.init(params), jnp.zeros((), jnp.float32))
         trained, rest, _, total = _repeated(step, steps, most, start)
         model = {**rest, "params": trained}
-        # Read off the model, which lies in the cache. The update would have to be kept for that.
+        # Checked on the model, which is in the cache, and not on the update.
         usable = jnp.isfinite(squares(model))
         sent = optax.tree.sub(model, dict(shared.variables))
         info = LocalInfo(
@@ -155,8 +156,8 @@ def _stepper(optimizer):
     """The same, if it is an optimizer."""
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ValueError(
-            f"the optimizer is {optimizer!r:.80}; pass one of optax, such as optax.sgd(0.1), or a "
-            "function of the round number that makes one"
+            f"the optimizer is {optimizer!r:.80}; pass an optax optimizer such as optax.sgd(0.1), "
+            "or a function from the round number to one"
         )
     return optimizer
 
@@ -177,9 +178,8 @@ def _told(out, rest: Mapping) -> tuple[jax.Array, Mapping]:
     if other := sorted(changed.keys() - rest.keys()):
         there = f"they are {', '.join(sorted(rest))}" if rest else "there is none"
         raise ValueError(
-            f"the loss returned {', '.join(other)} beside its value, which training would replace, "
-            f"and that is no collection of the model's besides params ({there}); leave out what is "
-            "only to be looked at"
+            f"the loss returned {', '.join(other)} beside its value, which is no collection of the "
+            f"model that training replaces ({there}); return only such collections"
         )
     return mean, changed
 
@@ -187,8 +187,9 @@ def _told(out, rest: Mapping) -> tuple[jax.Array, Mapping]:
 def _repeated(step: Callable, steps: jax.Array, most: int, start: Callable) -> tuple:
     """``step(i, carry)`` for i below ``steps``, which is ``most`` at most.
 
-    Two or fewer are written out. A loop would begin with a copy of the model and of the optimizer's
-    state, which is zeros as a rule. Without it there are a third fewer passes over memory.
+    Up to two steps are written out. A loop would begin with a copy of the model and of the
+    optimizer's state, which is usually zero. Without the copy there are a third fewer passes over
+    memory.
     """
     if most > 2:
         return jax.lax.fori_loop(0, steps, step, start())
@@ -197,7 +198,7 @@ def _repeated(step: Callable, steps: jax.Array, most: int, start: Callable) -> t
 
 
 def _divmod(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of numbers that are not negative: ``divmod`` looks at the signs."""
+    """``divmod`` for numbers that are not negative; it need not look at signs."""
     return jax.lax.div(a, b), jax.lax.rem(a, b)
 
 
@@ -211,7 +212,7 @@ def take(client: ClientData, slots: jax.Array) -> tuple[Batch, jax.Array]:
 
 def _entries(client: ClientData, slots: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Which of the slots are live, their rows of the device's pool, and their labels."""
-    # Slots and rows count from 0: without being told, JAX would look for negative ones each time.
+    # Slots and rows are never negative; without this mode JAX would check for that each time.
     beyond = dict(mode="fill", wrap_negative_indices=False)
     mask = client.mask.at[slots].get(**beyond, fill_value=False)
     rows = client.index.at[slots].get(**beyond, fill_value=0)
@@ -229,7 +230,7 @@ def _at(pool: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Rows that are live; zeros, not products with zero, elsewhere: NaN times 0 is NaN."""
+    """Live rows, and zeros elsewhere; it does not multiply, since NaN times 0 is NaN."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)) > 0, x, jnp.zeros_like(x))
 
 
@@ -247,22 +248,22 @@ def _shuffled(client: ClientData, key: Key, epochs: int, size: int) -> tuple[jax
 
 def _shuffles(key: Key, mask: jax.Array, epochs: int) -> jax.Array:
     """Slots in a new order each epoch, live ones first, int32 ``[epochs, N]``."""
-    # Slots come first, so that dead ones behind the live change no draw.
+    # The axis of slots comes first, so that unused slots after the live ones change no draw.
     draw = jax.random.uniform(key, (*mask.shape, epochs)).T
     return jnp.argsort(jnp.where(mask, draw, jnp.inf)).astype(jnp.int32)
 
 
 def sized(mask: jax.Array, key: Key | None, run: Callable[[int], PyTree]) -> PyTree:
-    """``run(length)``, where all live slots are among the first ``length``, one of a few lengths.
+    """``run(length)`` for one of a few lengths, such that the first ``length`` slots have all live.
 
-    It lets a small client among large ones cost little more than its own examples. ``run`` looks at
-    these slots alone, and its result has the same shapes for each length. Clients that run side by
-    side take the length of the largest of them.
+    A small client among large ones then costs little more than its own examples. ``run`` must use
+    only these slots, and its result has the same shapes for each length. Clients that run side by
+    side use the length of the largest of them.
 
     Args:
       mask: ``[N]`` bool, live slots.
-      key: of what ``run`` draws for each slot, if anything. With generators whose draws depend on
-        how many there are the length is always N.
+      key: the key from which ``run`` draws for each slot, if any. The length is always N if draws
+        of the key's generator depend on their number.
     """
     slots = mask.shape[0]
     lengths = [n for n in LENGTHS if 2 * n <= slots] if slots > LEAST else []
@@ -275,7 +276,7 @@ def sized(mask: jax.Array, key: Key | None, run: Callable[[int], PyTree]) -> PyT
 
 @jax.custom_batching.custom_vmap
 def _largest(number: jax.Array) -> jax.Array:
-    """One number for all that run side by side: one each would have all branches run."""
+    """One number for all clients side by side; with one for each, all branches would run."""
     return number
 
 
@@ -285,7 +286,7 @@ def _(size: int, batched: list[bool], number: jax.Array) -> tuple[jax.Array, boo
 
 
 def _layout_changes_draws(key: Key) -> bool:
-    """Whether a draw depends on how many are drawn; not where each comes of its own counter."""
+    """Whether a draw depends on how many are drawn; not if each has its own counter."""
     counted = setting("jax_threefry_partitionable")
     return not (counted and "threefry" in str(jax.random.key_impl(key)))
 
@@ -293,14 +294,14 @@ def _layout_changes_draws(key: Key) -> bool:
 def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     """Mean softmax cross-entropy over the live examples of a batch, scalar.
 
-    It and its gradients are NaN where a live example has a label outside 0 to C - 1. The client of
+    It and its gradients are NaN if a live example has a label outside 0 to C - 1. The client of
     such an example is left out of every round of training, and counted.
 
     >>> batch = Batch(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([1.0, 0.0]))
     >>> cross_entropy(jnp.zeros((2, 4)), batch)
     Array(1.3862944, dtype=float32)
     """
-    # A sum over the classes and no lookup, whose derivative is a scatter, which CPUs do slowly.
+    # A sum over classes, not a lookup; the derivative of a lookup is a scatter, slow on CPUs.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)
     other = (batch.mask > 0) & unknown(batch.y, logits.shape[-1])
@@ -309,7 +310,7 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
 
 
 def unknown(y: jax.Array, classes: int) -> jax.Array:
-    """Which labels name no class.
+    """Which labels are no class.
 
     >>> unknown(jnp.array([-1, 0, 3]), 3).tolist()
     [True, False, True]

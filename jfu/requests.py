@@ -11,11 +11,11 @@ from jfu.types import ClientData, Key, Split
 
 
 def split(clients: ClientData, forget: jax.Array) -> Split:
-    """Divides the data into what is retained and what is forgotten; masks only, no copies.
+    """Divides the data into retained and forgotten examples, with masks only and no copies.
 
     Args:
       forget: bool ``[K, N]``, as the ``forget_*`` functions make it. Slots that were not
-        live stay dead on both sides.
+        live stay masked on both sides.
 
     >>> from jfu.stacking import stack
     >>> data = stack(np.zeros((4, 2)), np.arange(4), [[0, 1], [2, 3]])
@@ -39,13 +39,13 @@ def split(clients: ClientData, forget: jax.Array) -> Split:
 
 
 def forget_client(clients: ClientData, ids: Sequence[int]) -> jax.Array:
-    """Everything that the named clients hold, bool ``[K, N]``.
+    """All examples of the named clients, bool ``[K, N]``.
 
     Args:
-      ids: of the clients; of those in a mask ``[K]`` they are ``clients.id[mask]``.
+      ids: ids of clients. For a mask ``[K]`` over clients, pass ``clients.id[mask]``.
 
     Raises:
-      ValueError: an id that no client has, or a mask in place of ids.
+      ValueError: no client has such an id, or a mask was given in place of ids.
     """
     return _of_clients(clients, ids)[:, None] & clients.mask
 
@@ -55,10 +55,10 @@ def forget_class(
 ) -> jax.Array:
     """Every example with one of the labels, of the named clients or of all, bool ``[K, N]``.
 
-    Labels are those that the pool holds, poisoned ones too.
+    Labels are the pool's, including poisoned ones.
 
     Raises:
-      ValueError: a label that the named clients do not hold, or an id that no client has.
+      ValueError: the named clients have no example with a label, or no client has an id.
     """
     _whole(clients)
     wanted = _named(labels, "labels")
@@ -66,7 +66,7 @@ def forget_class(
     live = clients.mask & _of_clients(clients, ids)[:, None]
     present = np.unique(np.asarray(y)[np.asarray(live)])
     if missing := sorted(set(wanted.tolist()) - set(present.tolist())):
-        raise ValueError(f"no example has class {missing}; the classes held are {present.tolist()}")
+        raise ValueError(f"no example has class {missing}; the classes are {present.tolist()}")
     return live & jnp.isin(y, jnp.asarray(wanted, y.dtype))
 
 
@@ -78,7 +78,7 @@ def forget_fraction(
     Each client loses ``round(fraction * n)`` of its ``n`` examples, at least one.
 
     Raises:
-      ValueError: a fraction outside (0, 1], or an id that no client has.
+      ValueError: the fraction is outside (0, 1], or no client has an id.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"the fraction to forget is {fraction}; it must lie in (0, 1]")
@@ -91,7 +91,7 @@ def forget_fraction(
 
 
 def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
-    """The examples of an own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
+    """The examples of your own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
     _whole(clients)
     rows = jnp.asarray(chosen)
     if rows.shape != clients.y.shape or rows.dtype != bool:
@@ -112,13 +112,13 @@ def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:
 
 
 def _named(given, what: str) -> np.ndarray:
-    """Names as an array; a mask is not one of the names 0 and 1."""
+    """Names as an array. Refuses bools, which would be read as the names 0 and 1."""
     each = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     kinds = {getattr(a, "dtype", np.dtype(type(a))) for a in each}
     if np.dtype(bool) in kinds:
         raise ValueError(
-            f"{what} are bools, and would be read as 0 and 1; pass the {what} themselves, such as "
-            "np.asarray(clients.id)[mask] of a mask over the clients"
+            f"{what} are bools and would be read as 0 and 1; pass the {what}, such as "
+            "np.asarray(clients.id)[mask] for a mask over the clients"
         )
     return np.atleast_1d(np.asarray(given))
 
@@ -126,8 +126,8 @@ def _named(given, what: str) -> np.ndarray:
 def _whole(clients: ClientData) -> None:
     if clients.y.ndim != 1:
         raise ValueError(
-            "these clients' examples are spread over devices; make the request of the clients as "
-            "stack gave them, its mask fits both"
+            "these clients' examples are spread over devices; make the request from the clients "
+            "that stack returned, since its mask fits both"
         )
 
 

@@ -1,4 +1,4 @@
-"""Which parameters: selectors are predicates on paths, a selection is a static boolean tree.
+"""Selection of parameters: a selector is a predicate on paths, and gives a static boolean tree.
 
 A path is the keys of the nested dictionary joined by ``/``, such as ``stem/kernel``.
 """
@@ -31,7 +31,7 @@ def by_path(*patterns: str) -> Selector:
     """
     if other := [p for p in patterns if not isinstance(p, str)]:
         raise ValueError(
-            f"by_path was given {other[0]!r:.80}, and a pattern is text; pass patterns one by one, "
+            f"by_path was given {other[0]!r:.80}, but a pattern is text; pass patterns one by one, "
             "such as by_path('stem/.*', 'head/kernel')"
         )
     try:
@@ -52,16 +52,16 @@ def by_layer(
 ) -> Selector:
     """Layers by their position in call order: 0 is the first, -1 the last, ``slice(None)`` all.
 
-    A layer is its weight and bias. Norms are no layers, so "all" leaves them alone. The order
-    is that of calls, which the order of a dictionary's keys does not tell.
+    A layer is its weight and bias. Norms are not layers, so "all" does not include them. The order
+    is that of calls, which may differ from the order of a dictionary's keys.
 
     Args:
       layers: a ``Model``, or the paths of its layers in call order.
       positions: one position, several, or a slice.
-      weights_only: leaves biases out.
+      weights_only: whether to leave out biases.
 
     Raises:
-      ValueError: a position beyond the layers, or a model that names none.
+      ValueError: a position is beyond the layers, or the model names no layers.
 
     >>> params = {"a": {"bias": 0, "kernel": 0}, "b": {"kernel": 0}}
     >>> select(params, by_layer(["b", "a"], -1, weights_only=True))
@@ -72,7 +72,7 @@ def by_layer(
     names = tuple(layers.layers) if isinstance(layers, Model) else tuple(layers)
     if not names:
         raise ValueError(
-            "the model names no layers in call order, as one of NNX behind a bridge names none; "
+            "the model names no layers in call order (an NNX model behind a bridge names none); "
             "choose by paths instead: jfu.by_path('stem/.*')"
         )
     positions = positions.tolist() if hasattr(positions, "tolist") else positions
@@ -104,14 +104,14 @@ def select(params: Params, selector: Selector) -> PyTree:
     if not any(jax.tree.leaves(mask)):
         known = ", ".join(jax.tree.leaves(paths(params)))
         raise ValueError(
-            f"the selector picks no parameter; patterns must match a whole path, and these "
-            f"are the paths: {known}"
+            f"the selector picks no parameter; patterns must match a whole path, and the paths "
+            f"are {known}"
         )
     return mask
 
 
 def describe(params: Params, mask: PyTree) -> str:
-    """What a selection caught, for people: paths, shapes and the share of all parameters.
+    """A selection in words: paths, shapes and the share of all parameters.
 
     >>> params = {"stem": {"kernel": jax.numpy.zeros((3, 4))}, "head": jax.numpy.zeros(4)}
     >>> describe(params, select(params, by_path("stem/kernel")))

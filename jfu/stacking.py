@@ -1,7 +1,7 @@
-"""Clients as one pytree: a pool of examples and each client's rows of it.
+"""Clients as one pytree: a pool of examples, and each client's rows of it.
 
-Sampling clients gathers indices and no images. Padding costs five bytes a slot: 10,000 clients, the
-largest with 6,000 examples, are 300 MB.
+Sampling clients gathers indices, not images. Padding costs five bytes for each slot. With 10,000
+clients, the largest with 6,000 examples, it takes 300 MB.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,25 +25,24 @@ def stack(
     classes: int | None = None,
     host: bool = False,
 ) -> ClientData:
-    """A pool of examples and each client's rows of it, as one pytree.
+    """Makes one pytree of a pool of examples and each client's rows of it.
 
     Args:
       x: ``[M, ...]`` examples; uint8 images stay uint8, float64 becomes float32 and integers
         int32 unless ``jax_enable_x64`` is set. Arrays of any byte order.
       y: ``[M]`` integer labels, int32.
-      indices: one array of rows a client, of any lengths; short ones are padded.
+      indices: an array of rows for each client, of any lengths; short ones are padded.
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
-      classes: how many there are; labels outside ``0 ... classes-1`` are refused. Not known, they
-        are NaN in ``cross_entropy`` and their clients are left out.
+      classes: the number of classes; labels outside ``0 ... classes-1`` are refused. Without it,
+        such labels give NaN in ``cross_entropy`` and their clients are left out.
       host: whether everything stays in host memory as NumPy arrays, for ``streamed``. ``x`` is then
         not copied, so it may be a memory map (``np.load(file, mmap_mode="r")``). It may also be
-        anything that is read by row, such as ``jfu.data.load(..., by_row=True)`` gives; its values
+        an object that is read by row, as from ``jfu.data.load(..., by_row=True)``; its values
         are not checked here.
 
     Raises:
-      ValueError: no clients, an empty client, rows outside the pool, or lengths that differ; labels
-        that are not integers or too large; values that are not finite, or too large for the type
-        on the device.
+      ValueError: the lists of clients, rows or labels do not fit the pool, or a client is empty.
+        Labels are not integers. Values are not finite, or too large for the type on the device.
 
     >>> data = stack(np.zeros((5, 2)), np.arange(5), [[0, 1], [2, 3, 4]])
     >>> data.index.shape, data.mask.sum(1).tolist()
@@ -83,7 +82,7 @@ def on_device(dtype: np.dtype) -> np.dtype:
 
 
 def _array(given, what: str) -> np.ndarray:
-    """As an array, of which nothing is hidden."""
+    """The values as an array without masked entries."""
     if isinstance(given, Mapping):
         raise ValueError(
             f"{what} are a dictionary of {', '.join(map(repr, given))}; pass one array: join them, "
@@ -121,7 +120,9 @@ def _check_examples(x: np.ndarray) -> None:
         raise ValueError(f"examples are of the type {x.dtype}; pass numbers")
     bad = sum(int((~_finite(block)).sum()) for block in _blocks(x))
     if bad:
-        raise ValueError(f"{bad} of {len(x)} examples hold NaN or infinity; remove or repair them")
+        raise ValueError(
+            f"{bad} of {len(x)} examples contain NaN or infinity; remove or repair them"
+        )
     kind = on_device(x.dtype)
     if any(not _held(block, kind) for block in _blocks(x) if block.size):
         raise ValueError(
@@ -150,7 +151,7 @@ def _check_rows(name: int, rows: np.ndarray, pool: int) -> None:
             "np.flatnonzero(mask) gives them"
         )
     if rows.ndim == 1 and not len(rows):
-        raise ValueError(f"client {name} holds no examples; give it at least one row")
+        raise ValueError(f"client {name} has no examples; give it at least one row")
     if rows.ndim != 1 or not np.issubdtype(rows.dtype, np.integer):
         raise ValueError(
             f"client {name}'s rows are {rows.dtype} {list(rows.shape)}; pass one list of whole "
@@ -177,10 +178,10 @@ def _ids(ids: Sequence[int] | None, clients: int) -> list[int]:
 
 
 def _placed(clients: ClientData) -> ClientData:
-    """On every device of the mesh that is set, in memory that is not the caller's."""
+    """Copies the clients to every device of the current mesh, apart from the caller's memory."""
     if jax.default_backend() == "cpu":
-        # An array may be taken as it is, and would change where its owner writes into it. A copy
-        # that is aligned is taken too, by all CPU devices: the pool is then held once.
+        # JAX may use an array without a copy, and would then see the caller's later changes. An
+        # aligned copy is also used without a copy, by all CPU devices, so the pool exists once.
         clients = jax.tree.map(aligned, clients)
     mesh = jax.sharding.get_mesh()
     everywhere = None if mesh.empty else NamedSharding(mesh, PartitionSpec())
@@ -200,7 +201,7 @@ def empty_aligned(shape: Sequence[int], dtype: np.dtype, to: int = 64) -> np.nda
 
 
 def aligned(a: np.ndarray) -> np.ndarray:
-    """A copy that CPU devices share: ``jax.device_put`` takes it as it is, so do not write to it.
+    """A copy that CPU devices share: ``jax.device_put`` uses it as it is, so do not change it.
 
     >>> a = np.arange(6).reshape(2, 3)
     >>> aligned(a).ctypes.data % 64, np.array_equal(aligned(a), a)
@@ -212,19 +213,19 @@ def aligned(a: np.ndarray) -> np.ndarray:
 
 
 def _blocks(x: np.ndarray, many: int = 4096) -> Iterator[np.ndarray]:
-    """Some examples at a time, so that a pool on disk is never in memory."""
+    """Some examples at a time, so that a pool on disk is never wholly in memory."""
     return (x[i : i + many] for i in range(0, len(x), many))
 
 
 def _finite(block: np.ndarray) -> np.ndarray:
-    """Which examples hold no NaN and no infinity."""
+    """Which examples contain neither NaN nor infinity."""
     if not jnp.issubdtype(block.dtype, jnp.inexact):
         return np.ones(len(block), bool)
     return np.asarray(np.isfinite(block).all(tuple(range(1, block.ndim))))
 
 
 def _held(block: np.ndarray, kind: np.dtype) -> bool:
-    """Whether numbers that are finite stay what they are in a type that may be smaller."""
+    """Whether finite numbers keep their values in a type that may be smaller."""
     if block.dtype.itemsize <= kind.itemsize:
         return True
     if np.issubdtype(kind, np.integer):

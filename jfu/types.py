@@ -1,14 +1,14 @@
-"""The shapes that carry the library: two pairs of pure functions and the data they pass.
+"""The types of the library: two pairs of pure functions, and the data that they pass.
 
-Training is a pair ``(init, round)``, unlearning a pair ``(perturb, recover)``. Everything
-else in the library makes such pairs, wraps them, or measures what they do.
+Training is a pair ``(init, round)``, and unlearning is a pair ``(perturb, recover)``. All other
+functions of the library make such pairs, wrap them, or measure their results.
 
-Shape letters, used in every file: ``K`` clients, ``N`` example slots a client, ``M``
-examples in the pool, ``B`` batch, ``C`` classes, ``D`` features, ``R`` rounds.
+Letters of shapes: ``K`` clients, ``N`` slots of a client, ``M`` examples in the pool, ``B`` batch,
+``C`` classes, ``D`` features, ``R`` rounds.
 
-Who takes part is a mask. Ragged, absent and forgotten clients, classes and examples are zeros in
-``ClientData.mask [K, N]``. Rows that are not live reach the loss as zeros, whatever the pool has
-there, so they cannot change a bit.
+A mask says what takes part. Padding, absent clients and forgotten examples are zeros in
+``ClientData.mask [K, N]``. Masked rows reach the loss as zeros, whatever the pool has there, so
+they cannot change a bit.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ PyTree: TypeAlias = Any
 
 
 def is_whole(value: object, least: int) -> bool:
-    """Whether a number counts something: a whole one from ``least`` on, and no bool.
+    """Whether a value is a whole number of at least ``least``, and not a bool.
 
     >>> is_whole(3, 1), is_whole(np.int32(0), 1), is_whole(2.5, 1), is_whole(float("nan"), 1)
     (True, False, False, False)
@@ -39,7 +39,7 @@ def is_whole(value: object, least: int) -> bool:
 
 
 def check_counts(who: str, least: int, **values: Any) -> None:
-    """Refuses numbers that count something and are not whole, or less than ``least``.
+    """Raises an error unless every value is a whole number of at least ``least``.
 
     >>> check_counts("pgd", 1, draws=10)
     >>> check_counts("pgd", 1, draws=2.5)
@@ -54,17 +54,17 @@ def check_counts(who: str, least: int, **values: Any) -> None:
 
 
 def check_numbers(who: str, inside: str, **values: Any) -> None:
-    """Refuses numbers outside of an interval, NaN among them, and what is no number.
+    """Raises an error unless every value is a number in an interval; NaN never is.
 
-    What is traced is not known yet, and a schedule says its numbers later: both pass.
+    Traced values and schedules pass, since their numbers are not known yet. None passes too.
 
     Args:
-      who: what was asked for, in the message.
+      who: the name of the function, for the message.
       inside: the interval, such as "[0, inf)".
-      values: by the names that a user gave them; None, which was not given, passes.
+      values: by the names of arguments.
 
     Raises:
-      ValueError: the first that lies elsewhere.
+      ValueError: names the first value that is outside.
 
     >>> check_numbers("fedadam", "[0, inf)", lr=0.1, b1=None)
     >>> check_numbers("fedadam", "[0, inf)", lr=float("nan"))
@@ -84,7 +84,7 @@ def check_numbers(who: str, inside: str, **values: Any) -> None:
 
 
 class Batch(NamedTuple):
-    """One minibatch. Rows that are not live hold zeros, whatever the pool holds there."""
+    """One minibatch. Rows that are not live are zeros, whatever the pool has there."""
 
     x: jax.Array  # [B, ...]
     y: jax.Array  # [B] int32
@@ -92,14 +92,14 @@ class Batch(NamedTuple):
 
 
 class ClientData(NamedTuple):
-    """A federation's data: one pool of examples, and every client a row of indices into it.
+    """A federation's data: one pool of examples, and a row of indices into it for every client.
 
-    Ragged sizes, padding clients, absent clients and forgotten examples are all zeros in
-    ``mask``. Inside a client function the same class is one client's view: ``index`` and
-    ``mask`` are ``[N]``, ``id`` is a scalar and the pool is whole.
+    Short clients, padding clients, absent clients and forgotten examples are zeros in ``mask``.
+    Client functions get the same class for one client: ``index`` and ``mask`` are ``[N]``, and
+    ``id`` is a scalar. The pool is whole.
 
-    After ``jfu.spread`` every device has a pool of its own, ``x [D, P, ...]`` and ``y [D, P]``.
-    ``index`` then counts within the pool of the client's device (``jfu/pools.py``). Inside a client
+    After ``jfu.spread`` every device has its own pool, ``x [D, P, ...]`` and ``y [D, P]``.
+    ``index`` then refers to the pool of the client's device (``jfu/pools.py``). Inside a client
     function that pool is ``[P, ...]``. After ``jfu.stack(..., host=True)`` all fields are NumPy
     arrays.
     """
@@ -107,9 +107,9 @@ class ClientData(NamedTuple):
     x: jax.Array  # [M, ...] the pool; uint8 images stay uint8 until the model
     y: jax.Array  # [M] int32
     index: jax.Array  # [K, N] int32, rows of the pool
-    mask: jax.Array  # [K, N] bool, True where the client holds and may use the example
-    id: jax.Array  # [K] int32 from 0 on, the client's identity and the root of its randomness
-    # [M], or [D, P] after spread, int32: where the pool is a part or reordered, rows of the whole
+    mask: jax.Array  # [K, N] bool, True if the client has the example and may use it
+    id: jax.Array  # [K] int32, at least 0: the client's identity, from which its keys derive
+    # [M], or [D, P] after spread, int32: rows of the whole pool, if this is a part or reordered
     row: jax.Array | None = None
 
 
@@ -133,21 +133,21 @@ class LocalInfo(NamedTuple):
     weight: jax.Array  # float32, live examples behind the update
     loss: jax.Array  # float32, mean training loss over the local steps
     steps: jax.Array  # float32, local steps taken: a forward and a backward pass each
-    forwards: jax.Array  # float32, batches that were only passed forward, by a teacher say
+    forwards: jax.Array  # float32, batches with a forward pass only, such as a teacher's
     left_out: jax.Array | float = 0.0  # float32, why its update was not used, see jfu.faults
 
 
 class RoundInfo(NamedTuple):
-    """Everything a human may want to see of a round and the next round does not need."""
+    """Facts about a round for the user; the next round does not need them."""
 
     clients: LocalInfo  # [K] each
     metrics: dict[str, jax.Array]  # scalars, see fedavg.summarise
-    ids: jax.Array  # [K] int32, who the rows of `clients` and `updates` are
-    updates: PyTree = None  # [K, ...] only where single updates were asked for
+    ids: jax.Array  # [K] int32, the clients' ids for the rows of `clients` and `updates`
+    updates: PyTree = None  # [K, ...], only if single updates were requested
 
 
 class Trained(NamedTuple):
-    """What the server holds when a request arrives."""
+    """What the server has when a request arrives."""
 
     variables: Variables
     history: PyTree = ()
@@ -178,11 +178,11 @@ class RecoverFn(Protocol):
 
 
 class Parts(NamedTuple):
-    """A round in parts, for those who bring clients to the devices in their own way.
+    """A round in parts, for callers that bring clients to the devices in their own way.
 
-    ``begin(state, key)`` gives what is broadcast, the key of clients and that of the server;
-    ``send`` is a client's work, of whose results the first is summed and the second stacked, as
-    ``sum_clients(send, chunk=chunk)`` does; ``finish(state, sum, info, ids, key)`` is the server's.
+    ``begin(state, key)`` gives the broadcast, the clients' key and the server's key. ``send`` is a
+    client's work. Its first result is summed and its second stacked, as in ``sum_clients(send,
+    chunk=chunk)``. ``finish(state, sum, info, ids, key)`` is the server's part.
     """
 
     begin: Callable[[PyTree, Key], tuple[Broadcast, Key, Key]]
@@ -196,8 +196,8 @@ class FederatedAlgorithm(NamedTuple):
 
     ``watched(see)`` is ``round`` with a memory of each client, ``(state, clients, key, rows) ->
     (state, info, rows)``. ``rows`` is a pytree ``[K, ...]``. ``see(row, update, info, share)``
-    makes a client's new row of what it sent; ``share`` is its part of the round's examples.
-    ``parts`` are those of a round that needs no more of its clients than a sum.
+    makes a client's new row from what it sent; ``share`` is its part of the round's examples.
+    ``parts`` exists if the round needs only a sum over clients.
     """
 
     init: InitFn
@@ -207,15 +207,15 @@ class FederatedAlgorithm(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What an unlearner reads besides the trained model and the retained data."""
+    """What an unlearner uses besides the trained model and the retained data."""
 
-    history: tuple[str, ...] = ()  # what training had to record, see jfu.history
+    history: tuple[str, ...] = ()  # what training must record, see jfu.history
     target: bool = False  # the leaving client takes part
     forget_data: bool = False  # the forgotten examples are read
-    per_client: bool = False  # the server sees single updates, now or while training
+    per_client: bool = False  # the server sees single updates, now or during training
     proxy_data: bool = False  # unlabelled data at the server
-    counts: bool = False  # those who stay tell the server counts, which no noise covers
-    whole_clients: bool = False  # it can forget clients, not classes or single examples
+    counts: bool = False  # retained clients send counts, to which no noise is added
+    whole_clients: bool = False  # it can forget clients, but not classes or single examples
 
 
 class Traits(NamedTuple):
@@ -238,12 +238,12 @@ class ServerWork(NamedTuple):
 
 
 class Unlearner(NamedTuple):
-    """Unlearning: ``perturb`` answers the request, ``recover`` is each round after it.
+    """Unlearning: ``perturb`` runs when the request arrives, ``recover`` is each round after it.
 
-    ``perturb`` is work of the server; whatever communicates is a round. ``own`` of them come
-    before ordinary rounds of the federation: until they are over nothing has been recovered.
-    ``own_now(state)`` says whether the coming round combines clients by the method's own formula;
-    where it is not given those are the rounds below ``own``.
+    ``perturb`` is work of the server. Anything that communicates is a round. The first ``own``
+    rounds are the method's own, and recovery begins after them. ``own_now(state)`` says whether the
+    next round combines clients by the method's own formula. If it is not given, these are the first
+    ``own`` rounds.
     """
 
     perturb: PerturbFn
@@ -258,19 +258,19 @@ class Model(NamedTuple):
     """A network as pure functions, with the call order of its layers.
 
     ``apply(variables, x, *, train=False, mask=None, key=None)`` returns ``(logits [B, C],
-    changed)``; ``changed`` holds the collections that training steps replace (batch
-    statistics), ``{}`` where there are none. ``mask`` [B] keeps padding out of them.
+    changed)``. ``changed`` has the collections that training steps replace, such as batch
+    statistics, or is ``{}``. ``mask`` [B] keeps padding out of them.
     """
 
     init: Callable[[Key], Variables]
     apply: Callable[..., tuple[jax.Array, Mapping[str, Any]]]
     layers: tuple[str, ...] = ()  # paths of layers in call order; norms are not among them
     follows: tuple[tuple[str, str], ...] = ()  # (path of a running mean, the layer it follows)
-    # (variables, x) -> [B, D], what the last layer is applied to
+    # (variables, x) -> [B, D], the last layer's input
     features: Callable[[Variables, jax.Array], jax.Array] | None = None
-    # (variables, x) -> {layer: [B, ...]}, what each layer gives, in call order
+    # (variables, x) -> {layer: [B, ...]}, each layer's output, in call order
     outputs: Callable[[Variables, jax.Array], dict[str, jax.Array]] | None = None
-    # () -> sets of layers, by depth, without which no input reaches the logits
+    # () -> sets of layers, by depth, that every path from input to logits crosses
     cuts: Callable[[], tuple[tuple[str, ...], ...]] | None = None
 
 

@@ -176,8 +176,8 @@ def test_evaluation_of_dealt_rows_moves_no_example(pool, model, variables):
     ("do", "words"),
     [
         (lambda c, apart: jfu.spread(apart, _mesh(2)), "lie on 4 devices already"),
-        (lambda c, apart: jfu.forget_class(apart, [1]), "of the clients as stack gave them"),
-        (lambda c, apart: jfu.forget_examples(apart, np.ones(20, bool)), "as stack gave them"),
+        (lambda c, apart: jfu.forget_class(apart, [1]), "from the clients that stack returned"),
+        (lambda c, apart: jfu.forget_examples(apart, np.ones(20, bool)), "that stack returned"),
         (
             lambda c, apart: jfu.map_clients(lambda s, c, k: c.id)(0.0, apart, jax.random.key(0)),
             "spread over 4 devices, and they are run on 1",

@@ -75,7 +75,7 @@ def test_forget_fraction_draws_by_key_and_identity(data):
     ("forget", "words"),
     [
         (lambda d: jfu.forget_client(d, [4, 2]), r"no client \[4\]; the clients are \[5, 2, 9\]"),
-        (lambda d: jfu.forget_class(d, [3, 1]), r"class \[3\]; the classes held are \[0, 1, 2\]"),
+        (lambda d: jfu.forget_class(d, [3, 1]), r"class \[3\]; the classes are \[0, 1, 2\]"),
         (lambda d: jfu.forget_class(d, [1], ids=[7]), r"no client \[7\]"),
         (lambda d: jfu.forget_fraction(d, 0.0, jax.random.key(0)), "fraction to forget is 0.0"),
         (lambda d: jfu.forget_fraction(d, 1.5, jax.random.key(0)), "fraction to forget is 1.5"),
@@ -84,8 +84,8 @@ def test_forget_fraction_draws_by_key_and_identity(data):
         (lambda d: jfu.forget_examples(d, np.ones(20, int)), r"int32 \[20\]"),
         (lambda d: jfu.split(d, jnp.ones((3, 6), bool)), r"\[3, 6\].*\[3, 7\]"),
         (lambda d: jfu.split(d, d.mask.astype(int)), "forget is int32; it must be bool"),
-        (lambda d: jfu.forget_client(d, np.array([0, 0, 1], bool)), "ids are bools, and would be"),
-        (lambda d: jfu.forget_client(d, [True]), "ids are bools, and would be read as 0 and 1"),
+        (lambda d: jfu.forget_client(d, np.array([0, 0, 1], bool)), "ids are bools and would be"),
+        (lambda d: jfu.forget_client(d, [True]), "ids are bools and would be read as 0 and 1"),
         (lambda d: jfu.forget_client(d, jnp.zeros(3, bool)), "ids are bools"),
         (lambda d: jfu.forget_class(d, True), "labels are bools"),
         (lambda d: jfu.forget_class(d, [1], ids=np.ones(3, bool)), "ids are bools"),
@@ -101,5 +101,5 @@ def test_requests_refuse_by_naming_what_was_given(data, forget, words):
 def test_forget_class_counts_only_live_examples_of_the_named_clients(data):
     """A class that is in the pool and at another client is not held by this one."""
     only = data._replace(mask=data.mask & (data.y[data.index] != 1))
-    with pytest.raises(ValueError, match=r"class \[1\]; the classes held are \[0, 2\]"):
+    with pytest.raises(ValueError, match=r"class \[1\]; the classes are \[0, 2\]"):
         jfu.forget_class(only, [1])

@@ -116,7 +116,7 @@ def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
         ValueError, match=r"a run with rounds=4, lr=None, and .*/b one with rounds=5"
     ):
         table.read([first, second])
-    with pytest.raises(FileNotFoundError, match="nowhere is no work directory of jfu"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a work directory of jfu"):
         table.read([first, tmp_path / "nowhere"])
     work = places.WorkDir(tmp_path / "c", None)
     workdir.begin(work, CONFIG, "train", LAYOUT)
