@@ -1,8 +1,8 @@
-"""Aggregators: what a client sends, and what the server makes of it.
+"""Aggregators: what clients send, and how the server combines it.
 
-A sum-only aggregator has two ends, ``encode`` at the client and ``decode`` at the server, with a
-plain sum between them. That is all that secure aggregation can do, and the type shows that the
-server never sees single updates. ``stacked`` aggregators see each client's.
+A sum-only aggregator has ``encode`` at the client and ``decode`` at the server, with a plain sum
+between them. Secure aggregation can do no more than that. The server then never sees single
+updates. ``stacked`` aggregators see each client's update.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jfu.sums import norm, wide
 from jfu.types import Key, Params, PyTree, check_counts, check_numbers, is_whole
 
-MOST = 1e12  # operations of comparing all clients with all in a round: a quarter of an hour
+MOST = 1e12  # operations in a round to compare all pairs of clients: a quarter of an hour
 
 
 class Aggregator(NamedTuple):
@@ -29,8 +29,8 @@ def weighted_mean() -> Aggregator:
     """FedAvg's mean, ``sum_k n_k u_k / sum_k n_k`` (McMahan et al., Communication-Efficient
     Learning of Deep Networks from Decentralized Data, AISTATS 2017, arXiv 1602.05629).
 
-    Where nobody took part the update is zero. What is sent and its mean are in float32 at least,
-    whatever the type of the parameters; integers are averaged as floats (``jfu.sums``).
+    The update is zero if no client took part. Messages and their mean are at least float32,
+    whatever the type of the parameters. Integers are averaged as floats (``jfu.sums``).
     """
 
     def init(variables: Params) -> PyTree:
@@ -63,7 +63,7 @@ def clipped_mean(max_norm: float) -> Aggregator:
     mean = weighted_mean()
 
     def encode(update, weight):
-        update = wide(update)  # rounded after it was cut, it could be longer
+        update = wide(update)  # rounding after clipping could make it longer
         length = norm(update)
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(length, 1e-30))
         return mean.encode(jax.tree.map(lambda u: u * scale.astype(u.dtype), update), weight)
@@ -97,9 +97,7 @@ def trimmed_mean(share: float = 0.1) -> Aggregator:
       share: in [0, 0.5).
     """
     if not 0 <= share < 0.5:
-        raise ValueError(
-            f"a share of {share} was to be trimmed at either end; it must lie in [0, 0.5)"
-        )
+        raise ValueError(f"the share to trim at either end is {share}; it must lie in [0, 0.5)")
 
     def decode(stacked, state, key):
         del key
@@ -108,8 +106,8 @@ def trimmed_mean(share: float = 0.1) -> Aggregator:
         cut = jnp.floor(share * count).astype(jnp.int32)
 
         def mean(u):
-            # Those who are absent come last, and ranks from count - cut on are not taken. What is
-            # no number counts as the largest.
+            # Absent clients come last, and ranks from count - cut on are not used. NaN counts as
+            # the largest value.
             shown = _beside(present, u) & ~jnp.isnan(u)
             ordered = jnp.sort(jnp.where(shown, u, jnp.inf), axis=0)
             rank = jnp.arange(len(u))
@@ -123,19 +121,20 @@ def trimmed_mean(share: float = 0.1) -> Aggregator:
 
 
 def krum(byzantine: int = 1, *, chosen: int = 1, most: float = MOST) -> Aggregator:
-    """The update that has the smallest sum of squared distances to its nearest ones.
+    """The update with the smallest sum of squared distances to its nearest neighbours.
 
-    Those are its ``n - byzantine - 2`` nearest of the ``n`` clients that took part, whatever their
-    sizes (Blanchard, El Mhamdi, Guerraoui, Stainer. Machine Learning with Adversaries: Byzantine
-    Tolerant Gradient Descent. NeurIPS 2017).
+    The sum is over the ``n - byzantine - 2`` nearest of the ``n`` clients that took part, whatever
+    their sizes (Blanchard, El Mhamdi, Guerraoui, Stainer. Machine Learning with Adversaries:
+    Byzantine Tolerant Gradient Descent. NeurIPS 2017).
 
     Args:
-      byzantine: clients that may send anything; meant for ``n >= 2 byzantine + 3``.
+      byzantine: clients that may send anything; the method assumes ``n >= 2 byzantine + 3``.
       chosen: how many of the best are averaged; more than one is Multi-Krum.
-      most: operations that comparing all clients may take in a round; see ``check_pairs``.
+      most: the most operations in a round to compare all clients; see ``check_pairs``.
 
     Raises:
-      ValueError: values that cannot be; when a round is traced, more clients than can be compared.
+      ValueError: a value is out of range. When a round is traced: there are too many clients to
+        compare.
     """
     check_counts("krum", 0, byzantine=byzantine)
     check_counts("krum", 1, chosen=chosen)
@@ -146,7 +145,7 @@ def krum(byzantine: int = 1, *, chosen: int = 1, most: float = MOST) -> Aggregat
         update, present = wide(stacked[0]), stacked[1] > 0
         near = jnp.sort(_apart(update, present, most), axis=1)
         count, places = present.sum(), len(near)
-        # With fewer clients than the method is meant for, the nearest one still counts.
+        # With fewer clients than the method assumes, the nearest one still counts.
         many = jnp.clip(count - byzantine - 2, 1, jnp.maximum(count - 1, 1))
         within = jnp.arange(places)[None] < many
         scores = jnp.where(within, near, 0).sum(1)
@@ -163,14 +162,14 @@ def geometric_median(*, iterations: int = 16, smoothing: float = 1e-6) -> Aggreg
 
         v <- sum_k b_k u_k / sum_k b_k,   b_k = 1 / max(smoothing, |v - u_k|)
 
-    from the coordinate median on: Weiszfeld's steps, smoothed, as in RFA (Pillutla, Kakade,
-    Harchaoui. Robust Aggregation for Federated Learning. IEEE Transactions on Signal Processing
-    70, 2022, arXiv 1912.13445), which weighs clients by their examples and starts at their mean;
-    here they count alike, as for the other aggregators that see single updates.
+    These are Weiszfeld's steps, smoothed as in RFA (Pillutla, Kakade, Harchaoui. Robust Aggregation
+    for Federated Learning. IEEE Transactions on Signal Processing 70, 2022, arXiv 1912.13445). RFA
+    weights clients by their examples and starts at their mean. Here all clients have equal weight,
+    as in the other aggregators that see single updates. The start is the coordinate median.
 
     Args:
       iterations: steps, at least 1.
-      smoothing: least distance that is divided by, in units of the updates, above 0.
+      smoothing: the smallest divisor, in units of the updates, above 0.
     """
     check_counts("geometric_median", 1, iterations=iterations)
     check_numbers("geometric_median", "(0, inf)", smoothing=smoothing)
@@ -194,20 +193,20 @@ def geometric_median(*, iterations: int = 16, smoothing: float = 1e-6) -> Aggreg
 def mixed(inner: Aggregator, byzantine: int = 1, *, most: float = MOST) -> Aggregator:
     """``inner`` after nearest neighbour mixing of the updates.
 
-    Each update is first replaced by the mean of its ``n - byzantine`` nearest, itself among them,
-    of the ``n`` clients that took part (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot, Stephan.
-    Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity. AISTATS 2023, arXiv
-    2302.01772).
+    Each update is first replaced by the mean of its ``n - byzantine`` nearest updates, itself
+    included, of the ``n`` clients that took part. (Allouah, Farhadkhani, Guerraoui, Gupta, Pinot,
+    Stephan. Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity. AISTATS 2023,
+    arXiv 2302.01772.)
 
     Args:
       inner: an aggregator that sees single updates, such as ``trimmed_mean(0.3)``.
       byzantine: clients that may send anything, fewer than half.
-      most: operations that comparing all clients may take in a round; see ``check_pairs``.
+      most: the most operations in a round to compare all clients; see ``check_pairs``.
     """
     if not inner.stacked or not is_whole(byzantine, 0):
         raise ValueError(
-            f"updates were to be mixed for byzantine={byzantine} bad clients; it must be at least "
-            "0, and the aggregator behind one that sees single updates, such as trimmed_mean"
+            f"mixed was given byzantine={byzantine}; it must be at least 0, and the inner "
+            "aggregator must see single updates, as trimmed_mean does"
         )
     check_numbers("mixed", "(0, inf]", most=most)
 
@@ -226,34 +225,34 @@ def mixed(inner: Aggregator, byzantine: int = 1, *, most: float = MOST) -> Aggre
 
 
 def check_pairs(clients: int, parameters: int, most: float = MOST) -> None:
-    """Refuses to compare every client with every other where that would not end.
+    """Raises an error if comparing every pair of clients would take too long.
 
-    ``clients^2 parameters`` operations a round, of which a core does about 10^9 in a second.
+    A round needs ``clients^2 parameters`` operations. A core does about 10^9 in a second.
 
     >>> check_pairs(100, 1_000_000)
     """
     if (operations := clients**2 * parameters) > most:
         raise ValueError(
             f"comparing each of {clients:,} clients with every other takes {operations:.1e} "
-            f"operations a round, about {operations / 1e9 / 60:,.0f} minutes on a core, and the "
-            f"limit is {most:.0e}; sample fewer clients a round, or take an aggregator that "
-            "compares none, such as the coordinate median"
+            f"operations a round, about {operations / 1e9 / 60:,.0f} minutes on a core, above the "
+            f"limit of {most:.0e}. Sample fewer clients, or use an aggregator that compares none, "
+            "such as the coordinate median"
         )
 
 
 def _apart(update: PyTree, present: jax.Array, most: float) -> jax.Array:
-    """Squared distances ``[K, K]`` of those who took part, infinity elsewhere and to oneself."""
+    """Squared distances ``[K, K]`` between clients that took part; infinity elsewhere."""
     flat = jnp.concatenate([u.reshape(len(u), -1) for u in jax.tree.leaves(update)], axis=1)
     clients, parameters = flat.shape
     check_pairs(clients, parameters, most)
-    # One row after the other: all differences at once would be K times all updates.
+    # One row after the other, since all differences at once would be K times all updates.
     apart = jax.lax.map(lambda one: ((flat - one[None]) ** 2).sum(1), flat)
     shown = present[:, None] & present[None] & ~jnp.eye(len(flat), dtype=bool)
     return jnp.where(shown & jnp.isfinite(apart), apart, jnp.inf)
 
 
 def _combined(update: PyTree, share: jax.Array) -> PyTree:
-    """``sum_k share_k u_k``, without what those of no share sent."""
+    """``sum_k share_k u_k``, over clients with a share above zero."""
 
     def one(u):
         weighed = _beside_zero(share > 0, u) * _beside(share, u).astype(u.dtype)
@@ -263,12 +262,12 @@ def _combined(update: PyTree, share: jax.Array) -> PyTree:
 
 
 def _beside_zero(who: jax.Array, u: jax.Array) -> jax.Array:
-    """``u [K, ...]``, zeros for all others: zero times NaN would be NaN."""
+    """``u [K, ...]`` with zeros for all others, chosen and not multiplied: 0 times NaN is NaN."""
     return jnp.where(_beside(who, u), u, 0)
 
 
 def _seen(decode: Callable) -> Aggregator:
-    """An aggregator to which clients send what they have, and which sees each one's."""
+    """An aggregator that sees each client's update as it is."""
     return Aggregator(lambda variables: (), lambda *sent: sent, decode, stacked=True)
 
 

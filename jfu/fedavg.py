@@ -57,30 +57,29 @@ def fedavg(
 ) -> FederatedAlgorithm:
     """Federated averaging over clients that run ``local``, weighted by their live examples.
 
-    A client whose update is not finite is left out of the round, and counted. A client weighs what
-    its ``LocalInfo.weight`` claims, and at most its live examples, which the server knows.
+    A client whose update is not finite is left out of the round, and counted. A client's weight is
+    what its ``LocalInfo.weight`` claims, but at most its live examples, which the server knows.
 
     Args:
       local: a client's work, such as ``local_sgd(...)``.
       server: optax optimizer for the parameters; ``optax.sgd(1.0)``, plain averaging, if not
         given. Other collections (batch statistics) are averaged without it.
       aggregator: ``weighted_mean()`` if not given.
-      chunk: how many clients run at once on a device: 1 is one after the other with a
-        running sum, 0 all of them, None what ``clients_at_once`` advises.
-      keep_updates: whether ``RoundInfo.updates`` holds every client's update ``[K, ...]``.
+      chunk: how many clients run at once on a device. 1 means one after the other with a
+        running sum, 0 all of them, and None the number from ``clients_at_once``.
+      keep_updates: whether ``RoundInfo.updates`` has every client's update ``[K, ...]``.
       max_update_norm: clients whose update is longer are left out of the round too. See
         ``jfu.faults``.
-      weigh: ``client -> []``, the most that a client may weigh, where that is not its live
-      examples.
-        ``lambda client: 1.0`` gives all clients that train one weight, ``lambda client: jnp.inf``
-        believes any weight. Methods' own rounds weigh by live examples.
+      weigh: ``client -> []``, a client's largest weight; by default its live examples.
+        ``lambda client: 1.0`` gives all clients that train the same weight. ``lambda client:
+        jnp.inf`` accepts any weight. Methods' own rounds weight by live examples.
 
     Returns:
       ``init(variables) -> state`` and ``round(state, clients, key) -> (state, info)``; both
-      pure. ``variables`` is a dict with ``params`` and any other collections of numbers. A round
-      whose mean, or whose new model, is not finite leaves the model as it was and says so in
-      ``metrics["not_applied"]``. Means and the server optimizer's state are float32 at least,
-      whatever the parameters are (``jfu.sums``).
+      pure. ``variables`` is a dict with ``params`` and any other collections of numbers. If a
+      round's mean or new model is not finite, the model stays as it was, and
+      ``metrics["not_applied"]`` is 1. Means and the server optimizer's state are at least float32,
+      whatever the type of the parameters (``jfu.sums``).
 
     >>> loss = lambda variables, batch, key: ((batch.x[:, 0] - variables["params"]) ** 2).mean()
     >>> from jfu.local import local_sgd
@@ -103,7 +102,7 @@ def fedavg(
 
     def init(variables: Variables) -> FedAvgState:
         check_numbers(variables)
-        # Copied, so that a caller who donates the state keeps the model that was passed in.
+        # Copied, so that the caller keeps the model that was passed in if it donates the state.
         variables = _copied(dict(variables))
         return FedAvgState(
             variables,
@@ -128,7 +127,7 @@ def fedavg(
         return Broadcast(state.variables, state.round), *jax.random.split(key)
 
     def finish(state: FedAvgState, sent: PyTree, info: LocalInfo, ids: jax.Array, server_key: Key):
-        """What the server makes of what it got."""
+        """The server's step from what clients sent."""
         update, memory = aggregator.decode(sent, state.aggregator, server_key)
         check_shapes(update, state.variables)
         update = wide(update)
@@ -155,7 +154,7 @@ def _collecting(
     """A round's work at the clients, ``(shared, clients, key, see, rows) -> (sent, info, updates,
     rows)``.
 
-    ``sent`` is what the server gets, summed unless the aggregator wants single updates. ``updates``
+    ``sent`` is what the server gets, summed unless the aggregator needs single updates. ``updates``
     is None unless they are kept. ``see`` makes each client's new row, as in ``FederatedAlgorithm``.
     """
     send = sender(local, aggregator)
@@ -191,12 +190,12 @@ def _collecting(
 
 @jax.jit
 def _copied(tree: PyTree) -> PyTree:
-    """As one program: eagerly each shape would be compiled for itself."""
+    """Copies all leaves in one program; one by one, each shape would be compiled by itself."""
     return jax.tree.map(jnp.array, tree)
 
 
 def check_numbers(variables: Variables) -> None:
-    """Refuses variables without ``params``, and leaves that have no mean: keys, bools, text."""
+    """Raises an error without ``params``, or for leaves that have no mean: keys, bools, text."""
     if "params" not in variables:
         raise ValueError(
             f"variables has the keys {sorted(variables)}; pass a dict with 'params', as "
@@ -207,13 +206,13 @@ def check_numbers(variables: Variables) -> None:
         if not jnp.issubdtype(kind, jnp.number):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(
-                f"the variables hold {name} of the type {kind}, and a federation averages what it "
-                "trains, which must be numbers; let the loss close over it, or make it floats"
+                f"the variables have {name} of the type {kind}, but a federation can average only "
+                "numbers; let the loss close over it, or make it floats"
             )
 
 
 def check_shapes(update: PyTree, variables: Variables) -> None:
-    """Refuses, when the round is traced, an update that would be broadcast or misplaced."""
+    """Raises an error, when the round is traced, if an update's tree or shapes are wrong."""
     wanted, sent = (jax.tree_util.tree_leaves_with_path(t) for t in (dict(variables), update))
     name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     wanted, sent = ({name(path): leaf.shape for path, leaf in t} for t in (wanted, sent))
@@ -221,15 +220,15 @@ def check_shapes(update: PyTree, variables: Variables) -> None:
         off = sorted(k for k in wanted.keys() | sent.keys() if wanted.get(k) != sent.get(k))
         raise ValueError(
             f"clients' updates differ from the model in {', '.join(off[:5])} "
-            f"({sent.get(off[0])} for {wanted.get(off[0])}); a client must return an update with "
-            "the tree and the shapes of the variables that it received"
+            f"({sent.get(off[0])} for {wanted.get(off[0])}); return an update with the tree and "
+            "shapes of the received variables"
         )
 
 
 def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
     """What a client does and sends: its update as the aggregator encodes it, and its scalars.
 
-    Everything that crosses the network enters or leaves this function, so costs are read off it.
+    Everything that crosses the network enters or leaves this function, so costs are counted here.
     """
 
     def send(shared: Broadcast, client: ClientData, key: Key):
@@ -242,11 +241,12 @@ def sender(local: ClientFn, aggregator: Aggregator) -> ClientFn:
 def summarise(info: LocalInfo) -> dict[str, jax.Array]:
     """Scalars of a round, float32.
 
-    ``clients`` and ``examples`` that took part; ``down`` and ``up``, the models that were sent
-    to clients and by clients; ``steps`` and ``forwards``, as in ``LocalInfo``; ``loss``, the mean
-    of losses that are numbers, NaN where there is none, nobody having taken part say; ``late``,
-    ``not_finite`` and ``too_long``, the clients that were left out, by reason;
-    ``not_applied``, whether the round's mean was not finite and the model stayed as it was.
+    * ``clients``, ``examples``: how many took part
+    * ``down``, ``up``: models sent to clients and by clients
+    * ``steps``, ``forwards``: as in ``LocalInfo``
+    * ``loss``: the mean of finite losses; NaN if there is none, as in a round without clients
+    * ``late``, ``not_finite``, ``too_long``: clients that were left out, by reason
+    * ``not_applied``: 1 if the round's mean was not finite and the model stayed as it was
     """
     has_loss = jnp.isfinite(info.loss)
     took, why = info.weight > 0, jnp.broadcast_to(info.left_out, info.weight.shape)
@@ -260,7 +260,7 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
         "told": has_loss * info.weight,
         **{name: why == code for name, code in REASONS.items()},
     }
-    # One pass over the clients: a sum for each would be as many programs to compile and to start.
+    # One pass over the clients; a sum for each would be as many programs to compile and start.
     columns = {n: jnp.broadcast_to(a, why.shape).astype(jnp.float32) for n, a in columns.items()}
     zeros = dict.fromkeys(columns, jnp.float32(0))
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
@@ -270,5 +270,5 @@ def summarise(info: LocalInfo) -> dict[str, jax.Array]:
 
 
 def reasons(why: jax.Array) -> dict[str, jax.Array]:
-    """How many of ``LocalInfo.left_out [K]`` say which reason, by its name."""
+    """The number of clients for each reason in ``LocalInfo.left_out [K]``, by its name."""
     return {name: (why == code).sum().astype(jnp.float32) for name, code in REASONS.items()}

@@ -1,4 +1,4 @@
-"""The loop over rounds: the only place where time passes."""
+"""The loop over rounds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from jfu.types import Key, PyTree, RoundInfo
 
 
 class Done(NamedTuple):
-    """A finished round. The state is given away at the next one: copy what should outlive it."""
+    """A finished round. The next round may reuse the state's memory, so copy what you keep."""
 
     round: int  # counts from 1
     state: PyTree
@@ -21,10 +21,10 @@ class Done(NamedTuple):
 def rounds(
     step: Callable, state: PyTree, data: PyTree, key: Key, *, stop: int, start: int = 0
 ) -> Iterator[Done]:
-    """Runs rounds ``start + 1 ... stop`` and yields each as it is done.
+    """Runs rounds ``start + 1 ... stop`` and yields each when it is done.
 
-    Round ``r`` (from 0) uses ``fold_in(key, r)``. So a run that goes on from a stored state draws
-    the same numbers as one that was never interrupted.
+    Round ``r`` (from 0) uses ``fold_in(key, r)``. A run that continues from a stored state
+    therefore draws the same numbers as one that was never interrupted.
 
     Args:
       step: ``(state, data, key) -> (state, info)``, jitted or compiled; a federation's

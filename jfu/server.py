@@ -5,9 +5,9 @@
     v <- v - (1 - b2) D^2 sign(v - D^2)             FedYogi
     w <- w + lr m / (sqrt(v) + tau)                 m = 0 and v = tau^2 at the start
 
-with D the mean update. Unlike ``optax.adam`` and ``optax.yogi`` they correct nothing for bias. If
-all updates are equal, Adam's first step is as long as all others, and FedAdam's is shorter. It is
-the shorter the smaller updates are beside ``tau``.
+with D the mean update. Unlike ``optax.adam`` and ``optax.yogi`` they have no bias correction. If
+all updates are equal, Adam's first step is as long as all others, and FedAdam's is shorter. The
+smaller the updates are compared with ``tau``, the shorter it is.
 
 Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan. Adaptive Federated Optimization.
 ICLR 2021, arXiv 2003.00295, algorithm 2.
@@ -24,7 +24,7 @@ from jfu.types import PyTree, check_numbers
 
 
 class Moments(NamedTuple):
-    """What the server remembers of mean updates."""
+    """The server's moments of mean updates."""
 
     first: PyTree  # m
     second: PyTree  # v
@@ -36,12 +36,12 @@ def fedadam(
     """FedAdam, for ``jfu.fedavg(..., server=fedadam(0.1))``.
 
     Args:
-      lr: of the server, from 0 on.
-      b1, b2: what stays of the moments each round, in [0, 1).
+      lr: the server's learning rate, at least 0.
+      b1, b2: decay of the moments each round, in [0, 1).
       tau: keeps steps finite, above 0.
 
     Raises:
-      ValueError: one of them lies elsewhere.
+      ValueError: a number is out of range.
 
     >>> server = fedadam(1.0, tau=1.0)
     >>> step, _ = server.update(jnp.float32(-1), server.init(jnp.float32(0)))

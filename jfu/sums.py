@@ -1,12 +1,12 @@
-"""Sums in a type that holds them: float32 at least, whatever the type of what is summed.
+"""Sums in at least float32, whatever the type of the summands.
 
-bfloat16 has eight bits of a number, so a sum of a thousand ones in it ends at 256; float16 ends at
-65,504. So sums over clients, and sums of squares, are made in float32. float64 stays float64, and
-integers are averaged as floats and rounded. The result goes back to the model's type once, at the
-end.
+bfloat16 has eight significant bits, so a sum of a thousand ones in it ends at 256. float16 ends at
+65,504. Sums over clients and sums of squares are therefore made in float32. float64 stays float64,
+and integers are averaged as floats and rounded. The result is converted to the model's type once,
+at the end.
 
-Of float32 parameters no bit changes by this. The same holds for ``jax_enable_x64``: a round gives
-the types that it gets.
+For float32 parameters this changes no bit. With ``jax_enable_x64`` a round also returns the types
+that it gets.
 """
 
 import jax
@@ -41,7 +41,7 @@ def summable(tree: PyTree) -> PyTree:
 
 
 def narrow(tree: PyTree, like: PyTree) -> PyTree:
-    """Every leaf in the type that it has in ``like``; what becomes an integer is rounded.
+    """Every leaf in the type that it has in ``like``; integers are rounded.
 
     >>> narrow(jnp.array([0.5, 1.6]), jnp.zeros(2, int)).tolist()
     [0, 2]
@@ -71,7 +71,7 @@ def plus(tree: PyTree, change: PyTree) -> PyTree:
 def squares(tree: PyTree) -> jax.Array:
     """The sum of all squares, scalar.
 
-    >>> squares(jnp.full(4, 300, jnp.float16))  # beyond what float16 holds
+    >>> squares(jnp.full(4, 300, jnp.float16))  # beyond the largest float16
     Array(360000., dtype=float32)
     """
     return optax.tree.norm(wide(tree), squared=True)
@@ -85,4 +85,4 @@ def norm(tree: PyTree) -> jax.Array:
 def _type(a: jax.Array) -> jnp.dtype:
     if jnp.issubdtype(a.dtype, jnp.inexact):
         return jnp.promote_types(a.dtype, jnp.float32)
-    return jnp.result_type(float)  # float32, or float64 where jax_enable_x64 is set
+    return jnp.result_type(float)  # float32, or float64 with jax_enable_x64

@@ -181,12 +181,12 @@ def test_nearest_neighbours_are_mixed():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: jfu.geometric_median(iterations=0), "with 0 iterations"),
-        (lambda: jfu.geometric_median(iterations=2.5), "with 2.5 iterations"),
-        (lambda: jfu.geometric_median(smoothing=0.0), "a smoothing of 0.0"),
-        (lambda: jfu.mixed(jfu.weighted_mean(), 1), "one that sees single updates"),
-        (lambda: jfu.mixed(jfu.coordinate_median(), -1), "byzantine=-1 bad clients"),
-        (lambda: jfu.mixed(jfu.coordinate_median(), np.nan), "byzantine=nan bad clients"),
+        (lambda: jfu.geometric_median(iterations=0), "iterations=0"),
+        (lambda: jfu.geometric_median(iterations=2.5), "iterations=2.5"),
+        (lambda: jfu.geometric_median(smoothing=0.0), "smoothing=0.0"),
+        (lambda: jfu.mixed(jfu.weighted_mean(), 1), "must see single updates"),
+        (lambda: jfu.mixed(jfu.coordinate_median(), -1), "byzantine=-1; it must"),
+        (lambda: jfu.mixed(jfu.coordinate_median(), np.nan), "byzantine=nan; it must"),
     ],
 )
 def test_aggregators_that_cannot_be_are_refused(make, words):

@@ -106,8 +106,8 @@ def test_krum_by_hand():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: jfu.clipped_mean(0), "clipped to the length 0"),
-        (lambda: jfu.trimmed_mean(0.5), "a share of 0.5 was to be trimmed"),
+        (lambda: jfu.clipped_mean(0), "max_norm=0"),
+        (lambda: jfu.trimmed_mean(0.5), "the share to trim at either end is 0.5"),
         (lambda: jfu.krum(-1), "byzantine=-1"),
         (lambda: jfu.krum(np.nan), "byzantine=nan"),
         (lambda: jfu.krum(1, chosen=1.5), "chosen=1.5"),

@@ -180,7 +180,7 @@ def test_evaluation_of_dealt_rows_moves_no_example(pool, model, variables):
         (lambda c, apart: jfu.forget_examples(apart, np.ones(20, bool)), "that stack returned"),
         (
             lambda c, apart: jfu.map_clients(lambda s, c, k: c.id)(0.0, apart, jax.random.key(0)),
-            "spread over 4 devices, and they are run on 1",
+            "spread over 4 devices, and they run on 1",
         ),
     ],
 )

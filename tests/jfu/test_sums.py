@@ -183,13 +183,13 @@ def test_float32_stays_as_it_is(variables):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (jax.random.key(0), r"hold rng/a of the type key<fry>"),
-        (jnp.ones(2, bool), r"hold rng/a of the type bool"),
-        ("relu", r"hold rng/a of the type <U4"),
+        (jax.random.key(0), r"have rng/a of the type key<fry>"),
+        (jnp.ones(2, bool), r"have rng/a of the type bool"),
+        ("relu", r"have rng/a of the type <U4"),
     ],
 )
 def test_what_has_no_mean_is_refused(fed, value, said):
-    with pytest.raises(ValueError, match=said + ".*must be numbers; let the loss close over it"):
+    with pytest.raises(ValueError, match=said + ".*only numbers; let the loss close over it"):
         fed.init({"params": jnp.zeros(2), "rng": {"a": value}})
 
 

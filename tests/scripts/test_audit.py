@@ -237,7 +237,7 @@ def test_what_train_and_unlearn_leave_is_audited(tmp_path):
     "given, words",
     [
         ([], "say what to audit: --workdir=W"),
-        (["--workdir={empty}"], "is no work directory of jfu"),
+        (["--workdir={empty}"], "is not a work directory of jfu"),
         (["--workdir={empty}", "--shadows=6"], "too few or odd"),
         (["--workdir={empty}", "--shadows=9"], "too few or odd"),
     ],
