@@ -1,10 +1,8 @@
-"""From rows and tables to figures.
+"""Figures from rows and tables.
 
-They are drawn after the work, and nothing of the user's display, backend or settings has a part in
-it; a figure that cannot be drawn or written is a note (``drawn``).
-
-They are drawn on a canvas in memory after everything else is written, so nothing is lost for a
-picture: the exit status is 0 all the same.
+They are drawn in memory, after everything else is written. The user's display, backend and settings
+have no influence. A figure that cannot be drawn or written gives a note (``drawn``); no result is
+lost, and the exit status is 0.
 """
 
 import contextlib
@@ -30,32 +28,35 @@ COLOURS = {
 
 
 def drawn(draw: Callable, what: Any, path: str, *more: Any) -> bool:
-    """Whether ``draw(what, path, *more)`` drew a figure; where it fails, that is a note.
+    """Whether ``draw(what, path, *more)`` drew a figure; an error only gives a note.
 
-    To be called once everything else is written: no run is lost for the sake of its picture.
+    Must be called after everything else is written, so that a figure cannot cost a result.
     """
     try:
         return draw(what, path, *more) is not False
-    except Exception as error:  # of a font, of memory, of the disk, of matplotlib's own
+    except Exception as error:  # a font, memory, the disk, matplotlib itself
         why = " ".join(str(error).split()) or type(error).__name__
-        say(f"note: {path} was not drawn ({why}); all else is written, the same command draws it")
+        say(
+            f"note: {path} was not drawn ({why}); all else is written, and the same command will "
+            "draw it"
+        )
         return False
 
 
 def panel(series: dict[str, list], title: str, *more: Any) -> str:
-    """``lines``, or nothing and a note where it cannot be drawn."""
+    """``lines``; an empty text and a note if it cannot be drawn."""
     try:
         return lines(series, title, *more)
     except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        say(f"note: the panel of {title} was not drawn ({why}); the report says all the same")
+        say(f"note: the panel of {title} was not drawn ({why}); the report gives its values")
         return ""
 
 
 @contextlib.contextmanager
 def plain() -> Iterator[None]:
-    """Matplotlib as it comes: without the user's backend, style and warnings. A decorator too."""
-    chosen = os.environ.pop("MPLBACKEND", None)  # a notebook's cannot be imported elsewhere
+    """Matplotlib without the user's backend, style and warnings; also a decorator."""
+    chosen = os.environ.pop("MPLBACKEND", None)  # a notebook's backend cannot be imported elsewhere
     try:
         import matplotlib
     finally:
@@ -68,7 +69,7 @@ def plain() -> Iterator[None]:
 
 
 def sheet(rows: int = 1, columns: int = 1, *, size: tuple[float, float], **options: Any):
-    """``(figure, axes)`` on a canvas in memory, which needs no display and is freed by itself."""
+    """``(figure, axes)`` on a canvas in memory, which needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -78,7 +79,7 @@ def sheet(rows: int = 1, columns: int = 1, *, size: tuple[float, float], **optio
 
 
 def spare_colours() -> Iterator[Any]:
-    """Colours of methods that have none of their own."""
+    """Colours for methods that have none of their own."""
     from matplotlib import colormaps
 
     order = (4, 6, 8, 10, 12, 16, 18, 5, 7, 9, 11, 13, 17, 19)
@@ -89,7 +90,8 @@ def spare_colours() -> Iterator[Any]:
 def costs(summary: Summary, path: str, title: str = "") -> bool:
     """Gap to retraining against the bytes to recover, one point a method; whether it was drawn.
 
-    Methods that did not recover in every seed stand where their last round left them, hollow.
+    A method that did not recover in every seed is a hollow point, at the bytes after its last
+    round.
     """
     points = _cost_points(summary)
     if len(points) < 2:
@@ -105,7 +107,7 @@ def costs(summary: Summary, path: str, title: str = "") -> bool:
             traffic["mean"] / 1e6,
             height,
             xerr=[[min(traffic["std"], traffic["mean"] / 2) / 1e6], [traffic["std"] / 1e6]],
-            yerr=[[min(y["std"], height / 2)], [y["std"]]],  # the scale has no zero
+            yerr=[[min(y["std"], height / 2)], [y["std"]]],  # a log scale has no zero
             fmt="o",
             color=colour,
             markerfacecolor=colour if recovered else "white",
@@ -127,10 +129,10 @@ def costs(summary: Summary, path: str, title: str = "") -> bool:
     axis.set(
         xscale="log",
         yscale="log",
-        xlabel="MB, down and up, until retained accuracy is back (hollow: it never was; all sent)",
+        xlabel="MB, down and up, until retained accuracy is back (hollow: never; all MB)",
         ylabel="gap to retraining per seed, points (less is better)",
     )
-    axis.set_title(title, parse_math=False)  # ids and paths are no formulas
+    axis.set_title(title, parse_math=False)  # ids and paths are not formulas
     axis.margins(x=0.15, y=0.15)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -141,7 +143,7 @@ def costs(summary: Summary, path: str, title: str = "") -> bool:
 
 
 def _cost_points(summary: Summary) -> list[tuple[str, Any, Any, bool]]:
-    """Name, bytes, gap and whether it recovered in every seed, of methods that have a gap."""
+    """Name, bytes, gap, and whether it recovered in every seed, for methods that have a gap."""
     points = []
     for name, entry in summary["methods"].items():
         gap = (entry or {}).get("gap_per_seed")
@@ -156,14 +158,14 @@ def _cost_points(summary: Summary) -> list[tuple[str, Any, Any, bool]]:
 
 
 def save(figure: Any, path: str) -> None:
-    """Writes a figure as PNG, at once or not at all."""
+    """Writes a figure as PNG, whole or not at all."""
     out = io.BytesIO()
     figure.savefig(out, dpi=110, format="png")
     outputs.put(path, out.getvalue())
 
 
 def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
-    """Writes names beside their points, each on the first side where it covers no other."""
+    """Writes names beside their points, each at the first place where it covers no other."""
     from matplotlib.transforms import Bbox
 
     figure = axis.figure
@@ -209,7 +211,7 @@ def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
         for name in names:
             own = [r for r in rows if r["method"] == name and r[key] is not None]
             _curve(axis, own, key, name, colours[name], banded=len(names) <= 5)
-        # Close up on accuracies where all that counts happens near the top.
+        # Zoom in if all accuracies end near the top.
         ends = [methods[name][key]["mean"] for name in names if methods[name][key]]
         bottom = 70 if key in ("retain", "test") and min(ends, default=0) > 90 else -3
         if key == "retain" and "retrain" in names:
@@ -246,7 +248,7 @@ def _curve(
 def _mark_recovery(
     axis: Any, methods: dict[str, Any], colours: dict[str, Any], height: float
 ) -> None:
-    """A line where each method's retained accuracy is back, with its words at a height."""
+    """A line at the round of each method's recovery, with a label at a given height."""
     for name, entry in methods.items():
         rounds = entry["rounds_to_recover"]
         if not rounds or name == "finetune" or not entry["sound"]:
@@ -264,15 +266,16 @@ def lines(
     level: float | None = None,
     band: tuple[float, float] | None = None,
 ) -> str:
-    """One small panel as SVG text: a line for each method; ``level``, the original's, is dotted.
+    """One small panel as SVG text: a line for each method, and a dotted one for the original model.
 
     Args:
       series: by name its points ``[[round, value], ...]``.
-      band: where retrained models are after their last round.
+      level: the original model's value.
+      band: the range of retrained models after their last round.
     """
     import matplotlib
 
-    # Letters stay letters, so that they are found and read aloud; ids do not change by the run.
+    # Text stays text, for search and screen readers; ids are the same in every run.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "jfu"}):
         figure, axis = sheet(size=(3.9, 3.1))
         spare = iter(matplotlib.colormaps["tab20"].colors[4:] * 9)

@@ -13,22 +13,23 @@ from launch.report.terminal import CONTROLS, apart, in_words, title_of
 MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
 
 FLOOR = (
-    "On every seed all models answer the same examples. What is compared is a method's value less "
-    "the mean of the two retrained models' on that seed: most of the examples' noise is in both. "
-    "Every model is compared with retraining, never with 0 or 100. A picture's band is the margin "
-    "of a measure that decides, within which a difference is as good as none. Of other measures "
-    "it is where the difference of one more retrained model would lie."
+    "On every seed all models answer the same examples. The difference is a method's value minus "
+    "the mean of the two retrained models on that seed. Most noise of the examples cancels in it. "
+    "Every model is compared with retraining, never with 0 or 100. For a measure that decides, a "
+    "picture's band is its margin: a difference within it counts as none. For other measures the "
+    "band shows where the difference of one more retrained model would lie."
 )
 INTERVALS = (
-    "Intervals of values are of 95 %. Those of differences are of 90 %, so that 95 in 100 lie "
-    "above the low end and 95 below the high one. They are Student's over seeds, with one number "
-    "a seed; of shadow federations the jackknife's over pairs; of a single seed over its "
-    "examples. How often the verdicts are wrong was measured on simulated models (launch.rates)."
+    "Intervals of values are at 95 %. Those of differences are at 90 %, so that 95 in 100 lie "
+    "above the low end and 95 below the high end. They are Student's over seeds, with one number "
+    "for each seed. For shadow federations they are the jackknife's over pairs, and for a single "
+    "seed over its examples. How often the verdicts are wrong was measured on simulated models "
+    "(launch.rates)."
 )
 
 
 def html(report: dict[str, Any]) -> str:
-    """The page: verdicts first, then every measure, curves, and how to make it again."""
+    """The page: verdicts first, then every measure, curves, and how to reproduce it."""
     asked = report["asked"]
     title = f"Audit: forget {asked['request']}" if asked["request"] else "Audit: no request"
     body = [
@@ -61,7 +62,7 @@ def html(report: dict[str, Any]) -> str:
 
 
 def checked(report: dict[str, Any]) -> list[str]:
-    """What the rule says of models of which the answer is known."""
+    """The verdicts on models with a known answer."""
     lines = ["<h2>Controls</h2>"]
     wanted = dict(old="must be a no", third="must be yes or too small to tell")
     for name, title in CONTROLS.items():
@@ -81,7 +82,7 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
     asked, done, seeds = report["asked"], report["done"], report["seeds"]
     methods = [title_of(n) for n in report["methods"] if n not in REFERENCES]
     lines = [
-        f"<p><strong>Asked:</strong> {asked['clients']} clients trained a model "
+        f"<p><strong>Request:</strong> {asked['clients']} clients trained a model "
         f"({escape(asked['model'])}) on {escape(asked['dataset'])} together; "
         + (
             f"then {asked['examples']} examples were to be forgotten "
@@ -93,8 +94,8 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
         + backdoor(asked)
         + "</p>",
         f"<p><strong>Done:</strong> {done['rounds']} rounds of training, then "
-        f"{escape(', '.join(methods)) or 'nothing'} with {done['recovery_rounds']} rounds to "
-        f"recover at most, on {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
+        f"{escape(', '.join(methods)) or 'nothing'} with at most {done['recovery_rounds']} rounds "
+        f"of recovery, on {len(seeds)} seed{'s' * (len(seeds) != 1)}; "
         + (
             f"retrained from scratch in {done['rounds']} rounds, "
             f"{('once', 'twice', 'three times')[len(done['retrained']) - 1]} a seed"
@@ -110,19 +111,19 @@ def what_was_done(report: dict[str, Any]) -> list[str]:
 
 
 def shared(asked: dict[str, Any]) -> str:
-    """That some examples are held by clients that stay as well, which nobody unlearns."""
+    """A sentence if clients that stay also have some of the examples; these are not unlearned."""
     many = asked["examples"] - asked.get("counted", asked["examples"])
     if not many:
         return ""
-    return f" Of these {many} are held by clients that stay as well, and do not count as forgotten."
+    return f" Of these, clients that stay also have {many}, which do not count as forgotten."
 
 
 def backdoor(asked: dict[str, Any]) -> str:
     if not asked["backdoor"]:
         return ""
     if asked["backdoor_named"]:
-        return " What was to be forgotten held a backdoor, the trigger with its label."
-    return " A backdoor was planted, and the request does not name every image that holds it."
+        return " The data to forget had a backdoor, the trigger with its label."
+    return " A backdoor was planted, and the request does not name every image with the trigger."
 
 
 def card(name: str, entry: dict[str, Any]) -> str:
@@ -165,12 +166,12 @@ def layer_sections(report: dict[str, Any], key: str, measure: Measure) -> list[s
 
 
 def beside(tables: list[str]) -> list[str]:
-    """Side by side where there is room."""
+    """Tables side by side, if there is room."""
     return ['<div class="measures">', *(f"<div>{one}</div>" for one in tables), "</div>"]
 
 
 def measured(report: dict[str, Any], key: str, measure: Measure, title: str) -> str:
-    """One measure of every model: value and difference with intervals, in numbers and drawn."""
+    """One measure of every model: value and difference with intervals, as numbers and drawings."""
     entries = {
         name: entry["measures"][key]
         for name, entry in report["methods"].items()
@@ -193,7 +194,7 @@ def measured(report: dict[str, Any], key: str, measure: Measure, title: str) -> 
                 drawn = strip(entries[name], low - wide, high + wide, said)
                 words += f'<br><span class="dim">{escape(said)}</span>'
             else:
-                drawn = '<span class="dim">nothing to compare with</span>'
+                drawn = '<span class="dim">nothing to compare it with</span>'
             cells = f'<td class="strip">{drawn}</td><td class="number">{words}</td>'
         elif name not in REFERENCES:
             why = entry["not_shown"].get(key) or entry["not_shown"].get(key.partition(".")[0], "")
@@ -208,7 +209,7 @@ def measured(report: dict[str, Any], key: str, measure: Measure, title: str) -> 
 
 
 def about(measure: Measure, one: dict, entries: list[dict], digits: int) -> str:
-    """What a table's numbers are, in a line."""
+    """A line about the numbers in a table."""
     words = [measure.note] if measure.note else []
     words += ["decides"] if measure.decides else []
     words += ["a sign of memory, which forbids a yes"] if measure.sign else []
@@ -220,12 +221,12 @@ def about(measure: Measure, one: dict, entries: list[dict], digits: int) -> str:
         words.append(f"one more retrained model: {' to '.join(ends)}")
     words.append(f"interval over {one['resampled']}")
     if models := one.get("models"):
-        words.append(f"rests on {models[0]} unlearned and {models[1]} retrained models an example")
+        words.append(f"from {models[0]} unlearned and {models[1]} retrained models per example")
     return "; ".join(words)
 
 
 def band(entry: dict[str, Any]) -> tuple[float, float] | None:
-    """Where a difference is as good as none, or where one more retrained model's would lie."""
+    """The band within which a difference counts as none, or that of one more retrained model."""
     if entry["margin"] is not None:
         return -entry["margin"], entry["margin"]
     floor = entry["floor"]
@@ -239,7 +240,7 @@ def drawn_ends(entry: dict[str, Any]) -> list[float]:
 
 
 def strip(entry: dict[str, Any], low: float, high: float, words: str) -> str:
-    """A difference with its interval over its band, 120 units wide, and where none would be."""
+    """A drawing of a difference with its interval and its band, 120 units wide, and of zero."""
     place = lambda value: round(120 * (value - low) / (high - low), 1)
     shapes, label = [], words
     if ends := band(entry):
@@ -288,7 +289,7 @@ def plots(report: dict[str, Any]) -> list[str]:
 
 
 def floor_of(report: dict[str, Any], key: str) -> tuple[float, float] | None:
-    """Where one more retrained model would lie: the floor about the mean of those there are."""
+    """Where one more retrained model would lie: the floor, round the retrained ones' mean."""
     entries = {name: entry["measures"].get(key) for name, entry in report["methods"].items()}
     there = [entries[name] for name in RETRAINED if entries.get(name)]
     floor = next((e["floor"] for e in entries.values() if e and e["floor"]), None)
@@ -305,7 +306,7 @@ def inline(svg: str, label: str) -> str:
 
 
 def again(report: dict[str, Any]) -> list[str]:
-    """What reproduces this page."""
+    """How to reproduce this page."""
     made = report["reproduce"]
     versions = "; ".join(
         f"{what}: " + ", ".join(f"{name} {v}" for name, v in each.items())
@@ -313,11 +314,11 @@ def again(report: dict[str, Any]) -> list[str]:
     )
     hashes = "\n".join(f"{digest}  {name}" for name, digest in made["hashes"].items())
     return [
-        "<h2>To make it again</h2>",
+        "<h2>How to reproduce this page</h2>",
         f"<pre>{escape(made['command'])}\n\n{escape(made['audit'])}</pre>",
         f"<p>{escape(versions)}; Python {escape(made['python'])}; "
         f"{escape(json.dumps(made['layout']))}</p>",
-        f"<p>SHA-256 of what was audited:</p><pre>{escape(hashes)}</pre>",
+        f"<p>SHA-256 of the audited files:</p><pre>{escape(hashes)}</pre>",
     ]
 
 

@@ -1,15 +1,16 @@
-"""The rows of the paper's tables: which there are, and the numbers that are known of them.
+"""The rows of the paper's tables, and the known numbers in them.
 
 Y. H. Khalil, L. Brunswic, S. Lamghari, X. Li, M. Beitollahi, X. Chen. NoT: Federated Unlearning via
 Weight Negation. CVPR 2025, arXiv 2503.05657.
 
-The numbers come from a published summary of the paper, for its text could not be read; in which of
-its tables each stands is therefore not known here. Some rows without a number it names too (other
-requests, other splits, the centralised case); biases left alone, and the kinds of normalisation,
+The numbers come from a published summary of the paper, because its text could not be read. So the
+table of each number is not known here. The summary also names some rows without a number: other
+requests, other splits, and the centralised case. The rows about biases and kinds of normalisation
 are this project's own questions.
-Rows with accuracies prove themselves: the gap is the mean of the four differences to retraining, to
+
+Rows with accuracies can be checked: the gap is the mean of the four differences to retraining, to
 the last digit. The gaps of the ablations (``cifar10_cnn_layers``, ``cifar10_cnn_perturbations``)
-and of ``cifar100_resnet18_iid`` stand alone and cannot be checked so.
+and of ``cifar100_resnet18_iid`` stand alone, so they cannot be checked.
 """
 
 from collections.abc import Mapping
@@ -22,25 +23,25 @@ class Row(NamedTuple):
     """A row: its preset is ``launch/presets/<name>.flags``."""
 
     title: str
-    # By method: accuracies and the attack, percent; "d_retain" and so on where only differences
-    # to retraining are known; "gap".
+    # By method: accuracies and the attack, percent; "gap"; and "d_retain" and so on if only
+    # differences to retraining are known.
     known: Mapping[str, Mapping[str, float]]
     # The fields of a configuration that make it this row.
     config: Mapping[str, Any]
 
 
 def _federation(dataset: str, model: str, partition: str = "iid", **changes: Any) -> dict[str, Any]:
-    """Ten clients, of which the first is forgotten; NoT negates the first layer and its bias."""
+    """Ten clients, of which the first is forgotten. NoT negates the first layer with its bias."""
     common = dict(clients=10, forget="client:0", backdoor=False, follow_means=True)
     common |= dict(layers=("first",), weights_only=False, norm=None, drop_labels=())
-    # Nobody is missing, noisy or robust.
+    # No absent clients, no faults, no noise, no robust aggregator.
     common |= dict(sample=0, absent=0.0, faults=(), dp_clip=None, aggregator="mean")
     common |= dict(init_params=None, past=(), image_size=None, resplit=None)
     return dict(dataset=dataset, model=model, partition=partition, **common) | changes
 
 
 def _resnet(dataset: str, partition: str = "iid", **changes: Any) -> dict[str, Any]:
-    """With any normalisation where none is named: the paper's is not known."""
+    """Any normalisation, unless one is named, because the paper's is not known."""
     any_norm = _federation(dataset, "resnet18", partition)
     del any_norm["norm"]
     return any_norm | changes
@@ -174,11 +175,11 @@ ROWS: dict[str, Row] = {
 
 
 def known(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """What the paper reports of a configuration, by method; empty where no number is known.
+    """The numbers that the paper reports for a configuration, by method; empty if none is known.
 
-    Which rows are meant is read off the configuration (``launch.shell.config.Config`` as a
-    dictionary): data set, model, partition, clients, request, layers, and that nothing else befalls
-    the federation. Scale and recipe are not compared.
+    The row follows from the configuration (``launch.shell.config.Config`` as a dictionary): data
+    set, model, partition, clients, request, layers, and a federation without faults. Scale and
+    recipe are not compared.
 
     >>> known(dict(_federation("cifar10:3.0.2", "cnn")))["not_last"]
     {'gap': 1.12}
@@ -194,7 +195,7 @@ def known(config: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def differing(name: str, config: Mapping[str, Any]) -> list[str]:
-    """The fields of a configuration that keep it from being a row.
+    """The fields in which a configuration differs from a row.
 
     >>> differing("cifar10_cnn_iid", dict(_federation("cifar10", "cnn"), clients=20))
     ['clients']

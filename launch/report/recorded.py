@@ -1,4 +1,4 @@
-"""Recorded results: the rows that the documents cite, and the list of the paper's rows."""
+"""Recorded results: the rows that documents cite, and the list of the paper's rows."""
 
 import dataclasses
 import json
@@ -17,24 +17,24 @@ from launch.shell.config import Config
 def write(
     path: pathlib.Path, config: Config, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Writes the configuration and the cells' names in one line, then one for each row."""
-    values = dataclasses.asdict(config) | dict(data_dir=None)  # a path of one machine
+    """Writes the configuration and the methods' names in one line, then one line for each row."""
+    values = dataclasses.asdict(config) | dict(data_dir=None)  # a path on one machine
     lines = [dict(config=values, cells=names), *rows]
     jfu.io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-    """The summary of a recorded file, for ``launch.table.markdown``; what it has is finished.
+    """The summary of a recorded file, for ``launch.table.markdown``; all of its runs are finished.
 
     Raises:
-      ValueError: it is no such file.
+      ValueError: it is not such a file.
     """
     try:
         first, *rows = read_lines(path)
         return _summary(first["config"], list(first["cells"]), rows)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"{path} is no recorded table ({error!r:.200}); launch.table --record writes them"
+            f"{path} is not a recorded table ({error!r:.200}); launch.table --record writes them"
         ) from None
 
 
@@ -48,14 +48,14 @@ def _summary(config: Mapping[str, Any], names: Sequence[str], rows: Sequence[Map
 
 
 def overview(results: pathlib.Path) -> str:
-    """The list of the paper's rows: what the paper has, and what was measured.
+    """The list of the paper's rows: the paper's values, and the measured ones.
 
     Args:
-      results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several; one
-        without stays empty.
+      results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several files;
+        without a file its places stay empty.
 
     Raises:
-      ValueError: a file holds another row's configuration than its name says.
+      ValueError: a file has another row's configuration than its name says.
     """
     header = ["row", "preset", "retrain: paper", "NoT's gap: paper", "device", "scale", "seeds"]
     header += ["retrain", "NoT's gap", "floor", "rounds to recover: NoT", "retrain"]
@@ -68,7 +68,7 @@ def overview(results: pathlib.Path) -> str:
             summary = read(path)
             if differing := paper.differing(name, summary["config"]):
                 has = ", ".join(f"{field}={summary['config'][field]}" for field in differing)
-                raise ValueError(f"{path} holds {has}, which is not the row {name}; rename it")
+                raise ValueError(f"{path} has {has}, which is not the row {name}; rename it")
             lines.append([*begin, path.stem.partition("-")[2], *measured(summary)])
         if not found:
             lines.append([*begin, *[""] * (len(header) - len(begin))])
@@ -91,13 +91,13 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
         accuracies(retrain),
         number((methods.get("not") or {}).get("gap"), 2),
         number((summary["floor"] or {}).get("gap"), 2),
-        rounds("not"),  # - where a seed never got there
+        rounds("not"),  # "-" if a seed never recovered
         rounds("retrain"),
     ]
 
 
 def reduced(config: Mapping[str, Any]) -> str:
-    """What of the data was left out, in words; empty where nothing was.
+    """The part of the data that was used, in words; empty if all of it was.
 
     >>> reduced(dict(train_size=5000, test_size=None, proxy=0.1))
     '5,000 training images and 90 % of the test images'
@@ -114,7 +114,7 @@ def reduced(config: Mapping[str, Any]) -> str:
 
 
 def accuracies(values: Mapping[str, float] | None) -> str:
-    """Retain, forget and test, percent, as the paper's row has them.
+    """Retain, forget and test in percent, as in the paper's rows.
 
     >>> accuracies(dict(retain=91.66, forget=83.05, test=82.32))
     '91.66 / 83.05 / 82.32'
@@ -128,17 +128,17 @@ def number(value: float | None, digits: int, none: str = "") -> str:
 
 
 def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
-    """A recorded file's gaps to retraining's end, after so many rounds of each method; Markdown.
+    """A recorded file's gaps to the end of retraining, after given numbers of rounds; Markdown.
 
-    Means over the seeds that retraining has too of each seed's gap; a dash where one has no row of
-    that round, or no attack was run in it. Of a second retraining only the end is known.
+    They are means over the seeds that retraining has too. A dash means that a seed has no row of
+    that round, or no attack in it. For a second retraining only the last round is known.
     """
     runs: dict[str, dict[int, dict[int, Mapping]]] = {}
     for row in read_lines(path)[1:]:
         runs.setdefault(row["method"], {}).setdefault(row["seed"], {})[row["round"]] = row
     ends = {seed: run[max(run)] for seed, run in runs.get("retrain", {}).items()}
 
-    def cell(rows: Mapping[int, Mapping | None]) -> str:
+    def gap_of(rows: Mapping[int, Mapping | None]) -> str:
         pairs = [(row, ends[seed]) for seed, row in rows.items() if seed in ends]
         if not pairs or any(row is None for row, _ in pairs):
             return "-"
@@ -149,7 +149,7 @@ def gaps(path: pathlib.Path, rounds: Sequence[int]) -> str:
     for name, seeds in runs.items():
         if name in ("original", "retrain"):
             continue
-        after = [cell({s: run.get(number) for s, run in seeds.items()}) for number in rounds]
-        end = cell({s: run[max(run)] for s, run in seeds.items()})
+        after = [gap_of({s: run.get(number) for s, run in seeds.items()}) for number in rounds]
+        end = gap_of({s: run[max(run)] for s, run in seeds.items()})
         lines.append(["retrain again" if name == results.AGAIN else name, *after, end])
     return tables.aligned(lines)

@@ -1,4 +1,4 @@
-"""The audit as a few lines of text, and how its page and its text name models and numbers."""
+"""The audit as a few lines of text, and the names of models and numbers in page and text."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ CONTROLS = dict(old="the old model", third="a third retraining")
 
 
 def title_of(name: str) -> str:
-    """A model's name as a reader meets it."""
+    """A model's name for readers."""
     return NAMES.get(name, name)
 
 
-# What the terminal shows beside the verdicts, with a short heading.
+# Measures that the terminal shows beside the verdicts, with short headings.
 SHOWN = dict(
     forget="forget %",
     asr="backdoor %",
@@ -29,13 +29,13 @@ SHOWN = dict(
 
 
 def text(report: dict[str, Any]) -> str:
-    """The verdicts for a terminal, as Markdown, what they rest on, and what could not be said."""
+    """The notes, the verdicts and the measures behind them, for a terminal, as Markdown."""
     notes = [f"note: {note}" for note in report["notes"]]
     return "\n".join([*notes, "", _verdicts(report), *_numbers(report["methods"])])
 
 
 def _verdicts(report: dict[str, Any]) -> str:
-    """A line for each answer and each control; empty where there is none."""
+    """A line for each answer and each control; empty without any."""
     rows = [["method", *verdicts.TITLES.values()]]
     for name, entry in report["methods"].items():
         if name not in REFERENCES:
@@ -68,7 +68,7 @@ TOO_SMALL = "too small to tell"
 
 
 def is_small(verdict: str, why: str) -> bool:
-    """Whether a verdict is that the audit itself could not tell."""
+    """Whether a verdict says that the audit could not decide."""
     return verdict == verdicts.OPEN and (verdicts.TOO_SMALL in why or verdicts.WIDE in why)
 
 
@@ -95,7 +95,7 @@ def apart(difference: dict[str, float], digits: int) -> str:
 
 
 def in_words(entry: dict[str, Any], digits: int) -> str:
-    """A value with its interval; ``≥`` or ``>`` where some or all of its seeds were cut off.
+    """A value with its interval; ``≥`` if some of its seeds were cut off, ``>`` if all were.
 
     >>> in_words(dict(value=21.0, low=21.0, high=21.0, censored=1.0, limit=20), 1)
     '> 20'

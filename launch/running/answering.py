@@ -30,10 +30,10 @@ FLAGS = flags.FLAGS
 
 
 def unlearn(until: float) -> None:
-    """Runs what the flags of ``launch.unlearn`` ask for.
+    """Does what the flags of ``launch.unlearn`` request.
 
     Args:
-      until: no round is begun that would end later, by ``time.perf_counter``.
+      until: no round begins that would end later, by ``time.perf_counter``.
 
     Raises:
       OutOfTime: rounds are left, and there is a checkpoint.
@@ -68,11 +68,11 @@ def unlearn(until: float) -> None:
             erasure.erase(work, config, FLAGS.method)
 
 
-# ---------------------------------------------------------------- what is asked for
+# ---------------------------------------------------------------- the request
 
 
 def configuration() -> runs.Met:
-    """The model that the request meets, with what the request changes in its configuration."""
+    """The original model, with the changes that the request makes in its configuration."""
     if bool(FLAGS.init_from) == bool(FLAGS.init_params):
         raise ValueError(
             "unlearning starts from a trained model: give --init_from=WORKDIR of launch.train, or "
@@ -86,47 +86,51 @@ def configuration() -> runs.Met:
     if "seed" in FLAGS and FLAGS["seed"].present and FLAGS.seed != met.seed:
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={met.seed}, not {FLAGS.seed}")
     changes = changed_by_request(trained)
-    # The folder's own place, and the model's in it, though that be a link: so the folder is found.
+    # The real path of the folder, but not of the model, which may be a link to elsewhere.
     model = hosts.agreed(lambda: os.path.join(os.path.realpath(FLAGS.init_from), runs.MODEL))
     config = dataclasses.replace(trained, **changes, init_params=model)
     taken = met.taken
-    if config.forget != trained.forget:  # what was drawn for another request is not this one's
+    if config.forget != trained.forget:  # draws of another request do not apply
         taken = {seed: draws._replace(request=None) for seed, draws in taken.items()}
     return met._replace(config=config, taken=taken)
 
 
 def changed_by_request(trained: Config) -> dict[str, Any]:
-    """The fields in which a request differs from the training that it meets.
+    """The fields in which a request differs from the training before it.
 
     Raises:
-      ValueError: a flag that belongs to training has another value than it was trained with.
+      ValueError: a flag of training has another value than in that training.
     """
     given = {n: getattr(FLAGS, n) for n in FIELDS if n in FLAGS and FLAGS[n].present}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     settable = having("request", "renewed")
-    # Retraining is the training that was, without the forgotten: it clips as that did.
+    # Retraining repeats the training without the forgotten data, so it clips in the same way.
     free = [n for n in settable if FLAGS.method != "retrain" or n != "max_grad_norm"]
     free += [*having("place"), "init_params"]
     for name, value in given.items():
         if name not in free and value != getattr(trained, name):
             raise ValueError(
                 f"{FLAGS.init_from} was trained with {name}={getattr(trained, name)}, not "
-                f"{value}; leave the flag out, or train anew"
+                f"{value}; leave the flag out, or train a new model"
             )
     changes = {n: v for n, v in given.items() if n in settable}
     if needs_proxy([FLAGS.method]):
         changes.setdefault("proxy", trained.proxy or 0.1)
     if not (trained.forget or "forget" in changes):
         if trained.past:
-            raise ValueError(f"{FLAGS.init_from} has answered a request; name the next: --forget=")
+            raise ValueError(
+                f"{FLAGS.init_from} has answered a request; name the next one with --forget"
+            )
         changes["forget"] = FLAGS.forget
     if FLAGS["backdoor_client"].present:
-        raise ValueError(f"{FLAGS.init_from} is trained already; --backdoor_client comes too late")
+        raise ValueError(
+            f"{FLAGS.init_from} is trained already, too late for --backdoor_client; leave it out"
+        )
     return changes
 
 
 def check(config: Config) -> None:
-    """Refuses what cannot be answered, before the work directory is taken."""
+    """Refuses a request that cannot be answered, before the work directory is opened."""
     hosts.together(lambda: federation.check(config, [FLAGS.method], alone=True, **said()))
     if (
         not jfu.unlearn.traits_of(FLAGS.method).recovers
@@ -138,26 +142,26 @@ def check(config: Config) -> None:
         )
     if FLAGS.method == "none":
         raise ValueError(
-            "--method=none passes the old model off as unlearned, which is no answer; it is a "
-            "control, for launch.compare"
+            "--method=none returns the old model, which is not an answer; use it as a control, in "
+            "launch.compare"
         )
     if FLAGS.erase and hosts.several():
         raise ValueError(
-            "files are removed by one host; unlearn first, then give the same command with --erase "
-            "and without --coordinator"
+            "--erase runs on one host; unlearn first, then start the same command with --erase and "
+            "without --coordinator"
         )
     start.check_source(FLAGS.init_from)
 
 
 def stopping(config: Config) -> str:
-    """When to stop: by --stop, but not by what private data say where noise is to hide them."""
+    """When to stop: by --stop, but never by accuracy on private data that noise must hide."""
     if config.dp_clip is None or config.dp_noise_from_seed:
         return FLAGS.stop
     if FLAGS["stop"].present and FLAGS.stop == "regained":
         raise ValueError(
             "--stop=regained chooses the number of rounds by exact accuracy on clients' examples, "
-            "which epsilon does not cover; with --dp_clip use --stop=budget, and say how many "
-            "rounds with --recovery_rounds"
+            "which epsilon does not cover; with --dp_clip use --stop=budget, and give the number "
+            "of rounds with --recovery_rounds"
         )
     return "budget"
 
@@ -171,7 +175,7 @@ def answer(
     """Runs the method on the model.
 
     Returns:
-      ``(work, variables, rows)``: the work directory as it is taken, the unlearned model, and the
+      ``(work, variables, rows)``: the work directory open for writing, the unlearned model, and the
       rows of the old model and of each round after it.
     """
     config, seed, name = met.config, met.seed, FLAGS.method
@@ -200,7 +204,7 @@ def answer(
 
 
 def read_history(source: str | None) -> Any:
-    """What training recorded in a work directory, on every host; {} if it recorded nothing."""
+    """The history of training in a work directory, on every host; {} if there is none."""
     if not source:
         return {}
     path = pathlib.Path(source) / places.HISTORY
@@ -210,17 +214,17 @@ def read_history(source: str | None) -> Any:
 
 
 def check_history(method: jfu.Unlearner, trial: Trial, history: Any) -> None:
-    """Refuses a method that needs what training did not record; says what older ones lack."""
+    """Refuses a method whose history is missing; a note says what older histories lack."""
     jfu.unlearn.check_request(method, trial.request, history, FLAGS.method)
     if "last" in method.needs.history and "came" not in history:
         say(
-            f"note: {FLAGS.init_from} was trained before histories said who came in the last "
-            f"round; {FLAGS.method} takes it that everybody did"
+            f"note: the history of {FLAGS.init_from} is too old to say which clients took part in "
+            f"the last round; {FLAGS.method} assumes that all did"
         )
 
 
 def say_outlook(work: WorkDir, config: Config, trial: Trial, row: dict[str, Any]) -> None:
-    """Says what negation may do to this model, before it is tried."""
+    """Prints a forecast of what negation may do to this model."""
     seen = places.WorkDir(pathlib.Path(FLAGS.init_from or work.path), None)
     rows = hosts.agreed(lambda: outcome.read_results(seen))
     training = [line for line in rows if line["method"] == "train"]
@@ -230,16 +234,16 @@ def say_outlook(work: WorkDir, config: Config, trial: Trial, row: dict[str, Any]
 
 
 def check_changed(old: Any, new: Any) -> None:
-    """Says, or with --erase refuses, that a model differs from the old one in signs alone."""
+    """Notes, or with --erase refuses, a model that differs from the old one only in signs."""
     if identity.changed(old, new, FLAGS.method):
         return
     signs = (
-        f"{FLAGS.method} changed signs alone, which whoever knows of it changes back: give "
-        "it rounds to recover with"
+        f"{FLAGS.method} changed only signs, and anyone who knows this can change them back: give "
+        "it rounds of recovery"
     )
     if FLAGS.erase:
         raise ValueError(f"{signs}, before --erase removes anything")
-    say(f"note: {signs}, here or elsewhere, before anybody is given the model")
+    say(f"note: {signs}, here or elsewhere, before you share the model")
 
 
 def publish(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""What an audit says beside its measures: what it cannot show, and why; how to make it again."""
+"""An audit's notes: what it cannot show, and why; and how to reproduce it."""
 
 import pathlib
 import shlex
@@ -10,12 +10,12 @@ from launch.workdir.runs import Run
 
 
 class Options(NamedTuple):
-    """What is asked of an audit: the flags of launch.audit, as they were given."""
+    """The options of an audit: the flags of launch.audit."""
 
     shadows: int = 0
     shadows_chunk: int | None = None
     relearn_rounds: int = 20
-    control: bool | None = None  # None is with shadows only
+    control: bool | None = None  # None means only with shadows
     draws: int = 1000
     data_dir: str | None = None
     dataset: str | None = None
@@ -23,51 +23,51 @@ class Options(NamedTuple):
 
 
 def other_shadows(run: Run) -> list[str]:
-    """In what shadows differ from the audited models, in sentences."""
+    """Sentences on how shadows differ from the audited models."""
     notes = []
     if run.config.init_params:
         notes.append(
-            "The audited model came from a file; shadow federations are trained by this work "
-            "directory's recipe, which may not be that model's."
+            "The audited model came from a file. Shadow federations are trained with this work "
+            "directory's recipe, which may differ from that model's."
         )
     if run.more.get("stop") == "regained":
         notes.append(
-            f"Shadow federations answer with all {run.config.recovery_rounds} rounds, while "
-            "launch.unlearn stopped as soon as retained accuracy was regained, maybe before."
+            f"Shadow federations use all {run.config.recovery_rounds} rounds of recovery. "
+            "launch.unlearn stopped once retained accuracy was regained, perhaps earlier."
         )
     return notes
 
 
 def partial(names: Sequence[str], config: Config, seeds: Sequence[int], controls: Any) -> list[str]:
-    """What this report cannot say, in sentences."""
+    """Sentences on what this report cannot say."""
     from jfu.audit import verdicts
 
     notes = []
     if controls.mistaken:
         notes.append(
-            f"A control failed: {verdicts.titles(controls.mistaken)} took a third retraining, "
-            "which forgot by making, for a model that did not. It says no to nobody here, and "
-            "there is no yes: compare on more seeds."
+            f"A control failed: by {verdicts.titles(controls.mistaken)} a third retraining did not "
+            "forget, though it was never trained on the data. So this measure says no to no model "
+            "here, and there is no yes: compare on more seeds."
         )
     elif (
         controls.old and "retrain" in names and len(seeds) >= verdicts.FEWEST and not controls.told
     ):
         notes.append(
-            f"{verdicts.TOO_SMALL}: by its own rule the old model, which forgot nothing, cannot "
-            "be told from retrained ones, so no other model is called forgotten."
+            f"{verdicts.TOO_SMALL}: by its own rule it cannot distinguish the old model, which "
+            "forgot nothing, from retrained ones. So no other model gets a yes."
         )
     if "retrain" not in names:
         notes.append(
-            "There is no retrained model, so nothing can be compared with what forgetting would "
-            "be: run launch.compare with retrain among --methods and audit that."
+            "There is no retrained model to compare with: run launch.compare with retrain among "
+            "--methods and audit that."
         )
     if not config.forget:
         notes.append(
-            "No request was made, so there is nothing to have been forgotten: answer one with "
-            "launch.unlearn or launch.compare and audit that."
+            "No request was made, so nothing was to be forgotten: answer one with launch.unlearn "
+            "or launch.compare and audit that."
         )
     if len(seeds) == 1:
-        notes.append("There is one seed, and one seed decides nothing: compare on five.")
+        notes.append("There is one seed, and one seed decides nothing: compare on five seeds.")
     elif len(seeds) < 5:
         notes.append(f"There are {len(seeds)} seeds; below five nothing is decided.")
     return notes
@@ -80,7 +80,7 @@ def not_shown(
     config: Config,
     options: Options,
 ) -> dict[str, str]:
-    """Why a method's measures that are not there are not, by measure.
+    """The reasons why a method's measures are missing, by measure.
 
     Args:
       shown: the measures that are there.
@@ -103,7 +103,7 @@ def not_shown(
 def _why(
     key: str, in_pairs: bool, by_shadows: bool, negated: bool, config: Config, options: Options
 ) -> str:
-    """Why a measure is not there."""
+    """The reason why a measure is missing."""
     if not config.forget:
         return "nothing was to be forgotten"
     if by_shadows and options.shadows:
@@ -119,7 +119,7 @@ def _why(
     if key == "anamnesis":
         return "there is no retrained model that relearnt in so many rounds"
     if key == "relearn":
-        return "the model that the request met is not there"
+        return "the original model is missing"
     if in_pairs:
         return "there is no retrained model, or not every answer is finite"
     return "too few examples, or not evaluated"

@@ -1,4 +1,4 @@
-"""An audit of a work directory: looks at its models, judges them, writes the report."""
+"""An audit of a work directory: measures its models, judges them, writes the report."""
 
 import dataclasses
 import datetime
@@ -31,7 +31,7 @@ def audit() -> None:
     from launch.workdir import locks, places
 
     if not FLAGS.workdir:
-        raise ValueError("say what to audit: --workdir=W, a work directory of launch.compare")
+        raise ValueError("--workdir is missing; give a work directory of launch.compare")
     where = pathlib.Path(FLAGS.workdir)
     options = Options(*(getattr(FLAGS, name) for name in Options._fields))
     run = auditable(where, options)  # before anything is written there
@@ -51,7 +51,7 @@ def audit() -> None:
 
 
 def auditable(where: pathlib.Path, options: Options) -> Any:
-    """What a work directory says of itself, if it can be audited with these options.
+    """The run in a work directory, if it can be audited with these options.
 
     Raises:
       ValueError: it cannot, or its files are not what its ledger says.
@@ -63,34 +63,34 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
 
     if options.shadows % 2 or 0 < options.shadows < 8:
         raise ValueError(
-            f"--shadows={options.shadows} is too few or odd: every example is held by half of "
-            "them, and an attack needs at least 4 on either side; give an even number from 8 on"
+            f"--shadows={options.shadows} is too small or odd: half of them train on an example "
+            "and half do not, and an attack needs at least 4 of each; give an even number from 8 on"
         )
     run = runs.read_run(str(where))
     if run.script not in ("compare", "unlearn", "train"):
         raise ValueError(
-            f"{where} holds a run of launch.{run.script}; audit one of launch.compare, of "
-            "launch.unlearn or of launch.train"
+            f"{where} has a run of launch.{run.script}; audit a run of launch.compare, "
+            "launch.unlearn or launch.train"
         )
     if options.data_dir and not idle.NEEDS["data_dir"].met(run.config):
         raise ValueError(
-            f"--data_dir does nothing for {run.config.dataset}, which is no set of "
+            f"--data_dir does nothing for {run.config.dataset}, which is not a set of "
             "tensorflow-datasets; leave it out"
         )
     rows = outcome.read_results(places.WorkDir(where, run.layout))
     if not rows:
-        raise ValueError(f"{where} holds no results yet; finish launch.{run.script} first")
+        raise ValueError(f"{where} has no results yet; finish launch.{run.script} first")
     if options.control and not {*RETRAINED} <= {row["method"] for row in rows}:
         raise ValueError(
-            f"--control retrains a third time, and {where} has not two retrained models for it to "
-            "stand beside: run launch.compare with retrain among --methods and audit that"
+            f"--control retrains a third time, and {where} does not have the two retrained models "
+            "to compare it with; run launch.compare with retrain among --methods and audit that"
         )
     verification.settle(where)
     return run
 
 
 def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -> dict[str, Any]:
-    """Everything that the report says, as audit.json holds it."""
+    """The content of the report, as in audit.json."""
     from jfu.audit import estimates, verdicts
     from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
     from launch.setup import identity, private
@@ -103,7 +103,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
     config = runs.found(run, str(where), data_dir=options.data_dir, dataset=options.dataset)
     config = dataclasses.replace(config, init_params=None)
     layout = devices.start(None, None, config.clients, run.layout, options.compilation_cache)
-    # Training's own rows describe the model before the request, which is original's.
+    # Training's own rows describe the original model too.
     names = [n for n in dict.fromkeys(row["method"] for row in rows) if n != "train"]
     seeds = sorted({row["seed"] for row in rows})
     with devices.on_devices(layout):
@@ -121,7 +121,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
         for name in names
     }
     everywhere = [entry["not_shown"] for entry in methods.values()]
-    told = [note for note in [private.page_note(config)] if note]
+    more = [note for note in [private.page_note(config)] if note]
     return dict(
         audited=datetime.datetime.now(datetime.UTC).date().isoformat(),
         asked=requested(config, seen),
@@ -131,7 +131,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
             retrained=[name for name in (*RETRAINED, THIRD) if name in names],
         ),
         seeds=seeds,
-        notes=[*seen.notes, *partial(names, config, seeds, controls), *told],
+        notes=[*seen.notes, *partial(names, config, seeds, controls), *more],
         questions=verdicts.RULES,
         controls=dict(old=controls.old, third=controls.third),
         methods=methods,
@@ -144,7 +144,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
 
 
 class Seen(NamedTuple):
-    """What was looked at."""
+    """The measurements of an audit."""
 
     found: dict[str, Any]  # samples by method, measure and seed
     trial: Any  # of the first seed
@@ -154,7 +154,7 @@ class Seen(NamedTuple):
 
 
 def look(work, run, config, layout, names, rows, options: Options) -> Seen:
-    """The samples of every model and, if they are asked for, of shadow federations."""
+    """The samples of every model and, on request, of shadow federations."""
     import jfu
     import jfu.ledger
     from launch.running import evidence
@@ -184,7 +184,7 @@ def look(work, run, config, layout, names, rows, options: Options) -> Seen:
         for name, place, cell in stored_cells(work, run, study, trial, names, tools, control):
             variables = evidence.stored(place, seed, cell)
             if variables is None:
-                notes.append(f"The model of {name} on seed {seed} is not there or not done.")
+                notes.append(f"The model of {name} on seed {seed} is missing or not finished.")
                 continue
             models[name] = variables
             path = place.cell(seed, cell)
@@ -204,10 +204,10 @@ def look(work, run, config, layout, names, rows, options: Options) -> Seen:
 def stored_cells(
     work, run, study, trial, names, tools, control: bool
 ) -> list[tuple[str, Any, str]]:
-    """Where a seed's models lie: name, work directory, cell. Makes the control's, if it is due.
+    """The places of a seed's models: name, work directory, checkpoint. Makes a control if due.
 
     Args:
-      control: whether a third retraining is asked for.
+      control: whether a third retraining is requested.
     """
     from jfu.audit.measures import RETRAINED, THIRD
     from launch.running import evidence
@@ -222,7 +222,7 @@ def stored_cells(
 
 
 def judged(name, measures, absent, rows, poison_named: bool, controls) -> dict[str, Any]:
-    """What the report says of one method."""
+    """The report's entry for one method."""
     from jfu.audit import verdicts
     from jfu.audit.costs import ratios
     from jfu.audit.measures import REFERENCES
@@ -243,7 +243,7 @@ def judged(name, measures, absent, rows, poison_named: bool, controls) -> dict[s
 
 
 def requested(config, seen: Seen) -> dict[str, Any]:
-    """What was asked for, of the first seed."""
+    """The request, on the first seed."""
     request = seen.trial.request
     return dict(
         request=config.forget,
@@ -259,7 +259,7 @@ def requested(config, seen: Seen) -> dict[str, Any]:
 
 
 def again(where, run, seeds, names, files, options: Options) -> dict[str, Any]:
-    """What makes the report again, and digests of what it is of."""
+    """How to reproduce the report, and digests of the audited files."""
     import jfu
     import jfu.ledger
     from launch.report import reproduce
@@ -278,7 +278,7 @@ def again(where, run, seeds, names, files, options: Options) -> dict[str, Any]:
 
 
 def of_shadows(work, study, trial, names, found, rows, options: Options) -> tuple[list[str], list]:
-    """Adds what shadow federations show; returns notes, and the files in which they are kept."""
+    """Adds the samples of shadow federations; returns notes, and the files that keep them."""
     from jfu.audit import pairs
     from jfu.audit.measures import REFERENCES
     from launch.running import shadows
@@ -298,16 +298,16 @@ def of_shadows(work, study, trial, names, found, rows, options: Options) -> tupl
         for key, groups in measured.items():
             found.setdefault(name, {})[key] = groups
     notes = [
-        f"Attacks on single examples, and the forgetting score, rest on {options.shadows} shadow "
-        f"federations, which share the split of seed {trial.seed}; each held a random half of the "
-        "examples to forget."
+        f"Attacks on single examples, and the forgetting score, use {options.shadows} shadow "
+        f"federations, which share the split of seed {trial.seed}. Each was trained on a random "
+        "half of the examples to forget."
     ]
     alone = shadows.one_by_one(work, rows, trial.seed, answering)
     if seconds and alone:
         estimated = "" if alone[1] else ", its training estimated as retraining's"
         notes.append(
-            f"A shadow, trained, retrained and answered by {len(answering)} methods, took "
-            f"{seconds:.1f} s without compilation; the same rounds one by one took the comparison "
+            f"A shadow took {seconds:.1f} s without compilation, for training, retraining and "
+            f"{len(answering)} methods. In the comparison the same rounds, one by one, took "
             f"{alone[0]:.1f} s{estimated}."
         )
     return notes, blocks

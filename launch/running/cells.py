@@ -1,4 +1,4 @@
-"""Running one cell: train or unlearn, evaluate, checkpoint, and go on where it stopped."""
+"""One run of a method on a seed: train or unlearn, evaluate, checkpoint, continue."""
 
 import math
 import time
@@ -27,30 +27,32 @@ from launch.workdir.places import WorkDir
 
 
 class Shared(NamedTuple):
-    """What all cells of a seed share."""
+    """What all runs on a seed share."""
 
     work: WorkDir
     study: Study
     trial: Trial
     programs: Programs
     checkpoint_every: int  # rounds
-    deadline: float = math.inf  # no round is begun that would end later if it took as the last did
+    deadline: float = (
+        math.inf
+    )  # no round begins that would end later, if it takes as long as the last one
 
 
 class Cell(NamedTuple):
-    """One cell of a comparison: a method's run on a seed, from perturbation to its last round."""
+    """One method's run on one seed, from perturbation to its last round."""
 
     name: str
     method: jfu.Unlearner
-    trained: jfu.Trained  # the model that the request meets
+    trained: jfu.Trained  # the original model
     request: jfu.Split
     budget: int  # rounds after ``perturb``
-    quiet: bool = False  # evaluates the last round only (training before the request)
-    enough: float | None = None  # stops at the first evaluated round with this retained accuracy
+    quiet: bool = False  # evaluate the last round only (training before the request)
+    enough: float | None = None  # stop at the first evaluated round with this retained accuracy
 
 
 class Progress(NamedTuple):
-    """How far a cell is."""
+    """The progress of a run."""
 
     state: Any
     rows: list[dict]  # one an evaluated round, round 0 among them
@@ -60,14 +62,14 @@ class Progress(NamedTuple):
 
 
 def run_cell(shared: Shared, cell: Cell) -> tuple[Any, list[dict]]:
-    """Runs or continues one cell to its last round.
+    """Runs or continues one method on one seed to its last round.
 
     Returns:
-      ``(state, rows)``: the last state and one row an evaluated round, round 0 among them.
+      ``(state, rows)``: the last state, and one row for each evaluated round, with round 0.
 
     Raises:
-      OutOfTime: rounds are left at the deadline, and there is a checkpoint. A call that finds a
-        round to run runs one.
+      OutOfTime: rounds are left at the deadline, and there is a checkpoint. Each call runs at least
+        one round, if there is one to run.
     """
     study, trial = shared.study, shared.trial
     cell = cell._replace(trained=as_needed(study, cell))
@@ -86,9 +88,9 @@ def run_cell(shared: Shared, cell: Cell) -> tuple[Any, list[dict]]:
 
 
 def as_needed(study: Study, cell: Cell) -> jfu.Trained:
-    """What a method looks at of the model that it meets.
+    """The parts of the original model that a method needs.
 
-    Training and retraining look at nothing, so that they are one program.
+    Training and retraining need none, so that they are one program.
     """
     if begins_anew(study, cell.method):
         return jfu.Trained(())
@@ -101,7 +103,7 @@ def begins_anew(study: Study, method: jfu.Unlearner) -> bool:
 
 
 def resume(shared: Shared, cell: Cell, key: jax.Array) -> Progress | None:
-    """What a cell's checkpoint holds; None where there is none."""
+    """The progress in a checkpoint; None without a checkpoint."""
     like = jax.eval_shape(cell.method.perturb, cell.trained, cell.request, key)
     kept = kept_cell(shared.work, shared.trial, cell.name, like)
     if kept is None:
@@ -114,7 +116,7 @@ def resume(shared: Shared, cell: Cell, key: jax.Array) -> Progress | None:
 
 
 def start(shared: Shared, cell: Cell, counts: Meter, key: jax.Array) -> Progress:
-    """Perturbs the model, and evaluates it as round 0; without rounds that is all."""
+    """Perturbs the model and evaluates it as round 0; without rounds that is all."""
     study, method = shared.study, cell.method
     given = cell.trained, cell.request, key
     perturb = shared.programs(method.perturb, *given, quick=begins_anew(study, method))
@@ -136,11 +138,11 @@ def start(shared: Shared, cell: Cell, counts: Meter, key: jax.Array) -> Progress
 def advance(
     shared: Shared, cell: Cell, counts: Meter, progress: Progress, key: jax.Array
 ) -> Progress:
-    """Runs the rounds that are left, and keeps checkpoints on the way."""
+    """Runs the remaining rounds, and writes checkpoints."""
     seed, deadline, budget = shared.trial.seed, shared.deadline, cell.budget
     state, rows, costs, done, _ = progress
     step = shared.programs(cell.method.recover, state, cell.request, key, donate=(0,))
-    # Attacks run on the host while an accelerator runs the next round; a CPU would only lose time.
+    # Attacks run on the host while an accelerator runs the next round; on a CPU this costs time.
     on_cpu = shared.study.layout.backend == "cpu"
     submit = at_once if on_cpu else ThreadPoolExecutor(1).submit
     began = said = before = time.perf_counter()
@@ -177,7 +179,7 @@ def advance(
 def evaluate(
     cell: Cell, counts: Meter, number: int, state: Any, costs: dict, submit: Callable
 ) -> tuple[list[Future], bool]:
-    """A round's row, if it has one, and whether the round is the cell's last."""
+    """A round's row, if it has one, and whether the round is the last."""
     config, final = counts.study.config, number == cell.budget
     if not final and (cell.quiet or number % config.eval_every):
         return [], False
@@ -190,7 +192,7 @@ def evaluate(
 
 
 def keep(shared: Shared, cell: Cell, progress: Progress) -> None:
-    """Writes a cell's checkpoint. With the last one the secret of its noise goes."""
+    """Writes a checkpoint. With the last one, removes the secret of the run's noise."""
     state, rows, costs, number, finished = progress
     notes = dict(round=number, rows=rows, spent=costs, finished=finished)
     write_cell(shared.work, shared.trial.seed, cell.name, state, notes)
@@ -199,7 +201,7 @@ def keep(shared: Shared, cell: Cell, progress: Progress) -> None:
 
 
 def kept_cell(work: WorkDir, trial: Trial, name: str, like: Any) -> tuple[Any, dict] | None:
-    """A cell's checkpoint; one of before histories said who came is of rounds with everybody."""
+    """A checkpoint. Older histories do not say which clients took part; then all did."""
     history = getattr(like, "history", {})
     try:
         return read_cell(work, trial.seed, name, like)
@@ -218,18 +220,18 @@ def kept_cell(work: WorkDir, trial: Trial, name: str, like: Any) -> tuple[Any, d
 def original(
     study: Study, trial: Trial, cell: Callable, name="original", quiet=True, further: int = 0
 ):
-    """The model that the request meets: trained here, or elsewhere and ``further`` rounds here.
+    """The original model: trained here, or elsewhere and then ``further`` rounds here.
 
     Returns:
-      ``(trained, row, rows)``: its one line of results.jsonl, before the request has cost
-      anything, and the rows of its training.
+      ``(trained, row, rows)``: its one line of results.jsonl, before the request has any cost, and
+      the rows of its training.
     """
     if study.given is not None:
         method, budget = jfu.unlearn.finetune(study.further), further
         start = jfu.Trained(place(study.given))
     else:
         method, budget = study.train, study.config.rounds
-        start = jfu.Trained(())  # retraining looks at no model
+        start = jfu.Trained(())  # retraining needs no model
     state, rows = cell(name, method, start, trial.everything, budget, quiet=quiet)
     history = getattr(state, "history", ())
     return jfu.Trained(state.variables, history), as_original(rows[-1]), rows
@@ -244,10 +246,10 @@ def runner(
     deadline: float = math.inf,
     last: str | None = None,
 ) -> Callable[..., tuple[Any, list[dict]]]:
-    """``run_cell`` for one seed, with a line of progress at its end: called as ``Cell`` is.
+    """``run_cell`` for one seed, with a line of progress at its end; called like ``Cell``.
 
-    A deadline that passes while it works on a cell ends it after that cell at the latest; not
-    after the one called ``last``, which no other follows.
+    If a deadline passes during a run, OutOfTime is raised after that run at the latest. It is not
+    raised after the run called ``last``, because no other follows.
     """
     shared = Shared(work, study, trial, programs, checkpoint_every, deadline)
 

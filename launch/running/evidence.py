@@ -1,4 +1,4 @@
-"""What an audit reads from a work directory: its models, and what they show (``jfu.audit``)."""
+"""What an audit reads from a work directory: its models and their outputs (``jfu.audit``)."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from launch.shell.say import say
 from launch.workdir.checkpoints import cell_notes
 from launch.workdir.places import WorkDir
 
-CONTROLS = "controls"  # the folder of retrainings that are the audit's own
+CONTROLS = "controls"  # the folder of the audit's own retrainings
 
 
 class Tools(NamedTuple):
@@ -33,7 +33,7 @@ class Tools(NamedTuple):
 
 
 def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
-    """The functions that models are looked at with; ``undo`` negates once more."""
+    """The functions that examine models; ``undo`` negates once more."""
     back = lambda variables: undo.perturb(jfu.Trained(variables), None, None).variables
     model = study.model
     functions = evidence.tools(
@@ -43,24 +43,25 @@ def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
 
 
 def stored(work: WorkDir, seed: int, name: str) -> Any:
-    """The variables of a finished cell, or None."""
+    """The variables of a finished run of a method on a seed, or None."""
     notes = cell_notes(work, seed, name)
     if not (notes and notes.get("finished")):
         return None
-    # A method may keep something beside the federation's state, which is then called inner.
+    # A method may keep more than the federation's state, which is then called inner.
     named = re.compile(r"(?:inner/)*variables/(.+)")
     arrays = jfu.io.load_arrays(work.cell(seed, name))
     flat = {match[1]: a for path, a in arrays.items() if (match := named.fullmatch(path))}
     if not flat:
-        raise ValueError(f"{work.cell(seed, name)} holds no model; restore it")
+        raise ValueError(f"{work.cell(seed, name)} has no model; restore it")
     return place(jfu.io.unflatten(flat))
 
 
 def third(work: WorkDir, study: Study, trial: Trial, programs: Programs) -> WorkDir:
-    """Retrains once more, different in chance alone, unless that was done before.
+    """Retrains once more with other random numbers, unless that was done before.
 
     Returns:
-      Where its cell ``retrain_third`` lies: beside the run's own, which are its ledger's.
+      the work directory of its checkpoint ``retrain_third``. It is apart from the run's own
+      checkpoints, which the ledger names.
     """
     apart = work._replace(path=work.path / CONTROLS)
     make_folder(apart.path / "cells")
@@ -77,10 +78,10 @@ def of_seed(
     tools: Tools,
     relearn_rounds: int,
 ) -> evidence.Samples:
-    """Everything that one seed's models show, by method and measure.
+    """All measures of one seed's models, by method and measure.
 
     Args:
-      models: variables by method, ``original`` and the retrained ones among them.
+      models: variables by method, with ``original`` and the retrained ones.
       rows: the seed's lines of results.jsonl.
     """
     return evidence.of_seed(
@@ -96,7 +97,7 @@ def of_seed(
 
 
 def with_the_forgotten(study: Study, trial: Trial, programs: Programs, rounds: int) -> Callable:
-    """A function of a model that gives it after each round with the forgotten data back."""
+    """A function that trains a model with the forgotten data too; it yields each round's model."""
     fed, everything = study.further, trial.everything.retain
     key = place(jax.random.fold_in(trial.key, keys.RELEARN))
 

@@ -1,8 +1,9 @@
-"""Compiled programs, kept by what they were made from; what is slow in them is said.
+"""Compiled programs, one for each function and shapes; a note names what is slow in them.
 
-Compiled programs hold no data. ``--compilation_cache`` keeps what XLA made of shapes; a program
-that arrays were written into, as FUKD's images are, is compiled and not kept (``holds_data``). The
-programs of an audit's shadows hold the numbers of the rows that were to be forgotten, no examples.
+Compiled programs contain no data. ``--compilation_cache`` keeps programs, which depend on shapes
+only. Some programs contain arrays, such as FUKD's with its images. They are compiled and not kept
+(``holds_data``). The programs of an audit's shadows contain the numbers of the rows to forget, but
+no examples.
 """
 
 import contextlib
@@ -16,11 +17,11 @@ import numpy as np
 from jfu.conv import slow_convs
 from launch.shell.say import say
 
-LARGE = 512  # values of an array that may be data; fewer are constants of a formula
+LARGE = 512  # an array with this many values may be data; smaller ones are constants
 
 
 class Programs:
-    """Compiled functions by what they were made from: rounds are compiled once for all cells."""
+    """Compiled functions, by function and shapes, so that all methods share a compiled round."""
 
     def __init__(self):
         self._compiled: dict[Any, Callable] = {}
@@ -28,7 +29,7 @@ class Programs:
     def __call__(
         self, fn: Callable, *args, donate: tuple[int, ...] = (), quick: bool = False
     ) -> Callable:
-        """``fn`` compiled for these arguments; ``quick`` where it runs once and is small."""
+        """``fn`` compiled for these arguments; ``quick`` is for a small function that runs once."""
         shapes = jax.tree.map(lambda a: (a.shape, str(a.dtype)), args)
         signature = (fn, tuple(jax.tree.leaves(shapes)), jax.tree.structure(args))
         if signature not in self._compiled:
@@ -44,7 +45,7 @@ class Programs:
 
 
 def holds_data(closed: Any) -> bool:
-    """Whether a program holds arrays itself, as one that a method's images were written into.
+    """Whether a program contains arrays itself, such as a method's images.
 
     >>> images = np.zeros((64, 8, 8))
     >>> holds_data(jax.make_jaxpr(lambda x: x * images.sum())(1.0))
@@ -69,7 +70,7 @@ def _items(value: Any) -> tuple:
 
 @contextlib.contextmanager
 def not_kept() -> Iterator[None]:
-    """While this lasts no program is written into --compilation_cache."""
+    """A context in which no program is written into --compilation_cache."""
     name = "jax_persistent_cache_min_compile_time_secs"
     least = getattr(jax.config, name)
     jax.config.update(name, math.inf)
@@ -80,7 +81,7 @@ def not_kept() -> Iterator[None]:
 
 
 def looked_at(traced: jax.stages.Traced) -> jax.stages.Traced:
-    """The same. Convolutions in it that a CPU would run slowly are named in a note."""
+    """The same program; a note names its convolutions that are slow on a CPU."""
     if jax.default_backend() == "cpu":
         for text in dict.fromkeys(slow_convs(traced.jaxpr)):
             say(f"note: {text}")

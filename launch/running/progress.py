@@ -1,4 +1,4 @@
-"""What a run says of itself: before it begins, and after each of its cells."""
+"""Messages about a run: before it begins, and after each method and seed."""
 
 from collections.abc import Mapping
 
@@ -28,10 +28,10 @@ def in_words(layout: Layout) -> str:
 def announce(
     study: Study, trial: Trial, doing: str, work: WorkDir, plan: Mapping[str, int]
 ) -> None:
-    """What is about to be done, in a few lines.
+    """Prints a few lines about what will be done.
 
     Args:
-      plan: rounds by cell.
+      plan: rounds by method.
     """
     config, clients = study.config, trial.everything.retain
     sizes = clients.mask.sum(-1)  # integers: weights are float32, whose sum may be rounded
@@ -43,7 +43,7 @@ def announce(
     if config.backdoor:
         say(
             f"backdoor: {config.backdoor_fraction:.0%} of the images of client "
-            f"{', '.join(config.backdoor_clients)} carry a white square and the label "
+            f"{', '.join(config.backdoor_clients)} have a white square and the label "
             f"{config.backdoor_label}"
         )
     if config.forget:
@@ -51,25 +51,25 @@ def announce(
         say(f"request: forget {config.forget} ({gone} images)")
     params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
     chosen = jfu.describe(params, jfu.select(params, study.setting.selector))
-    say(f"layers to perturb, where a method does: {chosen}")
+    say(f"layers to perturb, for methods that do: {chosen}")
     for line in [*private.outlook(config, trial, plan), *private.lonely(config, trial, plan)]:
         say(line)
     say(f"{doing}; work directory {work.path}")
 
 
 def say_cut(study: Study, seed: int, name: str, metrics: Mapping) -> None:
-    """Says where a method has cut the model, if its first round chose that."""
+    """Prints where a method has cut the model, if its first round chose that."""
     if "cut" in metrics:
         cut = ", ".join(study.model.cuts()[int(metrics["cut"])])
         share = max(0, 100 * float(metrics["told"]))
         say(
-            f"  seed {seed}  {name:<10} negates {cut}: what it then predicts tells "
+            f"  seed {seed}  {name:<10} negates {cut}: its predictions then reveal "
             f"{share:.1f} % of the labels"
         )
 
 
 def say_done(seed: int, name: str, last: Mapping, seconds: float) -> None:
-    """Says what a cell's last row shows, and how long the cell took."""
+    """Prints the last measures of a method on a seed, and the time that it took."""
     shown = [
         f"{SHOWN[key]} {value:5.1f} %"
         for key, value in last.items()

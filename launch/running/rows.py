@@ -1,4 +1,4 @@
-"""The rows of ``results.jsonl``: what a cell's rounds cost, and a line of each evaluated one."""
+"""The rows of ``results.jsonl``: costs of rounds, and a line for each evaluated round."""
 
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,12 +14,12 @@ from launch.setup import private
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 
-# Why clients were left out, and rounds whose mean was not finite: in rows where there are any.
+# Reasons for leaving clients out, and rounds whose mean was not finite; in rows that have any.
 FAILURES = (*REASONS, "not_applied")
 
 
 class Meter(NamedTuple):
-    """What all rows of a cell have in common, and how its rounds are counted."""
+    """What all rows of a method on a seed share, and how its rounds are counted."""
 
     study: Study
     trial: Trial
@@ -52,10 +52,10 @@ def first_costs(study: Study, method: jfu.Unlearner, seconds: float) -> dict:
 def add_costs(
     study: Study, costs: dict, info: jfu.RoundInfo, seconds: float, planned: dict | None = None
 ) -> dict:
-    """The costs so far and those of one more round.
+    """The costs so far plus those of one more round.
 
     Args:
-      planned: what the round costs by expectation, where exact costs and counts are not told.
+      planned: the expected costs of the round, if exact costs and counts must stay private.
     """
     metrics = jax.device_get(info.metrics)  # in one go
     count = lambda name: int(metrics[name])
@@ -91,7 +91,7 @@ def row(
     own: bool = False,
     submit: Callable[[Callable], Future] = at_once,
 ) -> Future[Row]:
-    """One line of results.jsonl: the model runs now, ``submit`` says when measures are made.
+    """One line of results.jsonl. The model runs now; ``submit`` decides when the rest is measured.
 
     Args:
       number: of the round.

@@ -1,4 +1,4 @@
-"""What training and answering a request begin with: the model's source, the work directory."""
+"""The common start of training and answering: the model's source, the work directory."""
 
 import pathlib
 from typing import Any
@@ -13,14 +13,14 @@ from launch.workdir.places import WorkDir
 
 
 def check_source(source: str | None) -> None:
-    """Refuses a work directory to begin from whose ledger or files are not as they were written."""
+    """Refuses a source whose ledger or files are not as they were written."""
     if source:
         path = pathlib.Path(source)
         hosts.agreed(lambda: [ledgers.check(path), verification.read(path)])
 
 
 def erased(work: WorkDir) -> dict[str, str]:
-    """What of a work directory was erased, on every host; refuses what is not as it was written."""
+    """The erased files of a work directory, on every host; refuses an invalid ledger."""
     return hosts.agreed(lambda: ledgers.erased(work.path, ledgers.check(work.path)))
 
 
@@ -33,11 +33,11 @@ def begin(
     source: str | None,
     more: dict[str, Any],
 ) -> WorkDir:
-    """Takes the work directory and notes in its ledger what is begun, and from which model.
+    """Opens the work directory for writing, and notes the run and its source in the ledgers.
 
     Args:
       source: the work directory of the model, None if there is none.
-      more: what else the run depends on, as ``config.json`` keeps it.
+      more: further settings of the run, as ``config.json`` keeps them.
     """
     work = workdir.begin(work, config, script, study.layout, study.data, **more)
     hosts.agreed(lambda: records.reopen(work))

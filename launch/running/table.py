@@ -19,89 +19,91 @@ from launch.workdir import checkpoints, fingerprint, locks, outcome, places, run
 
 FLAGS = flags.FLAGS
 
-# What differs between two runs of one cell that are otherwise the same.
+# Columns that differ between two equal runs.
 CHANCE = ("seconds",)
 
 
 class Held(NamedTuple):
-    """What work directories of one configuration hold."""
+    """The checkpoints of work directories with one configuration."""
 
     config: Config
-    names: list[str]  # of cells, in the order of the table: original, methods, retrain_again
+    names: list[str]  # in the order of the table: original, methods, retrain_again
     seeds: list[int]
-    notes: dict[tuple[int, str], dict[str, Any]]  # of the cells that exist, by seed and name
+    notes: dict[tuple[int, str], dict[str, Any]]  # of the checkpoints, by seed and name
 
 
 def table() -> None:
     if not FLAGS.workdir:
-        raise ValueError("say what to read: --workdir=W, or W,W2 for several work directories")
+        raise ValueError(
+            "--workdir is missing; give --workdir=W, or W,W2 for several work directories"
+        )
     if FLAGS.record and pathlib.Path(FLAGS.record).exists():
         raise FileExistsError(f"{FLAGS.record} exists already; remove it, or choose another name")
     paths = [pathlib.Path(path) for path in FLAGS.workdir]
-    held = read(paths)
+    found = read(paths)
     for path in paths:
         verification.believe(path)
-    summary, text = write(paths[0], held)
-    tell_ledger(paths[0], report.contents(summary, text))
+    summary, text = write(paths[0], found)
+    note_in_ledger(paths[0], report.contents(summary, text))
     if FLAGS.record:
-        recorded.write(pathlib.Path(FLAGS.record), held.config, held.names, rows(held))
+        recorded.write(pathlib.Path(FLAGS.record), found.config, found.names, rows(found))
         open_up(FLAGS.record)
     show(f"{text}\n{tables.legend(summary)}")
     show(f"table.md and table.json are in {paths[0]}/")
 
 
-def tell_ledger(path: pathlib.Path, names: Iterable[str]) -> None:
-    """Has the ledger say what the table is now; not while a run goes on, which does it itself."""
+def note_in_ledger(path: pathlib.Path, names: Iterable[str]) -> None:
+    """Writes the table's digest into the ledger, unless a run is going on, which does it itself."""
     try:
         with locks.hold(path) as lock:
             records.wrote(places.WorkDir(path, None, lock=lock), names)
     except ValueError as error:
-        say(f"note: the ledger says nothing of the table: {error}")
+        say(f"note: the table is not in the ledger: {error}")
 
 
 def read(paths: Sequence[pathlib.Path]) -> Held:
-    """Reads cells, finished or not, of one or several work directories of launch.compare.
+    """Reads the checkpoints, finished or not, of one or several work directories of launch.compare.
 
-    Where two hold the same cell the one that is further is taken, and if their rows differ in
-    more than seconds that is said.
+    If two have a checkpoint of the same method and seed, the later one counts. A note says if their
+    rows differ in more than seconds.
 
     Raises:
-      FileNotFoundError: one is no work directory.
-      ValueError: one is another script's, of another configuration, or unreadable.
+      FileNotFoundError: a path is not a work directory.
+      ValueError: one is of another script or configuration, or unreadable.
     """
-    held = [runs.read_run(str(path)) for path in paths]
-    for path, run in zip(paths, held, strict=True):
-        check(paths[0], held[0], path, run)
-    asked: dict[str, None] = {}
+    known_runs = [runs.read_run(str(path)) for path in paths]
+    for path, run in zip(paths, known_runs, strict=True):
+        check(paths[0], known_runs[0], path, run)
+    planned: dict[str, None] = {}
     seeds: set[int] = set()
     notes: dict[tuple[int, str], dict[str, Any]] = {}
     origin: dict[tuple[int, str], pathlib.Path] = {}
-    for path, run in zip(paths, held, strict=True):
-        planned, numbers = outcome.read_plan(path)
-        asked |= dict.fromkeys(planned)
+    for path, run in zip(paths, known_runs, strict=True):
+        methods, numbers = outcome.read_plan(path)
+        planned |= dict.fromkeys(methods)
         seeds |= set(numbers)
         for key, mine in checkpoints.read_cells(path, run.fingerprint).items():
             other = notes.get(key)
             if other is not None and differ(mine["rows"], other["rows"]):
                 say(
-                    f"note: {origin[key]} and {path} hold different rows of seed {key[0]}, "
-                    f"{key[1]}; shown are those of "
+                    f"note: {origin[key]} and {path} have different rows of seed {key[0]}, "
+                    f"{key[1]}; the table has those of "
                     f"{path if mine['round'] > other['round'] else origin[key]}"
                 )
             if other is None or mine["round"] > other["round"]:
                 notes[key], origin[key] = mine, path
-    asked |= dict.fromkeys(name for _, name in notes)
-    known = ["original", *asked, results.AGAIN]
-    names = [n for n in dict.fromkeys(known) if n in asked and n != results.AGAIN]
-    names += [results.AGAIN] if results.AGAIN in asked else []
-    return Held(held[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
+    planned |= dict.fromkeys(name for _, name in notes)
+    known = ["original", *planned, results.AGAIN]
+    names = [n for n in dict.fromkeys(known) if n in planned and n != results.AGAIN]
+    names += [results.AGAIN] if results.AGAIN in planned else []
+    return Held(known_runs[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
 
 
 def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Run) -> None:
-    """Refuses a work directory that does not belong to the first one's table."""
+    """Refuses a work directory that does not fit into the first one's table."""
     if run.script != "compare":
         raise ValueError(
-            f"{path} holds a run of launch.{run.script}; a table is made of launch.compare's"
+            f"{path} has a run of launch.{run.script}; a table needs runs of launch.compare"
         )
     mine, theirs = dataclasses.asdict(run.config), dataclasses.asdict(known.config)
     named = [
@@ -113,29 +115,32 @@ def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Ru
         had = ", ".join(f"{n}={theirs[n]}" for n in differing)
         has = ", ".join(f"{n}={mine[n]}" for n in differing)
         raise ValueError(
-            f"{first} holds a run with {had}, and {path} one with {has}; a table has one "
+            f"{first} has a run with {had}, and {path} one with {has}; a table has one "
             "configuration, so read them one by one"
         )
     if run.data is None and run.files != known.files:
         changed = [n for n, digest in run.files.items() if known.files.get(n) != digest]
-        raise ValueError(f"{first} and {path} were run with different files {', '.join(changed)}")
+        raise ValueError(
+            f"{first} and {path} were run with different files {', '.join(changed)}; read them one "
+            "by one"
+        )
     if run.data and known.data and run.data != known.data:
         raise ValueError(f"{first} and {path} were run on different data; read them one by one")
     if run.numerics and known.numerics and run.numerics != known.numerics:
         raise ValueError(
-            f"{first} and {path} were run with different settings of JAX, which changes bits; read "
+            f"{first} and {path} were run with different settings of JAX, which change bits; read "
             "them one by one"
         )
     for what in ("layout", "versions"):
         if getattr(run, what) != getattr(known, what):
             say(
-                f"note: {first} and {path} were run with different {what}, which changes results "
-                "by chance"
+                f"note: {first} and {path} were run with different {what}, so results differ by "
+                "chance"
             )
 
 
 def differ(some: Iterable[Mapping], others: Iterable[Mapping]) -> bool:
-    """Whether two lists of rows say different things of a round that both have.
+    """Whether two lists of rows differ in a round that both have.
 
     >>> differ([dict(round=1, test=9, seconds=1)], [dict(round=1, test=9, seconds=2)])
     False
@@ -150,7 +155,7 @@ def differ(some: Iterable[Mapping], others: Iterable[Mapping]) -> bool:
 
 
 def state(held: Held, seed: int, name: str) -> dict[str, int] | None:
-    """How far a cell is: ``{"round", "of"}``, the same twice where it is finished; or None."""
+    """A run's progress: ``{"round", "of"}``, equal if it is finished; None without a checkpoint."""
     notes = held.notes.get((seed, name))
     if notes is None:
         return None
@@ -159,7 +164,7 @@ def state(held: Held, seed: int, name: str) -> dict[str, int] | None:
 
 
 def rows(held: Held) -> list[dict[str, Any]]:
-    """The rows of all finished cells, in the order of results.jsonl."""
+    """The rows of all finished runs, in the order of results.jsonl."""
     found = []
     for seed in held.seeds:
         for name in held.names:
@@ -170,7 +175,7 @@ def rows(held: Held) -> list[dict[str, Any]]:
 
 
 def left(held: Held, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, int]:
-    """Of the cells that were asked for: how many are not finished, and of how many rounds."""
+    """How many of the planned methods and seeds are not finished, and how many rounds are left."""
     known = [(name, state(held, seed, name)) for seed in seeds for name in names]
     open_ = [(name, cell) for name, cell in known if tables.state(cell) != "done"]
     return len(open_), sum(
@@ -179,10 +184,10 @@ def left(held: Held, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, i
 
 
 def summarise(held: Held) -> dict[str, Any]:
-    """``report.summarise`` of the finished cells, with ``cells``: how far each is, None if missing.
+    """``report.summarise`` of the finished runs, with the progress of all as ``cells``.
 
-    A method of which no cell is finished is None among ``methods``. ``paper`` has the numbers of
-    the same row, by method.
+    A missing run is None in ``cells``. A method without a finished run is None in ``methods``.
+    ``paper`` has the numbers of the same row, by method.
     """
     config = dataclasses.asdict(held.config)
     summary = report.summarise(rows(held), config)
@@ -192,24 +197,24 @@ def summarise(held: Held) -> dict[str, Any]:
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """The table; below it the cells, if one is missing, and the paper's values beside ours."""
+    """The table; below it the progress, if a run is missing, and the paper's values beside ours."""
     parts = [report.markdown(summary), progress(summary), beside(summary)]
     return "\n".join(part for part in parts if part)
 
 
 def progress(summary: Mapping[str, Any]) -> str:
-    """How far every cell is, as Markdown; empty where all are finished."""
+    """The progress of every run, as Markdown; empty if all are finished."""
     found = summary["cells"]
     words = {n: {s: tables.state(c) for s, c in by.items()} for n, by in found.items()}
     if all(word == "done" for by in words.values() for word in by.values()):
         return ""
     seeds = list(next(iter(words.values())))
-    lines = [["cell", *(f"seed {seed}" for seed in seeds)]]
+    lines = [["method", *(f"seed {seed}" for seed in seeds)]]
     lines += [[name.replace("_again", " again"), *by.values()] for name, by in words.items()]
     return tables.aligned(lines)
 
 
-# What the paper has numbers of; ``d_`` is the difference to retraining.
+# Columns with numbers of the paper; ``d_`` is the difference to retraining.
 COLUMNS = {m: tables.COLUMNS[m].title for m in GAP_MEASURES}
 COLUMNS |= {f"d_{m}": f"Δ {tables.COLUMNS[m].title.removesuffix(' %')}" for m in GAP_MEASURES}
 COLUMNS |= dict(gap=tables.COLUMNS["gap"].title)
@@ -217,9 +222,9 @@ GAPS = ("gap", *(f"d_{m}" for m in GAP_MEASURES))  # over the seeds that retrain
 
 
 def beside(summary: Mapping[str, Any]) -> str:
-    """The paper's values beside ours, means over seeds, as Markdown; empty where none is known.
+    """The paper's values beside ours, means over seeds, as Markdown; empty if none is known.
 
-    Δ is the absolute difference to retraining, where the paper's own values are not known.
+    Δ is the absolute difference to retraining, for rows of which only differences are known.
     """
     known, methods = summary["paper"], summary["methods"]
     config = summary["config"]

@@ -16,17 +16,17 @@ from launch.shell.say import say
 
 FLAGS = flags.FLAGS
 
-# Points that a target without a flag lies below or above retraining's last value.
+# Points between a default target and retraining's last value.
 LEEWAY = dict(test=-1.0, forget=2.0, asr=5.0)
 COSTS = ("round", "bytes", "flops", "seconds")
 
 
 def rounds() -> None:
     if FLAGS.target_asr is not None and not resolve(FLAGS.methods).backdoor:
-        raise ValueError("--target_asr does nothing where no image is poisoned; leave it out")
+        raise ValueError("--target_asr does nothing without poisoned images; leave it out")
     given = {m: getattr(FLAGS, f"target_{m}") for m in LEEWAY}
     if None in given.values() and not {"retrain", "all"} & set(FLAGS.methods):
-        say("note: targets that are not given are taken from retraining, which is not asked for")
+        say("note: default targets come from retraining, which is not among --methods")
     work, config, rows = comparison.run()
     from launch.records import records
     from launch.shell import hosts, outputs
@@ -49,11 +49,11 @@ def rounds() -> None:
 
 
 def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str, Any]]:
-    """One line for each method, seed and target: what it took, None where it never got there.
+    """One line for each method, seed and target: its costs, None if it never reached the target.
 
     Args:
       rows: lines of results.jsonl.
-      given: targets by measure; None is taken from retraining on the same seed.
+      given: targets by measure; None takes the target from retraining on the same seed.
 
     Raises:
       ValueError: a target is missing and so is retraining.
@@ -69,8 +69,8 @@ def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str
             continue  # no backdoor
         if target is None and any(("retrain", seed) not in runs for _, seed in runs):
             raise ValueError(
-                f"without retraining among the methods there is no target for {measure}; add "
-                f"retrain to --methods, or give --target_{measure}"
+                f"without retraining there is no default target for {measure}; add retrain to "
+                f"--methods, or give --target_{measure}"
             )
         for (name, seed), run in runs.items():
             goal = target
@@ -88,7 +88,7 @@ def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str
 
 
 def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
-    """The first evaluated row that is there: up at it, or down at it for good.
+    """The first evaluated row that reaches the target: up at it, or down at it for good.
 
     >>> run = [dict(round=r, test=t, asr=a) for r, t, a in [(0, 9, 0), (1, 8, 9), (2, 9, 1)]]
     >>> first(run, "test", 8.5)["round"], first(run, "asr", 1)["round"]
@@ -107,7 +107,7 @@ def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
 
 
 def table(lines: Sequence[dict]) -> dict[str, dict[str, Any]]:
-    """``{method: {measure: {cost: {mean, std}}}}``, None where a seed never got there."""
+    """``{method: {measure: {cost: {mean, std}}}}``, None if a seed never reached the target."""
     from jfu.results import mean_std
 
     found: dict[str, dict[str, Any]] = {}
@@ -142,7 +142,7 @@ def markdown(lines: Sequence[dict]) -> str:
 
 
 def goals(lines: Sequence[dict]) -> dict[str, str]:
-    """The targets in words: a number, or a distance to retraining where seeds differ."""
+    """The targets in words: a number, or a distance to retraining if seeds differ."""
     found: dict[str, set] = {}
     for line in lines:
         found.setdefault(line["measure"], set()).add(line["target"])
@@ -154,7 +154,7 @@ def goals(lines: Sequence[dict]) -> dict[str, str]:
 
 @figures.plain()
 def plot(lines: Sequence[dict], path: str, title: str) -> None:
-    """Rounds to each target, a bar for each method; seeds as dots, a cross where one is missing."""
+    """Rounds to each target, a bar for each method; seeds are dots; a cross if one is missing."""
     targets = goals(lines)
     names = list(dict.fromkeys(line["method"] for line in lines))
     size = (4.2 * len(targets) + 1, 0.34 * len(names) + 1.6)

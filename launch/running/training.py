@@ -1,4 +1,4 @@
-"""Trains a federation for requests to come, or goes on with the model of a work directory."""
+"""Trains a federation for later requests, or continues with the model of a work directory."""
 
 import dataclasses
 import os
@@ -27,10 +27,10 @@ FLAGS = flags.FLAGS
 
 
 def train(until: float) -> None:
-    """Runs what the flags of ``launch.train`` ask for.
+    """Does what the flags of ``launch.train`` request.
 
     Args:
-      until: no round is begun that would end later, by ``time.perf_counter``.
+      until: no round begins that would end later, by ``time.perf_counter``.
 
     Raises:
       OutOfTime: rounds are left, and there is a checkpoint.
@@ -41,12 +41,12 @@ def train(until: float) -> None:
     hosts.together(lambda: federation.check(config, keep=keep, **said()))
     start.check_source(FLAGS.init_from)
     if FLAGS.init_from and keep:
-        raise ValueError("--keep_history remembers a training from its start; leave it out")
+        raise ValueError("--keep_history needs training from its start; leave it out")
     more = dict(seed=seed, keep_history=keep, further=rounds if FLAGS.init_from else 0)
     where = workdir_for(config, "train", **more)
     work = workdir.open_workdir(where, config, "train", **more)
     if start.erased(work):
-        raise ValueError(f"what {work.path} held was erased; choose another --workdir")
+        raise ValueError(f"files in {work.path} were erased; choose another --workdir")
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
@@ -72,18 +72,20 @@ def train(until: float) -> None:
 
 
 def configuration() -> tuple[runs.Met, int]:
-    """What is trained, and for how many rounds, as the flags say."""
+    """The model to train and the number of rounds, from the flags."""
     if FLAGS.init_params:
         raise ValueError(
-            "--init_params takes the place of training; give it to launch.unlearn or launch.compare"
+            "--init_params replaces training; give it to launch.unlearn or launch.compare"
         )
     return going_on(FLAGS.init_from) if FLAGS.init_from else from_scratch()
 
 
 def from_scratch() -> tuple[runs.Met, int]:
-    """A training of its own."""
+    """Training from scratch."""
     if FLAGS.returns:
-        raise ValueError(f"--returns={FLAGS.returns} wants a model to go on with: --init_from")
+        raise ValueError(
+            f"--returns={FLAGS.returns} needs an earlier model; give it with --init_from"
+        )
     config = resolve()
     if not FLAGS["forget"].present and not config.backdoor:
         config = dataclasses.replace(config, forget="")  # no request is known yet
@@ -91,7 +93,7 @@ def from_scratch() -> tuple[runs.Met, int]:
 
 
 def going_on(source: str) -> tuple[runs.Met, int]:
-    """More rounds of a model, as it was trained, with the clients of ``--returns`` back.
+    """More rounds of training for a model, in its own way, with the clients of ``--returns`` back.
 
     Args:
       source: its work directory.
@@ -105,7 +107,7 @@ def going_on(source: str) -> tuple[runs.Met, int]:
     for name in FIELDS:
         if name in FLAGS and FLAGS[name].present and name not in anew:
             raise ValueError(
-                f"{source} is trained with {name}={getattr(config, name)}, and goes on with it; "
+                f"{source} was trained with {name}={getattr(config, name)} and continues with it; "
                 f"leave --{name} out"
             )
     check_returns(FLAGS.returns or "", config)
@@ -123,13 +125,13 @@ def check_returns(back: str, config: Config) -> None:
     gone = requests.forgotten(config.past)
     if back and not (back.startswith("client:") and requests.forgotten([f"-{back}"]) <= gone):
         raise ValueError(
-            f"--returns={back} names clients that were not taken out; "
-            f"{', '.join(sorted(gone)) or 'nobody'} was"
+            f"--returns={back} names clients that were not taken out; those taken out are: "
+            f"{', '.join(sorted(gone)) or 'none'}"
         )
 
 
 def write_history(work: WorkDir, keep: list[str], history: Any) -> None:
-    """Writes what training has recorded, for methods that need it."""
+    """Writes the history of training, for methods that need it."""
     if hosts.first():
         checkpoints.write_history(work, history, keep)
         size = jfu.nbytes(history) / 1e6

@@ -1,12 +1,12 @@
-"""The tables in the documents: what each is made of, whether it is still that, and anew.
+"""The tables in the documents: their sources, whether they are up to date, and how to rewrite them.
 
-A table that a document shows stands between two comments, ``<!-- name -->`` and ``<!-- /name -->``.
-``BLOCKS`` says which recorded results it is made of, and how.
+A table in a document stands between two comments, ``<!-- name -->`` and ``<!-- /name -->``.
+``BLOCKS`` says from which recorded results it is made, and how.
 
-  python -m launch.studies.documents            # which tables are not those of launch/results
-  python -m launch.studies.documents --write    # writes them anew
+  python -m launch.studies.documents            # lists tables that differ from launch/results
+  python -m launch.studies.documents --write    # rewrites them
 
-A checkout is needed: neither the documents nor the recorded results are installed.
+This needs a checkout: neither the documents nor the recorded results are installed.
 """
 
 import json
@@ -22,7 +22,7 @@ from launch.studies import pays_report, rates, robustness, theory
 from launch.timing import bench, streaming
 
 ROOT = pathlib.Path(__file__).parents[2]
-TOPS = ("jfu", "launch", "tests")  # besides the documents at the root
+TOPS = ("jfu", "launch", "tests")  # in addition to the documents at the root
 
 Results = pathlib.Path  # the folder launch/results
 
@@ -76,7 +76,7 @@ def front(results: Results) -> str:
 
 
 def aims(results: Results) -> str:
-    """What the timed jobs aimed at, and what they reach."""
+    """The aims of the timed jobs, and the measured values."""
     of = {
         job: {row["name"]: row for row in reversed(_lines(results / f"bench-{job}-cpu.jsonl"))}
         for job in ("mlp", "cnn")
@@ -109,7 +109,9 @@ def aims(results: Results) -> str:
 
 
 def tuning(rows: Sequence[dict], shown: Sequence[str]) -> str:
-    """The settings tried for each method in a line: measures behind a colon, the chosen in bold.
+    """The settings tried for each method, on one line; the chosen one is bold.
+
+    Measures follow each setting after a colon.
 
     >>> row = dict(method="pgd", option="lr=0.1", gap=5.75, retain=99.0, asr=16.94, chosen=True)
     >>> print(tuning([row, row | dict(option="lr=0.01", gap=6.79, chosen=False)], ["asr"]))
@@ -169,14 +171,14 @@ MARK = re.compile(r"^<!-- /?\S+ -->$", re.M)
 
 
 def documents(root: pathlib.Path) -> Iterator[pathlib.Path]:
-    """All Markdown files of a checkout; tests/scripts/older holds work directories."""
+    """All Markdown files of a checkout, without tests/scripts/older, which has work directories."""
     yield from sorted(root.glob("*.md"))
     for top in TOPS:
         yield from sorted(p for p in (root / top).rglob("*.md") if "older" not in p.parts)
 
 
 def blocks(text: str) -> dict[str, str]:
-    """The blocks of a document by name.
+    """The blocks of a document, by name.
 
     >>> blocks("<!-- a -->\\n| 1 |\\n<!-- /a -->\\n")
     {'a': '| 1 |\\n'}
@@ -191,7 +193,7 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def rewritten(text: str, results: Results) -> str:
-    """A document with every block made anew from the recorded results.
+    """A document with every block rewritten from the recorded results.
 
     Raises:
       ValueError: a block begins or ends without the other, or its name is not in ``BLOCKS``.
@@ -203,7 +205,7 @@ def rewritten(text: str, results: Results) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Checks the documents, or writes their tables anew; the exit status."""
+    """Checks the documents, or rewrites their tables; returns the exit status."""
     if list(arguments) not in ([], ["--write"]):
         print(__doc__, file=sys.stderr)
         return 2

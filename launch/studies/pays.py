@@ -1,4 +1,4 @@
-"""When negation pays: settings, and what is measured of each federation."""
+"""When negation pays: the settings, and the measures of each federation."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ from launch.shell.typed import given, said
 FLAGS = flags.FLAGS
 
 CLEAN = dict(backdoor=False, backdoor_clients=(), backdoor_forget="")
-# What each setting changes, by factor. ``times`` multiplies: rates and lengths of the base.
+# The changes of each setting, by factor. ``times`` multiplies rates and lengths of the base.
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "optimizer and rate": {
         "base": {},
@@ -60,7 +60,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "no poison and few images": CLEAN | dict(train_size=300, epochs=4),
     },
 }
-# Flags of other scripts that nothing here asks for.
+# Flags of other scripts that have no use here.
 NO_PART = {*having("not_in_pays"), "checkpoint_every", "key_file"}
 METHODS = ("retrain", "retrain_again", "finetune", "reinit", "not")
 
@@ -74,8 +74,8 @@ def pays() -> None:
     config = resolve()
     for name in sorted(given() & NO_PART):
         raise ValueError(
-            f"--{name} has no part here: every setting trains from scratch, and its methods have "
-            "as many rounds as that, at the same rate, all looked at; leave it out"
+            f"--{name} has no use here: every setting trains from scratch, and its methods have "
+            "equal rounds, all evaluated, and the same rate; leave it out"
         )
     from launch.report import figures
     from launch.setup import federation, identity
@@ -87,12 +87,12 @@ def pays() -> None:
     joining.refuse(FLAGS, "pays")
     federation.check(config, **said())
     if config.dp_clip is not None:
-        raise ValueError("launch.pays tells no epsilon; leave --dp_clip out")
+        raise ValueError("launch.pays does not compute epsilon; leave --dp_clip out")
     work = workdir.open_workdir(workdir_for(config, "pays"), config, "pays")
     chunk = 1 if FLAGS.chunk is None else FLAGS.chunk
     layout = devices.start(FLAGS.devices, chunk, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
     say(
-        f"federations over {layout.devices} {layout.backend} devices, in each {chunk or 'all'} "
+        f"federations on {layout.devices} {layout.backend} devices, each with {chunk or 'all'} "
         f"clients at a time; work directory {work.path}"
     )
     data = identity.of_data(load(config))
@@ -119,10 +119,10 @@ def pays() -> None:
 
 
 def known_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows that are there, if they are as they were written.
+    """The rows of earlier commands, if they are unchanged.
 
     Raises:
-      ValueError: they are not.
+      ValueError: they were changed.
     """
     from jfu.files import read_lines
     from jfu.ledger import digest
@@ -134,10 +134,10 @@ def known_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     try:
         rows = read_lines(path, finite=False)
         if not all(isinstance(row, dict) and {"setting", "seed"} <= row.keys() for row in rows):
-            raise ValueError("its lines are no rows of launch.pays")
+            raise ValueError("its lines are not rows of launch.pays")
         if os.path.lexists(digests) and digest(path) not in read_lines(digests):
             raise ValueError("it was changed since it was written")
-        if rows:  # what is told at the end
+        if rows:  # the tables at the end need them
             _ = pays_report.markdown(rows), pays_report.groups(rows)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         why = str(error) if type(error) is ValueError else f"{error!r:.200}"
@@ -146,12 +146,14 @@ def known_rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def keep_rows(path: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces the rows; their digest, and that of those before, is written first beside them."""
+    """Replaces the rows. First it writes their digest, and that of the old rows, into a file."""
     from jfu.ledger import digest
 
     text = "".join(json.dumps(row) + "\n" for row in rows)
     now = [hashlib.sha256(text.encode()).hexdigest()]
-    now += [digest(path)] if path.exists() else []  # which stays if a kill comes in between
+    now += (
+        [digest(path)] if path.exists() else []
+    )  # the old rows stay if the process is killed between
     write(path.with_name(f"{path.name}.sha256"), "".join(f'"{one}"\n' for one in now))
     write(path, text)
 
@@ -163,7 +165,7 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
-    """A setting's configuration; recovery has training's rate and as many rounds."""
+    """A setting's configuration; recovery has the rate and the number of rounds of training."""
     changes = dict(changes)
     for name, factor in changes.pop("times", {}).items():
         value = factor * getattr(config, name)
@@ -176,10 +178,10 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """All seeds of one setting; a row each.
+    """All seeds of one setting; one row for each.
 
-    Training and every method are the same rounds from other states on other data, so one compiled
-    program, mapped over the seeds, serves them all. Keys are those of launch.compare's cells.
+    Training and every method run the same rounds from other states on other data. So one compiled
+    program, mapped over the seeds, does them all. Keys are those of launch.compare.
     """
     from launch.running.programs import looked_at
     from launch.setup import keys
@@ -195,11 +197,11 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
     named = lambda t: names_the_poison(t.poisoned, t.evaluation.forget, t.evaluation.retain)
     poisoned = [named(trial) for trial in trials]
     masks = [_masks(trial.evaluation) for trial in trials]
-    # Where training and recovery warm up alike, one program is both.
+    # If training and recovery have the same warm-up, they are one program.
     course = functools.cache(lambda fed: jax.jit(shadows.map_federations(_course(study, fed))))
 
     def run(method, fed, name, starts, splits):
-        """The method on every seed: its last states, and what was seen on the way."""
+        """The method on every seed: its last states, and the measures on the way."""
         perturb, rows = jax.jit(method.perturb), []
         for trial, mask, trained, split in zip(trials, masks, starts, splits, strict=True):
             first, later = jax.random.split(keys.run(trial.key, name))
@@ -227,7 +229,7 @@ def measure(name: str, config: Config, layout: Any, seeds: Sequence[int]) -> lis
 
 
 def _masks(evaluation: Evaluation) -> np.ndarray:
-    """Which of the evaluation's examples each accuracy is of, bool ``[A, E]``."""
+    """The examples of each accuracy, among those of the evaluation, bool ``[A, E]``."""
     every = np.arange(len(evaluation.y))
     return np.stack([np.isin(every, rows) for rows in sides(evaluation).values()])
 
@@ -236,8 +238,8 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
     """Rounds on retained data as one function of a seed's state, data and key.
 
     Returns:
-      ``(last state, seen)``: every example's loss and correctness at the start, half-way and at
-      the end, and how many of each mask's images are right, by round ``[R, A]``.
+      ``(last state, seen)``: every example's loss and correctness at the start, half-way and at the
+      end; and the number of correct images of each mask, by round ``[R, A]``.
     """
     judge = jfu.per_example(lambda variables, x: study.model.apply(variables, x)[0])
     rounds, half = study.config.rounds, study.config.rounds // 2
@@ -262,7 +264,7 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
 
 
 def line(config: Config, trial: Any, poisoned: bool, found: dict[str, Any]) -> dict[str, Any]:
-    """One seed's line of pays.jsonl, of what its program returned."""
+    """One seed's line of pays.jsonl, from the output of its program."""
     rows = sides(trial.evaluation)
     marks = lambda name, when: measures_of(trial.evaluation, *found[name][when])
     curve = lambda name: [

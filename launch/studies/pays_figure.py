@@ -1,4 +1,4 @@
-"""The figure of launch.pays: rounds to recover and gap, setting by setting."""
+"""The figure of launch.pays: rounds to recover and gap, for each setting."""
 
 from collections.abc import Sequence
 

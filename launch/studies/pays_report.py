@@ -1,4 +1,4 @@
-"""What the lines of launch.pays say: a table by setting, and one by what is known beforehand."""
+"""The results of launch.pays as tables: one by setting, and one by what is known beforehand."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,22 @@ import numpy as np
 from jfu import tables
 from launch.report import advice
 
-# As figure and table call those that retraining is compared with.
+# Names in figure and table of the methods that are compared with retraining.
 LABELS = {"finetune": "fine-tuning", "reinit": "new first layer", "not": "NoT"}
 LABELS |= {"retrain_again": "retraining again"}
 
 
 def ratios(rows: Sequence[dict], name: str) -> list[float]:
-    """Rounds that a method needs to recover over those of retraining, seed by seed.
+    """Rounds that a method needs to recover, divided by those of retraining, seed by seed.
 
-    A method that does not recover counts with all of its rounds, so its ratio is at least that.
+    A method that does not recover counts with all of its rounds, so its true ratio is at least
+    that.
     """
     return [needed(row, name) / needed(row, "retrain") for row in rows]
 
 
 def needed(row: dict, name: str) -> int:
-    """Rounds that a method needed to recover; all there were where it did not."""
+    """Rounds that a method needed to recover; all rounds if it did not recover."""
     return row["methods"][name]["recover"] or row["rounds"]
 
 
@@ -55,10 +56,10 @@ def markdown(rows: Sequence[dict]) -> str:
 
 
 def groups(rows: Sequence[dict]) -> str:
-    """All settings together, by what is known beforehand of the model and of its training.
+    """All settings together, grouped by what is known beforehand about the model and its training.
 
-    *Flat*: training came within 0.5 points of its end before its last quarter. A second retraining
-    tells what of a ratio or of a gap is chance.
+    *Flat*: training came within 0.5 points of its end before its last quarter. The values of a
+    second retraining show how much of a ratio or a gap is chance.
     """
     took = lambda row: row["took"] or row["rounds"]
     flat = lambda row: took(row) <= 0.75 * row["rounds"]
@@ -93,7 +94,7 @@ def groups(rows: Sequence[dict]) -> str:
 
 
 def deciles(values: Sequence[float]) -> str:
-    """Median, and first to last decile.
+    """Median, then first and last decile.
 
     >>> deciles([1.0, 2.0, 3.0])
     '2.00 (1.20 to 2.80)'

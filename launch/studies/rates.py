@@ -17,23 +17,23 @@ from launch.shell.say import say
 FLAGS = flags.FLAGS
 EXAMPLES, MANY, PAIRS = (14, 144, 1000), (5, 10), 32
 MODELS = (OLD, "retrain", results.AGAIN, THIRD, "none", "old anew", "half", "exact")
-JUDGED = MODELS[4:]  # as methods are
-COVERED = ("forget", "auc_matched", "rmia")  # of whose intervals it is counted what they hold
+JUDGED = MODELS[4:]  # judged as methods are
+COVERED = ("forget", "auc_matched", "rmia")  # measures whose intervals' coverage is counted
 TESTS, LIMIT = 360, 20  # test images; rounds in which the data may be relearnt
 
 
 class Request(NamedTuple):
     """Scores phi of forgotten and matched test examples, as models give them.
 
-    phi = mean + trigger + example + model + noise, of which only the noise is an example's in one
-    model; what was learnt by heart is ``phi + heart max(0, 4 - phi)``, on forgotten examples.
+    phi = mean + trigger + example + model + noise. Only the noise is drawn for each example in each
+    model. A memorised score is ``phi + heart max(0, 4 - phi)``, on forgotten examples.
     """
 
     mean: float
     example: float  # deviation over examples, the same in all models of a seed
     model: float  # over models, the same in all examples
     noise: float
-    trigger: float = 0.0  # what a model adds that saw the trigger, to every example with it
+    trigger: float = 0.0  # added by a model that saw the trigger, on every example with it
     heart: float = 0.0
     relearn: float = 0.0  # rounds that retrained models need, on average
 
@@ -59,7 +59,7 @@ def of_seed(request: Request, examples: int, rng: np.random.Generator) -> dict[s
 
 
 def scored(request, level, known: float, saw: bool, rng) -> np.ndarray:
-    """phi of members and others, ``[2, n]``, under one model."""
+    """phi of members and non-members, ``[2, n]``, under one model."""
     phi = level + request.model * rng.normal() + request.noise * rng.normal(size=level.shape)
     phi = phi + request.trigger * saw * known
     phi[0] += known * request.heart * np.maximum(0, 4 - phi[0])
@@ -67,7 +67,7 @@ def scored(request, level, known: float, saw: bool, rng) -> np.ndarray:
 
 
 def measured(request: Request, phi: dict, name: str, rng) -> dict[str, tuple]:
-    """What ``jfu.audit.collect`` makes of one model."""
+    """The samples of one model, as ``jfu.audit.collect`` makes them."""
     members, others = phi[name]
     p = {other: 1 / (1 + np.exp(-phi[other])) for other in (name, *RETRAINED)}
     references = [p[other] for other in RETRAINED if other != name]
@@ -77,7 +77,7 @@ def measured(request: Request, phi: dict, name: str, rng) -> dict[str, tuple]:
         p[name][1],
         np.stack([r[1] for r in references]),
     )
-    # The loss attack's accuracy, with a threshold in the middle in place of ten that are learnt.
+    # The loss attack's accuracy, with one threshold in the middle instead of ten learnt ones.
     middle = np.median(phi[name])
     hits = np.concatenate([members > middle, others <= middle])
     out = dict(
@@ -96,7 +96,7 @@ def measured(request: Request, phi: dict, name: str, rng) -> dict[str, tuple]:
 
 
 def relearnt(request: Request, members, name: str, rng) -> tuple[np.ndarray, np.ndarray]:
-    """Rounds until it knows 95 in 100 of the members: what it knew is back at once."""
+    """Rounds until a model knows 95 in 100 of the members; what it knew comes back at once."""
     rounds = 0
     if (members > 0).mean() < 0.95:
         slow = request.relearn * np.exp(rng.normal(-0.1, 0.45))
@@ -105,7 +105,7 @@ def relearnt(request: Request, members, name: str, rng) -> tuple[np.ndarray, np.
 
 
 def of_pairs(request: Request, examples: int, rng, pairs: int = PAIRS) -> dict[str, dict]:
-    """What pairs of shadow federations show of every model, on one split of the data."""
+    """The samples of pairs of shadow federations for every model, on one split of the data."""
     level = request.mean + request.example * rng.normal(size=(2, examples))
     phi = lambda known, saw: np.stack(
         [scored(request, level, known, saw, rng)[0] for _ in range(pairs)]
@@ -115,7 +115,7 @@ def of_pairs(request: Request, examples: int, rng, pairs: int = PAIRS) -> dict[s
     for name in (OLD, THIRD, "old anew", "half", "exact"):
         known = KNOWN.get(name, 0.0)
         inside = phi(known, name in KNOWN)
-        # Those that did not hold an example learnt the trigger from the others, by heart nothing.
+        # Without an example, a shadow learnt the trigger from others, and memorised nothing.
         bare = request._replace(heart=0.0)
         outside = np.stack([scored(bare, level, known, known > 0, rng)[0] for _ in range(pairs)])
         if name == THIRD:
@@ -142,10 +142,10 @@ def audit(request: Request, seeds: list[dict], pairs: dict[str, dict]) -> tuple[
 
 
 def rates(name: str, examples: int, seeds: int, runs: int, pool: list[dict]) -> dict[str, Any]:
-    """Shares of audits by verdict and model, and of intervals that hold what is true.
+    """Shares of audits by verdict and model, and of intervals that contain the true value.
 
-    Shadow federations take long and do not hang together with the seeds' models, so each of a
-    pool of them stands beside several draws of those.
+    Shadow federations take long, and are independent of the seeds' models. So each one of a pool is
+    used with several draws of those models.
     """
     request = REQUESTS[name]
     rng = np.random.default_rng([[*REQUESTS].index(name), examples, seeds])
@@ -168,7 +168,7 @@ def rates(name: str, examples: int, seeds: int, runs: int, pool: list[dict]) -> 
 
 
 def coverage(entries: list[dict[str, Any]]) -> dict[str, float]:
-    """How many intervals hold the mean over all audits: of values, and of differences."""
+    """How many intervals contain the mean over all audits: of values, and of differences."""
 
     def held(found):
         truth = np.mean([one["value"] for one in found])
@@ -181,24 +181,26 @@ def measure() -> None:
     import jfu.io
 
     if not FLAGS.json:
-        raise ValueError("say where to write: --json=launch/results/audit-rates.json")
+        raise ValueError(
+            "--json is missing; give a file, such as --json=launch/results/audit-rates.json"
+        )
     lines = []
     for name in FLAGS.requests:
         for examples in map(int, FLAGS.examples):
-            # Those of many examples take longest, most of it for shadow federations.
+            # Audits of many examples take longest, mostly for shadow federations.
             runs = FLAGS.runs if examples < 1000 else max(1, 2 * FLAGS.runs // 5)
             rng = np.random.default_rng([[*REQUESTS].index(name), examples])
             pool = [of_pairs(REQUESTS[name], examples, rng) for _ in range(max(1, runs // 20))]
             for seeds in MANY:
                 lines.append(rates(name, examples, seeds, runs, pool))
                 say(json.dumps(lines[-1]))
-                text = json.dumps(lines, indent=1)  # what is there, if it is stopped
+                text = json.dumps(lines, indent=1)  # the results so far, if it is stopped
                 jfu.io.write_bytes(FLAGS.json, (text + "\n").encode())
     show(markdown(lines))
 
 
 def markdown(lines: list[dict[str, Any]]) -> str:
-    """Shares of audits in percent, and the lowest share of intervals that hold the truth."""
+    """Shares of audits in percent, and the lowest share of intervals with the true value."""
     shown = {
         "old: yes": ("none", "yes"),
         "no": ("none", "no"),

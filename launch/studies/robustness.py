@@ -14,11 +14,11 @@ from launch.timing.process import free, publish
 FLAGS = flags.FLAGS
 
 CLIENTS, ROUNDS, RATE, BATCH = 10, 30, 0.15, 32
-LIMIT, CLIP = 1.0, 0.3  # longer than good updates are here, and near their median
-WIDTH = 32  # of the one hidden layer
+LIMIT, CLIP = 1.0, 0.3  # above the lengths of good updates here; near their median
+WIDTH = 32  # width of the only hidden layer
 PARTS = ("iid", "dirichlet:0.5")
 BAD = (1, 2, 3)
-NEAR = 5.0  # points below plain averaging without bad clients that still count as withstood
+NEAR = 5.0  # an attack this many points below averaging without bad clients was withstood
 
 AGGREGATORS = {
     "mean": "`mean`",
@@ -31,8 +31,8 @@ AGGREGATORS = {
     "geometric": "`jfu.geometric_median()`",
     "mixed": "`jfu.mixed(jfu.trimmed_mean(0.3), 3)`",
 }
-# The name of the attack, its column, and the strengths that are tried. Labels are flipped in the
-# data; 0 deviations stand for the paper's own number of them.
+# The name of the attack, its column, and the strengths to try. Labels are flipped in the data.
+# 0 deviations means the paper's own number of deviations.
 ATTACKS = {
     "none": ("nobody bad", (1.0,)),
     "nan": ("NaN", (1.0,)),
@@ -88,7 +88,7 @@ def aggregator(name: str):
 
 
 def harm(number, strength, updates, weights, bad, key):
-    """What bad clients send: the attack of that place in ``ATTACKS``."""
+    """The updates of bad clients, by the attack at that position of ``ATTACKS``."""
     import jax
     import jax.numpy as jnp
 
@@ -155,7 +155,7 @@ def program(name: str, part: str, data: Any) -> Callable[[str, float, int], Any]
 
 
 def stacked(cases: list, slots: int):
-    """Federations of one pool of images as one, along a new first axis."""
+    """Several federations that share a pool of images, as one, along a new first axis."""
     import numpy as np
 
     wide = lambda a: np.pad(a, ((0, 0), (0, slots - a.shape[1])))
@@ -164,7 +164,7 @@ def stacked(cases: list, slots: int):
 
 
 def case(data: Any, part: str, seed: int, many: int, flips: bool):
-    """A seed's clients, of whom so many are bad; their labels flipped if that is the attack."""
+    """A seed's clients, with a number of bad ones; flipped labels if that is the attack."""
     import numpy as np
 
     import jfu

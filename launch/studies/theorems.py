@@ -1,6 +1,7 @@
-"""The four experiments of launch.theory: for each theorem what is measured, and its bound.
+"""The four experiments of launch.theory: the measures for each theorem, and their bounds.
 
-Each takes an activation, the data and the trained networks of all seeds, and gives rows."""
+Each takes an activation, the data and the trained networks of all seeds, and returns rows.
+"""
 
 import functools
 from collections.abc import Callable
@@ -21,13 +22,13 @@ BINS = 10  # of a unit's histogram
 # A tenth above what the histogram of a symmetric law has by chance: below it nothing is seen.
 CHANCE = 1.1 * (BINS / (np.pi * (RETAIN + FORGET))) ** 0.5
 DRAWS = 8
-# Layers to negate: first, second, third, output; and with halves of the second as two.
+# Layers to negate: first, second, third, output; and the same with the second in two halves.
 SETS = dict(first=(0,), pair=(0, 1), output=(3,))
 BRANCHES = dict(halves=(1, 2), half=(1,))
-ROUNDING = 1e-3  # what float32 and finite steps may add to a bound
+ROUNDING = 1e-3  # tolerance of a bound for float32 and finite steps
 REPAIRED = 0.01  # less than this share of the damage is none
 
-# What is checked: key -> (theorem, in words with the two numbers that are compared).
+# The checks: key -> (theorem, the comparison in words).
 CHECKS = {
     "time, trained": (1, "time from the trained weights ≥ bound"),
     "time, negated": (1, "time from the negated weights ≥ bound"),
@@ -61,7 +62,7 @@ class Task(NamedTuple):
 
 
 def make(seeds: int) -> Task:
-    """Other images, labels and first weights for every seed."""
+    """New images, labels and first weights for every seed."""
     from jfu.data import digits
 
     data = digits()
@@ -78,7 +79,7 @@ def make(seeds: int) -> Task:
 
 
 def cross_entropy(activation: Callable, weights: theory.Chain, x, y, share) -> jax.Array:
-    """The mean loss, each example counting for its share ``[B]``."""
+    """The mean loss, with each example weighted by its share ``[B]``."""
     logits = theory.preactivations(activation, weights, x)[-1]
     each = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)[:, 0]
     return (each * share).sum() / share.sum()
@@ -119,14 +120,14 @@ def train(activation: Callable, task: Task) -> Networks:
 
 
 def line(what: str, seed: int, value, bound, consistent, **more) -> dict[str, Any]:
-    """One row: what was measured, what it is compared with, and the verdict or None."""
+    """One row: a measured value, the bound that it is compared with, and the verdict or None."""
     consistent = None if consistent is None else bool(consistent)
     numbers = dict(value=float(value), bound=float(bound), consistent=consistent)
     return dict(theorem=CHECKS[what][0], what=what, seed=seed) | numbers | more
 
 
 def unlearning_time(activation: Callable, task: Task, networks: Networks) -> list[dict]:
-    """Theorem 1: the time that the gap takes, and the least it could take."""
+    """Theorem 1: the time in which the gap changes, and the shortest time by the bound."""
 
     @quick_jit
     @jax.vmap
@@ -151,12 +152,12 @@ def unlearning_time(activation: Callable, task: Task, networks: Networks) -> lis
 
 
 def holds(found: theory.TimeBound) -> bool:
-    """Whether a flow kept to the bound, and to the speed allowed at every moment."""
+    """Whether a flow met the bound, and the allowed speed at every moment."""
     return bool(max(found.ratio, found.nearest) <= 1 + ROUNDING)
 
 
 def activation_distances(activation: Callable, task: Task, networks: Networks) -> list[dict]:
-    """Theorem 2: negation against weights of one norm, drawn and searched for."""
+    """Theorem 2: negation against other weights of the same norm, random and searched for."""
 
     def layer(weight, inputs, key):
         y = inputs @ weight
@@ -173,7 +174,7 @@ def activation_distances(activation: Callable, task: Task, networks: Networks) -
     @jax.vmap
     def each(x, key, weights):
         hidden = activation(x @ weights[0])
-        # Exactly of covariance 1 and symmetric, as no finite draw is.
+        # Covariance exactly 1, and symmetric, unlike a finite random sample.
         white = jnp.linalg.qr(jax.random.normal(key, (1024, x.shape[1])))[0] * 32
         white = jnp.concatenate([white, -white])
         places = dict(
@@ -204,7 +205,7 @@ def activation_distances(activation: Callable, task: Task, networks: Networks) -
 def farthest(
     activation: Callable, weight: jax.Array, inputs: jax.Array, start: jax.Array, *, steps: int
 ) -> jax.Array:
-    """Searches the weights of one norm for the largest distance: ascent along the sphere.
+    """Searches weights of the same norm for the largest distance: gradient ascent on the sphere.
 
     Args:
       weight, start: ``[n, m]``.
@@ -217,7 +218,7 @@ def farthest(
     y, norm = inputs @ weight, jnp.linalg.norm(weight)
     onto = lambda other: other * (norm / jnp.linalg.norm(other))
 
-    def step(other, left):  # a twentieth of the radius at first, then less and less
+    def step(other, left):  # begins at a twentieth of the radius and decreases
         uphill = jax.grad(lambda w: theory.activation_distance(activation, y, inputs @ w))(other)
         uphill = uphill - jnp.vdot(uphill, other) / norm**2 * other
         length = jnp.maximum(jnp.linalg.norm(uphill), jnp.finfo(uphill.dtype).tiny)
@@ -227,9 +228,9 @@ def farthest(
 
 
 def jacobians(activation: Callable, task: Task, networks: Networks) -> list[dict]:
-    """Theorem 3: W1 between the laws of later Jacobians, and the asymmetry of the first layer's
-    units. Where W1 is 0 on both sides, or the asymmetry is what chance gives, there is nothing
-    to compare.
+    """Theorem 3: W1 between the laws of later Jacobians, and asymmetry of the first layer's units.
+
+    There is nothing to compare if W1 is 0 on both sides, or if the asymmetry is at chance level.
     """
     asymmetry = jax.vmap(functools.partial(theory.total_variation, bins=BINS), in_axes=1)
 
@@ -276,10 +277,10 @@ def jacobians(activation: Callable, task: Task, networks: Networks) -> list[dict
 
 
 def repair(activation: Callable, task: Task, networks: Networks) -> list[dict]:
-    """Theorem 4: the least loss with one other layer alone free, trained against negated.
+    """Theorem 4: the least loss that one other layer alone can reach, trained against negated.
 
-    A chain's antichains are single layers, so the halves of the second layer's units count as
-    two layers in BRANCHES, none of which feeds the other.
+    The antichains of a chain are single layers. So in BRANCHES the two halves of the second layer's
+    units count as two layers, and neither feeds the other.
     """
 
     @quick_jit
@@ -326,7 +327,7 @@ EXPERIMENTS = (unlearning_time, activation_distances, jacobians, repair)
 
 
 def study(name: str, seeds: int) -> list[dict]:
-    """Every row of one activation."""
+    """All rows of one activation."""
     activation, task = theory.ACTIVATIONS[name], make(seeds)
     networks = train(activation, task)
     rows = [row for each in EXPERIMENTS for row in each(activation, task, networks)]

@@ -1,4 +1,4 @@
-"""The theorems behind NoT, tried: claims, checks, tables."""
+"""Tests of the theorems behind NoT: claims, checks, tables."""
 
 import concurrent.futures
 import functools
@@ -33,13 +33,13 @@ def try_theorems() -> None:
 
 
 def run(path: str, seeds: int, processes: int = 1) -> tuple[str, list[str]]:
-    """The four experiments into a work directory; the text of the tables, and the files' names.
+    """Runs the four experiments in a work directory; returns the tables' text and the files' names.
 
     Args:
-      processes: activations at once, most of whose time is compiling on one core.
+      processes: activations that run at once; most of their time is compiling on one core.
 
     Raises:
-      ValueError: the directory holds anything but such a run with as many seeds.
+      ValueError: the directory has anything else than such a run with as many seeds.
     """
     folder = claim(path, seeds)
     lock = take(folder)
@@ -48,7 +48,9 @@ def run(path: str, seeds: int, processes: int = 1) -> tuple[str, list[str]]:
     if processes == 1:
         found = list(map(of, theory.ACTIVATIONS))
     else:
-        fresh = multiprocessing.get_context("spawn")  # a fork of JAX's threads would hang
+        fresh = multiprocessing.get_context(
+            "spawn"
+        )  # a fork of a process with JAX's threads would hang
         with concurrent.futures.ProcessPoolExecutor(processes, fresh, interrupt.follow) as pool:
             found = list(pool.map(of, theory.ACTIVATIONS))
     rows = [row for some in found for row in some]
@@ -63,12 +65,12 @@ def run(path: str, seeds: int, processes: int = 1) -> tuple[str, list[str]]:
 
 
 def claim(path: str, seeds: int) -> pathlib.Path:
-    """Makes the work directory, or takes over one that was made with the same flags.
+    """Makes the work directory, or reuses one that was made with the same flags.
 
     Raises:
-      ValueError: it holds anything else; nothing is changed.
+      ValueError: it has anything else; nothing is changed.
     """
-    folder, told = pathlib.Path(path), dict(script="theory", seeds=seeds)
+    folder, wanted = pathlib.Path(path), dict(script="theory", seeds=seeds)
     notes = folder / "config.json"
     if os.path.lexists(notes):
         try:
@@ -79,21 +81,21 @@ def claim(path: str, seeds: int) -> pathlib.Path:
             ) from None
         if kept.get("script") != "theory":
             raise ValueError(
-                f"{folder} holds a run of launch.{kept.get('script')}; choose another --workdir"
+                f"{folder} has a run of launch.{kept.get('script')}; choose another --workdir"
             )
-        if kept != told:
+        if kept != wanted:
             raise ValueError(
-                f"{folder} holds a run with seeds={kept.get('seeds')}, and seeds={seeds} was asked "
-                "for; use the same flags to replace it, or another --workdir"
+                f"{folder} has a run with seeds={kept.get('seeds')}, and the flags say "
+                f"seeds={seeds}; use the same flags to replace it, or another --workdir"
             )
         return folder
     if not untouched(folder):
         raise ValueError(
-            f"{folder} exists and was not made by launch.theory; choose another --workdir, "
-            "nothing was touched"
+            f"{folder} exists and was not made by launch.theory; choose another --workdir; "
+            "nothing was changed"
         )
     make_folder(folder)
-    jfu.io.write_bytes(notes, (json.dumps(told) + "\n").encode())
+    jfu.io.write_bytes(notes, (json.dumps(wanted) + "\n").encode())
     return folder
 
 
@@ -116,13 +118,13 @@ def markdown(rows: Sequence[dict]) -> str:
 
 
 def judged(rows: Sequence[dict]) -> bool | None:
-    """Whether a check holds in every row that has something to compare; None if none has."""
+    """Whether a check is consistent in every row that can be compared; None without such a row."""
     known = [row["consistent"] for row in rows if row["consistent"] is not None]
     return all(known) if known else None
 
 
 def total(checks: Sequence[bool | None]) -> str:
-    """A theorem's checks in words.
+    """The result of a theorem's checks, in words.
 
     >>> total([True, True, None]), total([True, False]), total([None])
     ('consistent: 2 of 2 checks, 1 not shown', 'not consistent: 1 of 2 checks', 'not shown')
@@ -136,9 +138,9 @@ def total(checks: Sequence[bool | None]) -> str:
 
 
 def verdict(rows: Sequence[dict]) -> str:
-    """Rows of one check in words; one row that is not consistent makes the check so.
+    """The rows of one check, in words; one inconsistent row makes the check inconsistent.
 
-    A mean with ≥ counts, for what was not reached, the end of the way.
+    A mean with ≥ has rows that did not reach the target; for these the end of the run counts.
 
     >>> rows = [dict(value=v, bound=2.0, consistent=v <= 2) for v in (1.0, 4.0)]
     >>> verdict(rows), verdict(rows[:1])

@@ -1,4 +1,4 @@
-"""The figure of launch.theory: one panel for each theorem, of the rows that it writes."""
+"""The figure of launch.theory: one panel for each theorem."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from jfu import theory
 from launch.report.figures import plain, save, sheet
 
-STILL = 1e-3  # distances below are rounding
+STILL = 1e-3  # smaller distances are rounding errors
 
 COLOURS = dict(identity="black", tanh="tab:blue", relu="tab:red", gelu="tab:green")
 

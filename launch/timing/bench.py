@@ -1,4 +1,4 @@
-"""Timed rounds: candidates by turns, then each alone."""
+"""Timed rounds: all candidates in turns, then each alone."""
 
 import importlib.util
 import random
@@ -15,7 +15,7 @@ from launch.timing.process import PEERS, Worker, free, publish, told_by
 
 FLAGS = flags.FLAGS
 ROUNDS_COLD = 20
-# Not candidates: what the machine can do.
+# Not candidates: the limits of the machine.
 YARDSTICKS = ("matmul", "update")
 
 
@@ -24,7 +24,9 @@ def bench() -> None:
     pythons = dict(pair.split("=", 1) for pair in FLAGS.python)
     for peer in [*FLAGS.peers, *pythons]:
         if peer not in PEERS:
-            raise ValueError(f"{peer!r} is no peer; these are measured: {', '.join(PEERS)}")
+            raise ValueError(
+                f"{peer!r} is not among the libraries that can be measured: {', '.join(PEERS)}"
+            )
     job = workloads.WORKLOADS[FLAGS.workload]
     given = dict(clients=FLAGS.clients, examples=FLAGS.examples, batch_size=FLAGS.batch_size)
     job = job._replace(**{name: value for name, value in given.items() if value})
@@ -62,13 +64,14 @@ def bench() -> None:
 
 
 def judge(rows: list[dict], whole: bool) -> None:
-    """Adds how near rounds come to centralised training, and to what the machine can do.
+    """Adds how close rounds are to centralised training, and to the limits of the machine.
 
-    ``efficiency`` is central's time over that of a candidate on one device too; ``bound`` the time
-    of the round's products at the rate of ``matmul`` and of ``update``, over a candidate's.
+    ``efficiency`` is central's time divided by that of a candidate on one device too. ``bound`` is
+    the time of the round's products at the rates of ``matmul`` and ``update``, divided by a
+    candidate's.
 
     Args:
-      whole: whether products are measured on all that a round may use.
+      whole: whether products are measured on all devices that a round may use.
     """
     last = {row["name"]: row for row in rows}
     for row in rows:
@@ -82,13 +85,13 @@ def judge(rows: list[dict], whole: bool) -> None:
 
 
 def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
-    """Rounds in turns: minimum, median and maximum of each, and its ratio to the first."""
+    """Rounds in turns: minimum, median, maximum of each, and its ratio to the first candidate."""
     workers, rows = [], []
     for one in asked:
         worker = Worker(one, python(one))
         told = worker.wait("ready")
         warm = [worker.go() for _ in range(2)] if told else [None]
-        if None in warm and one is asked[0]:  # which all are compared with
+        if None in warm and one is asked[0]:  # all are compared with the first
             raise ValueError(f"{one['name']} {one['strategy']} failed: {worker.why()}")
         if None in warm:
             say(f"{one['name']} {one['strategy']} is not measured: {worker.why()}")
@@ -113,7 +116,7 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
     for worker, row, seconds in zip(workers, rows, taken, strict=True):
         one, end = worker.asked, worker.close()
         end.pop("event", None)
-        end.pop("loss", None)  # after as many rounds as were timed; the cold run tells it after 20
+        end.pop("loss", None)  # after the timed rounds; the cold run gives it after 20
         ratios = [mine / first for mine, first in zip(seconds, taken[0], strict=True)]
         done.append(
             dict(name=one["name"], workload=one["workload"], strategy=one["strategy"])
@@ -131,7 +134,7 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
 
 
 def cold(asked: dict, python: Any) -> dict:
-    """Fresh processes to 20 finished rounds: seconds, memory, and the loss there."""
+    """Fresh processes up to 20 finished rounds: seconds, memory, and the loss there."""
     seconds, peaks, loss = [], [], None
     for _ in range(FLAGS.cold_runs):
         worker = Worker(asked | dict(rounds=ROUNDS_COLD), python(asked))

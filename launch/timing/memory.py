@@ -3,11 +3,11 @@
 import threading
 import time
 
-IMAGES = 100  # of each client, on average
+IMAGES = 100  # examples of each client, on average
 
 
 def anonymous() -> float:
-    """MB of this process's own pages, without those of mapped files; 0 where it is not told."""
+    """MB of this process's own pages, without mapped files; 0 if the system does not say."""
     try:
         with open("/proc/self/status") as lines:
             return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
@@ -16,7 +16,7 @@ def anonymous() -> float:
 
 
 def follow() -> dict[str, float]:
-    """A dictionary whose ``peak`` a thread keeps up to date until it has an entry ``over``."""
+    """A dictionary whose ``peak`` a thread keeps up to date, until it has an entry ``over``."""
     seen = dict(peak=0.0)
 
     def look():

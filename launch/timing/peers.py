@@ -1,6 +1,6 @@
-"""Other libraries' rounds of the portable jobs, for ``launch.bench``: what their users would write.
+"""Rounds of other libraries, written as their users would, for ``launch.bench``.
 
-Each is measured where it is installed, in an interpreter of its own if one is named.
+Each is measured if it is installed, in its own interpreter if one is named.
 """
 
 import functools
@@ -104,9 +104,9 @@ def torch_loss(net: Any, x: Any, y: Any) -> float:
 
 
 def flower_rounds(asked: dict) -> Job:
-    """Flower's simulation: its FedAvg and Ray engine, PyTorch clients, one core a client.
+    """Flower's simulation: its FedAvg and Ray engine, PyTorch clients, one core for each client.
 
-    Its evaluation, statistics and usage reports are off; every actor makes the data once.
+    Its evaluation, statistics and usage reports are off. Every actor makes the data once.
     """
     import os
     import queue
@@ -135,7 +135,7 @@ def flower_rounds(asked: dict) -> Job:
         )
         return Message(content=RecordDict(trained), reply_to=message)
 
-    # Flower holds the thread of its run; the rounds are asked for and answered through these.
+    # Flower blocks the thread of its run; rounds are requested and returned through these queues.
     wanted, finished = queue.Queue(), queue.Queue()
     net, x, y = torch_start(asked, "cpu")
 
@@ -179,7 +179,7 @@ def flower_rounds(asked: dict) -> Job:
 
 @functools.lru_cache(1)
 def flower_actor(text: str) -> tuple[Any, Any, Any]:
-    """What an actor keeps from one client to the next: the network and everyone's images."""
+    """What an actor keeps between clients: the network and the images of all clients."""
     import torch
 
     torch.set_num_threads(1)
@@ -187,7 +187,7 @@ def flower_actor(text: str) -> tuple[Any, Any, Any]:
 
 
 def logits(workload: str, params: dict, x: Any) -> Any:
-    """A portable job's network in plain JAX, as another JAX library's user would write it."""
+    """A portable job's network in plain JAX, as a user of another JAX library would write it."""
     import jax
 
     if workload == "cnn":
@@ -197,7 +197,7 @@ def logits(workload: str, params: dict, x: Any) -> Any:
                 x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             x = jax.nn.relu(x + layer["bias"])
-            # Not reduce_window, as Haiku and stax have it: a CPU takes twice as long for that.
+            # Not reduce_window, which Haiku and stax use: it takes twice as long on a CPU.
             x = x.reshape(len(x), x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).max((2, 4))
     x = x.reshape(len(x), -1)
     dense = [name for name, layer in params.items() if layer["kernel"].ndim == 2]
@@ -250,9 +250,9 @@ def fedjax_rounds(asked: dict) -> Job:
 
 
 def drjax_rounds(asked: dict) -> Job:
-    """DrJAX: one jitted program, clients mapped by ``drjax.map_fn``, their models' mean.
+    """DrJAX: one jitted program, clients mapped by ``drjax.map_fn``, and the mean of their models.
 
-    Its map is a ``vmap``, so a network with convolutions is not worth waiting for on a CPU.
+    Its map is a ``vmap``, so a network with convolutions takes too long on a CPU.
     """
     import drjax
     import jax

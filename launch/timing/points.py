@@ -1,4 +1,4 @@
-"""What a fresh process measures or tells, as JSON."""
+"""Measurements and facts of a fresh process, as JSON."""
 
 import json
 import resource
@@ -38,7 +38,7 @@ def describe(common: dict) -> None:
 
 
 def point(asked: dict[str, int]) -> None:
-    """Runs rounds with these sizes and prints what they cost, as JSON."""
+    """Runs rounds with these sizes and prints their costs, as JSON."""
     import jax
     import numpy as np
     import optax

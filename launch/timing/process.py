@@ -1,4 +1,4 @@
-"""Processes that are timed, and where what they tell goes."""
+"""Timed processes, and the output of their results."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from collections.abc import Callable
 
 from launch.shell.printing import show
 
-# The module that a peer is found by.
+# The module that shows whether a library is installed.
 PEERS = dict(torch="torch", fedjax="fedjax", drjax="drjax", flower="flwr")
 
 
 class Worker:
-    """A process of ``launch.timing.workers``: it is told to go and says when it is done."""
+    """A process of ``launch.timing.workers``: it waits for a signal, and reports each event."""
 
     def __init__(self, asked: dict, python: str):
         self.asked, self.began, self.peak = asked, time.perf_counter(), 0
-        # Unfiltered, an error's last line is the error.
+        # With unfiltered tracebacks, the last line of an error is the error itself.
         settings = dict(XLA_PYTHON_CLIENT_PREALLOCATE="false", JAX_TRACEBACK_FILTERING="off")
         env = os.environ | settings
         command = [python, "-W", "ignore", "-m", f"{__package__}.workers", json.dumps(asked)]
@@ -27,7 +27,7 @@ class Worker:
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env
         )
-        # Both are read all the time: a full pipe would stop the worker.
+        # Both pipes are read all the time, because a full pipe would stop the worker.
         self.said: list[str] = []
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -36,7 +36,7 @@ class Worker:
             self.said.append(line.rstrip())
 
     def wait(self, event: str) -> dict | None:
-        """What it said with this event; None if it ended before."""
+        """The worker's message with this event; None if the worker has ended before."""
         for line in self.process.stdout:
             told = json.loads(line)
             if told["event"] == event:
@@ -70,14 +70,14 @@ class Worker:
             while self.process.poll() is None:
                 began = time.perf_counter()
                 self.peak = max(self.peak, _resident(self.process.pid))
-                # Not so often that looking slows down what is timed.
+                # Not too often, so that it does not slow down what is timed.
                 time.sleep(max(0.05, 50 * (time.perf_counter() - began)))
 
         threading.Thread(target=follow, daemon=True).start()
 
 
 def _resident(pid: int) -> int:
-    """Bytes of a process and all that it started, of common memory its share; 0 if not told."""
+    """Bytes of a process and its children, with their shares of common memory; 0 if unknown."""
     own, started = 0, []
     try:
         with open(f"/proc/{pid}/smaps_rollup") as lines:
@@ -85,13 +85,13 @@ def _resident(pid: int) -> int:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children") as text:
                 started += map(int, text.read().split())
-    except OSError:  # it ended meanwhile, or the system does not tell
+    except OSError:  # it has ended, or the system does not say
         pass
     return own + sum(map(_resident, started))
 
 
 def free(path: str | None) -> None:
-    """Refuses a file that holds something already, before anything is measured."""
+    """Refuses an output file that exists, before anything is measured."""
     if not path:
         return
     if os.path.lexists(path) and (not os.path.isfile(path) or os.path.getsize(path)):
@@ -104,7 +104,7 @@ def free(path: str | None) -> None:
 
 
 def publish(path: str | None, rows: list[dict], text: str) -> None:
-    """Writes what was measured, if a file was named, and prints its table in any case."""
+    """Writes the results, if a file was named, and prints their table in any case."""
     from jfu.io import write_bytes
 
     try:
@@ -115,7 +115,7 @@ def publish(path: str | None, rows: list[dict], text: str) -> None:
 
 
 def told_by(function: Callable, given: dict) -> dict:
-    """What a function prints, as JSON, in a fresh process of its own."""
+    """The JSON that a function prints, in a fresh process of its own."""
     module, name = function.__module__, function.__name__
     code = f"import json, sys; from {module} import {name}; {name}(json.loads(sys.argv[1]))"
     command = [sys.executable, "-c", code, json.dumps(given)]

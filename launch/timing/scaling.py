@@ -1,4 +1,4 @@
-"""How a round's cost grows: the points, each a process of its own."""
+"""How the cost of a round grows: the points, each in a process of its own."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from launch.timing.process import free, publish, told_by
 
 FLAGS = flags.FLAGS
 
-# What grows, what it is called, its values, and what stays as it is.
+# The varied quantity, its title, its values, and the fixed sizes.
 BASE = dict(clients=10, images=60, width=200, devices=1, chunk=1)
 SWEEPS: dict[str, tuple[str, tuple[int, ...], dict[str, int]]] = {
     "clients": ("clients of 20 images", (10, 100, 1000, 10_000), dict(images=20)),
@@ -55,7 +55,7 @@ def slope(at: list[int], costs: list[float]) -> float:
 
 
 def grown(row: dict) -> int:
-    """What the cost of a row is drawn against: a wider network's parameters, not its units."""
+    """The x-axis value of a row; for a wider network its parameters, not its units."""
     return row["parameters" if row["sweep"] == "width" else row["sweep"]]
 
 

@@ -1,4 +1,4 @@
-"""What streaming costs: resident and streamed clients by turns."""
+"""What streaming costs: clients on the devices and streamed clients, in turns."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ from launch.timing.process import Worker, free, publish
 FLAGS = flags.FLAGS
 
 REFERENCE = ("resident", "equal", 1000)
-# Who is measured: how, sizes, clients.
+# The candidates: how, sizes, clients.
 ROWS = (
     REFERENCE,
     ("resident", "equal", 100),

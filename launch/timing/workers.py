@@ -1,10 +1,10 @@
-"""The processes that are timed: each runs rounds of one job, one when it is told to.
+"""The processes that are timed: each runs rounds of one job, one round for each request.
 
   python -m launch.timing.workers '{"name": "jfu", "workload": "mlp", "strategy": "2x1", ...}'
 
-A worker says what it does in lines of JSON: ``ready`` once it could run, ``round`` after each
-round that a line ``go`` asked for, ``done`` after as many rounds without asking, ``end`` with
-the loss it reached. Everything heavy is imported inside the worker that needs it.
+A worker writes lines of JSON: ``ready`` when it can run, ``round`` after each round that a line
+``go`` requested, ``done`` after a given number of rounds without requests, ``end`` with its loss.
+Each worker imports the slow packages that it needs itself.
 """
 
 import json
@@ -34,7 +34,7 @@ def jfu_rounds(asked: dict) -> Job:
     from jfu.costs import entries
 
     if len(jax.devices()) < devices:
-        raise ValueError(f"{asked['strategy']} wants {devices} devices; {jax.device_count()} here")
+        raise ValueError(f"{asked['strategy']} needs {devices} devices; {jax.device_count()} here")
     workload = workloads.Workload(**asked["job"])
     model = workloads.model(asked["workload"], workload, convolution)
     model = models.at_precision(model, asked["precision"])
@@ -43,7 +43,7 @@ def jfu_rounds(asked: dict) -> Job:
     x, y = x.reshape(count, *workload.shape), y.reshape(count)
     rows = np.arange(count).reshape(workload.clients, -1)
     size = workload.batch_size
-    if asked["name"] == "central":  # one client holds everything and walks everybody's batches
+    if asked["name"] == "central":  # one client has all examples and trains on all batches
         variables = jax.eval_shape(model.init, jax.random.key(0))
         backend, many = jax.default_backend(), workload.clients
         if backend != "cpu":  # of as many as fit its memory together
@@ -93,7 +93,7 @@ def jfu_rounds(asked: dict) -> Job:
 
 
 def matmul_rounds(asked: dict) -> Job:
-    """The device's matrix-product rate: a product of two square matrices, over and over."""
+    """The device's rate of matrix products: a product of two square matrices, repeated."""
     import jax
     import jax.numpy as jnp
 
@@ -115,7 +115,7 @@ def matmul_rounds(asked: dict) -> Job:
 
 
 def updates(optimizer: Any, steps: int) -> Callable:
-    """Steps of an optimizer from a slope that stays as it is."""
+    """Steps of an optimizer with a constant gradient."""
     import jax
     import optax
 
@@ -131,7 +131,7 @@ def updates(optimizer: Any, steps: int) -> Callable:
 
 
 def update_rounds(asked: dict) -> Job:
-    """What the optimizer alone takes of a round."""
+    """The time of the optimizer alone in a round."""
     import jax
 
     import jfu
@@ -173,7 +173,7 @@ def update_rounds(asked: dict) -> Job:
 
 
 def streaming_rounds(asked: dict) -> Job:
-    """Rounds of ``launch.streaming``: the images in a file, streamed or brought to the devices."""
+    """Rounds of ``launch.streaming``: images in a file, streamed or moved to the devices."""
     import jax
 
     import jfu
@@ -199,7 +199,7 @@ def streaming_rounds(asked: dict) -> Job:
     mesh = jfu.clients_mesh(jax.devices()[: asked["devices"]])
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     streamed = asked["how"] == "streamed"
-    # A copy in memory; a file that is mapped could be taken for a device's own memory as it is.
+    # A copy in memory, because JAX could use a mapped file directly as a device's memory.
     data = jfu.stack(x if streamed else np.array(x), y, rows, host=streamed)
     if streamed:
         step = jfu.streamed(fed, piece=asked["piece"]).round
@@ -239,7 +239,7 @@ WORKERS = {
 
 
 def work(asked: dict, say: Callable) -> None:
-    """Serves one job until it is told to quit, or through ``rounds`` rounds."""
+    """Serves one job until a line says to quit, or for ``rounds`` rounds."""
     job = WORKERS[asked["name"]](asked)
     try:
         serve(job, asked.get("rounds"), say)
@@ -270,6 +270,6 @@ def serve(job: Job, rounds: int | None, say: Callable) -> None:
 
 if __name__ == "__main__":
     out = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is not for the listener
+    os.dup2(2, 1)  # so that output of libraries does not mix with the lines
     tell = lambda event, **facts: out.write(json.dumps(dict(event=event, **facts)) + "\n")
     work(json.loads(sys.argv[1]), tell)

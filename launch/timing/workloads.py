@@ -1,8 +1,8 @@
 """The jobs that ``launch.bench`` times: data, networks and first weights, from fixed seeds.
 
-``mlp`` and ``cnn`` are small enough for two cores and simple enough to write in any framework;
-whoever trains them with the same numbers reaches the same loss up to the order of batches.
-The others are for accelerators.
+``mlp`` and ``cnn`` are small enough for two cores, and simple enough to write in any framework.
+Another framework with the same numbers reaches the same loss, up to the order of batches. The
+other jobs are for accelerators.
 """
 
 import functools
@@ -19,15 +19,15 @@ class Workload(NamedTuple):
     """Clients of equal size, one local epoch of SGD with momentum a round, plain averaging."""
 
     clients: int
-    examples: int  # of each client
+    examples: int  # examples of each client
     shape: tuple[int, ...]  # of an image
     batch_size: int = 32
     lr: float = 0.01
-    momentum: float = 0.9  # starts anew every round
+    momentum: float = 0.9  # starts from zero every round
 
 
 class Job:
-    """What a worker hands over: a round, the loss, what ends it, facts known before a round."""
+    """A worker's job: a round, the loss, a function to end it, and facts known before a round."""
 
     def __init__(
         self,
@@ -50,12 +50,12 @@ WORKLOADS = {
 
 STRATEGY = re.compile(r"(\d+)x(\d+)(?::(stock|product))?")
 
-# Those whose first weights are written here, so that other frameworks can start from them.
+# Jobs whose first weights are made here, so that other frameworks can start from them.
 PORTABLE = ("mlp", "cnn")
 
 
 def strategy(text: str) -> tuple[int, int, str]:
-    """Devices, clients at once on each, 0 being all, and which convolution, empty for jfu's own.
+    """Devices, clients at once on each (0 means all), and the convolution (empty means jfu's own).
 
     Raises:
       ValueError: another form.
@@ -66,17 +66,17 @@ def strategy(text: str) -> tuple[int, int, str]:
     found = STRATEGY.fullmatch(text)
     if not found or found[1] == "0":
         raise ValueError(
-            f"{text!r} is no strategy; write DEVICESxCLIENTS, as 2x1, or 1x0 for all clients at "
+            f"{text!r} is not a strategy; write DEVICESxCLIENTS, as 2x1, or 1x0 for all clients at "
             "once, and :stock or :product behind it for another convolution"
         )
     return int(found[1]), int(found[2]), found[3] or ""
 
 
 def data(name: str, workload: Workload) -> tuple[np.ndarray, np.ndarray]:
-    """Noise round one pattern a class: images ``[K, N, ...]``, labels int32 ``[K, N]``.
+    """One pattern for each class plus noise: images ``[K, N, ...]``, labels int32 ``[K, N]``.
 
-    Images are float32, standard normal noise plus 0.3 times the pattern, where the job is
-    portable, and random bytes elsewhere.
+    If the job is portable, images are float32: standard normal noise plus 0.3 times the pattern.
+    Otherwise they are random bytes.
     """
     size = (workload.clients, workload.examples)
     if name not in PORTABLE:
@@ -109,7 +109,7 @@ def weights(name: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def model(name: str, workload: Workload, convolution: str = "") -> Any:
-    """The network as a ``jfu.Model``; a portable one starts from ``weights``, whatever the key.
+    """The network as a ``jfu.Model``; a portable one starts from ``weights`` for any key.
 
     Args:
       convolution: ``jfu.conv`` if empty; "stock", ``lax.conv_general_dilated``; "product",

@@ -236,10 +236,10 @@ def test_what_train_and_unlearn_leave_is_audited(tmp_path):
 @pytest.mark.parametrize(
     "given, words",
     [
-        ([], "say what to audit: --workdir=W"),
+        ([], "--workdir is missing; give a work directory"),
         (["--workdir={empty}"], "is not a work directory of jfu"),
-        (["--workdir={empty}", "--shadows=6"], "too few or odd"),
-        (["--workdir={empty}", "--shadows=9"], "too few or odd"),
+        (["--workdir={empty}", "--shadows=6"], "too small or odd"),
+        (["--workdir={empty}", "--shadows=9"], "too small or odd"),
     ],
 )
 def test_wrong_asks_get_one_sentence(tmp_path, given, words):

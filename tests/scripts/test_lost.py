@@ -104,7 +104,7 @@ def test_a_second_process_is_told_of_the_first_and_touches_nothing(forks, half, 
     os.kill(pid, signal.SIGSTOP)
     before = files(half)
     ended = forks.run(*TRAIN, f"--workdir={half}")
-    assert refused(ended, f"{half} is in use by process {pid} on ", "nothing was touched")
+    assert refused(ended, f"{half} is in use by process {pid} on ", "nothing was changed")
     assert files(half) == before
     os.kill(pid, signal.SIGKILL)
     assert forks.wait(pid).killed

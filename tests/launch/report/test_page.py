@@ -97,7 +97,11 @@ def test_the_page_says_what_was_not_shown_and_never_passed(planted):
     # Of a measure or a curve that is there for others too.
     assert "not shown (a reason of its own)" in text and "Not shown: finetune." in text
     assert "test accuracy, %: not shown" in text
-    for words in ("80 rounds of training", "with 40 rounds to recover", "three times a seed"):
+    for words in (
+        "80 rounds of training",
+        "with at most 40 rounds of recovery",
+        "three times a seed",
+    ):
         assert words in text
     for words in ("run: jax 1", "audit: jax 2", "Python 3.11.0", "interval over seeds"):
         assert words in text
@@ -109,7 +113,7 @@ def test_the_page_says_what_was_not_shown_and_never_passed(planted):
 
 def test_the_page_says_whether_the_request_named_the_backdoor(planted):
     asked = planted["asked"]
-    held = "What was to be forgotten held a backdoor"
+    held = "The data to forget had a backdoor"
     assert held in page.html(planted)
     other = page.html({**planted, "asked": {**asked, "backdoor_named": False}})
-    assert held not in other and "does not name every image that holds it" in other
+    assert held not in other and "does not name every image with the trigger" in other

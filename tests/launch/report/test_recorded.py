@@ -25,11 +25,11 @@ def test_recorded_rows_give_the_table_again(tmp_path):
     empty = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_class`" in x]
     assert [cell.strip() for cell in empty[0].split("|")[3:-1]] == [""] * 10
     file.rename(tmp_path / "cifar10_cnn_dirichlet-h100.jsonl")
-    with pytest.raises(ValueError, match="holds partition=iid, which is not the row cifar10_cnn_d"):
+    with pytest.raises(ValueError, match="has partition=iid, which is not the row cifar10_cnn_d"):
         recorded.overview(tmp_path)
     for text in ("", "{}\n", "[1]\n", "table\n"):
         (tmp_path / "cifar10_cnn_iid-other.jsonl").write_text(text)
-        with pytest.raises(ValueError, match="iid-other.jsonl is no recorded table .*--record"):
+        with pytest.raises(ValueError, match="iid-other.jsonl is not a recorded table .*--record"):
             recorded.overview(tmp_path)
 
 

@@ -21,5 +21,5 @@ def test_a_model_is_found_within_what_its_method_keeps_beside(tmp_path):
         found = stored.stored(work, 0, name)
         assert list(found) == ["params"] and found["params"]["w"].tolist() == [0, 1]
     checkpoints.write_cell(work, 0, "none", dict(own=old), notes)
-    with pytest.raises(ValueError, match="holds no model"):
+    with pytest.raises(ValueError, match="has no model"):
         stored.stored(work, 0, "none")

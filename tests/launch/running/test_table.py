@@ -101,11 +101,11 @@ def test_cells_of_both_that_differ_are_told(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{second} and {third} were run with different layout" in said
     assert (
-        f"{second} and {third} hold different rows of seed 0, not; shown are those of {second}"
+        f"{second} and {third} have different rows of seed 0, not; the table has those of {second}"
         in said
     )
     assert table.read([first, third]).notes[0, "not"] == other  # the further one
-    assert f"shown are those of {third}" in capsys.readouterr().err
+    assert f"the table has those of {third}" in capsys.readouterr().err
 
 
 def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
@@ -120,7 +120,7 @@ def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
         table.read([first, tmp_path / "nowhere"])
     work = places.WorkDir(tmp_path / "c", None)
     workdir.begin(work, CONFIG, "train", LAYOUT)
-    with pytest.raises(ValueError, match=r"launch\.train; a table is made of launch\.compare's"):
+    with pytest.raises(ValueError, match=r"launch\.train; a table needs runs of launch\.compare"):
         table.read([work.path])
     (first / "plan.json").write_text("{")
     with pytest.raises(ValueError, match=r"plan\.json is unreadable"):
@@ -138,12 +138,10 @@ def test_foreign_cells_are_refused(tmp_path):
     jfu.io.save_state(cell, {"w": np.zeros(3)}, notes)
     assert (1, "retrain") in table.read([one]).notes
     shutil.copy(cell, other / "cells")
-    with pytest.raises(
-        ValueError, match="1-retrain.safetensors is the checkpoint of .* other flag"
-    ):
+    with pytest.raises(ValueError, match="1-retrain.safetensors is the checkpoint of .* its flags"):
         table.read([other])
     shutil.copy(cell, one / "cells" / "2-retrain.safetensors")
-    with pytest.raises(ValueError, match="of run .* seed 1, not of run .* seed 2; put it back"):
+    with pytest.raises(ValueError, match="of run .* seed 1, not of run .* seed 2; move it back"):
         table.read([one])
     (one / "cells" / "2-retrain.safetensors").unlink()
     shutil.copy(cell, one / "cells" / "1-retrain (1).safetensors")

@@ -60,7 +60,9 @@ def test_a_methods_own_rounds_do_not_count():
 
 def test_targets_may_be_given_and_must_without_retraining():
     rows = [row for row in ROWS if row["method"] == "not"]
-    with pytest.raises(ValueError, match="no target for test; add retrain to --methods, or give"):
+    with pytest.raises(
+        ValueError, match="no default target for test; add retrain to --methods, or give"
+    ):
         rounds.reach(rows, GIVEN)
     lines = rounds.reach(rows, dict(test=90.5, forget=0.0, asr=100.0))
     assert [x["round"] for x in lines] == [2, 2, None, None, 0, 0]

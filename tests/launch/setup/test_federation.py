@@ -131,7 +131,7 @@ REFUSED = (
     ("compare", ["--dp_noise=1"], "--dp_noise does nothing without --dp_clip"),
     ("unlearn", ["--init_params=m.msgpack", "--max_update_norm=0"], "--max_update_norm=0 is no"),
     ("tune", ["--dp_clip=1", "--dp_delta=0"], "--dp_delta=0 cannot"),
-    ("pays", ["--dp_clip=1"], "launch.pays tells no epsilon"),
+    ("pays", ["--dp_clip=1"], "launch.pays does not compute epsilon"),
 )
 
 

@@ -109,7 +109,9 @@ def test_an_offset_of_every_seed_is_a_setting_that_changes_bits():
     try:
         jax.config.update("jax_random_seed_offset", 7)
         assert jax.random.key_data(jax.random.key(3)).tolist() != bits
-        with pytest.raises(ValueError, match="jax_random_seed_offset=0, and JAX is set to .*=7"):
+        with pytest.raises(
+            ValueError, match="jax_random_seed_offset=0, and JAX is now set to .*=7"
+        ):
             identity.same_numerics(kept, "W")
     finally:
         jax.config.update("jax_random_seed_offset", 0)
@@ -370,7 +372,7 @@ def test_an_answer_that_changes_nothing_is_none(place, forks):
             ["--method=finetune", "--recovery_rounds=1", "--recovery_lr=1e-30", "--stop=budget"],
             "equals the original model",
         ),
-        (["--method=not", "--recovery_rounds=0"], "not changed signs alone"),
+        (["--method=not", "--recovery_rounds=0"], "not changed only signs"),
     ):
         folder = place / f"C{len(more)}{more[0][9:]}"
         ended = forks.run("unlearn", *flags, *more, f"--workdir={folder}")

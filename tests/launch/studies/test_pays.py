@@ -69,7 +69,7 @@ def test_a_setting_that_is_not_known_is_named(tmp_path):
 def test_what_has_no_part_is_refused(tmp_path):
     where = f"--workdir={tmp_path / 'P'}"
     _, error = launch("pays", "--recovery_rounds=5", where, expect=2)
-    assert "--recovery_rounds has no part here: every setting trains from scratch" in error
+    assert "--recovery_rounds has no use here: every setting trains from scratch" in error
 
 
 def test_a_gap_that_no_attack_could_measure_is_a_dash():

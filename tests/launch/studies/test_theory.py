@@ -55,7 +55,7 @@ def test_a_work_directory_is_taken_over_only_from_the_same_run(tmp_path):
     mine = script.claim(tmp_path / "mine", 3)
     (mine / "theory.jsonl").write_text("old")
     assert script.claim(mine, 3) == mine
-    with pytest.raises(ValueError, match="a run with seeds=3, and seeds=2 was asked for"):
+    with pytest.raises(ValueError, match="a run with seeds=3, and the flags say seeds=2"):
         script.claim(mine, 2)
     other = tmp_path / "other"
     other.mkdir()
@@ -63,7 +63,7 @@ def test_a_work_directory_is_taken_over_only_from_the_same_run(tmp_path):
     with pytest.raises(ValueError, match="was not made by launch.theory"):
         script.claim(other, 3)
     (other / "config.json").write_text('{"script": "tune", "seeds": 3}')
-    with pytest.raises(ValueError, match=r"holds a run of launch\.tune"):
+    with pytest.raises(ValueError, match=r"has a run of launch\.tune"):
         script.claim(other, 3)
     (other / "config.json").write_text("{")
     with pytest.raises(ValueError, match="unreadable"):

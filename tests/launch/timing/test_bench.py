@@ -67,7 +67,7 @@ def test_bench_says_what_it_cannot():
     assert "mlp" in error
     for wrong in "--peers=torch,tff", "--python=tff=/bin/python":
         _, error = launch("bench", wrong, expect=2)
-        assert "'tff' is no peer" in error and "flower" in error
+        assert "'tff' is not among the libraries" in error and "flower" in error
 
 
 def test_nothing_measured_is_written_over(tmp_path):
