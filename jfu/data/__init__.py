@@ -5,52 +5,18 @@
 Pillow, tensorflow-datasets) is imported when that source is read. TensorFlow never is.
 """
 
-import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
-from numpy.typing import DTypeLike
 
+from jfu.data import npz, tfds
+from jfu.data.dataset import Dataset, check_room, choose, resize
+from jfu.data.embedded import EMBEDDED, digits
 from jfu.data.rows import Rows, joined, take
 
-
-class Dataset(NamedTuple):
-    """Examples and labels, ``M`` for training; ``len(labels)`` is the number of classes."""
-
-    # [M, H, W, C] uint8; own arrays may be float32, or flat [M, D]
-    x_train: np.ndarray | Rows
-    y_train: np.ndarray  # [M] int32
-    x_test: np.ndarray  # [T, ...] like x_train
-    y_test: np.ndarray  # [T] int32
-    labels: tuple[str, ...]  # the classes' names
-    client: np.ndarray | None = None  # [M] own client ids, strings or ints, from .npz files
-
-
-def digits() -> Dataset:
-    """scikit-learn's handwritten digits: 1,797 grey images 8x8, 1,437 to train, 360 to test.
-
-    The set has no split of its own, so one is fixed here: ``default_rng(0).permutation(1797)``,
-    the first 1,437 train. Grey levels 0 ... 16 are spread over 0 ... 255.
-    """
-    from sklearn.datasets import load_digits
-
-    raw: Any = load_digits()
-    x = np.round(raw.images * (255 / 16)).astype(np.uint8)[..., None]
-    y = raw.target.astype(np.int32)
-    train, test = np.split(np.random.default_rng(0).permutation(len(y)), [1437])
-    return Dataset(x[train], y[train], x[test], y[test], tuple(map(str, range(10))))
-
-
-def _synthetic() -> Dataset:
-    from jfu.data.synthetic import synthetic
-
-    return synthetic()
-
-
-# The sets that need no files, by name.
-EMBEDDED: Mapping[str, Callable[[], Dataset]] = {"digits": digits, "synthetic": _synthetic}
+__all__ = ["EMBEDDED", "Dataset", "choose", "digits", "load", "oddities", "resize"]
 
 
 def load(
@@ -103,13 +69,9 @@ def load(
     if name in EMBEDDED:
         data = EMBEDDED[name]()
     elif name.endswith(".npz"):
-        from jfu.data import npz
-
         data = npz.read(name, by_row=by_row)
         _check_gaps(data, name)
     else:
-        from jfu.data import tfds
-
         # Where nothing comes before train_size, only the chosen images need decoding.
         first = resplit is None and not len(drop_labels)
         data = tfds.read(
@@ -188,47 +150,6 @@ def oddities(data: Dataset) -> list[str]:
             "has an output for each"
         )
     return sentences
-
-
-def choose(examples: int, size: int, seed: int, option: str = "train_size") -> np.ndarray:
-    """The rows that ``train_size`` or ``test_size`` uses, sorted, int64 ``[size]``."""
-    if not 1 <= size <= examples:
-        raise ValueError(f"{option} is {size}; it must be between 1 and {examples}")
-    return np.sort(np.random.default_rng(seed).permutation(examples)[:size])
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """One image ``[H, W, C]``, uint8 or float32, to ``[size, size, C]``; bilinear (Pillow)."""
-    from PIL import Image
-
-    if image.shape[:2] == (size, size):
-        return image
-    # Channel by channel: Pillow would weigh the colours of four channels by the fourth.
-    planes = [Image.fromarray(np.ascontiguousarray(p)) for p in np.moveaxis(image, -1, 0)]
-    to = Image.Resampling.BILINEAR
-    return np.stack([np.asarray(p.resize((size, size), to)) for p in planes], axis=-1)
-
-
-def check_room(many: int, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Refuses images that no memory of this machine holds.
-
-    Raises:
-      ValueError: there are more bytes of them than of memory.
-    """
-    size, there = many * math.prod(shape) * np.dtype(dtype).itemsize, memory()
-    if size > there:
-        raise ValueError(
-            f"{many} images of {' x '.join(map(str, shape))} are {size / 1e9:.3g} GB, and this "
-            f"machine has {there / 1e9:.3g} GB; give a smaller image_size or train_size"
-        )
-
-
-def memory() -> float:
-    """Bytes of memory that this machine has, infinite where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return math.inf
 
 
 @overload

@@ -19,7 +19,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from jfu.data import Dataset, memory
+from jfu.data.dataset import Dataset, memory
 from jfu.data.rows import Rows
 from jfu.files import npz_headers, read_npz, shown
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jfu.data import Dataset
+from jfu.data.dataset import Dataset
 
 
 def synthetic(

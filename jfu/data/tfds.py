@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jfu.data import EMBEDDED, Dataset, check_room, choose, resize
+from jfu.data.dataset import Dataset, check_room, choose, resize
+from jfu.data.embedded import EMBEDDED
 from jfu.data.rows import Rows
 from jfu.files import shown
 
