@@ -7,8 +7,8 @@ The main one is ``phi``, the logit of the probability of the example's label:
 
 Over models that differ in chance alone, ``phi`` of one example is close to normal (Carlini et al.,
 Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570). Scores are
-larger where the attacker believes that the example was trained on. A forgotten example is a member;
-one that was never trained on is one of the others.
+larger if the attacker believes that the example was trained on. A forgotten example is a member.
+An example that was never trained on is one of the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -113,28 +113,28 @@ def rmia(
 def lira(
     members: np.ndarray, others: np.ndarray, *, pooled: bool | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Likelihood ratios of every example in every shadow model, the model itself held out.
+    """Likelihood ratios of every example in every shadow model, with the model itself left out.
 
         score = log N(phi; mu_in, sigma_in) - log N(phi; mu_out, sigma_out)
 
-    with means and variances of each example over the other models. With ``members`` from models
-    that unlearned the example and ``others`` from models retrained without it this is U-LiRA
+    with means and variances of each example over the other models. If ``members`` are from models
+    that unlearned the example and ``others`` from models retrained without it, this is U-LiRA
     (Hayes, Shumailov, Triantafillou, Khalifa, Papernot. Inexact Unlearning Needs More Careful
-    Evaluations to Avoid a False Sense of Privacy. SaTML 2025, arXiv 2403.01218); with both from
-    one kind of model it is LiRA (Carlini et al., IEEE S&P 2022, arXiv 2112.03570).
+    Evaluations to Avoid a False Sense of Privacy. SaTML 2025, arXiv 2403.01218). If both are from
+    one kind of model, it is LiRA (Carlini et al., IEEE S&P 2022, arXiv 2112.03570).
 
     Args:
-      members, others: ``phi``, ``[S, n]`` each, NaN where a model is not to be read for the
-        example. Row ``s`` of both is held out together, so that under chance alone the two
-        kinds of scores have one law.
-      pooled: one variance for all examples in place of one each; by default where an example
-        has fewer than 32 models on a side, too few to tell its own.
+      members, others: ``phi``, ``[S, n]`` each; NaN if a model is not used for the example. Row
+        ``s`` of both is left out together, so that under chance alone the two kinds of scores
+        have the same distribution.
+      pooled: whether all examples share one variance. By default they do if an example has fewer
+        than 32 models on a side, too few for its own variance.
 
     Returns:
-      Scores like ``members`` and like ``others``, NaN where those are.
+      Scores in the shapes of ``members`` and ``others``; NaN in the same places.
 
     Raises:
-      ValueError: shapes that differ, or an example with fewer than three models on a side.
+      ValueError: the shapes differ, or an example has fewer than three models on a side.
     """
     members, others = (_finite(np.array(a, np.float64)) for a in (members, others))
     if members.shape != others.shape or members.ndim != 2:
@@ -175,22 +175,22 @@ def _log_normal(phi, mean, variance):
 
 
 def epsilon(unlearned: np.ndarray, retrained: np.ndarray, *, delta: float = 1e-5) -> np.ndarray:
-    """How far each example's outputs are from differential privacy towards retraining.
+    """Each example's epsilon of differential privacy between unlearning and retraining.
 
         epsilon = max over attacks of
             max{ log((1 - delta - FPR) / FNR), log((1 - delta - FNR) / FPR) }
 
-    over every attack that cuts the line of outputs once or twice, where FPR is the share of
-    retrained models taken for unlearned ones. Attacks in which one rate alone is zero are
-    dropped; one without any error gives 50. Few models give large values by chance alone, so
-    compare with the same between two sets of retrained models.
+    over every attack that cuts the line of outputs once or twice. FPR is the share of retrained
+    models that the attack takes for unlearned ones. Attacks with exactly one rate of zero are
+    dropped. An attack without any error gives 50. With few models, values are large by chance
+    alone, so compare with the same measure between two sets of retrained models.
 
     Triantafillou et al. Are we making progress in unlearning? Findings from the first NeurIPS
     unlearning competition. 2024, arXiv 2406.09073.
 
     Args:
-      unlearned, retrained: an output of every model, ``[S, n]`` and ``[T, n]``; NaN where a
-        model is not to be read for the example.
+      unlearned, retrained: an output of every model, ``[S, n]`` and ``[T, n]``; NaN if a model
+        is not used for the example.
 
     Returns:
       ``[n]``, at least 0.

@@ -1,18 +1,18 @@
-"""Clients that fail: what a round does without, and faults to try it with.
+"""Clients that fail: checks of updates, and faults for tests.
 
-A client is left out of a round if it answers too late, sends NaN or infinity, or sends an update
-that is far too long. It then weighs nothing, the others' mean is what it would be without it, and
-the reason is counted in ``RoundInfo.metrics``. Each client checks its own update, before anything
-is summed. So this also holds where the server sees sums alone; then the counts are known, not who.
+A client is left out of a round if it is too late, sends NaN or infinity, or sends a far too long
+update. Its weight is then 0, and the others' mean is the same as without it. The reason is counted
+in ``RoundInfo.metrics``. Each client checks its own update before anything is summed. The checks
+therefore also work if the server sees only sums. It then knows the counts, but not the clients.
 
-``fedavg`` and methods' own rounds run only work that is checked: by ``censored``, or by
-``local_sgd`` itself. A client weighs what it claims, and at most its live examples, which the
-server knows. A round leaves its model as it was where the sum or the new model is not finite.
+``fedavg`` and methods' own rounds run only work that is checked, by ``censored`` or by
+``local_sgd`` itself. A client's weight is what it claims, but at most its live examples, which the
+server knows. The model stays as it was if the sum or the new model is not finite.
 
-A client looks at itself once. ``local_sgd`` reads off its model, which lies in the cache, whether
-it is finite, weighs its live examples, and says so (``checked``). All other work, in rounds of
-``fedavg`` and in those that methods make their own, is looked at by ``guarded``; ``fedavg(...,
-weigh=...)`` says otherwise of weights.
+A client's update is checked once. ``local_sgd`` checks its model, which is in the cache. Its weight
+is its live examples. It marks itself as ``checked``. ``guarded`` checks all other work, both in
+rounds of ``fedavg`` and in methods' own rounds. ``fedavg(..., weigh=...)`` changes the limit on
+weights.
 """
 
 from collections.abc import Callable
@@ -52,18 +52,18 @@ def censored(
     *,
     weigh: Callable[[ClientData], jax.Array] = examples,
 ) -> ClientFn:
-    """The same work, of which nothing is sent that would harm the model.
+    """The same work without updates that would harm the model.
 
-    An update becomes zero with weight zero where its squares do not add up to a finite number, and
-    where it is longer than ``max_norm``. The same happens where its weight is negative or not
-    finite, which counts as ``not_finite`` too. A weight above ``weigh(client)`` becomes that. A
-    client of weight zero sends zeros.
+    An update becomes zero with weight zero if its sum of squares is not finite, or if it is longer
+    than ``max_norm``. The same happens if its weight is negative or not finite; this counts as
+    ``not_finite`` too. A weight above ``weigh(client)`` is reduced to it. A client of weight zero
+    sends zeros.
 
     Args:
-      max_norm: Euclidean length that a whole update may have; any if not given.
-      weigh: ``client -> []``, the most that a client may weigh; its live examples, which the server
-        knows, if not given. ``lambda client: 1.0`` gives all clients that train one weight.
-        ``lambda client: jnp.inf`` believes any weight, so one client can outweigh all others.
+      max_norm: the largest Euclidean length of a whole update; no limit if not given.
+      weigh: ``client -> []``, a client's largest weight; by default its live examples, which the
+        server knows. ``lambda client: 1.0`` gives all clients that train the same weight.
+        ``lambda client: jnp.inf`` accepts any weight, so one client can outweigh all others.
 
     >>> from jfu.types import LocalInfo
     >>> one, client = jnp.ones(()), ClientData(None, None, None, jnp.ones(3, bool), 0)
@@ -91,8 +91,8 @@ def judged(
     """One client's update and its scalars after the checks of ``censored``.
 
     Args:
-      most: the most that the client may weigh.
-      max_norm: Euclidean length that the update may have; any if None.
+      most: the client's largest weight.
+      max_norm: the update's largest Euclidean length; no limit if None.
     """
     square, said = squares(update), jnp.asarray(info.weight, jnp.float32)
     numeric = (said >= 0) & (said < jnp.inf)
@@ -101,8 +101,8 @@ def judged(
         why = jnp.where(square > max_norm**2, jnp.where(why > 0, why, TOO_LONG), why)
     out = jnp.where(info.left_out >= 0, info.left_out, NOT_FINITE)
     stays = (why == 0) & (out == 0)
-    # A client that had nothing to do is not counted among those left out. One that left itself
-    # out has given the reason.
+    # A client without examples does not count as left out. One that left itself out has given the
+    # reason.
     counts = ~numeric | (said > 0)
     why = jnp.where(out > 0, out, jnp.where(counts, why, 0.0))
     weight = jnp.where(stays, jnp.minimum(said, jnp.asarray(most, jnp.float32)), 0.0)
@@ -118,7 +118,7 @@ def judged(
 
 
 def _number(count: jax.Array) -> jax.Array:
-    """A count that a client tells of, 0 where it is none."""
+    """A count that a client reports; 0 if it is no valid count."""
     return jnp.where(jnp.isfinite(count), count, 0)
 
 
@@ -133,7 +133,7 @@ def checked(work: ClientFn) -> ClientFn:
 
 
 def guarded(local: ClientFn) -> ClientFn:
-    """The same work, which sends nothing that is not finite and weighs no more than it may.
+    """The same work with checks: its update is finite, and its weight within the limit.
 
     Work that checks itself, as ``local_sgd``'s and ``censored`` work do, stays as it is. So no
     update is checked twice.
@@ -144,14 +144,16 @@ def guarded(local: ClientFn) -> ClientFn:
 def faulty(
     local: ClientFn, *, late: float = 0.0, nan: float = 0.0, long: float = 0.0, factor: float = 1e3
 ) -> ClientFn:
-    """The same work by clients that fail at random: for tests, and to see what a method bears.
+    """The same work by clients that fail at random, for tests and to examine methods.
+
+    The three probabilities are for each client in each round, and their sum is at most 1. A
+    client's key decides, so a continued run has the same faults. A late client sends nothing, with
+    weight 0. A client with too long an update is left out only with ``max_update_norm``.
 
     Args:
-      late, nan, long: probabilities, in each round and for each client, that it answers too late,
-        that it sends NaN, that its update is ``factor`` times too long; at most 1 together. A
-        client's key decides, so a run that goes on sees the same faults. A late client sends
-        nothing, with weight 0; one that sends too long an update is left out where
-        ``max_update_norm`` is given.
+      late: probability that the client is too late.
+      nan: probability that it sends NaN.
+      long: probability that its update is ``factor`` times too long.
 
     >>> work = faulty(lambda shared, client, key: None, late=0.1, nan=0.05)
     """
@@ -182,14 +184,14 @@ def faulty(
 
 
 def bounded(method: Unlearner, max_norm: float) -> Unlearner:
-    """The same method, whose own rounds each move the model by at most ``max_norm``.
+    """The same method, but each of its own rounds moves the model by at most ``max_norm``.
 
-    Whatever clients send in such a round moves the model no further, and where the move is not
-    finite the model stays. Each of these rounds is bounded for itself: ten of them together may
-    move the model ten times as far. Not bounded are ``perturb``, which is the server's work and
-    asks no client, and ordinary rounds: their clients are bounded by ``fedavg(...,
-    max_update_norm=...)``. A method that negates or replaces layers in a round of its own, as
-    ``deepest`` does, is held back by the bound too.
+    Whatever clients send, such a round moves the model no further. If the move is not finite, the
+    model stays. Each round has its own bound, so ten rounds may move the model ten times as far.
+    ``perturb`` is not bounded, since it is the server's work and involves no client. Ordinary
+    rounds are not bounded either; ``fedavg(..., max_update_norm=...)`` bounds their clients. The
+    bound also limits a method that negates or replaces layers in its own round, as ``deepest``
+    does.
 
     Args:
       max_norm: Euclidean length of the move of all parameters and statistics in a round, above 0.

@@ -1,19 +1,20 @@
 """Files that anybody may have written: read with limits, or refused in one sentence.
 
-What reads a file that jfu did not hold all the while reads it with one of these, and nothing else:
+jfu reads any file that others may have changed with one of these functions only:
 
 ===================  ==================================================================
 ``opened``           a file to read from, if it is a plain one: no folder, pipe or device
 ``read_bytes``       its bytes, if they are no more than a limit
-``read_json``        what its JSON says: limits on size, depth and numbers come first
-``read_lines``       the same for JSON lines, a list of a value each
-``read_npy``         an array, if its header claims what is there
-``read_npz``         some arrays of an archive; ``npz_headers`` tells what it claims to hold
-``shown``            a name or text as it may be printed: nothing in it moves a terminal
+``read_json``        its JSON value, after limits on size, depth and numbers
+``read_lines``       the same for JSON lines: a list with a value for each line
+``read_npy``         an array, if its header matches the file
+``read_npz``         some arrays of an archive; ``npz_headers`` gives its headers
+``shown``            a name or text that is safe to print on a terminal
 ===================  ==================================================================
 
-All raise a ValueError of one sentence, which names the file, where it is not what it should be; a
-FileNotFoundError where there is none; an OSError that the system gave. Links are followed.
+If the file is not what it should be, they raise a ValueError of one sentence that names it. If
+there is none, they raise a FileNotFoundError. An OSError of the system is passed on. Links are
+followed.
 """
 
 import io

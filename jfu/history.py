@@ -1,20 +1,20 @@
-"""What training remembers for requests to come, as a wrapper round a federation.
+"""Records of training for later requests, as a wrapper around a federation.
 
 Training itself is unaware of it. After round ``t`` with updates ``D_k`` and weights ``p_k = n_k /
 sum_j n_j`` of the clients that took part, without those that were left out:
 
     norms[t, k] = ||D_k||    sums[k] += p_k D_k    first[k], last[k] = D_k    updates[t, k] = D_k
 
-``norms`` costs four bytes a round and client. ``sums``, ``first`` and ``last`` hold one model a
-client, ``updates`` one a client and round; each is written by the client's own step of the
-round, which never holds all clients' updates beside it. ``start`` is the model that training
-began from, ``came[k]`` the weight ``n_k`` in the last round, kept beside ``last``. A round that was
-not applied moved the model by nothing, so all its ``p_k`` are zero.
+``norms`` costs four bytes for each round and client. ``sums``, ``first`` and ``last`` need one
+model for each client, and ``updates`` one for each client and round. Each client writes its own row
+during the round, so all clients' updates are never in memory at once. ``start`` is the initial
+model of training. ``came[k]`` is the weight ``n_k`` in the last round, kept beside ``last``. A
+round that was not applied did not move the model, so all its ``p_k`` are zero.
 
-Who is left out is known once all have trained, and then no update is held any more. So a history of
-sums adds with the shares that were expected. Where somebody was left out, clients work the round a
-second time, as they did, and each adds what is missing. That is twice the time of such a round
-instead of twice the memory of every one.
+It is known who is left out only after all clients have trained. Their updates are then no longer in
+memory. A history of sums therefore first adds with the expected shares. If a client was left out,
+all clients repeat the round in the same way, and each adds what is missing. This costs twice the
+time of such a round, instead of twice the memory of every round.
 """
 
 import functools
@@ -29,14 +29,14 @@ from jfu.sums import norm, wide
 from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
 
 KEPT = ("start", "norms", "sums", "first", "last", "updates")
-SINGLE = KEPT[1:]  # what is told of each client apart, which a sum does not tell
-BESIDE = {"last": "came"}  # what is kept, unasked, beside another
-LEAST = np.finfo(np.float32).tiny  # the norm of who came and sent zeros: 0 says who did not come
-EXACT = 1e-5  # shares that add up to one within this need no correction
+SINGLE = KEPT[1:]  # records of single clients, which a sum does not reveal
+BESIDE = {"last": "came"}  # records that are kept automatically beside another
+LEAST = np.finfo(np.float32).tiny  # the norm of a client that sent zeros; 0 means it was absent
+EXACT = 1e-5  # shares whose sum is this close to one need no correction
 
 
 class Recorded(NamedTuple):
-    """The state of a federation, and what it remembers."""
+    """The state of a federation, and its history."""
 
     inner: PyTree
     history: dict[str, Any]
@@ -63,13 +63,13 @@ def recorded(
       fed: a federation that can be watched, as all of jfu's can.
       keep: out of ``start``, ``norms`` [R, K], ``sums``, ``first``, ``last`` [K, ...] and
         ``updates`` [K, R, ...]; in the parameters' dtypes, norms and sums in float32 at least.
-        Clients that missed a round, or were left out, leave zeros in it, and their ``first`` and
-        ``last`` as they were; ``came`` [K] says who took part in the last one.
+        A client that missed a round, or was left out, has zeros for it; its ``first`` and ``last``
+        stay as they were. ``came`` [K] says who took part in the last round.
       clients: the federation's clients; rows of the history are in their order.
-      rounds: R, the rounds there is room for; later ones are not recorded.
+      rounds: R, the number of rounds with space; later ones are not recorded.
 
     Raises:
-      ValueError: a name that is not among these; a federation that cannot be watched.
+      ValueError: there is no such record, or the federation cannot be watched.
 
     >>> from jfu import fedavg, local_sgd, stack
     >>> import optax
@@ -161,10 +161,10 @@ def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share:
 
 
 def _as_moved(again, sums: PyTree, share: jax.Array, applied: jax.Array) -> PyTree:
-    """The sums, in which each client's part is of those who took part, not of who was expected.
+    """The sums with each client's share of those who took part, not of those who were expected.
 
-    Who takes part is known once all have trained, and then no update is held any more. So where
-    somebody was left out clients work a second time, as they did, and each adds what is missing.
+    It is known who takes part only after all have trained, when no update is in memory. If a client
+    was left out, all repeat their work, and each adds what is missing.
     """
     came = share.sum()
     right = applied & (jnp.abs(came - 1) <= EXACT) | (came == 0)

@@ -6,13 +6,13 @@ notes and digests of both. A file that was changed since is refused:
     arrays = SHA-256 over (path, dtype, shape, bytes) of each leaf, by path
     sha256 = SHA-256 over notes and arrays
 
-It is written beside its place and moved there, so a reader finds the old file or the new one, never
-a half. What reads also reads a file that is open already, whose name says its kind.
+It is written beside its place and then moved there, so a reader finds the old file or the new one,
+never half a file. Functions that read also take an open file, whose name gives its kind.
 
-Orbax would bring asynchronous and sharded writing, which one replicated model does not need; a
-single file that any tool can read, and that cannot execute code, is worth more here. safetensors'
-own writer puts the header's text in any order. ``save_state`` has one order, so that equal runs
-make equal bytes.
+Orbax would add asynchronous and sharded writing, which one replicated model does not need. Here a
+single file that any tool can read, and that cannot execute code, is more useful. safetensors' own
+writer puts the header's text in any order. ``save_state`` has a fixed order, so that equal runs
+write equal bytes.
 """
 
 import hashlib
@@ -143,8 +143,8 @@ def _named(tree: dict) -> dict:
 def adopt(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> dict:
     """Reads a model trained elsewhere as variables of the shapes of ``like``.
 
-    The file holds either all variables (``params/...``, ``batch_stats/...``) or, for models
-    that keep no statistics, the parameters alone. Other floating dtypes are converted.
+    The file has either all variables (``params/...``, ``batch_stats/...``) or, for models
+    without statistics, the parameters alone. Other floating dtypes are converted.
 
     Raises:
       ValueError: names or shapes differ, or values are not finite.

@@ -1,20 +1,20 @@
-"""A ledger: what was asked of a model and what was done, one line each, chained by hashes.
+"""A ledger: requests to a model and what was done, one line each, chained by hashes.
 
 Each line is one JSON object in canonical form (keys sorted, no spaces). It names the line before:
 
     hash_i = SHA-256(canonical(line i without hash and mac)),  previous_i = hash_(i-1)
     mac_i  = HMAC-SHA-256(key, hash_i), where there is a key
 
-A line that is altered, removed, moved or inserted breaks the chain. A chain alone cannot show two
-things. Whoever may write the file may rewrite the whole chain; a key prevents that. They may also
-cut off its end; only a head that was written down elsewhere shows it.
+A line that is altered, removed, moved or inserted breaks the chain. A chain alone cannot detect two
+things. Anyone who may write the file may rewrite the whole chain; a key prevents that. They may
+also cut off its end. Only a head that was written down elsewhere detects this.
 
-A key can begin later and can change, by a line that both keys vouch for (``rekey``):
+A key can begin later and can change, by a line that both keys sign (``rekey``):
 
     mac_i  = HMAC-SHA256(old key, hash_i), where there was one
     next_i = HMAC-SHA256(new key, hash_i)
 
-As hash_i holds all lines before, the new key then vouches for them as they were.
+Since hash_i depends on all earlier lines, the new key then also covers them.
 
 S. Haber and W. S. Stornetta. How to time-stamp a digital document. Journal of Cryptology 3, 1991.
 H. Krawczyk, M. Bellare and R. Canetti. HMAC: keyed-hashing for message authentication. RFC 2104,
@@ -76,7 +76,7 @@ def chained(
 
 
 def verify(text: str, *, head: str | None = None, key: bytes | None = None) -> list[dict[str, Any]]:
-    """The entries of a ledger, if its chain holds.
+    """The entries of a ledger, if its chain is valid.
 
     Args:
       text: the file's content.
@@ -185,7 +185,7 @@ def append(
     The file is verified before and replaced at once, so a kill leaves the old ledger or the new.
 
     Raises:
-      ValueError: the ledger does not hold, or was written with another key, or with none.
+      ValueError: the ledger is not valid, or was written with another key, or with none.
     """
     path = pathlib.Path(path)
     entries = read(path, key=key)
@@ -210,7 +210,7 @@ def rekey(
       key: the key until now, where there was one.
 
     Raises:
-      ValueError: the ledger does not hold, has another key than ``key``, or ``new`` already.
+      ValueError: the ledger is not valid, or its key is not ``key``, or is already ``new``.
     """
     path = pathlib.Path(path)
     entries = read(path, key=key)

@@ -1,9 +1,9 @@
 """Measures: accuracy, membership inference, backdoor success, gap to the retrained model.
 
-``retain``, ``forget`` and ``test`` are accuracies on the retained, the forgotten and the
-test images, never augmented. ``mia`` is how well an attacker tells the forgotten examples
-from test images by the model's loss: 50 % is a coin. ``asr`` is the share of triggered test
-images, not of the trigger's class, that the model gives the trigger's label. All in percent.
+``retain``, ``forget`` and ``test`` are accuracies on the retained, the forgotten and the test
+images, never augmented. ``mia`` is the accuracy of an attacker who separates forgotten examples
+from test images by the model's loss; 50 % is a coin toss. ``asr`` is the share of test images with
+the trigger that get the trigger's label; images of that class are left out. All are in percent.
 """
 
 import functools
@@ -22,19 +22,19 @@ GAP_MEASURES = ("retain", "forget", "test", "mia")
 
 
 def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
-    """A function of ``(variables, x [M, ...], y [M])`` that judges every example.
+    """A function of ``(variables, x [M, ...], y [M])`` that evaluates every example.
 
     Args:
-      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``. Of a model with
-        several outputs, the one to be judged: ``lambda variables, x: apply(variables, x)["a"]``.
+      apply: ``(variables, x) -> logits [B, C]``, or ``-> (logits, changed)``. For a model with
+        several outputs, pick one: ``lambda variables, x: apply(variables, x)["a"]``.
 
     Returns:
-      ``(loss [M] float32, correct [M] bool)``: cross-entropy, and whether the most likely
-      class is the label; NaN and False where the label is not in 0 to C - 1. Runs ``batch_size``
-      examples at a time on every device of the mesh.
+      ``(loss [M] float32, correct [M] bool)``: cross-entropy, and whether the predicted class is
+      the label. They are NaN and False if the label is not in 0 to C - 1. The function runs
+      ``batch_size`` examples at a time on every device of the mesh.
 
     Raises:
-      ValueError: when called, a model with several outputs, or whose output is not ``[B, C]``.
+      ValueError: when called, if the model has several outputs or its output is not ``[B, C]``.
 
     >>> judge = per_example(lambda variables, x: variables["params"] * x)
     >>> loss, correct = judge({"params": 2.0}, jnp.eye(3), jnp.array([0, 1, 0]))
@@ -47,7 +47,7 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
             logits = logits_of(apply(variables, rows[0])).astype(jnp.float32)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
             loss = jnp.where(unknown(rows[1], logits.shape[-1]), jnp.nan, loss)
-            # The most likely class of a model that has diverged is not an answer.
+            # The argmax of a model that has diverged is not a prediction.
             return loss, (logits.argmax(-1) == rows[1]) & jnp.isfinite(loss)
 
         return in_batches(batch, batch_size)(variables, (x, y))
@@ -56,7 +56,7 @@ def per_example(apply: Callable, *, batch_size: int = 500) -> Callable:
 
 
 def logits_of(out: PyTree) -> jax.Array:
-    """The logits ``[B, C]`` in what a model gives: its one output, beside what it changed.
+    """The logits ``[B, C]`` in a model's result, which may also have changed collections.
 
     >>> logits_of((jnp.zeros((2, 3)), {"batch_stats": jnp.zeros(4)})).shape
     (2, 3)
@@ -67,7 +67,7 @@ def logits_of(out: PyTree) -> jax.Array:
     if len(named) != 1:
         names = ", ".join(jax.tree_util.keystr(path) for path, _ in named)
         raise ValueError(
-            f"the model gives {len(named)} outputs ({names}), and one can be judged; give the "
+            f"the model gives {len(named)} outputs ({names}), and one can be evaluated; pass a "
             f"function that picks it, such as lambda variables, x: apply(variables, x)"
             f"{jax.tree_util.keystr(named[-1][0]) if named else ''}"
         )
@@ -83,23 +83,23 @@ def logits_of(out: PyTree) -> jax.Array:
 def mia(members: np.ndarray, others: np.ndarray) -> float | None:
     """Accuracy of the loss-threshold membership attack, percent; 50 means nothing was learnt.
 
-    Logistic regression on one feature, the cross-entropy loss, tells examples that were
-    forgotten (1) from examples never trained on (0). The larger side is cut to the size of
-    the smaller by a fixed draw; scikit-learn's defaults; mean accuracy over ten stratified
-    splits that hold out a tenth. This is the attack of the starting kit of the NeurIPS 2023
-    machine unlearning challenge (Triantafillou et al., 2024, arXiv 2406.09073).
+    Logistic regression on one feature, the cross-entropy loss, separates examples that were
+    forgotten (1) from examples never trained on (0). The larger side is cut to the size of the
+    smaller by a fixed draw. Settings are scikit-learn's defaults. The result is the mean accuracy
+    over ten stratified splits with a tenth as test part. This is the attack of the starting kit of
+    the NeurIPS 2023 machine unlearning challenge (Triantafillou et al., 2024, arXiv 2406.09073).
 
-    An odd number held out has one example more of one side, and the training part one more of the
-    other. A classifier without a clue answers that other side and is right less often than a coin.
-    So with fewer than 100 examples a side, one more is held out where the number would be odd. With
-    more, the kit's number is kept; there this costs a coin at most 2.4 points.
+    A test part of odd size has one more example of one side, and the training part one more of the
+    other. A classifier that has learned nothing predicts that other side, so it is worse than a
+    coin. With fewer than 100 examples a side, an odd test part therefore gets one more example.
+    With more, the kit's size is kept. The accuracy of a coin then falls by at most 2.4 points.
 
     Args:
       members: losses of the forgotten examples, ``[n]``; infinite ones count as very large.
       others: losses of examples that the model never saw, ``[m]``.
 
     Returns:
-      None where a side has fewer than ten examples.
+      None if a side has fewer than ten examples.
 
     >>> mia(np.zeros(50), np.ones(80))
     100.0
@@ -134,10 +134,10 @@ def _attack_splits(size: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple:
     """Pairs of positions that give the forgotten and the test side the same mix of classes.
 
-    The plain attack compares the forgotten data with all test images. Where the forgotten
-    data has another mix of labels, is of one class or is poisoned, it tells distributions
-    apart, not members. Here each forgotten example gets a test image of its true class, as
-    long as there are any; the caller gives it the same trigger and label.
+    The plain attack compares the forgotten data with all test images. The forgotten data may have
+    another mix of labels, one class only, or poison. The attack then separates distributions, not
+    members. Here each forgotten example gets a test image of its true class, as long as there are
+    any. The caller gives it the same trigger and label.
 
     Args:
       classes: true classes of the forgotten examples, ``[n]``.

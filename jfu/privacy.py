@@ -6,11 +6,11 @@ One client more or less moves the sum by at most ``clip``, whatever its data and
 each round is a Gaussian mechanism with the multiplier ``noise``. Clients count alike, whatever
 their sizes. The divisor is a constant, which does not depend on who took part.
 
-This protects the models against everybody who does not know the key that noise and samples are
-drawn with. A key that others know or can guess hides nothing. ``jax.random.key(0)`` is such a key,
-and so is one of any seed that is written down. ``secret_key`` makes one that nobody can guess. Sums
-are of float32, so a client moves them by ``clip`` up to rounding. Whatever else is published of a
-run is outside epsilon, such as accuracies on clients' examples, or who was left out.
+This protects the models against everybody who does not know the key of noise and samples. A key
+that others know or can guess hides nothing. ``jax.random.key(0)`` is such a key, and so is one from
+any seed that is written down. ``secret_key`` makes one that nobody can guess. Sums are float32, so
+a client moves them by ``clip`` up to rounding. Epsilon does not cover anything else that is
+published, such as accuracies on clients' examples, or which clients were left out.
 
 McMahan, Ramage, Talwar, Zhang. Learning Differentially Private Recurrent Language Models. ICLR
 2018, arXiv 1710.06963.
@@ -32,15 +32,15 @@ from jfu.types import Key, PyTree, Variables, is_whole
 
 
 def secret_key(secret: bytes | None = None) -> Key:
-    """A key that nobody can guess, for the rounds of one private run: 256 bits, of a cipher.
+    """A key that nobody can guess, for the rounds of one private run: 256 bits, for a cipher.
 
-    Whoever has it can take the noise off. So keep it where the models do not go, and no longer than
-    the run. Two runs with one key draw the same noise, and the difference of their models would
-    show what it hides.
+    Anyone who has it can remove the noise. Store it apart from the models, and no longer than the
+    run. Two runs with one key draw the same noise, and the difference of their models would reveal
+    what it hides.
 
     Args:
-      secret: 32 bytes, of ``secrets.token_bytes(32)`` say, for a run that is to go on after a stop;
-        fresh ones of the system, which nobody ever sees, if not given.
+      secret: 32 bytes, such as ``secrets.token_bytes(32)``, for a run that may be stopped and
+        continued. If not given, new ones from the system, which nobody ever sees.
 
     >>> one, other = secret_key(), secret_key()
     >>> bool((jax.random.key_data(one) == jax.random.key_data(other)).all())
@@ -50,12 +50,12 @@ def secret_key(secret: bytes | None = None) -> Key:
 
 
 def private_mean(clip: float, noise: float, cohort: float) -> Aggregator:
-    """The noisy mean of clipped updates; a sum is all that the server sees of them.
+    """The noisy mean of clipped updates; the server sees only their sum.
 
-    The rounds must be given a key of ``secret_key``: ``jfu.rounds(step, state, clients,
-    jfu.privacy.secret_key(), stop=80)``. Sums and noise are of float32 at least, whatever the type
-    of the parameters. A client that sends NaN or infinity counts as one that sends zeros, so that
-    it cannot stop a round; one that says a huge weight counts as one.
+    The rounds need a key from ``secret_key``: ``jfu.rounds(step, state, clients,
+    jfu.privacy.secret_key(), stop=80)``. Sums and noise are at least float32, whatever the type of
+    the parameters. A client that sends NaN or infinity counts as one that sends zeros, so it cannot
+    stop a round. Every client has weight 1, whatever it claims.
 
     Args:
       clip: Euclidean length that a whole update is clipped to, above 0.
@@ -63,7 +63,7 @@ def private_mean(clip: float, noise: float, cohort: float) -> Aggregator:
       cohort: clients expected in a round, above 0: the divisor.
 
     Raises:
-      ValueError: one of them is not a finite number, or is too small.
+      ValueError: a number is not finite, or is too small.
 
     >>> aggregator = private_mean(1.0, 0.0, 2)
     >>> sent = aggregator.encode({"a": jnp.array([3.0, 4.0])}, jnp.float32(17))
@@ -72,8 +72,8 @@ def private_mean(clip: float, noise: float, cohort: float) -> Aggregator:
     """
     if not (0 < clip < math.inf and 0 <= noise < math.inf and 0 < cohort < math.inf):
         raise ValueError(
-            f"a private mean was asked for with clip {clip}, noise {noise} and a cohort of "
-            f"{cohort}; all must be finite, noise at least 0, clip and cohort above 0"
+            f"private_mean was given clip={clip}, noise={noise}, cohort={cohort}; noise must be at "
+            "least 0, clip and cohort above 0, and all finite"
         )
 
     def init(variables: Variables) -> PyTree:
@@ -151,14 +151,14 @@ def spent(
       noise: the multiplier of ``private_mean``.
       delta: in (0, 1), usually below one over the number of clients.
       present: probability with which each client takes part, independently of others.
-      sample: ``(clients, drawn)`` where each round draws so many without replacement, out of the
-        clients that have examples; where fewer have any, all of them take part.
+      sample: ``(clients, drawn)`` if each round draws ``drawn`` of the clients with examples,
+        without replacement. If fewer have examples, all of them take part.
 
     Returns:
       ``inf`` without noise, or with too little for any number.
 
     Raises:
-      ValueError: one of these cannot be.
+      ValueError: a number is out of range.
       ImportError: dp-accounting is not installed.
     """
     clients, drawn = sample or (None, None)
@@ -175,7 +175,7 @@ def composed(
 ) -> float:
     """Epsilon of several phases one after another, such as training and what follows a request.
 
-    The fewer clients there are to draw from, the more a round tells of each.
+    The fewer clients there are to draw from, the more a round reveals about each.
 
     Args:
       noise, delta, present: as for ``spent``.
@@ -194,8 +194,8 @@ def composed(
     whole = all(is_whole(many, 0) for many in rounds)
     if not 0 < delta < 1 or not whole or not 0 < present <= 1:
         raise ValueError(
-            f"epsilon was asked for at delta={delta}, {sum(rounds)} rounds and present={present}; "
-            "delta must lie in (0, 1), present in (0, 1], and rounds be whole numbers from 0 on"
+            f"epsilon was given delta={delta}, {sum(rounds)} rounds and present={present}; delta "
+            "must lie in (0, 1), present in (0, 1], and rounds must be whole and at least 0"
         )
     if drawn is not None and min(drawn, *(clients or 0 for _, clients in phases)) < 1:
         of = ", ".join(str(clients) for _, clients in phases)
@@ -205,7 +205,7 @@ def composed(
     phases = [(many, clients) for many, clients in phases if many]
     if not phases:
         return 0.0
-    if noise < 1e-100:  # whose squares no float holds
+    if noise < 1e-100:  # its square underflows
         return float("inf")
     share = lambda clients: None if drawn is None else (clients, min(drawn, clients))
     costs = [(many, *_one_round(noise, present, share(clients))) for many, clients in phases]

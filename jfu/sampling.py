@@ -29,7 +29,7 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
         return chosen, *pick(clients, chosen)
 
     def of_chosen(info, places):
-        """What the round tells of the places where chosen clients worked."""
+        """The round's facts for the places where chosen clients worked."""
         if places is None:
             return info
         at = lambda tree: jax.tree.map(lambda a: a[places], tree)

@@ -5,12 +5,12 @@ models that did not. A shadow federation is the same federation with other rando
 members among the examples in question. Nothing else differs, so all of them are one program mapped
 over keys and masks, and none waits for another.
 
-Shadows come in pairs. Of two, one has an example and the other does not, and both are left out
+Shadows come in pairs. One of a pair has an example and the other does not. Both are left out
 together when their scores are computed. If only the scored model were left out, members and others
-would be compared with samples of different sizes. Retraining against itself would then come out
-below a coin (0.44 in a test). An attack that learns from shadows learns from all pairs but the one
-it is tried on. Drawing its scores anew would leave out that learning and give intervals too narrow
-by a third; the jackknife of the whole attack does not.
+would be compared with samples of different sizes. Retraining against itself would then be below a
+coin (0.44 in a test). An attack on a pair is fitted to all other pairs. A bootstrap over its scores
+would ignore that fit and give intervals too narrow by a third. The jackknife of the whole attack
+does not.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ from jfu.types import Key, PyTree, Split, Trained, Unlearner
 
 
 def halves(request: Split, key: Key, shadows: int) -> jax.Array:
-    """Which of the examples to forget each shadow holds: every one in half of the shadows.
+    """Which examples each shadow trains on: each of those to forget is in half of the shadows.
 
     Args:
-      request: the examples in question are those of ``request.forget``; one that several
-        clients share is held by all of them or by none.
+      request: the examples in question are those of ``request.forget``. If several clients share
+        an example, either all of them have it or none.
       shadows: an even number.
 
     Returns:
@@ -42,7 +42,7 @@ def halves(request: Split, key: Key, shadows: int) -> jax.Array:
     """
     if shadows < 2 or shadows % 2:
         raise ValueError(
-            f"{shadows} shadows cannot hold each example in half of them; take an even number"
+            f"{shadows} shadows cannot have each example in half of them; take an even number"
         )
     mask, index = (np.asarray(a) for a in (request.forget.mask, request.forget.index))
     _, first, row = np.unique(index[mask], return_index=True, return_inverse=True)
@@ -54,13 +54,13 @@ def halves(request: Split, key: Key, shadows: int) -> jax.Array:
 
 
 def shadow(request: Split, held: jax.Array) -> Split:
-    """The request of a shadow federation: of what is to be forgotten it holds ``held [K, N]``."""
+    """The request of a shadow federation; of the examples to forget it has ``held [K, N]``."""
     forget = request.forget
     return Split(request.retain, forget._replace(mask=forget.mask & held))
 
 
 def everything(request: Split) -> Split:
-    """The data before the request, nothing forgotten.
+    """The data before the request, with nothing forgotten.
 
     >>> from jfu import forget_client, split, stack, weights
     >>> data = stack(np.zeros((4, 1)), np.arange(4), [[0, 1], [2, 3]])
@@ -100,8 +100,8 @@ def map_federations(run: Callable, *, chunk: int = 1) -> Callable:
 
     Args:
       run: pure; ``shared`` is any pytree (a pool of examples, say), ``row`` a row of a pytree.
-      chunk: federations at once on a device: 1, one after the other, is right for CPUs, whose
-        products of batched matrices are slow; accelerators want as many as fill them.
+      chunk: federations at once on a device. 1 means one after the other; it suits CPUs, where
+        products of batched matrices are slow. On an accelerator, use as many as fill it.
 
     Returns:
       A function ``(shared, rows [S, ...]) -> results [S, ...]``.

@@ -1,10 +1,10 @@
-"""Clients that stay in host memory, or in a file, and come to the devices piece by piece.
+"""Clients that stay in host memory, or in a file, and come to the devices in pieces.
 
-A round whose server needs no more than a sum can take its clients in any groups. ``streamed`` takes
-them in pieces. While the devices work on one piece, the host gathers the examples of the next from
-the pool and sends them. At most two pieces are on the devices at any time, so memory depends on the
-size of a piece, not on the number of clients. Every device keeps a sum of its own over all pieces.
-One all-reduce and the server's work end the round.
+If a round's server needs only a sum, its clients can be grouped in any way. ``streamed`` takes them
+in pieces. While the devices work on one piece, the host gathers the examples of the next and sends
+them. At most two pieces are on the devices at any time. Memory therefore depends on the size of a
+piece, not on the number of clients. Every device keeps its own sum over all pieces. One all-reduce
+and the server's work end the round.
 
 Clients are taken in the order of their sizes, largest first. A piece has as many slots for each
 client as its largest needs, rounded up to a power of two. It has as many clients as then fit into
@@ -57,25 +57,25 @@ class Piece(NamedTuple):
 
 
 def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorithm:
-    """The same federation, whose clients are in host memory and of which few are on the devices.
+    """The same federation for clients in host memory, with few clients on the devices at a time.
 
-    Keys, weights, faults and the server's work are those of ``fed``, and so are the numbers, but
-    for the rounding of sums in another order. ``round`` is a function of the host: it is called as
-    it is, not under ``jit``, and compiles what it needs. ``sampled`` and ``absent`` go round it,
-    and methods whose rounds are ordinary, as NoT's are, recover with it.
+    Keys, weights, faults and the server's work are those of ``fed``. The numbers are the same too,
+    except for rounding, since the order of sums differs. ``round`` runs on the host: call it
+    without ``jit``; it compiles what it needs. ``sampled`` and ``absent`` wrap it. Methods with
+    ordinary rounds, such as NoT, recover with it.
 
     Args:
-      fed: from ``fedavg``, with an aggregator that needs no more than sums.
+      fed: from ``fedavg``, with an aggregator that needs only sums.
       piece: bytes of examples that a device gets at once; two such pieces are on it at any time.
-        A client that holds more is a piece of its own.
+        A client with more is a piece by itself.
 
     Returns:
       ``init`` of ``fed`` and ``round(state, clients, key)``, whose clients come from
       ``stack(..., host=True)``.
 
     Raises:
-      ValueError: a federation that needs single updates or is wrapped already; when called,
-        clients whose pool is on a device, or a call from inside a compiled function.
+      ValueError: the federation needs single updates, or is wrapped already. When called: the
+        clients' pool is on a device, or the caller is a compiled function.
 
     >>> import optax, tempfile
     >>> from jfu import fedavg, local_sgd, rounds, stack
@@ -94,15 +94,15 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
     if fed.parts is None:
         raise ValueError(
             "this federation cannot be streamed: its aggregator or keep_updates needs single "
-            "updates, or it is wrapped already; stream a jfu.fedavg that needs sums alone, and put "
-            "jfu.sampled or jfu.absent round the streamed one"
+            "updates, or it is wrapped already. Stream a jfu.fedavg that needs sums alone, and put "
+            "jfu.sampled or jfu.absent around the streamed one"
         )
     check_counts("streamed", 1, piece=piece)
     parts = fed.parts
 
     def send(shared: Broadcast, client: ClientData, key: Key):
         sent, info = parts.send(shared, client, key)
-        # Even where an aggregator's encoding of nothing is not zero, nobody sends nothing.
+        # Padding sends zeros, even if an aggregator encodes an empty update as something else.
         real = client.id != NOBODY
         return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), sent), info
 
@@ -160,7 +160,7 @@ def streamed(fed: FederatedAlgorithm, *, piece: int = 2**24) -> FederatedAlgorit
 def plan(clients: ClientData, piece: int, devices: int) -> Iterator[tuple[np.ndarray, int]]:
     """Which clients make up which piece: ``(who [P], slots)``, device by device.
 
-    ``who`` holds positions of clients, ``NOBODY`` where the last piece is not full.
+    ``who`` has positions of clients, and ``NOBODY`` in places of the last piece that stay empty.
 
     >>> from jfu import stack
     >>> rows = [range(n) for n in (3, 200, 1, 130, 2)]
@@ -247,8 +247,8 @@ def _kept(tree: PyTree, spec: PartitionSpec) -> PyTree:
 def _check_host(state: PyTree, clients: ClientData, key: Key) -> None:
     if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves((state, clients, key))):
         raise ValueError(
-            "a streamed round was called inside jit, vmap, scan or cond; it is a function of the "
-            "host that compiles what it needs, so call it as it is"
+            "a streamed round was called inside jit, vmap, scan or cond; it runs on the host, so "
+            "call it as it is"
         )
     if isinstance(clients.x, jax.Array) or isinstance(clients.y, jax.Array):
         raise ValueError(

@@ -34,9 +34,9 @@ def load(
     """Reads a data set. The options apply in the order drop, resplit, sizes, image size.
 
     Args:
-      name: an embedded set (``digits``, ``synthetic``); the path of an own ``.npz`` file
-        (``jfu.data.npz``); or an image-classification set of tensorflow-datasets, such as
-        ``cifar10`` or ``cifar10:3.0.2`` (``jfu.data.tfds``).
+      name: an embedded set (``digits``, ``synthetic``) or the path of your own ``.npz`` file
+        (``jfu.data.npz``). Any other name is an image-classification set of tensorflow-datasets,
+        such as ``cifar10`` or ``cifar10:3.0.2`` (``jfu.data.tfds``).
       data_dir: the folder of prepared tensorflow-datasets; ``$TFDS_DATA_DIR`` or
         ``~/tensorflow_datasets`` if not given.
       image_size: resizes every image to ``[image_size, image_size, C]``, bilinear (Pillow).
@@ -44,8 +44,8 @@ def load(
       train_size: uses only so many training images, a random subset that ``seed`` fixes; a
         smaller size is a part of a larger one.
       test_size: likewise for the test images.
-      resplit: merges training and test images and splits them anew: ``int(resplit * n)`` of
-        the ``n`` images, drawn by ``seed``, become the test set, the others train.
+      resplit: merges training and test images and splits them again. ``int(resplit * n)`` of
+        the ``n`` images, drawn by ``seed``, become the test set; the others train.
       drop_labels: classes to leave out of training and test, by name or number; the classes
         that remain are numbered 0, 1, ... in their old order.
       seed: of ``train_size``, ``test_size`` and ``resplit``.
@@ -54,8 +54,8 @@ def load(
         reads the clients of one host. Embedded sets and compressed ``.npz`` files are read whole.
 
     Raises:
-      ValueError: a name, option or file that does not work, in one sentence.
-      FileNotFoundError: an ``.npz`` file that is not there.
+      ValueError: a name, option or file does not work; the message is one sentence.
+      FileNotFoundError: there is no such ``.npz`` file.
 
     >>> data = load("synthetic", train_size=100, drop_labels=[0])
     >>> data.x_train.shape, data.x_train.dtype.name, len(data.labels)
@@ -126,7 +126,7 @@ def _used(data: Dataset) -> np.ndarray:
 
 
 def oddities(data: Dataset) -> list[str]:
-    """What of a data set may be a mistake, a sentence each.
+    """Possible mistakes in a data set, a sentence each.
 
     >>> data = load("synthetic", train_size=100)
     >>> oddities(data)

@@ -42,7 +42,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def check_room(many: int, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-    """Refuses images that no memory of this machine holds.
+    """Raises an error if images do not fit into this machine's memory.
 
     Raises:
       ValueError: there are more bytes of them than of memory.

@@ -5,11 +5,11 @@ x_train   ``[M, H, W, C]`` or ``[M, H, W]`` images, or ``[M, D]``; uint8 or floa
 y_train   ``[M]`` integers, the classes 0, 1, ...
 x_test    ``[T, ...]`` like x_train
 y_test    ``[T]`` integers
-client    optional ``[M]`` strings or integers: who holds each training example
+client    optional ``[M]`` strings or integers: the client of each training example
 ========  ===========================================================================
 
 uint8 stays uint8, floats become float32 and keep their scale. Files with pickled objects
-are refused, because reading them would run what they hold.
+are refused, because reading them would run code from the file.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ def _dataset(arrays: dict, by_row: Rows | None) -> Dataset:
 
 
 def _arrays(path: str, needed: tuple[str, ...], optional: tuple[str, ...]) -> dict:
-    """Those of the arrays that the file holds, if it claims no more than can be."""
+    """The named arrays of the file, if their claimed sizes are possible."""
     there = npz_headers(path)
     if missing := [name for name in needed if name not in there]:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Which client holds which example: lists of rows, one a client, for ``jfu.stack``.
+"""Division of examples among clients: a list of rows for each client, for ``jfu.stack``.
 
-``iid``, ``dirichlet`` and ``shards`` use every example exactly once; ``partition`` reads
-them from a string. ``from_file`` and ``from_ids`` are for divisions of one's own. Rows are
-int32 and sorted; the same seed gives the same rows.
+``iid``, ``dirichlet`` and ``shards`` use every example exactly once. ``partition`` chooses among
+them by a string. ``from_file`` and ``from_ids`` are for your own divisions. Rows are int32 and
+sorted. The same seed gives the same rows.
 """
 
 import collections
@@ -71,8 +71,8 @@ def dirichlet(y: np.ndarray, clients: int, beta: float, seed: int = 0, *, minimu
 
     Yurochkin et al., ICML 2019, arXiv 1905.12022; Li et al., Federated Learning on Non-IID
     Data Silos, ICDE 2022, arXiv 2102.02079. Small beta gives each class to few clients, large
-    beta to all alike. Instead of drawing again until every client has enough, clients that
-    lack examples get random ones of the largest client: it ends for any beta > 0.
+    beta to all alike. Clients that lack examples get random ones of the largest client, instead
+    of a new draw. So it ends for any beta > 0.
 
     Args:
       y: ``[M]`` integer labels.
@@ -167,13 +167,13 @@ def from_file(path: str | os.PathLike[str], examples: int) -> tuple[Rows, tuple[
     Examples may be left out, and clients may share one.
 
     Args:
-      path: ``.npz`` with one integer array a client, whose name is the client's id, or
+      path: ``.npz`` with an integer array for each client, named by the client's id; or
         ``.json`` with an object id -> list, or a list of lists (ids 0, 1, ...).
       examples: the size of the pool, ``M``.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a file that is damaged or no plain one, or lists that do not fit, in one sentence.
+      ValueError: the file is damaged or not a plain file, or the lists do not fit.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -213,7 +213,7 @@ def from_file(path: str | os.PathLike[str], examples: int) -> tuple[Rows, tuple[
 
 
 def _json_pairs(path: str) -> list[tuple[str | int, np.ndarray]]:
-    # Objects as tuples of pairs: told apart from lists, and no id is lost.
+    # Objects become tuples of pairs, so they differ from lists and no id is lost.
     value = read_json(path, objects=tuple)
     if not isinstance(value, (tuple, list)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Networks, and how any Linen module becomes a ``Model``. Flax is imported here only."""
+"""Networks, and ``Model``s from any Linen module. Only this package imports Flax."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -56,14 +56,14 @@ def build(
       classes: how many logits.
       image_shape: ``(H, W, channels)``; images may be uint8, or float in [0, 1].
       norm: one of ``NORMS[name]``; the first of them if not given.
-      convolution: in place of ``jfu.conv`` in networks that have any; with
-        ``lax.conv_general_dilated`` the same network is slower to train on CPU, and XLA's cost
+      convolution: replaces ``jfu.conv`` in convolutional networks. With
+        ``lax.conv_general_dilated`` the same network trains more slowly on CPU, but XLA's cost
         analysis counts its operations as usual.
-      precision: of products, as ``at_precision`` has it; the device's own if not given.
+      precision: of products, as in ``at_precision``; the device's own if not given.
 
     Raises:
-      ValueError: an unknown name, an image shape that is not ``(H, W, channels)`` or that the
-        network cannot take, or a normalisation that it does not have.
+      ValueError: there is no such model or normalisation, or the network cannot take this image
+        shape.
 
     >>> build("mlp", classes=10, image_shape=(28, 28, 1)).layers
     ('stem', 'hidden', 'head')
@@ -113,14 +113,13 @@ def _channels_first(first: int, second: int, third: int) -> bool:
 def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> Model:
     """Any Linen module as a ``Model``.
 
-    The module is called with the batch and, where its ``__call__`` names them, ``train=``
-    (bool) and ``mask=`` (``[B]``, never all zeros); a module without them is called with the
-    batch alone. ``key`` of ``apply`` becomes the ``dropout`` key. For pretrained weights,
-    replace ``init``: ``model._replace(init=lambda key: weights)``.
+    The module is called with the batch. If its ``__call__`` names them, it also gets ``train=``
+    (bool) and ``mask=`` (``[B]``, never all zeros). ``key`` of ``apply`` becomes the ``dropout``
+    key. For pretrained weights, replace ``init``: ``model._replace(init=lambda key: weights)``.
 
     Args:
-      module: returns logits ``[B, C]``. One that keeps batch statistics must take ``mask``
-        and hand it, as ``[B, 1, ...]``, to each ``nn.BatchNorm``.
+      module: returns logits ``[B, C]``. If it keeps batch statistics, it must take ``mask`` and
+        pass it, as ``[B, 1, ...]``, to each ``nn.BatchNorm``.
       example: a batch ``[B, ...]``, or its shape and dtype; values are not read.
 
     Returns:
@@ -128,7 +127,7 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
       whose ``follows`` names the layer right before each batch normalisation.
 
     Raises:
-      ValueError: a module that keeps batch statistics and takes no ``mask``.
+      ValueError: the module keeps batch statistics but takes no ``mask``.
 
     >>> model = from_linen(nn.Dense(3), jnp.zeros((1, 5)))
     >>> logits, changed = model.apply(model.init(jax.random.key(0)), jnp.ones((2, 5)))
@@ -136,7 +135,7 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
     ((2, 3), {})
     """
     named = set(inspect.signature(type(module).__call__).parameters)
-    # One row will do: parameters do not depend on how many there are.
+    # One row is enough, since parameters do not depend on the number of rows.
     shape, dtype = (1, *example.shape[1:]), example.dtype
 
     def call(fn, *args, train, mask=None, **rest):
@@ -151,8 +150,8 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
         updating = train and "batch_stats" in variables
         alive = True if mask is None else (mask > 0).any()
         if mask is not None:
-            # Without a live row there is no mean: the module sees all of them, and what it then
-            # knows of them is thrown away.
+            # Without a live row there is no mean. The module then sees all rows, and its new
+            # statistics are thrown away.
             mask = jnp.where(alive, mask, jnp.ones_like(mask))
         rngs = None if key is None else {"dropout": key}
         mutable = ["batch_stats"] if updating else False
@@ -207,10 +206,10 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
 def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], set[str]]:
     """Layers in call order, what batch norms follow, and the collections of the variables.
 
-    The order is read off the calls, because that of a dictionary is lost in any tree
-    operation (``Dense_10`` sorts before ``Dense_2``).
+    The order is that of calls. A dictionary's order is lost in any tree operation (``Dense_10``
+    sorts before ``Dense_2``).
     """
-    outputs = []  # (array, layer), held so that no two are the same object
+    outputs = []  # (array, layer); a reference to each array keeps its id unique
     follows = []
 
     def watch(call, args, kwargs, context):
@@ -258,7 +257,7 @@ def _cuts(run: Callable, layers: Sequence[str], variables, x) -> tuple[tuple[str
     return tuple(names for names in cuts if not any(_reached(jaxpr, is_input, names)))
 
 
-# Equations that run the one jaxpr which they hold, on what they are given.
+# Equations that contain one jaxpr and run it on their arguments.
 CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call")
 
 

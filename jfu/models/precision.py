@@ -12,18 +12,21 @@ PRECISIONS = ("float32", "tf32", "bf16")
 def at_precision(model: Model, precision: str | None) -> Model:
     """The model with products of a given precision inside; what goes in and out stays float32.
 
-    Parameters, gradients, logits and batch statistics are float32 in all of them, so
-    federations, methods and files do not notice.
+    Parameters, gradients, logits and batch statistics are float32 in all precisions, so
+    federations, methods and files need no change.
+
+    * "float32": full products
+    * "tf32": products of inputs rounded to 10 bits, if the device has them (on CPU float32)
+    * "bf16": parameters and everything between the layers are rounded to bfloat16
+    * None: the device's default, which is TF32 on NVIDIA GPUs, bfloat16 products on TPUs and
+      float32 on CPUs
 
     Args:
       model: uint8 images enter it as ``x / 255``, in all precisions.
-      precision: "float32", full products; "tf32", products of inputs rounded to 10 bits where
-        the device has them (on CPU float32); "bf16", parameters and everything between the
-        layers rounded to bfloat16; None, the device's default: TF32 on NVIDIA GPUs, bfloat16
-        products on TPUs, float32 on CPUs.
+      precision: one of the above.
 
     Raises:
-      ValueError: another precision.
+      ValueError: there is no such precision.
 
     >>> from jfu.models import build
     >>> model = at_precision(build("mlp", classes=3, image_shape=(2, 2, 1)), "bf16")

@@ -41,7 +41,7 @@ def test_per_example_against_numpy(model, variables, examples, batch_size):
             lambda x: {"aux": -x, "logits": x},
             r"2 outputs \(\['aux'\], \['logits'\]\).*\['logits'\]",
         ),
-        (lambda x: (x, -x), r"2 outputs \(\[0\], \[1\]\), and one can be judged"),
+        (lambda x: (x, -x), r"2 outputs \(\[0\], \[1\]\), and one can be evaluated"),
         (lambda x: {}, "0 outputs"),
         (lambda x: x[:, 0], r"gives \[3\] for a batch, and logits are \[B, C\]"),
         (lambda x: x[:, None], r"gives \[3, 1, 3\] for a batch"),

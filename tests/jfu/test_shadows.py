@@ -23,7 +23,7 @@ def test_every_example_is_held_by_half_of_the_shadows(request_):
     assert (held.sum(0) == 5 * np.asarray(request_.forget.mask)).all()
     assert (held[0::2] ^ held[1::2] == np.asarray(request_.forget.mask)).all()
     assert len({h.tobytes() for h in held}) == 10
-    with pytest.raises(ValueError, match="3 shadows cannot hold each example in half"):
+    with pytest.raises(ValueError, match="3 shadows cannot have each example in half"):
         shadows.halves(request_, jax.random.key(3), 3)
 
 

@@ -262,7 +262,7 @@ def test_not_forgets_on_streamed_clients(momentum, resident_round, fed, variable
     [
         (lambda fed: jfu.fedavg(None, aggregator=jfu.coordinate_median()), "single updates"),
         (lambda fed: jfu.fedavg(None, keep_updates=True), "single updates"),
-        (lambda fed: jfu.sampled(fed, 2), "jfu.sampled or jfu.absent round the streamed"),
+        (lambda fed: jfu.sampled(fed, 2), "jfu.sampled or jfu.absent around the streamed"),
         (lambda fed: jfu.streamed(fed), "wrapped already"),
     ],
 )
