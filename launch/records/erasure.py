@@ -324,7 +324,7 @@ def erase(work: WorkDir, config: Config, method: str) -> None:
             if folder != work.path and (lock := take(folder)):
                 locks.enter_context(lock)
         found = [file for file in holdings(work.path, config.forget)[0] if file.holds]
-        met = os.path.realpath(config.init_params)
+        met = config.init_params and os.path.realpath(config.init_params)
         ours = [file for file in found if file.folder in folders]
         ours.sort(key=lambda file: os.path.realpath(file.path) == met)
         for folder in folders:

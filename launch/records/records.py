@@ -68,7 +68,7 @@ def reopen(work: WorkDir) -> None:
         write(work, "missing", missing=gone, since=lines[-1]["hash"])  # a line of its own each time
 
 
-def cells_of(work: WorkDir, names: Iterable[tuple[int, str]]) -> dict[str, str]:
+def cells_of(work: WorkDir, names: Iterable[tuple[int, str]]) -> dict[str, str | None]:
     """The digests of checkpoints by seed and method, for a line of the ledger."""
     found = [work.cell(seed, name) for seed, name in sorted(set(names))]
     return {path.stem: load_seal(path) for path in found if path.exists()}

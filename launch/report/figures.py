@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def panel(series: dict[str, list], title: str, *more: Any) -> str:
 
 
 @contextlib.contextmanager
-def plain() -> Iterator[None]:
+def plain() -> Generator[None]:
     """Matplotlib without the user's backend, style and warnings; also a decorator."""
     chosen = os.environ.pop("MPLBACKEND", None)  # a notebook's backend cannot be imported elsewhere
     try:
@@ -174,7 +174,7 @@ def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in pixels.values()]
     sides = [(6, 5), (6, -12), (-6, 5), (-6, -12), (6, 17), (6, -24), (-6, 17), (-6, -24)]
     for name in sorted(places, key=lambda name: name != "NoT"):
-        place = places[name]
+        place, box = places[name], Bbox.null()
         for side in sides:
             text = axis.annotate(
                 name,

@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from jfu import results, tables
 from jfu.results import Summary
@@ -18,7 +18,7 @@ def summarise(
     summary, note = results.summarise(rows, config), private.footnote(config).strip()
     if (floor := summary["floor"]) and not tables.left_out(floor):
         floor["left_out"] = None  # table.json has always had this field
-    return summary | dict(outside_epsilon=note) if note else summary
+    return cast(Summary, summary | dict(outside_epsilon=note)) if note else summary
 
 
 def markdown(summary: Summary) -> str:

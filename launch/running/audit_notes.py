@@ -146,11 +146,10 @@ def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
         at.setdefault((row["method"], row["round"]), []).append(row)
     for (method, number), here in sorted(at.items(), key=lambda item: item[0][1]):
         for key in ("retain", "forget", "test", "asr", "loss_gap"):
+            values: list[Any] = [row.get(key) for row in here]
             if key == "loss_gap":
                 losses = [(row.get("loss_retain"), row.get("loss_forget")) for row in here]
                 values = [None if None in pair else abs(pair[0] - pair[1]) for pair in losses]
-            else:
-                values = [row[key] for row in here]
             if None not in values:
                 series = out.setdefault(key, {}).setdefault(method, [])
                 series.append([number, float(np.mean(values))])

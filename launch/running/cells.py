@@ -210,9 +210,12 @@ def kept_cell(work: WorkDir, trial: Trial, name: str, like: Any) -> tuple[Any, d
             raise
         earlier = {kind: rows for kind, rows in history.items() if kind != "came"}
         try:
-            state, notes = read_cell(work, trial.seed, name, like._replace(history=earlier))
+            found = read_cell(work, trial.seed, name, like._replace(history=earlier))
         except ValueError:
             raise error from None
+    if found is None:
+        return None
+    state, notes = found
     everybody = jfu.weights(trial.everything.retain)
     return state._replace(history={**state.history, "came": everybody}), notes
 

@@ -56,7 +56,7 @@ def compare() -> None:
     show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
 
 
-def run() -> tuple[WorkDir, Config, list[dict[str, Any]]]:
+def run() -> tuple[WorkDir, Config, list[Any]]:
     """Runs what is not done yet of every cell that the flags ask for.
 
     Returns:

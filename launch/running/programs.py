@@ -8,7 +8,7 @@ no examples.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -69,7 +69,7 @@ def _items(value: Any) -> tuple:
 
 
 @contextlib.contextmanager
-def not_kept() -> Iterator[None]:
+def not_kept() -> Generator[None]:
     """A context in which no program is written into --compilation_cache."""
     name = "jax_persistent_cache_min_compile_time_secs"
     least = getattr(jax.config, name)

@@ -59,7 +59,7 @@ def announce(
 
 def say_cut(study: Study, seed: int, name: str, metrics: Mapping) -> None:
     """Prints where a method has cut the model, if its first round chose that."""
-    if "cut" in metrics:
+    if "cut" in metrics and study.model.cuts is not None:
         cut = ", ".join(study.model.cuts()[int(metrics["cut"])])
         share = max(0, 100 * float(metrics["told"]))
         say(

@@ -248,7 +248,7 @@ def of_rows(rows: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(np.sort(rows), "<i8")).hexdigest()
 
 
-def as_rows(mask: Any, clients: jfu.ClientData, names: Sequence) -> dict[str, list[int]]:
+def as_rows(mask: Any, clients: jfu.ClientData, names: Sequence[Any]) -> dict[str, list[int]]:
     """A mask ``[K, N]`` as rows of the pool, by client's name; clients without a row are left out.
 
     >>> clients = jfu.stack(np.zeros((3, 1)), np.zeros(3, int), [[2, 0], [1]], host=True)
@@ -257,7 +257,8 @@ def as_rows(mask: Any, clients: jfu.ClientData, names: Sequence) -> dict[str, li
     ({'alice': [0, 2]}, [[True, True], [False, False]])
     """
     mask, index = np.asarray(mask), np.asarray(clients.index)
-    return {str(names[k]): np.sort(index[k][mask[k]]).tolist() for k in np.flatnonzero(mask.any(1))}
+    some = np.flatnonzero(mask.any(1)).tolist()
+    return {str(names[k]): np.sort(index[k][mask[k]]).tolist() for k in some}
 
 
 def as_mask(

@@ -49,7 +49,7 @@ def before(config: Config, trial: Any, name: str) -> list[tuple[int, int]] | Non
     Rounds of earlier work directories count with the fewest clients that there were in any of
     them, which is a bound where some had more.
     """
-    if unknown(config):
+    if config.rounds_before is None or unknown(config):
         return None
     if config.init_params:
         return [(config.rounds_before, trial.fewest)]
@@ -87,7 +87,7 @@ def account(
     if config.dp_clip is None:
         return lambda number: {}
     earlier, now = before(config, trial, name), holding(request.retain)
-    if boundless(config):
+    if earlier is None or boundless(config):
         return lambda number: dict(epsilon=None)
 
     def told(number: int) -> dict[str, float | None]:
@@ -111,10 +111,11 @@ def outlook(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
     ]
     values, many = [end["epsilon"] for end in ends], holding(trial.everything.retain)
     why, delta = boundless(config), f"delta {config.dp_delta:g}"
-    if None in values or not values:
+    bounded = [value for value in values if value is not None]
+    if not bounded or len(bounded) < len(values):
         lines = [f"privacy: epsilon is {why or 'not finite: there is too little noise'}"]
     else:
-        most = max(values)
+        most = max(bounded)
         lines = [
             f"privacy: epsilon {most:.3g} at {delta} after the last round, of each model alone"
         ]

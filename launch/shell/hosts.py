@@ -13,7 +13,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -186,7 +186,7 @@ def as_first(values: dict[str, Any], wrong: Callable[[list[str], dict[str, Any]]
 
 
 @contextlib.contextmanager
-def aside() -> Iterator[None]:
+def aside() -> Generator[None]:
     """For work that each host does alone, on its processor; on one host nothing changes."""
     if not several():
         yield

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from typing import NoReturn
 
 from launch.shell.printing import one_line, tell
 
@@ -40,7 +41,7 @@ def sentence(error: Exception) -> str:
     return "; ".join([where + what] + [ADVICE[n] for n in [error.errno] if n in ADVICE])
 
 
-def complain(sentence: str, status: int = 2) -> None:
+def complain(sentence: str, status: int = 2) -> NoReturn:
     tell(f"error: {one_line(sentence)}")
     raise SystemExit(status)
 

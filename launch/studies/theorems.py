@@ -99,7 +99,7 @@ class Networks(NamedTuple):
 
 
 def train(activation: Callable, task: Task) -> Networks:
-    first, trained = {}, {}
+    first, trained, retrained = {}, {}, {}
     for width in WIDTHS:
         sizes = (task.x.shape[-1], width, width, width, CLASSES)
         begin = lambda key: theory.chain(key, sizes)
@@ -115,8 +115,8 @@ def train(activation: Callable, task: Task) -> Networks:
         first[width] = quick_jit(jax.vmap(begin))(task.keys)
         trained[width] = fit(first[width], np.ones_like(KEPT))
         if width == WIDTH:
-            retrained = fit(first[width], KEPT)
-    return Networks(first, trained, retrained)
+            retrained[width] = fit(first[width], KEPT)
+    return Networks(first, trained, retrained[WIDTH])
 
 
 def line(what: str, seed: int, value, bound, consistent, **more) -> dict[str, Any]:

@@ -110,8 +110,7 @@ def draw_jacobians(axis: Any, rows: Sequence[dict]) -> list[tuple[str, dict]]:
             axis.plot([*at], means, color=COLOURS[name], alpha=0.8, **look)
     axis.set(xscale="log", yscale="log", xlabel="width of the hidden layers")
     axis.set_ylabel("W1 of singular values / their mean;  TV")
-    widths = sorted(widths)
-    axis.set_xticks(widths, [str(width) for width in widths])
+    axis.set_xticks(sorted(widths), [str(width) for width in sorted(widths)])
     axis.minorticks_off()
     axis.set_ylim(axis.get_ylim()[0] / 4)  # room for the legend
     still = ", ".join(name for name in COLOURS if name not in moved)

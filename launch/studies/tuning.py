@@ -169,7 +169,7 @@ def choose(found: dict[str, dict], names: list[str]) -> tuple[list[dict], list[s
     lines, best = [], []
     for name in names:
         gaps = {i: found[label(name, o)]["gap_per_seed"]["mean"] for i, o in enumerate(GRID[name])}
-        first = min(gaps, key=gaps.get)
+        first = min(gaps, key=lambda i: gaps[i])
         for i, options in enumerate(GRID[name]):
             entry = found[label(name, options)]
             measures = {m: entry[m]["mean"] if entry[m] else None for m in results.BRIEF}

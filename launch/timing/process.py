@@ -32,12 +32,12 @@ class Worker:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self):
-        for line in self.process.stderr:
+        for line in self.process.stderr or ():
             self.said.append(line.rstrip())
 
     def wait(self, event: str) -> dict | None:
         """The worker's message with this event; None if the worker has ended before."""
-        for line in self.process.stdout:
+        for line in self.process.stdout or ():
             told = json.loads(line)
             if told["event"] == event:
                 return told
@@ -50,7 +50,7 @@ class Worker:
         except BrokenPipeError:
             return None
         told = self.wait("round")
-        return told and told["seconds"]
+        return told["seconds"] if told else None
 
     def why(self) -> str:
         """The last line of an error."""

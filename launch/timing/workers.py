@@ -73,7 +73,7 @@ def jfu_rounds(asked: dict) -> Job:
         jax.block_until_ready((mine["state"], info))
 
     def loss():
-        batch = jfu.Batch(*few, jnp.ones(len(few[1])))
+        batch = jfu.Batch(few[0], few[1], jnp.ones(len(few[1])))
         mean = jax.jit(lambda v, b: jfu.cross_entropy(model.apply(v, b.x)[0], b))
         return float(mean(mine["state"].variables, batch))
 
