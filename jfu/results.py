@@ -58,6 +58,7 @@ class Row(TypedDict):
     not_finite: NotRequired[int]
     too_long: NotRequired[int]
     not_applied: NotRequired[int]  # rounds whose mean was not finite
+    calmed: NotRequired[int]  # rounds after which recovery started again, closer to a fresh model
     epsilon: NotRequired[float | None]  # of differential privacy; None if it is not bounded
     epsilon_is: NotRequired[str]  # why it is not bounded
     outside_epsilon: NotRequired[str]  # names of fields that epsilon does not cover

@@ -37,6 +37,7 @@ from jfu.unlearn.pgd import pgd
 from jfu.unlearn.puf import puf
 from jfu.unlearn.reinit import redraw, reinit
 from jfu.unlearn.retrain import retrain
+from jfu.unlearn.steady import steady
 
 
 class Setting(NamedTuple):
@@ -57,6 +58,8 @@ class Setting(NamedTuple):
     chunk: int | None = None  # clients at once; see fedavg
     within: int | None = None  # the budget of rounds after the request
     proxy: jax.Array | None = None  # unlabelled examples at the server
+    guess: float | None = None  # the loss of guessing, where the server may act on losses
+    warmup: int = 0  # rounds of recovery in which the learning rate rises
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
 
 
@@ -138,7 +141,13 @@ METHODS = (
     # from half the way to a fresh model
     Method(
         "not_blend",
-        lambda s, **options: blended(s.fed, s.selector, s.model.init, follows=s.follows, **options),
+        lambda s, **options: steady(
+            blended(s.fed, s.selector, s.model.init, follows=s.follows, **options),
+            s.fed,
+            s.model.init,
+            s.guess,
+            patience=s.warmup + 2,
+        ),
         options=_options(blended, "keep"),
         traits=_NEGATES._replace(selects=True),
     ),
@@ -333,5 +342,6 @@ __all__ = [
     "reinit",
     "retrain",
     "shuffle",
+    "steady",
     "traits_of",
 ]

@@ -12,7 +12,7 @@ import jfu
 import jfu.history
 from jfu.results import as_original
 from launch.running.programs import Programs
-from launch.running.progress import say_cut, say_done
+from launch.running.progress import say_calmed, say_cut, say_done
 from launch.running.rows import Meter, add_costs, at_once, first_costs, meter, row
 from launch.setup import keys, private
 from launch.setup.study import Study
@@ -154,6 +154,7 @@ def advance(
         )
         if number == 1:
             say_cut(shared.study, seed, cell.name, info.metrics)
+        say_calmed(seed, cell.name, number, info.metrics)
         new, final = evaluate(cell, counts, number, state, costs, submit)
         rows = [*rows, *new]
         now = time.perf_counter()

@@ -68,6 +68,16 @@ def say_cut(study: Study, seed: int, name: str, metrics: Mapping) -> None:
         )
 
 
+def say_calmed(seed: int, name: str, number: int, metrics: Mapping) -> None:
+    """Says that recovery broke down in a round, and what was done about it."""
+    if metrics.get("calmed", 0):
+        say(
+            f"  seed {seed}  {name:<10} round {number} broke down (mean training loss "
+            f"{float(metrics['loss']):.2f}): recovery starts again, from half this model and half "
+            "a fresh one"
+        )
+
+
 def say_done(seed: int, name: str, last: Mapping, seconds: float) -> None:
     """Prints the last measures of a method on a seed, and the time that it took."""
     shown = [

@@ -16,6 +16,7 @@ from launch.setup.trial import Trial
 
 # Reasons for leaving clients out, and rounds whose mean was not finite; in rows that have any.
 FAILURES = (*REASONS, "not_applied")
+CALMED = "calmed"  # rounds after which recovery started again; in rows where there are any
 
 
 class Meter(NamedTuple):
@@ -46,7 +47,7 @@ def first_costs(study: Study, method: jfu.Unlearner, seconds: float) -> dict:
     flops = 0.0 + server.steps * study.per_step
     flops += server.forwards * study.per_forward
     costs = dict(bytes_down=0, bytes_up=0, flops=flops, seconds=seconds, left_out=0)
-    return costs | dict.fromkeys(FAILURES, 0)
+    return costs | dict.fromkeys((*FAILURES, CALMED), 0)
 
 
 def add_costs(
@@ -58,7 +59,7 @@ def add_costs(
       planned: the expected costs of the round, if exact costs and counts must stay private.
     """
     metrics = jax.device_get(info.metrics)  # in one go
-    count = lambda name: int(metrics[name])
+    count = lambda name: int(metrics.get(name, 0))
     if planned is not None:
         more = planned | dict(seconds=seconds, not_applied=count("not_applied"))
         return costs | {name: costs[name] + value for name, value in more.items()}
@@ -70,7 +71,7 @@ def add_costs(
         flops=costs["flops"] + flops,
         seconds=costs["seconds"] + seconds,
         left_out=costs["left_out"] + sum(map(count, REASONS)),
-        **{name: costs.get(name, 0) + count(name) for name in FAILURES},
+        **{name: costs.get(name, 0) + count(name) for name in (*FAILURES, CALMED)},
     )
 
 
@@ -107,6 +108,7 @@ def row(
         measures = measures_of(trial.evaluation, *outcomes, attack=attack)
         looked = study.config.faults or study.config.max_update_norm is not None
         hidden = {"seconds", *(k for k in FAILURES if not (looked or costs.get(k)))}
+        hidden |= set() if costs.get(CALMED) else {CALMED}
         shown = {k: v for k, v in costs.items() if k not in hidden}
         shown |= dict(storage=meter.storage, seconds=round(costs["seconds"], 6))
         place = dict(method=meter.name, seed=trial.seed, round=number)

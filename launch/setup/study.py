@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -185,6 +186,9 @@ def assemble(
         chunk=layout.chunk,
         within=config.recovery_rounds,
         proxy=proxy,
+        # Under privacy nothing may depend on exact losses of clients.
+        guess=None if config.dp_clip is not None else math.log(len(dataset.labels)),
+        warmup=config.recovery_warmup_rounds,
         options=read_options(config.options),
     )
     jfu.select(variables["params"], setting.selector)  # refuses unknown layers before any work

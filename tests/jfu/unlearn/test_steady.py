@@ -1,0 +1,140 @@
+"""Recovery that starts again: when, from where, how often; and not where nothing broke."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jfu
+from helpers.federation import bits
+from jfu.types import LocalInfo, RoundInfo
+from jfu.unlearn import finetune, negation, steady
+
+pytestmark = pytest.mark.conformance
+
+GUESS = math.log(10)
+KEY = jax.random.key(5)
+
+
+def scripted(fed, losses, **metrics):
+    """Fine-tuning whose rounds report these losses, by the number of rounds ever run."""
+    method, losses = finetune(fed), jnp.array(losses, jnp.float32)
+    usual = dict(clients=3.0, not_finite=0.0, not_applied=0.0)
+
+    def recover(state, request, key):
+        del request
+        number, zero = jax.random.key_data(key)[-1].astype(int), jnp.zeros(3)
+        told = {k: jnp.float32(v) for k, v in (usual | metrics).items()}
+        info = RoundInfo(LocalInfo(zero, zero, zero, zero), told | dict(loss=losses[number]), zero)
+        variables = jax.tree.map(lambda a: a + 1, dict(state.variables))
+        return state._replace(variables=variables, round=state.round + 1), info
+
+    return method._replace(recover=recover)
+
+
+def run(method, variables, rounds):
+    """States and the metric of each round; round n has the key n."""
+    state = method.perturb(jfu.Trained(variables), None, KEY)
+    states, calmed = [state], []
+    step = jax.jit(method.recover)
+    for number in range(rounds):
+        state, info = step(state, None, jax.random.key(number))
+        states.append(state)
+        calmed.append(int(info.metrics["calmed"]))
+    return states, calmed
+
+
+@pytest.mark.parametrize(
+    ("losses", "calmed"),
+    [
+        ([6.0, 2.0, 1.0, 0.5], [0, 0, 0, 0]),  # a first round far above guessing is NoT's usual one
+        ([6.0, 4.7, 1.0, 0.5], [0, 1, 0, 0]),  # and a second one is not: 4.605 is the limit
+        ([6.0, 4.5, 2.2, 0.5], [0, 0, 0, 0]),
+        ([2.4, 2.3, 2.3, 2.2, 2.0], [0, 0, 1, 0, 0]),  # the third one has to be below 2.268
+        ([2.4, 2.3, 2.26, 2.2, 2.0], [0, 0, 0, 0, 0]),
+        ([math.nan, 2.2, 2.1], [1, 0, 0]),
+        ([math.inf, 2.2, 2.1], [1, 0, 0]),
+        ([2.3] * 12, [0, 0, 1] * 3 + [0, 0, 0]),  # three times at most
+    ],
+)
+def test_when_recovery_starts_again(fed, model, variables, losses, calmed):
+    method = steady(scripted(fed, losses), fed, model.init, GUESS, patience=2)
+    assert run(method, variables, len(losses))[1] == calmed
+
+
+@pytest.mark.parametrize(
+    ("metrics", "calmed"),
+    [
+        (dict(not_applied=1.0), [1, 1]),
+        (dict(clients=0.0), [0, 0]),  # nobody came, so there is no loss
+        (dict(clients=0.0, not_finite=2.0), [1, 1]),  # all who came diverged
+    ],
+)
+def test_rounds_without_a_loss(fed, model, variables, metrics, calmed):
+    losses = [math.nan if "clients" in metrics else 1.0] * 2
+    method = steady(scripted(fed, losses, **metrics), fed, model.init, GUESS)
+    assert run(method, variables, 2)[1] == calmed
+
+
+def test_a_calmer_start_is_half_the_model_before_the_round_and_half_a_fresh_one(
+    fed, model, variables
+):
+    """In float64; the fresh one is another draw each time, and rounds count from 0 again."""
+    method = steady(scripted(fed, [3.0, math.nan, math.nan]), fed, model.init, GUESS)
+    states, calmed = run(method, variables, 3)
+    assert calmed == [0, 1, 1]
+    assert [int(s.round) for s in states] == [0, 1, 0, 0]
+    assert [int(s.own.calmed) for s in states] == [0, 0, 1, 2]
+    wide = lambda tree: [np.asarray(a, np.float64) for a in jax.tree.leaves(dict(tree))]
+    fresh = []
+    for before, after in zip(states[1:], states[2:], strict=False):
+        pairs = zip(wide(before.variables), wide(after.variables), strict=True)
+        fresh.append([2 * new - old for old, new in pairs])
+    scale = [np.abs(a).max() for a in wide(model.init(KEY))]
+    for one, other, most in zip(*fresh, scale, strict=True):
+        assert np.abs(one).max() < 5 * most + 1e-5  # of a new model, no rest of the old one
+        assert most == 0 or np.abs(one - other).max() > 1e-3
+
+
+def test_where_nothing_breaks_no_bit_changes(fed, model, variables, data):
+    request = jfu.split(data, data.mask & (data.id == 0)[:, None])
+    plain = negation(fed, jfu.by_layer(model, 0))
+    method = steady(plain, fed, model.init, 100.0)
+    ends = []
+    for one in (plain, method):
+        state = one.perturb(jfu.Trained(variables), request, KEY)
+        for number in range(3):
+            state, info = one.recover(state, request, jax.random.key(number))
+        ends.append((state.variables, info.metrics["loss"], state.round))
+    assert bits(ends[0]) == bits(ends[1])
+
+
+def test_going_on_from_a_stored_state_is_going_on(fed, model, variables):
+    """Also between a round that stays at guessing and the one that is taken back for it."""
+    method = steady(scripted(fed, [2.3] * 6), fed, model.init, GUESS)
+    states, _ = run(method, variables, 6)
+    for start in range(6):
+        stored = jax.tree.map(np.asarray, states[start])
+        new, _ = jax.jit(method.recover)(stored, None, jax.random.key(start))
+        assert bits(new) == bits(states[start + 1])
+
+
+def test_without_a_loss_of_guessing_it_is_the_method_itself(fed, model):
+    method = finetune(fed)
+    assert steady(method, fed, model.init, None) is method
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (dict(guess=0.0), "guess is 0.0"),
+        (dict(guess=math.nan), "guess is nan"),
+        (dict(guess=1.0, patience=-1), "patience is -1"),
+        (dict(guess=1.0, most=-1), "most -1"),
+    ],
+)
+def test_what_cannot_be(fed, model, given, message):
+    with pytest.raises(ValueError, match=message):
+        steady(finetune(fed), fed, model.init, given.pop("guess"), **given)
