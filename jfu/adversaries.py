@@ -7,7 +7,7 @@ rows keep every bit. ``besieged`` puts an attack between the clients and an aggr
 
 Which of these are likely in practice: Shejwalkar, Houmansadr, Kairouz, Ramage. Back to the Drawing
 Board: A Critical Evaluation of Poisoning Attacks on Production Federated Learning. IEEE S&P 2022,
-arXiv 2108.10241. They hold shares of bad clients as large as these to be the exception.
+arXiv 2108.10241. They consider shares of bad clients as large as these to be the exception.
 """
 
 from collections.abc import Callable
@@ -106,8 +106,8 @@ def little_is_enough(z: float | jax.Array | None = None) -> Attack:
 def deviations(weights: jax.Array, bad: jax.Array) -> jax.Array:
     """``Phi^-1((n - m - s) / (n - m))``, at least 0, with ``s = floor(n / 2 + 1) - m``.
 
-    Of n clients that took part m are bad. s good ones are expected further away than this; together
-    with them the bad are a majority on one side.
+    Of n clients that took part, m are bad. s good ones are expected further away than this. The bad
+    clients and these s together are a majority on one side.
 
     >>> print(f"{deviations(jnp.ones(50), jnp.arange(50) < 12):.3f}")  # Phi^-1(24 / 38)
     0.336
@@ -151,7 +151,7 @@ def flip_labels(clients: ClientData, bad: jax.Array, classes: int) -> ClientData
     Gursoy, Liu. Data Poisoning Attacks Against Federated Learning Systems. ESORICS 2020, arXiv
     2007.08432 flip single classes; here all).
 
-    An example that a good client holds too keeps its label.
+    An example that a good client also has keeps its label.
     """
     of = lambda who: (
         jnp.zeros(clients.y.shape, bool)

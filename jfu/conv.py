@@ -11,9 +11,9 @@ where ``^T`` exchanges the two channel axes (dx) or lets channels play the batch
 it in any Flax model: ``nn.Conv(..., conv_general_dilated=jfu.conv)``.
 
 The kernel's gradient is a convolution with the output's slope as kernel, with channels as the
-batch. On one core, as clients run, it took between a third of the time of products of shifted
-images (few channels, large images) and as long (strided, many channels). Single pixels are a
-product.
+batch. The alternative is products of shifted images. On one core, as clients run, the convolution
+took a third of their time with few channels and large images. It took as long with strides and many
+channels. Single pixels are a product.
 """
 
 import functools
@@ -48,19 +48,19 @@ def conv(
 ):
     """``lax.conv_general_dilated`` with a backward pass that is fast inside loops on CPU.
 
-    Values and gradients are those of the stock function up to rounding; being a custom
-    derivative, it has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works).
-    Grouped, dilated and non-NHWC convolutions, and all of them on other backends, are passed
-    to it unchanged.
+    Values and gradients are those of the stock function up to rounding. It has a custom derivative,
+    so it has no forward mode of its own (``jax.jvp`` over ``jax.grad`` works). Grouped, dilated and
+    non-NHWC convolutions are passed to the stock function, and so are all convolutions on other
+    backends.
 
     Args:
       lhs: images ``[B, H, W, I]``.
       rhs: kernel ``[h, w, I, O]``, of the dtype of ``lhs``.
       window_strides, padding, ...: as in ``lax.conv_general_dilated``.
-      as_product: one matrix product of what the kernel sees at each place, on every backend and
-        in both directions. Under ``vmap`` over kernels it is a batch of products, where a
-        convolution would get groups; it holds each pixel as often as the kernel meets it.
-        For a model: ``conv_general_dilated=functools.partial(jfu.conv, as_product=True)``.
+      as_product: computes one matrix product of image patches and kernel, on every backend and
+        in both directions. Under ``vmap`` over kernels it is a batch of products, not a grouped
+        convolution. It copies each pixel as often as the kernel covers it. For a model:
+        ``conv_general_dilated=functools.partial(jfu.conv, as_product=True)``.
 
     >>> x, w = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
     >>> conv(x, w, (1, 1), "SAME", dimension_numbers=NHWC)[0, 1, 1]
@@ -246,7 +246,7 @@ def _say(eqn: core.JaxprEqn, looped: bool) -> str:
     if groups > 1:
         return (
             f"{what} has {groups} groups, which XLA:CPU runs slowly; if they are clients with "
-            "kernels of their own under vmap, run one client at a time: chunk=1; a layer's own "
+            "kernels of their own under vmap, run one client at a time (chunk=1). A layer's own "
             "groups stay slow"
         )
     # Batch first and channels last; kernels with both channel axes last.

@@ -47,17 +47,17 @@ def cpu_devices(count: int | None = None, *, ahead: bool = True) -> int:
 
     Sets ``jax_num_cpu_devices`` and two things more. Without them, devices that wait for one
     another in an all-reduce can end the process. XLA:CPU runs all devices on one pool of threads,
-    as many as cores. A device that waits holds its thread. Where many rounds are dispatched ahead,
-    the launch of the next one holds another on each device. With fewer than two threads a device,
-    no thread may be left for the work that is waited for. So the pool gets at least that many
-    (``PJRT_NPROC``), and the longest wait is an hour in place of 40 s (``XLA_FLAGS``, unless it
-    says otherwise). Other backends are not touched.
+    as many as cores. A device that waits blocks its thread. If many rounds are dispatched ahead,
+    the launch of the next one blocks another thread for each device. With fewer than two threads
+    for each device, no thread may be left for the work that all wait for. So the pool gets at least
+    that many (``PJRT_NPROC``). The longest wait becomes an hour instead of 40 s (``XLA_FLAGS``,
+    unless it has another value). Other backends are not touched.
 
     Args:
-      count: devices; one a core, or as many cores as this process may use, if not given.
-      ahead: whether rounds may be dispatched ahead. Where each is waited for before the next, as
-        ``rounds`` does, a thread a device is enough, and says False: threads beyond the cores take
-        pieces of one device's work to where another works, which can cost a quarter of the speed.
+      count: number of devices; by default the number of cores that this process may use.
+      ahead: whether rounds may be dispatched ahead. Pass False if the program waits for each round,
+        as ``rounds`` does; one thread for each device is then enough. More threads than cores move
+        pieces of one device's work to another's core, which can cost a quarter of the speed.
 
     Returns:
       The number of devices.
@@ -106,10 +106,9 @@ def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Me
     here = sum(d.platform == "cpu" and d.process_index == jax.process_index() for d in devices)
     if here > 1 and "PJRT_NPROC" not in os.environ and threads() < 2 * here:
         warnings.warn(
-            f"{here} CPU devices share {threads()} threads and may hang in an all-reduce, which "
-            f"{2 * here} threads cannot; call "
-            "jfu.cpu_devices at the start of the program in place of jax_num_cpu_devices or "
-            "--xla_force_host_platform_device_count",
+            f"{here} CPU devices share {threads()} threads and may hang in an all-reduce; they "
+            f"need {2 * here} threads. Call jfu.cpu_devices at the start of the program, in place "
+            "of jax_num_cpu_devices or --xla_force_host_platform_device_count",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -120,10 +119,10 @@ def clients_mesh(devices: Sequence[jax.Device] | None = None) -> jax.sharding.Me
 def clients_at_once(backend: str, clients: int, parameters: int) -> int:
     """How many clients should run at once on a device: the rule behind ``chunk=None``.
 
-    On CPU one: a client's products fill a core, and kernels of several clients under ``vmap``
-    become grouped convolutions, which XLA:CPU runs slowly. Elsewhere as many as hold
-    ``PARAMETERS_AT_ONCE`` together, in chunks of equal size: small networks fill a device only
-    side by side, a large one does alone.
+    On CPU the number is one. A client's products fill a core, and kernels of several clients under
+    ``vmap`` become grouped convolutions, which XLA:CPU runs slowly. On other devices, clients with
+    ``PARAMETERS_AT_ONCE`` together run at once, in chunks of equal size. A large network fills a
+    device alone, but small ones only side by side.
 
     Args:
       backend: ``jax.default_backend()``.

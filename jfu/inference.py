@@ -1,4 +1,4 @@
-"""How sure a comparison is: intervals that cover, and a test that needs no law of chance.
+"""Uncertainty of comparisons: intervals with true coverage, and a distribution-free test.
 
 Two kinds of models are compared over several seeds: those of a method, and for each seed some that
 were retrained without the forgotten data. All models of a seed are evaluated on the same examples,
@@ -6,10 +6,10 @@ whose noise cancels in the difference, one number a seed:
 
     d_s = T(method, s) - mean_r T(retrained r, s)
 
-Seeds are independent, so the interval of the mean of d is Student's. There is also a test. A method
-that is retraining by another name could change places with the retrained models of its seed. How
-often such an exchange gives as large a difference is its chance. That holds for any law of T, and
-for any number of measures at once.
+Seeds are independent, so the interval of the mean of d is Student's. There is also a permutation
+test. If a method equals retraining, its model is exchangeable with the retrained models of its
+seed. The chance is how often such an exchange gives as large a difference. The test is valid for
+any distribution of T, and for any number of measures at once.
 
 A bootstrap of five seeds covered 81 times in 100 where it should have 95.
 """
@@ -108,14 +108,14 @@ def exchanges(scores: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> np.n
     """How often models that change places within a seed show as much, adjusted for all measures.
 
     A way names one model of every seed "the method". In it, measure k is the named model's score
-    less the mean of the others', averaged over seeds and divided by its deviation over all ways.
-    The chance of measure k is a share of ways: those whose largest measure is at least what measure
-    k shows under the true names.
+    minus the mean of the others', averaged over seeds and divided by its deviation over all ways.
+    The chance of measure k is a share of ways: those whose largest measure is at least that of
+    measure k under the true names.
 
-    If method and retrained models have one law, at most 4 of 100 audits have a chance of 4 % or
-    less in any measure. That holds whatever the law and however the measures depend on one another
-    (Westfall, Young. Resampling-Based Multiple Testing. Wiley 1993). With S seeds and two retrained
-    models no chance is below 3^-S.
+    If method and retrained models have the same distribution, at most 4 of 100 audits have a chance
+    of 4 % or less in any measure. This is true for any distribution and any dependence between
+    measures (Westfall, Young. Resampling-Based Multiple Testing. Wiley 1993). With S seeds and two
+    retrained models no chance is below 3^-S.
 
     Args:
       scores: ``[S, 1 + R, K]``, the method's first, larger where there is more of what is looked

@@ -1,15 +1,15 @@
-"""Pools laid out by device: every device holds the examples of its own clients and no others.
+"""Pools by device: every device has the examples of its own clients and no others.
 
-``stack`` makes one pool, which every device of a mesh holds whole. ``spread`` cuts it. Of K clients
-on D devices the k-th lives on device ``k // ceil(K / D)``, where ``map_clients`` and
-``sum_clients`` run it anyway. So no example ever travels, and every number stays what it was. On
-several hosts a host puts the examples of its own clients on its devices, and reads no others.
+``stack`` makes one pool, which every device of a mesh has whole. ``spread`` divides it. Of K
+clients on D devices, the k-th is on device ``k // ceil(K / D)``, where ``map_clients`` and
+``sum_clients`` run it in any case. So no example is moved, and every number stays the same. With
+several hosts, a host puts the examples of its own clients on its devices, and reads no others.
 
-Nothing but the order of the all-reduce's sum can change. Masks and indices stay on every device,
-five bytes an example, so each host decides requests, absences and samples alone. A sample takes as
-many places on each device as it may have chosen clients. An example's augmentation follows its row
-of the whole pool, which ``ClientData.row`` keeps. Evaluation is dealt out alike: a host judges its
-own clients' examples and a share of the test images.
+Only the order of the all-reduce's sum can change. Masks and indices stay on every device, with five
+bytes for each example, so each host decides requests, absences and samples alone. A sample takes as
+many places on each device as it may have chosen clients. An example's augmentation depends on its
+row of the whole pool, which ``ClientData.row`` keeps. Evaluation is divided in the same way: a host
+evaluates its own clients' examples and a share of the test images.
 """
 
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def homes(clients: int, devices: int) -> np.ndarray:
 
 
 def held(index: np.ndarray, mask: np.ndarray, devices: int) -> list[np.ndarray]:
-    """For each device the rows of the whole pool that its clients hold, sorted, each once.
+    """For each device the sorted rows of the whole pool that its clients have, each once.
 
     >>> held(np.array([[2, 0], [2, 9]]), np.array([[True, True], [True, False]]), 2)
     [array([0, 2]), array([2])]

@@ -300,10 +300,10 @@ def layerwise_minima(
 ) -> jax.Array:
     """The least loss with one layer alone free, for each layer, ``[L]``.
 
-    Theorem 4 (reconstruction): negating an antichain of layers, the output layer not among
-    them, leaves these minima of the other layers as they are, for odd and even activations. In
-    a chain with odd ones any other flip undoes a flip; so two comparable layers cancel, and
-    nothing is unlearnt. The minima of the negated layers say nothing: they can flip back.
+    Theorem 4 (reconstruction): take an antichain of layers without the output layer. Negating it
+    does not change these minima of the other layers, for odd and even activations. In a chain with
+    odd activations, a second flip undoes the first. So two comparable layers cancel, and nothing is
+    unlearned. The minima of the negated layers carry no information, since they can flip back.
 
     Adam starts from the layer and from its negative, and the least loss met counts: a minimum
     from above.
