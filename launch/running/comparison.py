@@ -30,11 +30,11 @@ FLAGS = flags.FLAGS
 
 
 class Asked(NamedTuple):
-    """What flags ask of a comparison beside its configuration."""
+    """The work that the flags of a comparison request, beside its configuration."""
 
     names: list[str]  # methods
     seeds: list[int]
-    keep: list[str]  # what training remembers
+    keep: list[str]  # the history that training keeps
     until: float  # when --max_minutes are over
     checkpoint_every: int
 
@@ -57,13 +57,13 @@ def compare() -> None:
 
 
 def run() -> tuple[WorkDir, Config, list[Any]]:
-    """Runs what is not done yet of every cell that the flags ask for.
+    """Runs all methods and seeds that the flags request, as far as they are not finished.
 
     Returns:
-      ``(work, config, rows)``: all rows that the work directory holds, on the first host.
+      ``(work, config, rows)``: all rows in the work directory, on the first host.
 
     Raises:
-      OutOfTime: cells are left; the table of those that are not is printed and written.
+      OutOfTime: some are not finished; their table is printed and written.
     """
     until = entry.deadline(FLAGS.max_minutes)
     joining.join(FLAGS, FLAGS.clients)
@@ -89,7 +89,7 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
 
 
 def expand(given: Sequence[str], forget: str, init_params: str | None = None) -> list[str]:
-    """The methods of --methods, with ``all`` as the published ones that can answer the request."""
+    """The methods of --methods; ``all`` means the published ones that can answer the request."""
     names: dict[str, None] = {}
     for name in given:
         if name != "all":
@@ -107,18 +107,18 @@ def expand(given: Sequence[str], forget: str, init_params: str | None = None) ->
 
 
 def kept(config: Config, names: Sequence[str], given: Sequence[str] | None) -> list[str]:
-    """What training remembers: what was asked for, or what the methods need."""
+    """The history that training keeps: the requested one, or what the methods need."""
     if not config.init_params:
         return list(given or remembered(names))
     if given:
         raise ValueError("--keep_history does nothing with --init_params; leave one of them out")
-    return []  # nobody remembers how that model was trained
+    return []  # the training of that model is not known
 
 
 def begin(
     work: WorkDir, config: Config, layout: devices.Layout, asked: Asked
 ) -> tuple[WorkDir, Study, Trial, dict[str, jfu.Unlearner]]:
-    """Takes the work directory, and makes what every seed shares and the first seed's trial."""
+    """Opens the work directory for writing; makes what seeds share, and the first seed's trial."""
     names, seeds, keep = asked.names, asked.seeds, asked.keep
     taken = workdir.taken(work, seeds)
     made = runs.of_model(config) | {work.path: work.data}
@@ -138,7 +138,7 @@ def begin(
 
 
 def planned(methods: dict[str, jfu.Unlearner]) -> list[str]:
-    """The cells of a seed: the original model, the methods, and retraining once more."""
+    """The runs of a seed: the original model, the methods, and retraining once more."""
     return ["original", *methods, *[AGAIN] * ("retrain" in methods)]
 
 
@@ -151,7 +151,7 @@ def run_seeds(
     try:
         for seed in asked.seeds:
             if seed != trial.seed:
-                del trial  # its images go before the next seed's come
+                del trial  # frees its images before the next seed's are made
                 trial = prepare_trial(study, seed)
             work = workdir.keep_draws(work, seed, trial.draws)
             rows += run_seed(work, study, trial, methods, programs, asked)
@@ -170,7 +170,7 @@ def run_seed(
     programs: Programs,
     asked: Asked,
 ) -> list[dict[str, Any]]:
-    """All cells of one seed; rows in the order of results.jsonl."""
+    """All methods on one seed; rows in the order of results.jsonl."""
     cell = cells.runner(work, study, trial, programs, asked.checkpoint_every, asked.until)
     trained, row, _ = cells.original(study, trial, cell)
     rows, request = [row], trial.request
@@ -183,11 +183,11 @@ def run_seed(
 
 
 def so_far(work: WorkDir, names: Sequence[str], seeds: Sequence[int]) -> str:
-    """Writes what is finished and prints its table; says what is left, if anything is."""
-    held = table.read([work.path])
-    outcome.write_results(work, table.rows(held))
-    many, rounds = table.left(held, names, seeds)
+    """Writes what is finished and prints its table; returns a sentence if some is left."""
+    found = table.read([work.path])
+    outcome.write_results(work, table.rows(found))
+    many, rounds = table.left(found, names, seeds)
     if not many:
         return ""
-    show(f"\n{table.write(work.path, held)[1]}")
-    return f"of {len(names) * len(seeds)} cells {many} are not finished, {rounds} rounds"
+    show(f"\n{table.write(work.path, found)[1]}")
+    return f"of {len(names) * len(seeds)} runs {many} are not finished, {rounds} rounds"

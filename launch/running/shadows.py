@@ -1,4 +1,4 @@
-"""Shadow federations of an audit: run in blocks, kept as they come, then attacked with."""
+"""Shadow federations of an audit: run in blocks, which are kept, and then used for attacks."""
 
 import contextlib
 import os
@@ -43,14 +43,14 @@ def run(
     many: int,
     chunk: int | None,
 ) -> tuple[dict[str, np.ndarray], float | None, list[pathlib.Path]]:
-    """Runs what is not done yet of the shadows.
+    """Runs the shadows that are not finished.
 
-    They are kept in the work directory in blocks; a run that was stopped goes on with the next.
+    The work directory keeps them in blocks. A run that was stopped continues with the next block.
 
     Returns:
       ``phi`` of every candidate under every shadow's models, ``[S, n]`` by method (besides the
-      methods ``original``, ``retrain``, and ``held``, which shadow held what), the seconds
-      that a shadow took in the median block, the first and its compilation left out, and the
+      methods ``original``, ``retrain``, and ``held``, which shadow was trained on what). The
+      seconds of a shadow in the median block, without the first block and its compilation. The
       blocks' files.
     """
     request = trial.request
@@ -58,7 +58,7 @@ def run(
     if len(rows) < attacks.LEAST:
         raise TooFew(
             f"{len(rows)} examples were to be forgotten, too few for attacks with shadow "
-            f"federations, which want at least {attacks.LEAST}: audit a larger request."
+            f"federations, which need at least {attacks.LEAST}: audit a larger request."
         )
     key = jax.random.fold_in(trial.key, keys.SHADOW)
     held = shadows.halves(request, jax.random.fold_in(key, keys.SHADOW_HALVES), many)
@@ -88,7 +88,7 @@ def run(
             answers, took = programs(shared, mine, wanted)
             known |= answers
             fresh += len(numbers)
-            # A block that methods join later keeps what its training took.
+            # If methods are added to a block later, it keeps the time of its training.
             spent = {name: t / len(numbers) for name, t in took.items()} | spent
             notes = dict(shadows=numbers.tolist(), seconds=spent, of=own)
             if note := private.page_note(study.config):
@@ -105,7 +105,7 @@ def run(
 
 
 def at_once(study: Study, trial: Trial, many: int) -> int:
-    """How many of these shadows a device runs at once, by the size of what they hold together."""
+    """How many of these shadows a device runs at once, by the size of their models."""
     share = -(-many // study.layout.devices)
     size = entries(jax.eval_shape(study.model.init, trial.key))
     size *= study.layout.chunk or len(trial.request.retain.id)
@@ -113,11 +113,11 @@ def at_once(study: Study, trial: Trial, many: int) -> int:
 
 
 def holdings(request: jfu.Split, rows: np.ndarray, held: np.ndarray) -> np.ndarray:
-    """``[S, n]`` bool: which shadow was trained with which candidate.
+    """Which shadow was trained with which candidate, ``[S, n]`` bool.
 
     Args:
       rows: the candidates' rows of the pool ``[n]``, ascending.
-      held: which slots to be forgotten each shadow holds, ``[S, K, N]``.
+      held: the slots to be forgotten that each shadow has, ``[S, K, N]``.
     """
     forgotten = np.asarray(request.forget.index)
     holds = np.zeros((len(held), len(rows)), bool)
@@ -135,25 +135,25 @@ def write_block(
 
 
 def block(path: pathlib.Path, own: dict[str, Any], shape: tuple[int, int]) -> dict[str, Any]:
-    """What a block holds, if it is this run's and seed's: ``[shadows, candidates]`` by method."""
+    """The content of a block of this run and seed: ``[shadows, candidates]`` by method."""
     notes, known = jfu.io.load_notes(path), jfu.io.load_arrays(path)
     spent = notes.get("seconds") if isinstance(notes, dict) else None
     if not (isinstance(spent, dict) and all(isinstance(t, float) for t in spent.values())):
-        raise ValueError(f"{path} is no block of shadow federations of jfu; remove it")
+        raise ValueError(f"{path} is not a block of shadow federations of jfu; remove it")
     check_own(path, notes.get("of"), own)
     if wrong := [name for name, phi in known.items() if phi.shape != shape or name not in spent]:
-        raise ValueError(f"{path} holds {wrong[0]}, which is not of {list(shape)}; remove it")
+        raise ValueError(f"{path} has {wrong[0]}, whose shape is not {list(shape)}; remove it")
     return known
 
 
 def one_by_one(
     work: WorkDir, rows: Sequence[dict], seed: int, methods: Sequence[str]
 ) -> tuple[float, bool] | None:
-    """Seconds that a comparison took to train, to retrain and for every method's answer.
+    """Seconds that a comparison took for training, retraining and every method's answer.
 
     Returns:
-      ``(seconds, measured)``; where training was done elsewhere its seconds are estimated as
-      retraining's. None where a method was not run.
+      ``(seconds, measured)``. If training was done elsewhere, its seconds are estimated by those of
+      retraining. None if a method was not run.
     """
     last = {r["method"]: r["seconds"] for r in rows if r["seed"] == seed}
     if not last.keys() >= {RETRAIN, *methods}:
@@ -165,7 +165,7 @@ def one_by_one(
 
 
 class Programs:
-    """One compiled program for training shadows, one for each method's answer."""
+    """One compiled program to train shadows, and one for each method's answer."""
 
     def __init__(self, study: Study, methods: dict[str, Any], rows: np.ndarray, chunk: int):
         config = study.config
@@ -206,11 +206,11 @@ class Programs:
         mapped = lambda fn: jax.jit(shadows.map_federations(fn, chunk=chunk))
         self._begin = mapped(begin)
         self._respond = {name: mapped(respond(name)) for name in answers}
-        # Their programs hold images.
+        # Methods whose programs contain images.
         self._apart = {name for name, method in methods.items() if method.needs.proxy_data}
 
     def look(self, shared: Any, rows: Any) -> None:
-        """Tells what a CPU would run slowly: shadows side by side are grouped convolutions."""
+        """Prints notes on what is slow on a CPU: shadows side by side are grouped convolutions."""
         looked_at(self._begin.trace(shared, rows))
 
     def __call__(self, shared: Any, rows: Any, names: list[str]) -> tuple[dict, dict]:

@@ -1,8 +1,8 @@
-"""Flags that do nothing beside others: which need what, in two tables.
+"""Flags that do nothing beside others: two tables of what each flag needs.
 
-A flag that was typed and does nothing is refused: whoever gave it believes that it does something.
-One that stands in a file of flags (a preset, which others may override), or that a method may use
-that joins a comparison later, is told in a note.
+A flag that was typed and does nothing is refused, because its user expects an effect. Some flags
+only give a note: flags from a file of flags (a preset, which other flags may override), and flags
+that a method may use that is added to a comparison later.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from launch.shell.say import say
 
 
 class Need(NamedTuple):
-    """What a flag needs to do anything."""
+    """What a flag needs to have an effect."""
 
     met: Callable[[Config], bool]
     lacking: str  # "does nothing ...", with fields of the configuration
@@ -27,12 +27,12 @@ class Need(NamedTuple):
 
 
 def lists(config: Config) -> bool:
-    """Whether the user's own lists say who holds what, and no rule divides the examples."""
+    """Whether the user's own lists give clients their examples, instead of a rule."""
     if config.partition.startswith("file:"):
         return True
     if not config.dataset.endswith(".npz"):
         return False
-    with contextlib.suppress(ValueError, OSError):  # which is told when it is read
+    with contextlib.suppress(ValueError, OSError):  # the error comes when it is read
         return "client" in npz_headers(config.dataset)
     return False
 
@@ -43,18 +43,18 @@ def _value(name: str, value: str) -> Need:
 
 
 _ruled = Need(
-    lambda config: not lists(config), "where own ids or lists say who holds what, as for {dataset}"
+    lambda config: not lists(config), "with your own lists or ids of clients, as for {dataset}"
 )
 _prepared = Need(
     lambda config: config.dataset not in EMBEDDED and not config.dataset.endswith(".npz"),
-    "for {dataset}, which is no set of tensorflow-datasets",
+    "for {dataset}, which is not a set of tensorflow-datasets",
 )
 _private = Need(
     lambda config: config.dp_clip is not None,
-    "without --dp_clip, the length that updates are clipped to and that noise is measured in",
+    "without --dp_clip, the length for clipping updates and the unit of noise",
     "add that",
 )
-_poison = Need(lambda config: config.backdoor, "where no image is poisoned", "add --backdoor")
+_poison = Need(lambda config: config.backdoor, "without poisoned images", "add --backdoor")
 NEEDS: dict[str, Need] = {
     "data_dir": _prepared,
     "clients": _ruled,
@@ -71,7 +71,7 @@ NEEDS: dict[str, Need] = {
 
 
 class Use(NamedTuple):
-    """Which methods use a flag."""
+    """The methods that use a flag."""
 
     by: Callable[[Config, str], bool]
     lacking: str
@@ -96,11 +96,11 @@ USES: dict[str, Use] = {
     "recovery_warmup_rounds": _recovery,
     "options": Use(
         lambda config, name: any(text.startswith(f"{name}.") for text in config.options),
-        "with {methods}, which it does not name",
+        "with {methods}, because no option names them",
     ),
     "proxy": Use(
         lambda config, name: name in UNLEARNERS and needs_of(name).proxy_data,
-        "with {methods}: no image at the server is needed",
+        "with {methods}: no method needs images at the server",
     ),
 }
 
@@ -116,10 +116,10 @@ def check(
     """Refuses flags that do nothing.
 
     Args:
-      names: methods that are to be run; none where they are not known yet.
+      names: methods to run; empty if they are not known yet.
       given: flags that were typed.
-      preset: flags that stand in files of flags.
-      alone: whether no method joins these later.
+      preset: flags from files of flags.
+      alone: whether no method will be added later.
 
     Raises:
       ValueError: a flag that was typed does nothing.
@@ -136,7 +136,7 @@ def check(
     left = [name for name, *_ in [*_idle(config, preset), *_unused(config, names, preset)]]
     if left:
         named = ", ".join(f"--{name}" for name in left)
-        say(f"note: of what the file of flags says, {named} does nothing here")
+        say(f"note: {named} from the file of flags does nothing here")
 
 
 def idle(config: Config, names: Sequence[str] = ()) -> list[str]:
@@ -168,7 +168,7 @@ def _unused(
 
 
 def _check_rows(config: Config) -> None:
-    """Refuses files of row numbers where other flags number the rows anew."""
+    """Refuses files of row numbers if other flags change the numbers of rows."""
     for what, text, flags in (
         ("mask", config.forget, ("resplit", "drop_labels")),
         ("file", config.partition, ("resplit", "drop_labels", "train_size")),
@@ -178,6 +178,6 @@ def _check_rows(config: Config) -> None:
         for name in flags:
             if getattr(config, name):
                 raise ValueError(
-                    f"{text} names rows of {config.dataset} as it is, and --{name} puts them into "
-                    "another order; leave one of them out, or save the changed set as an own .npz"
+                    f"{text} names rows of {config.dataset} in its own order, and --{name} changes "
+                    "that order; leave one out, or save the changed set as your own .npz"
                 )

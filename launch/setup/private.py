@@ -1,12 +1,13 @@
-"""Differential privacy of a run: what its rounds tell, and what lies outside that.
+"""Differential privacy of a run: the epsilon of its rounds, and what epsilon does not cover.
 
-The fields of a row that come of models, test images and settings alone are listed here. Every other
-field is named in ``outside_epsilon``, so a new measure is outside until somebody thinks about it.
+``COVERED`` lists the fields of a row that depend only on models, test images and settings. Every
+other field is named in ``outside_epsilon``. So a new measure counts as not covered, until it is
+added to that list.
 
-Epsilon goes by phases. A round tells more the fewer clients it draws from, so training and what
-follows a request are accounted for with the clients that each has. Rounds of earlier work
-directories count with the fewest that there were in any of them: a bound, exact where nobody had
-left yet.
+Epsilon is composed of phases. A round reveals more if it draws from fewer clients. So training and
+the rounds after a request count with the clients that each has. Rounds of earlier work directories
+count with the smallest number of clients in any of them. This is a bound, and exact if no client
+had left yet.
 """
 
 import dataclasses
@@ -21,33 +22,33 @@ import numpy as np
 import jfu
 from launch.shell.config import Config, having
 
-# What of a row comes of the model, of test images and of settings alone; all else is exact.
+# Fields of a row that depend only on the model, test images and settings; all others are exact.
 COVERED = ("method", "seed", "round", "own", "test", "test_kept", "test_forgotten", "asr")
 COVERED += ("bytes_down", "bytes_up", "storage", "not_applied", "epsilon")
-# What is left out, since a single client may be read from it.
+# Fields that are left out, because they could reveal a single client.
 HIDDEN = ("loss_retain", "loss_forget", "guess", "left_out", *jfu.faults.REASONS)
-MUCH = 10.0  # an epsilon above which hardly anything is promised
+MUCH = 10.0  # above this, an epsilon promises very little
 
 
-# ---------------------------------------------------------------- what rounds tell
+# ---------------------------------------------------------------- epsilon of rounds
 
 
 def holding(clients: jfu.ClientData) -> int:
-    """How many clients have live examples: those that a round draws from."""
+    """The number of clients with live examples, from which a round draws."""
     return int((jfu.weights(clients) > 0).sum())
 
 
 def epsilon(config: Config, phases: Sequence[tuple[int, int]]) -> float:
-    """What ``phases`` of ``(rounds, clients)`` tell of a client that took part in all of them."""
+    """Epsilon of ``phases`` of ``(rounds, clients)``, for a client that is in all of them."""
     given = dict(present=1 - config.absent, drawn=config.sample or None)
     return jfu.privacy.composed(config.dp_noise, phases, config.dp_delta, **given)
 
 
 def before(config: Config, trial: Any, name: str) -> list[tuple[int, int]] | None:
-    """The phases before a cell's first round; None of a model from elsewhere, which says nothing.
+    """The phases before a run's first round; None for a model from elsewhere (unknown).
 
-    Rounds of earlier work directories count with the fewest clients that there were in any of
-    them, which is a bound where some had more.
+    Rounds of earlier work directories count with the smallest number of clients in any of them.
+    This is a bound if some had more.
     """
     if config.rounds_before is None or unknown(config):
         return None
@@ -59,7 +60,7 @@ def before(config: Config, trial: Any, name: str) -> list[tuple[int, int]] | Non
 
 
 def unknown(config: Config) -> bool:
-    """Whether a run builds on a model of which nobody knows what it tells."""
+    """Whether a run builds on a model whose epsilon is unknown."""
     return config.rounds_before is None or bool(config.init_params and not config.rounds_before)
 
 
@@ -69,20 +70,20 @@ def is_secret(config: Config) -> bool:
 
 
 def boundless(config: Config) -> str:
-    """Why no epsilon can be told, in words; empty where one can."""
+    """Why there is no epsilon, in words; empty if there is one."""
     if unknown(config):
-        return "not known: nobody knows what the model tells that it began with"
+        return "not known: the epsilon of the model that it began with is unknown"
     if config.dp_noise_from_seed:
-        return "none: with --dp_noise_from_seed anybody can compute the noise and take it off"
+        return "none: with --dp_noise_from_seed anyone can compute the noise and subtract it"
     return "" if config.dp_noise else "none: there is no noise"
 
 
 def account(
     config: Config, trial: Any, name: str, request: jfu.Split
 ) -> Callable[[int], dict[str, float | None]]:
-    """``number -> {"epsilon": ...}`` for a cell's rows, of a client that stays; {} without DP.
+    """``number -> {"epsilon": ...}`` for a run's rows, of a client that stays; {} without DP.
 
-    None where nobody can tell, or nothing bounds it (``boundless``).
+    Epsilon is None if it is unknown or unbounded (``boundless``).
     """
     if config.dp_clip is None:
         return lambda number: {}
@@ -90,18 +91,18 @@ def account(
     if earlier is None or boundless(config):
         return lambda number: dict(epsilon=None)
 
-    def told(number: int) -> dict[str, float | None]:
+    def spent(number: int) -> dict[str, float | None]:
         found = epsilon(config, [*earlier, (number, now)])
         return dict(epsilon=found if np.isfinite(found) else None)
 
-    return told
+    return spent
 
 
 def outlook(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
-    """What is to be said of a private run before its first round.
+    """Messages about a private run before its first round.
 
     Args:
-      plan: rounds by cell.
+      plan: rounds by method.
     """
     if config.dp_clip is None:
         return []
@@ -117,17 +118,17 @@ def outlook(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
     else:
         most = max(bounded)
         lines = [
-            f"privacy: epsilon {most:.3g} at {delta} after the last round, of each model alone"
+            f"privacy: epsilon {most:.3g} at {delta} after the last round, for each model alone"
         ]
         if most > MUCH:
             lines.append(
-                f"note: an epsilon above {MUCH:g} promises hardly anything; it takes more clients "
-                "(with --sample or --absent), a larger --dp_noise or fewer rounds"
+                f"note: an epsilon above {MUCH:g} promises very little; use more clients (with "
+                "--sample or --absent), a larger --dp_noise or fewer rounds"
             )
     if config.dp_delta > 1 / many:
         lines.append(
-            f"note: --dp_delta={config.dp_delta:g} is more than one over the {many} clients: it "
-            f"allows to show one of them whole; give less than {1 / many:.2g}"
+            f"note: --dp_delta={config.dp_delta:g} is more than 1 / {many}, for {many} clients: it "
+            f"allows to reveal one of them completely; give less than {1 / many:.2g}"
         )
     return [*lines, f"privacy: {OUTSIDE}"]
 
@@ -135,30 +136,30 @@ def outlook(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
 # ---------------------------------------------------------------- what lies outside epsilon
 
 OUTSIDE = (
-    "Epsilon is of a model by itself; whoever sees several adds them up. Outside of it, and exact, "
-    "are accuracies on clients' examples, attacks on them, times, who holds how much and which "
-    "rows, and digests of data. Losses on clients' examples and who was left out are not told; "
-    "costs are expected ones."
+    "Epsilon is for one model alone; for several models, add their epsilons. It does not cover "
+    "accuracies on clients' examples, attacks on them, times, the clients' rows and their numbers, "
+    "and digests of data; these are exact. Losses on clients' examples and the clients that were "
+    "left out are not published. Costs are expected values."
 )
 
 
 def page_note(config: Config) -> str:
-    """What the page of an audit says of a private run, and its shadows; empty without DP."""
+    """The note on the page of a private run's audit, and on its shadows; empty without DP."""
     if config.dp_clip is None:
         return ""
     return (
-        "This page is outside epsilon, and so are the answers of shadow federations: they are made "
-        "of clients' examples as they are, and are for those who may see these."
+        "Epsilon does not cover this page, nor the outputs of shadow federations. They come from "
+        "clients' examples without noise, and are only for people who may see these examples."
     )
 
 
 def title(config: Config) -> str:
-    """What the titles of a private run's plots end with."""
-    return "" if config.dp_clip is None else " (on clients' examples: outside epsilon)"
+    """The end of titles of a private run's plots."""
+    return "" if config.dp_clip is None else " (on clients' examples: not covered by epsilon)"
 
 
 def published(config: Config, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row as it is written: of a private run with what it says of itself, and not all of it."""
+    """A row as it is written; a private run's without hidden fields, and with notes on epsilon."""
     if config.dp_clip is None:
         return dict(row)
     row = {name: value for name, value in row.items() if name not in HIDDEN}
@@ -168,38 +169,38 @@ def published(config: Config, row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def marked(config: Config, line: Mapping[str, Any], exact: Sequence[str]) -> dict[str, Any]:
-    """A line of what is made of rows, which says that these of its fields are outside epsilon."""
+    """A line that is made from rows, with the names of its fields that epsilon does not cover."""
     more = {} if config.dp_clip is None else dict(outside_epsilon=", ".join(exact))
     return dict(line) | more
 
 
 def config_notes(config: Config) -> dict[str, str]:
-    """What the config.json of a private run says of itself; {} without DP."""
+    """Notes in the config.json of a private run; {} without DP."""
     return {} if config.dp_clip is None else dict(outside_epsilon=OUTSIDE)
 
 
-def footnote(config: Mapping[str, Any] | None, told: Mapping[str, float | None] = {}) -> str:
-    """A paragraph for what is written of a private run; empty without DP.
+def footnote(config: Mapping[str, Any] | None, each: Mapping[str, float | None] = {}) -> str:
+    """A paragraph below the tables of a private run; empty without DP.
 
     Args:
       config: its configuration as a dictionary, or None.
-      told: epsilon of models by name.
+      each: epsilon of models by name.
     """
     if not config or config.get("dp_clip") is None:
         return ""
     shown = lambda value: "not bounded" if value is None else f"{value:.3g}"
-    each = ", ".join(f"{name} {shown(value)}" for name, value in told.items())
-    at = f"Privacy: epsilon at delta {config['dp_delta']:g}: {each}. " if each else ""
+    values = ", ".join(f"{name} {shown(value)}" for name, value in each.items())
+    at = f"Privacy: epsilon at delta {config['dp_delta']:g}: {values}. " if values else ""
     return f"\n{at}{OUTSIDE}\n"
 
 
 def planned(
     config: Config, study: Any, clients: jfu.ClientData, name: str
 ) -> Callable[[int], dict[str, float]] | None:
-    """``number -> {"bytes_down", "bytes_up", "flops"}``, what a round costs by expectation.
+    """``number -> {"bytes_down", "bytes_up", "flops"}``, expected costs; None without DP.
 
-    Of all clients, or of the share that takes part: exact costs would show who came, and who was
-    left out. Without chance and without faults they are the exact ones. None without DP.
+    They are costs of all clients, or of the share that takes part. Exact costs would reveal which
+    clients took part and which were left out. Without chance and faults both are equal.
     """
     if config.dp_clip is None:
         return None
@@ -223,40 +224,39 @@ def planned(
 
 
 def lonely(config: Config, trial: Any, plan: Mapping[str, int]) -> list[str]:
-    """Where, with ``--sum_only``, a sum will be what a single client sent, in sentences."""
+    """With ``--sum_only``: sentences about sums that will be a single client's update."""
     if not config.sum_only:
         return []
     lines, leaving = [], holding(trial.request.forget)
     if leaving == 1 and (alone := [n for n in plan if jfu.unlearn.traits_of(n).lonely]):
         lines.append(
             f"note: a single client leaves, and works alone in the own round of "
-            f"{', '.join(alone)}: that sum is its update, which --sum_only does not hide then"
+            f"{', '.join(alone)}: the sum is its update, which --sum_only does not hide then"
         )
     least = holding(trial.request.retain)
     if min(config.sample or least, least) == 1:
         lines.append(
-            "note: one client alone takes part in a round, whose sum is its update: --sum_only "
+            "note: only one client takes part in a round, and the sum is its update: --sum_only "
             "hides nothing"
         )
     elif config.absent:
         chance = least * (1 - config.absent) * config.absent ** (least - 1)
         if chance > 1e-3:
             lines.append(
-                f"note: with --absent={config.absent:g} one of the {least} clients comes alone in "
-                f"{100 * chance:.2g} % of rounds: --sum_only then does not hide its update"
+                f"note: with --absent={config.absent:g} only one of the {least} clients takes part "
+                f"in {100 * chance:.2g} % of rounds: --sum_only does not hide its update then"
             )
     return lines
 
 
-# ---------------------------------------------------------------- keys that are no secret
+# ---------------------------------------------------------------- keys that are not secret
 
 
 def apart(stream: jax.Array, config: Config, name: str) -> jax.Array:
-    """A cell's key; under ``--dp_clip`` one that no other method, request or setting has.
+    """A run's key; under ``--dp_clip`` one that no other method, request or setting has.
 
-    Where noise comes from the seed (``--dp_noise_from_seed``), which hides nothing, it is not
-    shared by two models at least. Without noise all methods share their draws, which makes them
-    easier to compare.
+    Noise from the seed (``--dp_noise_from_seed``) hides nothing, but at least no two models share
+    it. Without noise all methods share their draws, so that they are easier to compare.
     """
     if config.dp_clip is None:
         return stream

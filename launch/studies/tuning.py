@@ -1,4 +1,4 @@
-"""Choosing methods' settings on seeds that are not reported."""
+"""Chooses settings of methods on seeds that are not reported."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ from launch.workdir.places import WorkDir
 
 FLAGS = flags.FLAGS
 
-# The settings of each method from which one is chosen; the first is the published one.
+# The settings to try for each method; the first is the published one.
 GRID: dict[str, tuple[dict[str, Any], ...]] = {
     method.name: tuple(
         dict(zip(method.tried, values, strict=True))
@@ -44,10 +44,11 @@ def tune() -> None:
     names = [n for n in asked if n in GRID]
     if not names:
         raise ValueError(
-            f"none of {', '.join(asked)} has settings to choose from; tune {', '.join(GRID)}"
+            f"none of {', '.join(asked)} has settings to choose from; name some of "
+            f"{', '.join(GRID)}"
         )
     if FLAGS.key_file:
-        raise ValueError("--key_file does nothing here, where no ledger is written; leave it out")
+        raise ValueError("--key_file does nothing here, because there is no ledger; leave it out")
     config = resolve(names)
     if config.init_params:
         raise ValueError("tuning trains its models itself; leave --init_params out")
@@ -73,7 +74,7 @@ def try_all(
     programs, rows = Programs(), []
     for seed in asked.seeds:
         if seed != trial.seed:
-            del trial  # its images go before the next seed's come
+            del trial  # frees its images before the next seed's are made
             trial = prepare_trial(study, seed)
         work = workdir.keep_draws(work, seed, trial.draws)
         rows += try_on(work, study, trial, tried, programs, asked)
@@ -84,11 +85,11 @@ def try_all(
 def begin(
     work: WorkDir, config: Config, layout: devices.Layout, asked: comparison.Asked
 ) -> tuple[WorkDir, Study, Trial, dict[str, jfu.Unlearner]]:
-    """Takes the work directory; makes what all seeds share, the first trial and the settings."""
+    """Opens the work directory; makes what all seeds share, the first trial and the settings."""
     seeds, keep = asked.seeds, asked.keep
     taken = workdir.taken(work, seeds)
     study = prepare_study(config, layout, seeds, taken, {work.path: work.data})
-    build_methods(study, asked.names)  # refuses what cannot be
+    build_methods(study, asked.names)  # refuses what is impossible
     names = [n for n in asked.names if n in GRID]
     tried = settings(study, names)
     trial = prepare_trial(study, seeds[0])
@@ -96,8 +97,8 @@ def begin(
         jfu.unlearn.check_request(method, trial.request, keep, text)
     if int(trial.request.forget.mask.sum()) < 10:
         raise ValueError(
-            "fewer than ten examples are to be forgotten, too few for the membership attack "
-            "that the gap is made of; tune on a larger request"
+            "fewer than ten examples are to be forgotten, too few for the membership attack, "
+            "which the gap needs; tune on a larger request"
         )
     study = remembering(study, keep, trial)
     work = workdir.begin(work, config, "tune", study.layout, study.data, keep_history=keep)
@@ -126,7 +127,7 @@ def try_on(
 
 
 def report(work: WorkDir, config: Config, rows: list[dict[str, Any]], names: list[str]) -> None:
-    """Writes and prints what each setting came to, and the options to give to a comparison."""
+    """Writes and prints the result of each setting, and the options to give to a comparison."""
     found = results.summarise(rows)["methods"]
     lines, best = choose(found, names)
     lines = [private.marked(config, line, ("gap", "chosen", *results.BRIEF)) for line in lines]
@@ -145,7 +146,7 @@ def report(work: WorkDir, config: Config, rows: list[dict[str, Any]], names: lis
 
 
 def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
-    """Each setting of each method, by label; bounded as a comparison bounds its methods."""
+    """Each setting of each method, by label; with the same limits as in a comparison."""
     tried = {}
     for name in names:
         for options in GRID[name]:
@@ -156,12 +157,12 @@ def settings(study, names: list[str]) -> dict[str, jfu.Unlearner]:
 
 
 def label(name: str, options: dict[str, Any]) -> str:
-    """A setting as the name of a cell: ``pgd[lr=0.01]``."""
+    """A setting as a name: ``pgd[lr=0.01]``."""
     return f"{name}[{','.join(f'{k}={v}' for k, v in options.items())}]"
 
 
 def choose(found: dict[str, dict], names: list[str]) -> tuple[list[dict], list[str]]:
-    """A line for each setting tried, and the best of each method as ``--options`` has it.
+    """A line for each setting, and the best one of each method, for ``--options``.
 
     Args:
       found: ``methods`` of a table, by label.

@@ -124,7 +124,7 @@ def test_a_slice_stops_with_a_checkpoint_and_the_same_command_goes_on(uninterrup
     # A round of the six of training, though --checkpoint_every=2; two seeds of original, three
     # methods and the second retraining; 6 + 6 + 3 + 0 + 6 rounds each.
     assert out.splitlines()[-1] == (
-        "stopped: --max_minutes is over at seed 0, original, round 1 of 6; of 10 cells 10 are not "
+        "stopped: --max_minutes is over at seed 0, original, round 1 of 6; of 10 runs 10 are not "
         "finished, 41 rounds; the same command continues"
     )
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in out.splitlines()]

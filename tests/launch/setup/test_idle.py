@@ -20,13 +20,17 @@ from launch.setup import federation, idle
         ({}, "trim", "with --aggregator=mean; add --aggregator=trimmed, or leave it out"),
         (dict(aggregator="krum"), "clip", "with --aggregator=krum; add --aggregator=clipped"),
         ({}, "byzantine", "with --aggregator=mean; add --aggregator=krum"),
-        ({}, "dp_noise", "without --dp_clip, the length that updates are clipped to"),
-        (dict(dataset="digits"), "data_dir", "for digits, which is no set of tensorflow-datasets"),
-        (dict(dataset="own.npz"), "data_dir", "for own.npz, which is no set"),
-        (dict(partition="file:a.json"), "clients", "where own ids or lists say who holds what"),
-        (dict(partition="file:a.json"), "min_examples", "where own ids or lists say"),
-        ({}, "backdoor_label", "where no image is poisoned; add --backdoor, or leave it out"),
-        ({}, "backdoor_client", "where no image is poisoned"),
+        ({}, "dp_noise", "without --dp_clip, the length for clipping updates"),
+        (
+            dict(dataset="digits"),
+            "data_dir",
+            "for digits, which is not a set of tensorflow-datasets",
+        ),
+        (dict(dataset="own.npz"), "data_dir", "for own.npz, which is not a set"),
+        (dict(partition="file:a.json"), "clients", "with your own lists or ids of clients"),
+        (dict(partition="file:a.json"), "min_examples", "with your own lists or ids"),
+        ({}, "backdoor_label", "without poisoned images; add --backdoor, or leave it out"),
+        ({}, "backdoor_client", "without poisoned images"),
     ],
 )
 def test_flags_that_do_nothing_are_refused_where_they_are_typed(changes, typed, words, capsys):
@@ -37,7 +41,7 @@ def test_flags_that_do_nothing_are_refused_where_they_are_typed(changes, typed, 
     assert capsys.readouterr().err == ""
     federation.check(config, preset=[typed])
     said = capsys.readouterr().err
-    assert said == f"note: of what the file of flags says, --{typed} does nothing here\n"
+    assert said == f"note: --{typed} from the file of flags does nothing here\n"
     assert typed in idle.idle(config)
 
 
@@ -51,8 +55,8 @@ def test_flags_that_do_nothing_are_refused_where_they_are_typed(changes, typed, 
         ({}, ["not_all"], "layers", "with not_all: no chosen layer is changed"),
         ({}, ["finetune"], "weights_only", "with finetune: no layer is changed"),
         (dict(norm="group"), ["not"], "follow_means", "with not and --norm=group: no mean follows"),
-        (dict(options=("pgd.lr=1",)), ["not"], "options", "with not, which it does not name"),
-        ({}, ["not"], "proxy", "with not: no image at the server is needed"),
+        (dict(options=("pgd.lr=1",)), ["not"], "options", "with not, because no option names them"),
+        ({}, ["not"], "proxy", "with not: no method needs images at the server"),
     ],
 )
 def test_flags_that_no_method_uses(changes, methods, typed, words, capsys):
@@ -84,7 +88,7 @@ def test_own_ids_make_the_number_of_clients_nothing(tmp_path):
     np.savez(tmp_path / "plain.npz", **own)
     np.savez(tmp_path / "ids.npz", **own, client=np.arange(4))
     federation.check(changed(PLAIN, dataset=f"{tmp_path}/plain.npz"), given=["clients"])
-    with pytest.raises(ValueError, match=r"--clients does nothing where own ids .*ids\.npz; leave"):
+    with pytest.raises(ValueError, match=r"--clients does nothing with your own .*ids\.npz; leave"):
         federation.check(changed(PLAIN, dataset=f"{tmp_path}/ids.npz"), given=["clients"])
 
 
@@ -99,5 +103,7 @@ def test_own_ids_make_the_number_of_clients_nothing(tmp_path):
     ],
 )
 def test_rows_that_are_numbered_anew_are_not_those_of_a_file(changes, flag):
-    with pytest.raises(ValueError, match=rf"names rows of own as it is, and --{flag} puts them"):
+    with pytest.raises(
+        ValueError, match=rf"names rows of own in its own order, and --{flag} changes"
+    ):
         federation.check(changed(PLAIN, **changes))

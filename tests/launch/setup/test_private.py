@@ -69,7 +69,7 @@ def test_no_noise_has_no_epsilon_and_says_why(data):
     trial, row = trial_of(data, [5]), dict(method="not", round=1, retain=50.0, test=40.0)
     for changes, words in (
         (dict(dp_noise=0.0), "none: there is no noise"),
-        (dict(dp_noise_from_seed=True), "anybody can compute the noise"),
+        (dict(dp_noise_from_seed=True), "anyone can compute the noise"),
         (dict(rounds_before=None), "not known"),
         (dict(dp_noise=1e-170), None),
         ({}, None),
@@ -96,13 +96,11 @@ def test_what_epsilon_and_delta_are_worth_is_said_before_the_first_round(data):
     trial = trial_of(data, [5])
     first, note, outside = private.outlook(PRIVATE, trial, {"not": 2, "retrain": 10})
     assert f"epsilon {epsilon_by_hand(14):.3g} at delta 0.001 after the last round" in first
-    assert "above 10 promises hardly anything" in note and private.OUTSIDE in outside
+    assert "above 10 promises very little" in note and private.OUTSIDE in outside
     quiet = private.outlook(changed(PRIVATE, dp_noise=10.0), trial, {"not": 2, "retrain": 10})
     assert len(quiet) == 2
     *_, delta, _ = private.outlook(changed(PRIVATE, dp_noise=10.0, dp_delta=0.4), trial, {"not": 2})
-    assert (
-        "--dp_delta=0.4 is more than one over the 3 clients" in delta and "less than 0.33" in delta
-    )
+    assert "--dp_delta=0.4 is more than 1 / 3, for 3 clients" in delta and "less than 0.33" in delta
 
 
 def test_what_a_round_costs_does_not_tell_who_came(data):
@@ -126,11 +124,11 @@ def test_a_sum_of_one_is_told(data):
     plan = dict.fromkeys(("not", "ga", "puf", "fedquit"), 2)
     sums = changed(PLAIN, sum_only=True)
     (line,) = private.lonely(sums, alone, plan)
-    assert "a single client leaves" in line and "ga, fedquit: that sum is its update" in line
+    assert "a single client leaves" in line and "ga, fedquit: the sum is its update" in line
     assert private.lonely(sums, alone, {"not": 2}) == private.lonely(PLAIN, alone, plan) == []
     (line,) = private.lonely(sums, two, {"not": 2})
-    assert "one client alone takes part" in line
+    assert "only one client takes part" in line
     (line,) = private.lonely(changed(sums, sample=1), alone, {"not": 2})
-    assert "one client alone takes part" in line
+    assert "only one client takes part" in line
     (line,) = private.lonely(changed(sums, absent=0.9), alone, {"not": 2})
-    assert "--absent=0.9 one of the 2 clients comes alone in 18 % of rounds" in line
+    assert "--absent=0.9 only one of the 2 clients takes part in 18 % of rounds" in line

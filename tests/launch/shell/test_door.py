@@ -113,7 +113,7 @@ def test_a_home_is_where_the_work_goes(forks, tmp_path, monkeypatch):
     flags = [*LITTLE, f"--flagfile={preset}", f"--workdir=~/{inside}/w", "--clients=2"]
     ended = forks.run("train", *flags, after=120)
     assert ended.status == 0, ended.said
-    assert "note: of what the file of flags says, --trim does nothing here" in ended.said
+    assert "note: --trim from the file of flags does nothing here" in ended.said
     assert (tmp_path / "w" / "model.safetensors").is_file()
     assert not (ROOT / "~").exists()
     assert forks.run("train", *flags, "--trim=0.2", after=120).status == 0  # as it was begun
