@@ -38,7 +38,7 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
         os.chmod(temporary, _mode(path))
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to tell
+        with contextlib.suppress(OSError):  # the first error is the one to report
             os.unlink(temporary)
         raise
 

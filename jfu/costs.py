@@ -20,7 +20,7 @@ def nbytes(tree: PyTree) -> int:
 
 
 def entries(tree: PyTree) -> int:
-    """How many numbers all arrays, or shapes, of a pytree hold together.
+    """The total number of elements in a pytree of arrays or shapes.
 
     >>> entries({"w": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": jnp.zeros(4)})
     16

@@ -1,21 +1,21 @@
-"""Devices: what must be set before JAX starts, the mesh of clients, and how many run at once.
+"""Devices: settings before JAX starts, the mesh of clients, and how many clients run at once.
 
-CPU devices get two threads each, or one where every round is waited for (``ahead=False``). XLA:CPU
-runs all devices of a process on one pool of threads, as many as cores. An all-reduce holds its
-thread until the others arrive, or ends the process after 40 s. With one thread or two, 81 rounds of
-a CNN on two devices ended that way when they were dispatched without waiting beside other work. An
-all-reduce held the thread, and the work that it waited for was behind it in the queue.
+A CPU device gets two threads, or one if the program waits for every round (``ahead=False``).
+XLA:CPU runs all devices of a process on one pool of threads, as many as cores. An all-reduce blocks
+its thread until the others arrive, or ends the process after 40 s. With one or two threads, 81
+rounds of a CNN on two devices ended that way. They were dispatched without waiting, beside other
+work. An all-reduce blocked the thread, and the work that it waited for was behind it in the queue.
 
 With three threads they ran, but 400 short rounds with other programs between them hung on jax
-0.10.2 in nine runs of ten. JAX lets 32 programs of a device wait. Until there was room, the
-launches of the next round held a thread on both devices, and one device held the third, waiting for
+0.10.2 in nine runs of ten. JAX lets 32 programs of a device wait. Until there was room, launches of
+the next round blocked a thread on both devices. One device blocked the third thread and waited for
 the other. With four threads none hung. Synchronous dispatch (``jax_cpu_enable_async_dispatch``)
-does not help: a program still waits for inputs that are being copied.
+does not help, since a program still waits for inputs that are being copied.
 
-Idle threads take pieces of each product to whichever core, which made rounds of the job ``mlp`` of
-``launch.bench`` a third slower and of ``cnn`` 8 %. So the scripts, which wait for every round and
-need no thread for launches, ask for one a device. A device may wait an hour. Soaks of 200 to 5,000
-rounds beside a busy core, dispatched ahead and not, are slow tests.
+Idle threads take pieces of each product to any core. This made rounds of the job ``mlp`` of
+``launch.bench`` a third slower, and of ``cnn`` 8 %. The scripts wait for every round and need no
+thread for launches, so they request one thread for each device. A device may wait an hour. Slow
+tests run 200 to 5,000 rounds beside a busy core, dispatched ahead and not.
 """
 
 import os

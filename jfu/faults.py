@@ -144,7 +144,7 @@ def guarded(local: ClientFn) -> ClientFn:
 def faulty(
     local: ClientFn, *, late: float = 0.0, nan: float = 0.0, long: float = 0.0, factor: float = 1e3
 ) -> ClientFn:
-    """The same work by clients that fail at random, for tests and to examine methods.
+    """The same work by clients that fail at random, for tests and to study methods.
 
     The three probabilities are for each client in each round, and their sum is at most 1. A
     client's key decides, so a continued run has the same faults. A late client sends nothing, with

@@ -252,7 +252,7 @@ class Header(NamedTuple):
 
 
 def read_npy(path: str | os.PathLike[str], *, most: int | None = None) -> np.ndarray:
-    """The array of an ``.npy`` file; what it claims is held against its size before it is read.
+    """The array of an ``.npy`` file; its claimed size is checked before it is read.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -299,7 +299,7 @@ def _values(file: IO[bytes], name: Any) -> np.ndarray:
 
 
 def npz_headers(path: str | os.PathLike[str]) -> dict[str, Header]:
-    """What an ``.npz`` file holds by name: header and place of each array; no values are read.
+    """The header and place of each array of an ``.npz`` file by name; no values are read.
 
     Raises:
       FileNotFoundError: there is no such file.
@@ -314,7 +314,7 @@ def npz_headers(path: str | os.PathLike[str]) -> dict[str, Header]:
 def read_npz(
     path: str | os.PathLike[str], names: Iterable[str] | None = None, *, most: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Arrays of an ``.npz`` file by name: those of ``names`` that it holds, or all.
+    """Arrays of an ``.npz`` file by name: those of ``names`` that it has, or all.
 
     Args:
       most: bytes that all arrays together may have. Stored arrays cannot claim more than the
@@ -388,7 +388,7 @@ def _header(
         header = npy_header(values, member.file_size, name)
     if not stored:
         return header._replace(stored=False)
-    # A member lies behind a header of 30 bytes, its name, and more of a length told there.
+    # A member lies behind a header of 30 bytes, its name, and more of a length given there.
     file.seek(member.header_offset + 26)
     lengths = [int.from_bytes(file.read(2), "little") for _ in range(2)]
     start = member.header_offset + 30 + sum(lengths)

@@ -152,7 +152,7 @@ def adopt(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> dict:
     tree = load_params(path)
     tree = tree if "params" in tree else {"params": tree}
     kinds = {name: leaf.dtype for name, leaf in by_name(like).items()}
-    with np.errstate(over="ignore"):  # what the dtype cannot hold is refused below
+    with np.errstate(over="ignore"):  # values too large for the dtype are refused below
         flat = {
             name: a.astype(kinds[name]) if name in kinds and _floating(a) else a
             for name, a in flatten(tree).items()

@@ -136,7 +136,7 @@ def _examples(arrays: dict, name: str, rows: np.ndarray | None = None) -> np.nda
     if x.dtype != np.uint8 and x.dtype.kind != "f":
         raise ValueError(f"{name} is {x.dtype}; give uint8 (0 ... 255) or floats")
     if x.dtype.kind == "f":
-        with np.errstate(over="ignore"):  # what float32 cannot hold is reported below
+        with np.errstate(over="ignore"):  # values too large for float32 are reported below
             x = x.astype(np.float32)
         bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
         if bad.any():

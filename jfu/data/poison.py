@@ -84,7 +84,7 @@ def poison(
     Args:
       x: ``[M, H, W, C]`` images, or a ``jfu.data.rows.Rows`` of them, which stays one.
       y: ``[M]`` integer labels.
-      rows: the rows that the attackers hold.
+      rows: the attackers' rows.
       label: what stamped images shall be taken for, one of ``0 ... y.max()``.
       fraction: of the rows, in (0, 1]: ``round(fraction * len(rows))`` of them, at least one.
       size, value: of the square, as in ``stamp``.

@@ -25,7 +25,7 @@ _MODES: dict[int | None, str] = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's names,
 
 class _Set(NamedTuple):
     name: str
-    where: str  # the folder that holds it
+    where: str  # the folder that contains it
     builder: Any  # tfds.core.DatasetBuilder
     image: str  # the key of the image in an example
     label: str = "label"  # that of its class

@@ -20,9 +20,9 @@ def pixels(x: jax.Array) -> jax.Array:
 def max_pool(x: jax.Array) -> jax.Array:
     """Largest value of each 2x2 square, ``[B, H, W, C] -> [B, H // 2, W // 2, C]``.
 
-    An odd last row or column is dropped, as VALID pooling does. Written with strided slices,
-    because the derivative of a window reduction is slow on CPU; among equal pixels the gradient
-    is shared out instead of going to the first.
+    An odd last row or column is dropped, as VALID pooling does. It is written with strided slices,
+    because the derivative of a window reduction is slow on CPU. Equal pixels share the gradient;
+    it does not all go to the first.
 
     >>> max_pool(jnp.arange(15.0).reshape(1, 3, 5, 1))[0, ..., 0]
     Array([[6., 8.]], dtype=float32)

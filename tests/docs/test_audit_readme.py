@@ -10,7 +10,7 @@ README = (ROOT / "jfu" / "audit" / "README.md").read_text()
 
 
 def test_the_example_audits_two_models(capsys):
-    """Without a work directory: what knows the planted labels is told, a retrained model is not."""
+    """Without a work directory: memory of planted labels is detected."""
     (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     scope: dict = {}
     exec(block, scope)

@@ -1,4 +1,4 @@
-"""The house as its own syntax trees tell it: modules, imports, levels, circles, long functions.
+"""The packages by their syntax trees: modules, imports, levels, circles, long functions.
 
 python tests/helpers/house.py [ROOT]   prints the packages of a checkout and their counts
 """

@@ -93,7 +93,7 @@ def test_heavy_clients_claim_and_nan_is_nan():
 
 
 def test_labels_of_bad_clients_are_flipped_and_no_others(data):
-    """ROWS of the fixture: client 5 holds seven rows, of which client 2 shall hold one too."""
+    """ROWS of the fixture: client 5 has seven rows, of which client 2 gets one too."""
     shared = data._replace(index=data.index.at[1, 0].set(data.index[0, 0]))
     bad = jnp.array([True, False, False])
     flipped = adversaries.flip_labels(shared, bad, 3)

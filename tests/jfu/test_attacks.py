@@ -87,7 +87,7 @@ def test_lira_by_loops(pooled):
 
 
 def test_lira_sees_what_single_examples_hide():
-    """Examples of very different difficulty, each a little easier for models that held it."""
+    """Examples of very different difficulty, each a little easier for models that trained on it."""
     rng = np.random.default_rng(4)
     level = rng.normal(0, 20, 60)[None]
     inside = level + 2 + rng.normal(size=(40, 60))

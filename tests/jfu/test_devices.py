@@ -1,4 +1,4 @@
-"""The devices that clients run on: what JAX is told before it starts, and how many run at once."""
+"""The devices that clients run on: settings before JAX starts, and how many clients run at once."""
 
 import os
 import warnings

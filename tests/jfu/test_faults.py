@@ -141,7 +141,7 @@ def clipped64(updates, limit):
 @pytest.mark.parametrize("options", [{}, {"keep_updates": True}, {"chunk": 0}])
 @pytest.mark.parametrize("claim", [2.0, 1e9, 3e38])
 def test_a_client_weighs_no_more_than_its_examples(clients, claim, options):
-    """Client 1 holds one example; whatever it claims, it counts as one of six."""
+    """Client 1 has one example; whatever it claims, it counts as one of six."""
     found, info = one_round(clients, U, said=[3, claim, 2], **options)
     np.testing.assert_allclose(found, mean64([3, 1, 2], U), rtol=1e-6)
     assert info.clients.weight.tolist() == [3, 1, 2] and info.metrics["examples"] == 6
@@ -275,7 +275,7 @@ def test_no_step_of_the_server_makes_a_model_that_is_not_finite(clients, server)
 
 
 def test_a_client_that_diverges_sends_nothing(data, local, fed, variables):
-    """One of three holds an infinite image; the round is as if that client were away."""
+    """One of three has an infinite image; the round is as if that client were away."""
     bright = data._replace(x=data.x.at[np.asarray(data.index[1])[0]].set(jnp.inf))
     away = data._replace(mask=data.mask.at[1].set(False))
     run = lambda clients: jax.jit(fed.round)(fed.init(variables), clients, jax.random.key(0))

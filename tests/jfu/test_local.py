@@ -38,7 +38,7 @@ def _total(variables, batch, key):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
 def test_each_epoch_visits_every_live_example_once_and_no_other(batch_size):
-    """On one-hot examples the update counts visits; dead rows of a batch hold zeros."""
+    """On one-hot examples the update counts visits; dead rows of a batch are zeros."""
     work = jfu.local_sgd(_total, optax.sgd(1.0), epochs=3, batch_size=batch_size)
     update, info = _run(work, _client(np.eye(10, dtype=np.float32)), jnp.zeros(10))
     visits = np.zeros(10)
@@ -238,7 +238,7 @@ def test_cross_entropy_is_the_mean_over_live_rows():
 
 @pytest.mark.parametrize("label", [-1, 4, 9])
 def test_a_label_beyond_the_classes_is_no_loss_of_zero(label):
-    """The example that has it makes its client's update no number; padding may hold anything."""
+    """The example that has it makes its client's update no number; padding may have anything."""
     y = jnp.array([0, label, 3])
     batch = jfu.Batch(jnp.ones((3, 1)), y, jnp.ones(3))
     loss = lambda w, batch: jfu.cross_entropy(batch.x @ w, batch)

@@ -51,7 +51,7 @@ def _close(a, b, atol=1e-5):
     ],
 )
 def test_a_device_holds_the_examples_of_its_own_clients_only(clients, pool, devices, shares):
-    """Shard by shard, by hand: the values, and zeros behind them; nobody holds rows 17 and 18."""
+    """Shard by shard, by hand: the values, and zeros behind them; no client has rows 17 and 18."""
     apart = jfu.spread(clients, _mesh(devices))
     longest = max(map(len, shares))
     assert apart.x.shape == (devices, longest, 2)
@@ -120,7 +120,7 @@ def test_a_round_is_the_same_round_with_one_all_reduce(work, local, clients, var
 
 
 def test_without_a_mesh_the_pool_is_one_devices(clients):
-    """Rows that nobody holds are left out, and clients see the same examples."""
+    """Rows of no client are left out, and clients see the same examples."""
     apart = jfu.spread(clients)
     assert apart.x.shape == (1, 18, 2)
     see = lambda shared, c, key: jnp.where(c.mask[:, None], c.x[c.index], 0).sum()

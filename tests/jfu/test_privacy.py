@@ -153,7 +153,7 @@ def test_senseless_privacy_is_refused():
 
 
 def test_phases_add_up_and_few_clients_cost_more(monkeypatch):
-    """Of ten clients four go: a round then tells more; a round's cost is worked out once."""
+    """Of ten clients four leave: a round then reveals more; a round's cost is worked out once."""
     pytest.importorskip("dp_accounting")
     monkeypatch.setattr(privacy, "ORDERS", (2, 4, 8, 16))
     privacy._one_round.cache_clear()

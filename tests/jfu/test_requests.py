@@ -99,7 +99,7 @@ def test_requests_refuse_by_naming_what_was_given(data, forget, words):
 
 
 def test_forget_class_counts_only_live_examples_of_the_named_clients(data):
-    """A class that is in the pool and at another client is not held by this one."""
+    """A class that is in the pool and at another client but not at this one."""
     only = data._replace(mask=data.mask & (data.y[data.index] != 1))
     with pytest.raises(ValueError, match=r"class \[1\]; the classes are \[0, 2\]"):
         jfu.forget_class(only, [1])

@@ -43,7 +43,7 @@ def test_a_shadows_request_forgets_what_it_held(request_):
 
 
 def test_what_clients_share_is_held_by_all_of_them_or_none(pool):
-    """Row 3 is held by both forgotten clients, row 4 by a forgotten and a retained one."""
+    """Row 3 is at both forgotten clients, row 4 at a forgotten and a retained one."""
     data = jfu.stack(*pool, [[0, 3, 4], [3, 1], [4, 2]])
     shared = jfu.split(data, jfu.forget_client(data, [0, 1]))
     held = np.asarray(shadows.halves(shared, jax.random.key(0), 8))
@@ -94,7 +94,7 @@ def test_federations_are_mapped_over_devices(fed, variables, request_, chunk):
 
 @pytest.fixture(scope="module")
 def memorised():
-    """Shadows whose target holds noise for labels, which a wide network learns by heart.
+    """Shadows whose target has noise for labels, which a wide network learns by heart.
 
     phi ``[S, n]`` by method: the original passed off as unlearned, and retraining.
     """

@@ -182,7 +182,7 @@ def test_a_piece_by_hand(pool):
 
 
 def sends(shared, client, key):
-    """Each client sends its id and one; its loss tells the label of its first example."""
+    """Each client sends its id and one; its loss is the label of its first example."""
     weight = client.mask.sum().astype(jnp.float32)
     update = jnp.stack([client.id.astype(jnp.float32), jnp.ones(())])
     label = jnp.where(client.mask[0], client.y[client.index[0]], 0)

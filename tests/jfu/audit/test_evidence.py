@@ -98,7 +98,7 @@ def test_one_program_serves_all_models_and_seeds():
 
 
 def test_an_unchanged_model_gets_a_no_and_an_exact_one_does_not():
-    """Five seeds; the answer that did nothing is told as the old model is."""
+    """Five seeds; the unchanged model is detected, as the old model is."""
     models = {}
     for seed in range(5):
         # Retrained models know what chance lets them: each is wrong about all of it here.

@@ -93,7 +93,7 @@ def test_no_yes_where_the_same_rule_cannot_say_no_to_the_old_model():
 
 
 def test_no_yes_for_what_is_not_shown_to_be_nearer_to_retraining_than_to_the_old_model():
-    """In the measure that tells the old model most clearly."""
+    """In the measure that detects the old model most clearly."""
     between, near = (dict(value=v, low=v - 1, high=v + 1) for v in (-0.5, -2.0))
     half = entry(1.0, 0.2, 1.8, 5.0, halfway=between)
     verdict, why = forgotten(forget=half)

@@ -1,4 +1,4 @@
-"""Who holds which examples."""
+"""The division of examples among clients."""
 
 import numpy as np
 import pytest

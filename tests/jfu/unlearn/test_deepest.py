@@ -1,4 +1,4 @@
-"""The deepest cut that leaves nothing to read: cuts, what predictions tell, and the choice."""
+"""The deepest cut: cuts, the information in predictions, and the choice."""
 
 import flax.linen as nn
 import jax

@@ -90,7 +90,7 @@ def test_one_that_sends_no_number_is_as_if_it_were_not_there(name, data, model, 
     "name", ["fcu", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ga", "fedquit", "pgd"))]
 )
 def test_of_two_that_leave_one_diverges(name, data, model, variables):
-    """Client 2 holds an infinite image; in these rounds the leaving clients alone work."""
+    """Client 2 has an infinite image; in these rounds the leaving clients alone work."""
     request = jfu.split(data, jfu.forget_client(data, [5, 2]))
     bright = data.x.at[np.asarray(data.index[1])[0]].set(jnp.inf)
     spoilt = jax.tree.map(

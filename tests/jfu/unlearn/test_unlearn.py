@@ -1,4 +1,4 @@
-"""What every method of unlearning must hold, and one known answer."""
+"""Properties that every unlearning method must have, and one known result."""
 
 import importlib
 import inspect
