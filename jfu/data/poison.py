@@ -34,6 +34,15 @@ def stamp(x: np.ndarray, *, size: int | None = None, value: float | None = None)
     return x
 
 
+def white(x: np.ndarray | Rows) -> float | None:
+    """The trigger's value for images like these: the maximum of floats, None (255) for uint8.
+
+    >>> white(np.float32([[0.0, 0.5]])), white(np.zeros((2, 2), np.uint8))
+    (0.5, None)
+    """
+    return float(x.max()) if np.issubdtype(x.dtype, np.floating) else None
+
+
 def side(shape: tuple[int, ...], dtype: np.dtype, size: int | None = None) -> int:
     """The side of the square in pixels, on images of a shape.
 

@@ -12,7 +12,6 @@ import numpy as np
 import jfu
 from jfu.stacking import aligned
 from launch.setup import identity, keys, private, requests
-from launch.setup.evaluation import white
 from launch.shell.config import Config
 
 
@@ -138,7 +137,7 @@ def images(config: Config, dataset: Any, drawn: Drawn) -> jfu.ClientData:
         np.flatnonzero(drawn.poisoned),
         label=config.backdoor_label,
         size=config.backdoor_size,
-        value=white(dataset),
+        value=poison.white(dataset.x_train),
         copy=aligned,
     )
     return clients._replace(x=x, y=y)

@@ -14,12 +14,6 @@ from launch.shell.config import Config
 from launch.shell.devices import place
 
 
-def white(dataset: Any) -> float | None:
-    """The trigger's value: the maximum of the training images if they are floats, else None."""
-    floating = np.issubdtype(dataset.x_train.dtype, np.floating)
-    return float(dataset.x_train.max()) if floating else None
-
-
 def evaluation_of(
     config: Config,
     dataset: Any,
@@ -61,7 +55,8 @@ def backdoor(config: Config, dataset: Any, poisoned: np.ndarray) -> Backdoor | N
 
     if not config.backdoor:
         return None
-    triggered = poison.stamp(dataset.x_test, size=config.backdoor_size, value=white(dataset))
+    value = poison.white(dataset.x_train)
+    triggered = poison.stamp(dataset.x_test, size=config.backdoor_size, value=value)
     return Backdoor(triggered, config.backdoor_label, poisoned, dataset.y_train)
 
 

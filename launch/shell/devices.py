@@ -16,8 +16,9 @@ import jax
 import numpy as np
 
 import jfu
+from jfu.devices import cores
 from jfu.pools import everywhere
-from launch.shell import hosts, joining
+from launch.shell import hosts
 
 
 class Layout(NamedTuple):
@@ -43,7 +44,7 @@ def start(
     if hosts.several():
         wanted = len(jax.devices())
     else:
-        wanted = joining.split_cpu(
+        wanted = split_cpu(
             devices or (kept.devices if kept and kept.backend == "cpu" else None), clients
         )
     if cache:
@@ -70,6 +71,12 @@ def start(
             "the same layout, or another --workdir"
         )
     return layout
+
+
+def split_cpu(devices: int | None, clients: int) -> int:
+    """Makes this host's CPU devices: as many as given, or one a core and at most one a client."""
+    # Scripts wait for every round.
+    return jfu.cpu_devices(devices or max(1, min(cores(), clients)), ahead=False)
 
 
 def on_devices(layout: Layout) -> contextlib.AbstractContextManager:

@@ -16,9 +16,8 @@ from typing import Any
 
 import jax
 
-import jfu
-from jfu.devices import cores
 from launch.shell import address, software, watch
+from launch.shell.devices import split_cpu
 from launch.shell.hosts import as_first, several
 from launch.shell.say import complain, say
 
@@ -200,12 +199,6 @@ def refuse(given: Any, script: str) -> None:
         raise ValueError(
             f"launch.{script} runs on one host; leave --coordinator, --hosts and --host_id out"
         )
-
-
-def split_cpu(devices: int | None, clients: int) -> int:
-    """Makes this host's CPU devices: as many as given, or one a core and at most one a client."""
-    # Scripts wait for every round.
-    return jfu.cpu_devices(devices or max(1, min(cores(), clients)), ahead=False)
 
 
 def flags_of(given: Any) -> dict[str, Any]:
