@@ -138,7 +138,7 @@ METHODS = (
         lambda s: negation(s.fed, _layers(s, -1), follows=s.follows),
         traits=_NEGATES,
     ),
-    # from half the way to a fresh model
+    # with a fresh model mixed in
     Method(
         "not_blend",
         lambda s, **options: steady(

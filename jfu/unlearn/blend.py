@@ -1,24 +1,28 @@
-"""NoT, blended with a fresh start: negate chosen layers, then go half the way to a new model.
+"""NoT, blended with a fresh start: negate chosen layers, then mix in a new model.
 
-    theta' = a n(theta*) + (1 - a) theta_0,   n negates the chosen layers,   theta_0 is drawn anew
+    theta'_l = a_l n(theta*)_l + sqrt(1 - a_l^2) theta_0,l      for each tensor l
+    a_l      = min(1, |theta_0,l| / |theta*_l|)                 1/2 where theta_0,l is zero
 
-Negation alone leaves a loss far above that of guessing, from which recovery may diverge. Training
-on from trained weights also ends at a lower accuracy on unseen data than a fresh start does. The
-average with a fresh model is meant against both. Its weights are about as long as at a start, so
-recovery begins at the loss of guessing. The price is rounds: more has to be learnt again than after
-negation alone. This is not in NoT's paper.
+n negates the chosen layers, theta_0 is a model drawn anew. Negation alone leaves a loss far above
+that of guessing, from which recovery may diverge. Training on from trained weights also ends at a
+lower accuracy on unseen data than a fresh start does. Both come of weights that have grown. So each
+tensor is brought back to the length that it had at the start. The more it has grown, the more of a
+fresh draw replaces what is cut off. There is nothing to tune. A number for ``keep`` is another
+rule, theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors: with 1/2 recovery begins at the
+loss of guessing, and takes more rounds. Neither is in NoT's paper.
 
 Negation: Khalil et al. NoT: Federated Unlearning via Weight Negation. CVPR 2025, arXiv 2503.05657.
 Shrinking and perturbing: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv
 1910.08475.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jfu.sums import narrow, wide
+from jfu.sums import narrow, norm, wide
 from jfu.types import FederatedAlgorithm, Key, PyTree, Selector, Unlearner, Variables
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.negation import negated
@@ -44,15 +48,40 @@ def blend(tree: PyTree, fresh: PyTree, keep: float | jax.Array) -> PyTree:
     return jax.tree.map(one, tree, fresh)
 
 
+def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
+    """Every leaf cut to the length of its fresh draw, with as much of the draw as was cut off.
+
+    ``a w + sqrt(1 - a^2) w_0`` with ``a = min(1, |w_0| / |w|)``. Where ``w_0`` is zero, as biases
+    are, that would be zero too, so half of ``w`` is kept. Leaves that are not floats stay.
+
+    Args:
+      tree: a pytree of arrays. Its types are kept, sums are float32 at least.
+      fresh: one of the same structure and shapes.
+
+    >>> renewed(jnp.array([0.0, 5.0]), jnp.array([4.0, 0.0])).round(3)  # a = 0.8
+    Array([2.4, 4. ], dtype=float32)
+    """
+
+    def one(a, new):
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return a
+        own, start = norm(a), norm(new)
+        kept = jnp.where(own > start, start / jnp.where(own > 0, own, 1.0), 1.0)
+        mixed = kept * wide(a) + jnp.sqrt(1 - kept**2) * wide(new)
+        return narrow(jnp.where(start > 0, mixed, 0.5 * wide(a)), a)
+
+    return jax.tree.map(one, tree, fresh)
+
+
 def blended(
     fed: FederatedAlgorithm,
     selector: Selector,
     init: Callable[[Key], Variables],
     *,
-    keep: float = 0.5,
+    keep: float | None = None,
     follows: Sequence[tuple[str, str]] = (),
 ) -> Unlearner:
-    """NoT from a blended start: negate, average with a fresh model, then rounds of ``fed``.
+    """NoT from a blended start: negate, mix in a fresh model, then rounds of ``fed``.
 
     All variables are blended, running statistics too. With ``keep=1`` it is NoT, with ``keep=0``
     retraining.
@@ -61,7 +90,7 @@ def blended(
       fed: the federation that recovers.
       selector: the parameters to negate, such as ``jfu.by_layer(model, 0)``.
       init: draws a fresh model, ``model.init``.
-      keep: the share a of the trained model.
+      keep: the share of the trained model in a plain average; None goes by each tensor's length.
       follows: running means that change their sign too; see ``negation``.
 
     Raises:
@@ -75,12 +104,13 @@ def blended(
     >>> jax.tree.structure(state.variables) == jax.tree.structure(trained.variables)
     True
     """
-    if not 0 <= keep <= 1:
+    if keep is not None and not 0 <= keep <= 1:
         raise ValueError(f"keep is {keep}; it is the trained model's share, in [0, 1]")
+    mix = renewed if keep is None else functools.partial(blend, keep=keep)
 
     def perturb(trained, request, key):
         del request
         turned = dict(negated(trained.variables, selector, follows))
-        return fed.init(blend(turned, dict(init(key)), keep))
+        return fed.init(mix(turned, dict(init(key))))
 
     return Unlearner(perturb, on_retained(fed))

@@ -8,6 +8,7 @@ import pytest
 import jfu
 from helpers.federation import bits
 from jfu.unlearn import blend, blended
+from jfu.unlearn.blend import renewed
 from jfu.unlearn.negation import negated
 
 pytestmark = pytest.mark.conformance
@@ -15,17 +16,44 @@ pytestmark = pytest.mark.conformance
 KEY = jax.random.key(3)
 
 
-def test_the_start_is_half_the_negated_model_and_half_a_fresh_one(fed, model, variables):
-    """In float64, with the negation of the first layer written out."""
-    method = blended(fed, jfu.by_layer(model, 0), model.init)
-    after = method.perturb(jfu.Trained(variables), None, KEY).variables["params"]
+def wide(a):
+    return np.asarray(a, np.float64)
+
+
+@pytest.mark.parametrize("keep", [None, 0.5])
+def test_the_start_is_the_negated_model_mixed_with_a_fresh_one(fed, model, variables, keep):
+    """In float64, with the negation of the first layer written out; the head has grown tenfold."""
+    trained = jax.tree.map(lambda a: a, dict(variables))
+    trained["params"]["head"] = jax.tree.map(lambda a: 10 * a, trained["params"]["head"])
+    method = blended(fed, jfu.by_layer(model, 0), model.init, keep=keep)
+    after = method.perturb(jfu.Trained(trained), None, KEY).variables["params"]
     fresh = model.init(KEY)["params"]
-    for layer, tensors in variables["params"].items():
+    for layer, tensors in trained["params"].items():
         sign = -1.0 if layer == "stem" else 1.0
         for leaf, old in tensors.items():
-            wide = lambda a: np.asarray(a, np.float64)
-            right = sign * wide(old) / 2 + wide(fresh[layer][leaf]) / 2
-            np.testing.assert_allclose(after[layer][leaf], right, rtol=1e-6, atol=1e-7)
+            new, own = wide(fresh[layer][leaf]), sign * wide(old)
+            a = min(1, np.linalg.norm(new) / np.linalg.norm(own))
+            right = a * own + (1 - a**2) ** 0.5 * new if new.any() else own / 2
+            right = right if keep is None else own / 2 + new / 2
+            np.testing.assert_allclose(after[layer][leaf], right, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tensor_is_as_long_as_at_the_start_or_a_little_longer():
+    """Between once and sqrt(2) times its fresh draw, for directions that have nothing in common."""
+    old, new = jnp.zeros(200).at[:100].set(1), jnp.zeros(200).at[100:].set(1)
+    for grown in (1.0, 1.5, 10.0, 1e4):
+        length = np.linalg.norm(wide(renewed(grown * old, new))) / 10
+        assert abs(length - (2 - grown**-2) ** 0.5) < 1e-5
+    short = renewed(0.3 * old, new)  # one that has shrunk stays as it is
+    np.testing.assert_array_equal(short, 0.3 * old)
+
+
+def test_zeros_and_other_types_when_tensors_are_renewed():
+    tree = {"b": jnp.array([2.0, 4.0], jnp.bfloat16), "z": jnp.zeros(3), "n": jnp.array(7)}
+    fresh = {"b": jnp.zeros(2, jnp.bfloat16), "z": jnp.full(3, 0.1), "n": jnp.array(1)}
+    new = renewed(tree, fresh)
+    assert new["b"].dtype == jnp.bfloat16 and new["b"].tolist() == [1.0, 2.0]
+    assert new["z"].tolist() == [0.0, 0.0, 0.0] and int(new["n"]) == 7
 
 
 def test_keeping_all_is_negation_and_keeping_nothing_is_retraining(fed, model, variables):
@@ -58,7 +86,9 @@ def test_running_statistics_follow_and_are_blended(fed, model, variables):
     stats = lambda mean, var: {"stem_norm": {"mean": jnp.array(mean), "var": jnp.array(var)}}
     trained = {**variables, "batch_stats": stats([2.0, -4.0], [9.0, 3.0])}
     init = lambda key: {**model.init(key), "batch_stats": stats([0.0, 0.0], [1.0, 1.0])}
-    method = blended(fed, jfu.by_layer(model, 0), init, follows=(("stem_norm/mean", "stem"),))
+    method = blended(
+        fed, jfu.by_layer(model, 0), init, keep=0.5, follows=(("stem_norm/mean", "stem"),)
+    )
     after = method.perturb(jfu.Trained(trained), None, KEY).variables["batch_stats"]["stem_norm"]
     assert after["mean"].tolist() == [-1.0, 2.0]
     assert after["var"].tolist() == [5.0, 2.0]
