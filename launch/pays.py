@@ -10,7 +10,7 @@ rounds as training had. pays.jsonl gets a line for each setting and seed, with
             retraining gives the noise floor, which is its gap after all rounds.
 
 The line also has what is known before any recovery: the measures of the original model and those
-right after negation, and the rounds in which training reached 0.5 points below its last value.
+right after negation. It has the rounds in which training reached 0.5 points below its last value.
 Settings that are already in pays.jsonl are not run again. --max_minutes stops between two settings.
 
   python -m launch.pays

@@ -2,7 +2,7 @@
 
 The work directory gets the configuration, the model (model.safetensors), checkpoints, results.jsonl
 and the ledger. Answer a request with launch.unlearn --init_from. With --init_from this script
-trains an earlier model further, without the data that it was asked to forget. --returns lets a
+trains an earlier model further, without the data that it has forgotten. --returns lets a
 client that was taken out take part again.
 
   python -m launch.train --workdir=A

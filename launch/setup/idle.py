@@ -1,8 +1,8 @@
 """Flags that do nothing beside others: two tables of what each flag needs.
 
-A flag that was typed and does nothing is refused, because its user expects an effect. Some flags
-only give a note: flags from a file of flags (a preset, which other flags may override), and flags
-that a method may use that is added to a comparison later.
+A flag that was typed and does nothing is refused, because its user expects an effect. A flag from a
+file of flags only gives a note, because other flags may override such a preset. So does a flag for
+methods that may be added to a comparison later.
 """
 
 import contextlib

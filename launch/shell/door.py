@@ -1,8 +1,8 @@
 """Checks of flags that need no data or model; every script makes them before anything else.
 
-It refuses numbers that are not finite, counts that are too large, empty texts, flags that do
-nothing without another, and files of flags that are not plain text. ``launch.setup.federation`` and
-``launch.setup.idle`` check what a flag means for a federation.
+They refuse numbers that are not finite, counts that are too large, and empty texts. They also
+refuse flags that do nothing without another, and files of flags that are not plain text.
+``launch.setup.federation`` and ``launch.setup.idle`` check what a flag means for a federation.
 """
 
 import math

@@ -58,7 +58,7 @@ def markdown(rows: Sequence[dict]) -> str:
 def groups(rows: Sequence[dict]) -> str:
     """All settings together, grouped by what is known beforehand about the model and its training.
 
-    *Flat*: training came within 0.5 points of its end before its last quarter. The values of a
+    *Flat*: training was within 0.5 points of its end before its last quarter. The values of a
     second retraining show how much of a ratio or a gap is chance.
     """
     took = lambda row: row["took"] or row["rounds"]
