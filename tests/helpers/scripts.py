@@ -6,9 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Compiling is most of the time in these tests, so XLA is to take little trouble over it: the
+# programs are slower and as exact. Newer JAX has no fusion emitters to do without.
+CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+CHEAP += " --xla_cpu_parallel_codegen_split_count=1"
+if jax.__version_info__ < (0, 11):
+    CHEAP += " --xla_cpu_use_fusion_emitters=false"
 
 SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4", "--rounds=4"]
 
@@ -24,7 +32,7 @@ def environment(cached: bool = True) -> dict[str, str]:
         env["JAX_COMPILATION_CACHE_DIR"] = env["JFU_TEST_CACHE"]
         env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         env["TF_CPP_MIN_LOG_LEVEL"] = "3"
-        env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiling is most of the time
+        env["XLA_FLAGS"] = CHEAP
     return env
 
 
