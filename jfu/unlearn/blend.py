@@ -23,7 +23,15 @@ import jax
 import jax.numpy as jnp
 
 from jfu.sums import narrow, norm, wide
-from jfu.types import FederatedAlgorithm, Key, PyTree, Selector, Unlearner, Variables
+from jfu.types import (
+    FederatedAlgorithm,
+    Key,
+    PyTree,
+    Selector,
+    Unlearner,
+    Variables,
+    check_numbers,
+)
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.negation import negated
 
@@ -94,7 +102,7 @@ def blended(
       follows: running means that change their sign too; see ``negation``.
 
     Raises:
-      ValueError: a share outside [0, 1].
+      ValueError: ``keep`` is not in [0, 1].
 
     >>> from jfu.select import by_layer
     >>> from jfu.types import Trained
@@ -104,8 +112,7 @@ def blended(
     >>> jax.tree.structure(state.variables) == jax.tree.structure(trained.variables)
     True
     """
-    if keep is not None and not 0 <= keep <= 1:
-        raise ValueError(f"keep is {keep}; it is the trained model's share, in [0, 1]")
+    check_numbers("blended", "[0, 1]", keep=keep)
     mix = renewed if keep is None else functools.partial(blend, keep=keep)
 
     def perturb(trained, request, key):

@@ -23,9 +23,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jfu.types import FederatedAlgorithm, Key, RoundInfo, Unlearner, Variables
+from jfu.types import (
+    FederatedAlgorithm,
+    Key,
+    RoundInfo,
+    Unlearner,
+    Variables,
+    check_counts,
+    check_numbers,
+)
 from jfu.unlearn.blend import blend
 from jfu.unlearn.phases import Beside
 
@@ -74,10 +81,8 @@ def steady(
     """
     if guess is None:
         return method
-    if not 0 < guess < np.inf:
-        raise ValueError(f"guess is {guess}; the loss of guessing is a positive number, log C")
-    if patience < 0 or most < 0:
-        raise ValueError(f"patience is {patience} and most {most}; both count from 0 on")
+    check_numbers("steady", "(0, inf)", guess=guess)
+    check_counts("steady", 0, patience=patience, most=most)
 
     def perturb(trained, request, key):
         none = jnp.zeros((), jnp.int32)

@@ -188,6 +188,7 @@ OPTIONS = {
     | dict(margin=[NAN, INF]),
     "puf": dict(rate=[NAN, INF, True]),
     "anchored": dict(temperature=[NAN, 0], anchor=[NAN, 2]),
+    "not_blend": dict(keep=[NAN, -0.1, 1.5, True]),
     "not_deepest": dict(tells=[NAN, -1, 2]),
 }
 

@@ -102,5 +102,5 @@ def test_a_blended_model_is_drawn_by_its_key_alone(fed, model, variables):
 
 @pytest.mark.parametrize("keep", [-0.1, 1.5, float("nan")])
 def test_a_share_that_is_none_is_refused(fed, model, keep):
-    with pytest.raises(ValueError, match=r"keep is .*share, in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"blended was given keep=.*must be a number in \[0, 1\]"):
         blended(fed, jfu.by_layer(model, 0), model.init, keep=keep)

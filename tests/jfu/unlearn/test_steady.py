@@ -129,10 +129,10 @@ def test_without_a_loss_of_guessing_it_is_the_method_itself(fed, model):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (dict(guess=0.0), "guess is 0.0"),
-        (dict(guess=math.nan), "guess is nan"),
-        (dict(guess=1.0, patience=-1), "patience is -1"),
-        (dict(guess=1.0, most=-1), "most -1"),
+        (dict(guess=0.0), "guess=0.0"),
+        (dict(guess=math.nan), "guess=nan"),
+        (dict(guess=1.0, patience=-1), "patience=-1"),
+        (dict(guess=1.0, most=-1), "most=-1"),
     ],
 )
 def test_what_cannot_be(fed, model, given, message):
