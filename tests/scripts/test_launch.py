@@ -432,7 +432,7 @@ def test_a_work_directory_of_another_configuration_is_left_alone(trained, tmp_pa
     mine.mkdir()
     (mine / "thesis.txt").write_text("ten years of work")
     _, error = launch("train", *SMALL, f"--workdir={mine}", expect=2)
-    assert "no work directory of jfu" in error
+    assert "not a work directory of jfu" in error
     assert [p.name for p in mine.iterdir()] == ["thesis.txt"]
 
 

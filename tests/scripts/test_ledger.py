@@ -139,7 +139,7 @@ def test_what_is_erased_and_what_is_left(copy):
     out, _ = launch("ledger", *prove("C", 1), expect=1)
     assert f"DEPENDS   {copy / 'A' / 'notes.txt'}: unknown" in out
     _, error = launch("train", *SMALL, f"--workdir={copy / 'A'}", expect=2)
-    assert "was erased; choose another --workdir" in error
+    assert "were erased; choose another --workdir" in error
     _, error = launch("unlearn", f"--init_from={copy / 'A'}", f"--workdir={copy / 'X'}", expect=2)
     assert "has no model: it was erased" in error
 
