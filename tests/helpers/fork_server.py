@@ -5,6 +5,7 @@ answers with, or to wait for one, whose exit status it answers with.
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -161,4 +162,7 @@ def run(task):
 for module in pkgutil.walk_packages(launch.__path__, "launch."):
     if module.name not in OTHERS:
         importlib.import_module(module.name)
+gc.collect()
+gc.freeze()  # what is imported is garbage in no run
+gc.set_threshold(1_000_000, 20, 100)
 run(serve())
