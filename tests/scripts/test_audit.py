@@ -193,7 +193,7 @@ def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
     assert {json.loads(line)["event"] for line in more[len(told) :].splitlines()} == {"wrote"}
     files, _ = erasure.holdings(work, "client:0")
     (held,) = [f for f in files if f.path == kept[0]]
-    assert not held.holds and "never met" in held.what
+    assert not held.holds and "never trained on" in held.what
 
 
 @pytest.mark.slow

@@ -548,7 +548,10 @@ def test_a_federation_with_faults_ends_and_says_who_was_left_out(tmp_path):
     flags = ["--aggregator=median", "--max_update_norm=50", "--faults=late:0.2,nan:0.2,long:0.2"]
     flags += ["--methods=retrain,not,ga,mode", "--seeds=1", f"--workdir={tmp_path / 'W'}"]
     _, said = launch("compare", *SMALL, *flags)
-    assert "note: --aggregator=median is for ordinary rounds; ga, mode combine" in said
+    assert (
+        "note: --aggregator=median is for ordinary rounds; in their own rounds ga, mode combine"
+        in said
+    )
     rows = rows_of(tmp_path / "W")
     reasons = ("late", "not_finite", "too_long")
     assert all(sum(row[name] for name in reasons) == row["left_out"] for row in rows)

@@ -153,7 +153,7 @@ def test_a_key_is_asked_for_from_the_first_line_to_the_last(tmp_path):
     launch("train", *SMALL, f"--workdir={tmp_path / 'A'}", given)
     start = [f"--init_from={tmp_path / 'A'}", f"--workdir={tmp_path / 'B'}"]
     _, error = launch("unlearn", *start, expect=2)
-    assert "is kept with a key; give --key_file" in error
+    assert "has a key; give it with --key_file" in error
     assert not (tmp_path / "B").exists()
     launch("unlearn", *start, given)
     out, _ = launch("ledger", f"--workdir={tmp_path / 'B'}", given)

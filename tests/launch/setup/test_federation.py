@@ -129,8 +129,12 @@ REFUSED = (
     ("train", ["--dp_clip=1", "--aggregator=krum"], "--dp_clip has its own aggregator"),
     ("train", ["--sum_only", "--keep_history=updates"], "--keep_history=updates keeps updates"),
     ("compare", ["--dp_noise=1"], "--dp_noise does nothing without --dp_clip"),
-    ("unlearn", ["--init_params=m.msgpack", "--max_update_norm=0"], "--max_update_norm=0 is no"),
-    ("tune", ["--dp_clip=1", "--dp_delta=0"], "--dp_delta=0 cannot"),
+    (
+        "unlearn",
+        ["--init_params=m.msgpack", "--max_update_norm=0"],
+        "--max_update_norm=0 cannot be",
+    ),
+    ("tune", ["--dp_clip=1", "--dp_delta=0"], "--dp_delta=0 is not a delta"),
     ("pays", ["--dp_clip=1"], "launch.pays does not compute epsilon"),
 )
 

@@ -433,7 +433,7 @@ OTHERS = [
     (another_list, "host 1: it differs from host 0 in the clients' examples (seed 0)"),
     (another_image, "host 1 differs from host 0 in the training examples; give all hosts"),
     (another_test_label, "host 1: it differs from host 0 in the test examples"),
-    (another_request, "host 1: it differs from host 0 in which examples are to be forgotten"),
+    (another_request, "host 1: it differs from host 0 in the examples to forget"),
 ]
 
 
