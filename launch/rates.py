@@ -13,7 +13,7 @@ unlike the old one: they were trained anew with the forgotten examples. Writes a
 request, number of examples and number of seeds. The line has the share of audits in which each
 model got each verdict.
 
-  python -m launch.rates --runs=500 --json=launch/results/audit-rates.json
+  python -m launch.rates --runs=2000 --json=launch/results/audit-rates.json
 """
 
 from absl import flags

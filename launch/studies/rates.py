@@ -206,6 +206,7 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         "no": ("none", "no"),
         "old anew: yes": ("old anew", "yes"),
         "half: yes": ("half", "yes"),
+        "third: no": (THIRD, "no"),
         "exact: no": ("exact", "no"),
         "yes": ("exact", "yes"),
         "too small": ("exact", "too small"),

@@ -18,8 +18,8 @@ def held(line, chance=0.0):
     assert said("none", "yes") < 0.01 and said("old anew", "yes") < 0.01 + chance / 2
     assert said("half", "yes") < 0.05 + chance
     assert said("exact", "no") < 0.05 + chance
-    # The control has no control: a pool of 25 shadow federations that are told once adds 4 %.
-    assert said("retrain_third", "no") < 0.07 + chance
+    # The third retraining is an exact one too, and its own no is checked by no other control.
+    assert said("retrain_third", "no") < 0.05 + chance
 
 
 def test_what_was_recorded_is_within_bounds_and_complete():
@@ -65,7 +65,8 @@ def test_the_same_models_twice_get_the_same_verdict():
 @pytest.mark.parametrize("examples", rates.EXAMPLES)
 def test_the_rates_of_the_whole_verdict_are_within_bounds(request_, examples):
     rng = np.random.default_rng(7)
-    pool = [rates.of_pairs(rates.REQUESTS[request_], examples, rng) for _ in range(12)]
+    many = 12 if examples == 1000 else 40  # one of twelve with a no by chance would add 8 %
+    pool = [rates.of_pairs(rates.REQUESTS[request_], examples, rng) for _ in range(many)]
     for seeds in rates.MANY:
         # Two deviations of 5 % in 200 audits.
         held(rates.rates(request_, examples, seeds, 200, pool), chance=0.03)
