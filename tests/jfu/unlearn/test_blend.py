@@ -13,7 +13,7 @@ from jfu.unlearn.negation import negated
 
 pytestmark = pytest.mark.conformance
 
-KEY = jax.random.key(3)
+SEED = 3  # a key is drawn from once, so each use makes it anew
 
 
 def wide(a):
@@ -26,8 +26,8 @@ def test_the_start_is_the_negated_model_mixed_with_a_fresh_one(fed, model, varia
     trained = jax.tree.map(lambda a: a, dict(variables))
     trained["params"]["head"] = jax.tree.map(lambda a: 10 * a, trained["params"]["head"])
     method = blended(fed, jfu.by_layer(model, 0), model.init, keep=keep)
-    after = method.perturb(jfu.Trained(trained), None, KEY).variables["params"]
-    fresh = model.init(KEY)["params"]
+    after = method.perturb(jfu.Trained(trained), None, jax.random.key(SEED)).variables["params"]
+    fresh = model.init(jax.random.key(SEED))["params"]
     for layer, tensors in trained["params"].items():
         sign = -1.0 if layer == "stem" else 1.0
         for leaf, old in tensors.items():
@@ -59,11 +59,11 @@ def test_zeros_and_other_types_when_tensors_are_renewed():
 def test_keeping_all_is_negation_and_keeping_nothing_is_retraining(fed, model, variables):
     start = lambda keep: (
         blended(fed, jfu.by_layer(model, 0), model.init, keep=keep)
-        .perturb(jfu.Trained(variables), None, KEY)
+        .perturb(jfu.Trained(variables), None, jax.random.key(SEED))
         .variables
     )
     assert bits(start(1)) == bits(negated(variables, jfu.by_layer(model, 0)))
-    assert bits(start(0)) == bits(dict(model.init(KEY)))
+    assert bits(start(0)) == bits(dict(model.init(jax.random.key(SEED))))
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.25, 1.0])
@@ -89,7 +89,9 @@ def test_running_statistics_follow_and_are_blended(fed, model, variables):
     method = blended(
         fed, jfu.by_layer(model, 0), init, keep=0.5, follows=(("stem_norm/mean", "stem"),)
     )
-    after = method.perturb(jfu.Trained(trained), None, KEY).variables["batch_stats"]["stem_norm"]
+    after = method.perturb(jfu.Trained(trained), None, jax.random.key(SEED)).variables[
+        "batch_stats"
+    ]["stem_norm"]
     assert after["mean"].tolist() == [-1.0, 2.0]
     assert after["var"].tolist() == [5.0, 2.0]
 
@@ -97,7 +99,7 @@ def test_running_statistics_follow_and_are_blended(fed, model, variables):
 def test_a_blended_model_is_drawn_by_its_key_alone(fed, model, variables):
     method = blended(fed, jfu.by_layer(model, 0), model.init)
     draw = lambda key: bits(method.perturb(jfu.Trained(variables), None, key).variables)
-    assert draw(KEY) == draw(KEY) != draw(jax.random.key(4))
+    assert draw(jax.random.key(SEED)) == draw(jax.random.key(SEED)) != draw(jax.random.key(4))
 
 
 @pytest.mark.parametrize("keep", [-0.1, 1.5, float("nan")])

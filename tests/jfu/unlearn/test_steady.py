@@ -15,7 +15,7 @@ from jfu.unlearn import finetune, negation, steady
 pytestmark = pytest.mark.conformance
 
 GUESS = math.log(10)
-KEY = jax.random.key(5)
+SEED = 5  # a key is drawn from once, so each use makes it anew
 
 
 def scripted(fed, losses, **metrics):
@@ -36,7 +36,7 @@ def scripted(fed, losses, **metrics):
 
 def run(method, variables, rounds):
     """States and the metric of each round; round n has the key n."""
-    state = method.perturb(jfu.Trained(variables), None, KEY)
+    state = method.perturb(jfu.Trained(variables), None, jax.random.key(SEED))
     states, calmed = [state], []
     step = jax.jit(method.recover)
     for number in range(rounds):
@@ -92,7 +92,7 @@ def test_a_calmer_start_is_half_the_model_before_the_round_and_half_a_fresh_one(
     for before, after in zip(states[1:], states[2:], strict=False):
         pairs = zip(wide(before.variables), wide(after.variables), strict=True)
         fresh.append([2 * new - old for old, new in pairs])
-    scale = [np.abs(a).max() for a in wide(model.init(KEY))]
+    scale = [np.abs(a).max() for a in wide(model.init(jax.random.key(SEED)))]
     for one, other, most in zip(*fresh, scale, strict=True):
         assert np.abs(one).max() < 5 * most + 1e-5  # of a new model, no rest of the old one
         assert most == 0 or np.abs(one - other).max() > 1e-3
@@ -104,7 +104,7 @@ def test_where_nothing_breaks_no_bit_changes(fed, model, variables, data):
     method = steady(plain, fed, model.init, 100.0)
     ends = []
     for one in (plain, method):
-        state = one.perturb(jfu.Trained(variables), request, KEY)
+        state = one.perturb(jfu.Trained(variables), request, jax.random.key(SEED))
         for number in range(3):
             state, info = one.recover(state, request, jax.random.key(number))
         ends.append((state.variables, info.metrics["loss"], state.round))
