@@ -4,12 +4,11 @@
     a_l      = min(1, |theta_0,l| / |theta*_l|)                 1/2 where theta_0,l is zero
 
 n negates the chosen layers, theta_0 is a model drawn anew. Negation alone leaves a loss far above
-that of guessing, from which recovery may diverge. Training on from trained weights also ends at a
-lower accuracy on unseen data than a fresh start does. Both come of weights that have grown. So each
-tensor is brought back to the length that it had at the start. The more it has grown, the more of a
-fresh draw replaces what is cut off. There is nothing to tune. A number for ``keep`` is another
-rule, theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors: with 1/2 recovery begins at the
-loss of guessing, and takes more rounds. Neither is in NoT's paper.
+that of guessing, from which recovery may diverge. Training on from trained weights may also end at
+a lower accuracy on unseen data than a fresh start does (Ash and Adams). The blend is meant against
+both: each tensor is brought back to the length of a fresh draw, and the more it has grown, the more
+of that draw replaces what is cut off. There is nothing to tune. A number for ``keep`` is another
+rule, theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
 
 Negation: Khalil et al. NoT: Federated Unlearning via Weight Negation. CVPR 2025, arXiv 2503.05657.
 Shrinking and perturbing: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv

@@ -7,12 +7,14 @@ can then push it to where no unit is active and no gradient is left: its loss st
 for good. The server sees this in a number that it has anyway, the mean training loss of the
 retained clients. A round is taken back where
 
-    the model or the loss is not finite,
+    the model or the loss is not finite, and no loss was below 0.985 log C before,
     the loss is above 2 log C after the first round, or
     it is not below 0.985 log C, with ``patience`` rounds over.
 
-Each time the start keeps half as much of the old model. In the limit this is retraining, so what
-retraining learns is learnt. The factors were chosen on digits.
+A model that was recovering already is not given up for one round that is not finite; averaging
+leaves it as it was. Each time the start keeps half as much of the old model; in the limit this is
+retraining. Clients report the losses, so one that lies can cause as many new starts as there may
+be. The factors were chosen on digits.
 
 Fresh weights mixed in: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv
 1910.08475.
@@ -45,6 +47,7 @@ class Watch(NamedTuple):
 
     since: jax.Array  # [] int32, rounds since the last start
     calmed: jax.Array  # [] int32, how often it has started again
+    learns: jax.Array  # [] bool, whether a loss since the last start was below that of guessing
 
 
 def steady(
@@ -86,30 +89,31 @@ def steady(
 
     def perturb(trained, request, key):
         none = jnp.zeros((), jnp.int32)
-        return Beside(method.perturb(trained, request, key), Watch(none, none))
+        return Beside(method.perturb(trained, request, key), Watch(none, none, none > 0))
 
     def recover(state, request, key):
         new, info = method.recover(state.inner, request, key)
         since, calmed = state.own.since + 1, state.own.calmed
-        bad = _broken(info, guess, since, patience) & (calmed < most)
+        bad = _broken(info, guess, since, patience, state.own.learns) & (calmed < most)
 
         def calmer():
             fresh = dict(init(jax.random.fold_in(key, CALM)))
             return fed.init(blend(dict(state.inner.variables), fresh, 0.5))
 
         inner = jax.lax.cond(bad, calmer, lambda: new)
-        own = Watch(jnp.where(bad, 0, since), calmed + bad)
+        learns = state.own.learns | (info.metrics["loss"] < STUCK * guess)
+        own = Watch(jnp.where(bad, 0, since), calmed + bad, learns & ~bad)
         metrics = {**info.metrics, "calmed": bad.astype(jnp.float32)}
         return Beside(inner, own), info._replace(metrics=metrics)
 
     return method._replace(perturb=perturb, recover=recover)
 
 
-def _broken(info: RoundInfo, guess: float, since: jax.Array, patience: int) -> jax.Array:
+def _broken(info: RoundInfo, guess: float, since, patience: int, learns) -> jax.Array:
     """Whether a round shows that recovery has broken down; a round of nobody shows nothing."""
     metrics, loss = info.metrics, info.metrics["loss"]
     somebody = metrics["clients"] > 0
     diverged = jnp.where(somebody, ~jnp.isfinite(loss), metrics["not_finite"] > 0)
-    far = (since > 1) & (loss > FAR * guess)
-    stuck = (since > patience) & (loss >= STUCK * guess)
-    return (metrics["not_applied"] > 0) | diverged | (somebody & (far | stuck))
+    far = (since > 1) & (loss > FAR * guess) & jnp.isfinite(loss)
+    stuck = (since > patience) & (loss >= STUCK * guess) & jnp.isfinite(loss)
+    return (~learns & ((metrics["not_applied"] > 0) | diverged)) | (somebody & (far | stuck))

@@ -56,6 +56,8 @@ def run(method, variables, rounds):
         ([2.4, 2.3, 2.26, 2.2, 2.0], [0, 0, 0, 0, 0]),
         ([math.nan, 2.2, 2.1], [1, 0, 0]),
         ([math.inf, 2.2, 2.1], [1, 0, 0]),
+        ([2.4, 1.0, math.nan, math.inf, 1.0], [0] * 5),  # a model that learns is not given up
+        ([2.4, 1.0, 4.7, math.nan], [0, 0, 1, 1]),  # unless it breaks down; then all begins anew
         ([2.3] * 12, [0, 0, 1] * 3 + [0, 0, 0]),  # three times at most
     ],
 )
