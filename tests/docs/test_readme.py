@@ -223,7 +223,7 @@ def test_what_clipping_does_is_what_was_measured():
     retain, test = ([f"{run[-1][name]:.1f}" for run in runs] for name in ("retain", "test"))
     back = next(r["round"] for r in runs[2] if r["round"] and r["retain"] >= 99.5)
     (said,) = re.findall(r"- \*\*Clipping gradients.*?jsonl\)", TEXT, re.DOTALL)
-    shown = r"ends at (\S+) % .*?at (\S+) %, .*?at (\S+) % and back after (\d+) .*?at (\S+) %;"
+    shown = r"ends at (\S+) % .*?at (\S+) %\..*?at (\S+) %, and is back after (\d+) .*?at (\S+) %\."
     ((plain, clipped, warm, rounds, both),) = re.findall(shown, said, re.DOTALL)
     assert [plain, clipped, warm, both] == retain and int(rounds) == back
     assert "at {}, {}, {} and {} %".format(*test) in " ".join(said.split())
