@@ -215,7 +215,7 @@ def bounded(method: Unlearner, max_norm: float) -> Unlearner:
             return jnp.where(inside, new, _stepped(old, step))
 
         near = jax.tree.map(held, dict(new.variables), before, move)
-        return _with_variables(new, near), info
+        return with_variables(new, near), info
 
     return method._replace(recover=recover)
 
@@ -228,8 +228,8 @@ def _stepped(old: jax.Array, step: jax.Array) -> jax.Array:
     return jnp.where(abs(wide(new) - wide(old)) > abs(step), jnp.nextafter(new, old), new)
 
 
-def _with_variables(state, variables):
+def with_variables(state, variables):
     """The state with another model, whatever is beside it."""
     if hasattr(state, "inner"):
-        return state._replace(inner=_with_variables(state.inner, variables))
+        return state._replace(inner=with_variables(state.inner, variables))
     return state._replace(variables=variables)

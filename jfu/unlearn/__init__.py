@@ -30,6 +30,7 @@ from jfu.unlearn.ga import ga
 from jfu.unlearn.mode import mode
 from jfu.unlearn.needs import check_request
 from jfu.unlearn.negation import check_changed, negate, negation
+from jfu.unlearn.no_return import no_return
 from jfu.unlearn.noise import add_noise, noise
 from jfu.unlearn.none import none
 from jfu.unlearn.permute import permute, shuffle
@@ -166,6 +167,12 @@ METHODS = (
         Needs(counts=True),
         _options(deepest, "tells"),
         Traits(negates=True),
+    ),
+    # with a recovery that does not go back towards the old model
+    Method(
+        "not_no_return",
+        lambda s: no_return(negation(s.fed, s.selector, follows=s.follows)),
+        traits=_NEGATES._replace(selects=True),
     ),
     # with a recovery that is anchored to the old model's predictions
     Method(
@@ -332,6 +339,7 @@ __all__ = [
     "needs_of",
     "negate",
     "negation",
+    "no_return",
     "noise",
     "none",
     "on_retained",

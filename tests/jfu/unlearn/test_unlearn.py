@@ -236,7 +236,10 @@ def test_needs_are_known_beforehand(build, name):
 # By hand: what is not named trains on from the old model, and changes no layer by itself.
 TRAITS = dict(
     **{key: dict(recovers=False) for key in ("retrain", "none")},
-    **{key: dict(perturbs=True, selects=True, negates=True) for key in ("not", "not_blend")},
+    **{
+        key: dict(perturbs=True, selects=True, negates=True)
+        for key in ("not", "not_blend", "not_no_return")
+    },
     **{key: dict(perturbs=True, negates=True) for key in ("not_all", "not_last")},
     not_deepest=dict(negates=True),
     anchored=dict(perturbs=True, selects=True, negates=True, teaches=True),
@@ -292,7 +295,7 @@ def test_values_to_choose_from_begin_with_the_published_one(name):
 
 
 FACTORIES = {"not_all": "negation", "not_last": "negation", "not": "negation"}
-FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended"}
+FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return": "no_return"}
 # What a setting gives; everything else that a factory takes by name is an option.
 GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only"}
 
@@ -426,6 +429,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("not_all", {"stem", "head"}),
         ("not_last", {"head"}),
         ("not_blend", {"stem", "head"}),
+        ("not_no_return", {"stem"}),
         ("anchored", {"stem"}),
         ("noise", {"stem"}),
         ("reinit", {"stem"}),
