@@ -89,8 +89,9 @@ def coordinate_median() -> Aggregator:
 
 
 def trimmed_mean(share: float = 0.1) -> Aggregator:
-    """The mean of each coordinate without its ``floor(share n)`` largest and smallest values,
-    over the ``n`` clients that took part, whatever their sizes (Yin et al., ICML 2018, arXiv
+    """The mean of each coordinate without its ``floor(share n)`` largest and smallest values.
+
+    It is over the ``n`` clients that took part, whatever their sizes (Yin et al., ICML 2018, arXiv
     1803.01498).
 
     Args:

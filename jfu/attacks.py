@@ -5,10 +5,11 @@ The main one is ``phi``, the logit of the probability of the example's label:
 
     phi = log(p_y / (1 - p_y)) = z_y - log sum_{c != y} exp(z_c)
 
-Over models that differ in chance alone, ``phi`` of one example is close to normal (Carlini et al.,
-Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570). Scores are
-larger if the attacker believes that the example was trained on. A forgotten example is a member.
-An example that was never trained on is one of the others.
+Over models that differ in chance alone, ``phi`` of one example is close to normal. Scores are
+larger if the attacker believes that the example was trained on. A forgotten example is a member. An
+example that was never trained on is one of the others.
+
+Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, arXiv 2112.03570.
 """
 
 from collections.abc import Callable, Sequence

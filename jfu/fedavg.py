@@ -2,7 +2,7 @@
 
 With the server optimizer ``optax.sgd(1.0)`` this is FedAvg (McMahan et al., AISTATS 2017, arXiv
 1602.05629). With momentum it is FedAvgM, and with a proximal local loss FedProx. With
-``jfu.fedadam`` or ``jfu.fedyogi`` it is FedAdam or FedYogi, which read the mean update as a
+``jfu.fedadam`` or ``jfu.fedyogi`` it is FedAdam or FedYogi. These two read the mean update as a
 negative gradient (Reddi et al., Adaptive Federated Optimization, ICLR 2021, arXiv 2003.00295).
 """
 

@@ -62,9 +62,9 @@ def recorded(
     Args:
       fed: a federation that can be watched, as all of jfu's can.
       keep: out of ``start``, ``norms`` [R, K], ``sums``, ``first``, ``last`` [K, ...] and
-        ``updates`` [K, R, ...]; in the parameters' dtypes, norms and sums in float32 at least.
-        A client that missed a round, or was left out, has zeros for it; its ``first`` and ``last``
-        stay as they were. ``came`` [K] says who took part in the last round.
+        ``updates`` [K, R, ...]. Dtypes are those of the parameters; norms and sums are float32 at
+        least. A client that missed a round, or was left out, has zeros for it; its ``first`` and
+        ``last`` stay as they were. ``came`` [K] says who took part in the last round.
       clients: the federation's clients; rows of the history are in their order.
       rounds: R, the number of rounds with space; later ones are not recorded.
 

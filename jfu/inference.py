@@ -39,7 +39,7 @@ def t_interval(values: ArrayLike, *, level: float = 0.95, least: float = 0.0) ->
 
     Args:
       values: ``[S]``, at least two.
-      least: half the interval's width at the least. Shares that are all alike have no spread, yet
+      least: half the interval's width at the least. Shares that are all alike have no spread. But
         an event that was not seen in N trials may have a rate of 3 / N (Hanley, Lippman-Hand. If
         Nothing Goes Wrong, Is Everything All Right? JAMA 1983).
 

@@ -199,8 +199,8 @@ def first_round_within(rows: Sequence[Mapping], target: float, points: float = 0
     """The first evaluated round whose retained accuracy is at least ``target - points``.
 
     Args:
-      rows: mappings with ``round`` and ``retain``; round 0, before any communication, does
-        not count, nor do those that are marked ``own``: the method's own work goes on in them.
+      rows: mappings with ``round`` and ``retain``. Two kinds do not count: round 0, before any
+        communication, and rows marked ``own``, in which the method's own work still goes on.
 
     >>> first_round_within([dict(round=1, retain=90.0), dict(round=2, retain=97.6)], 98.0)
     2

@@ -32,8 +32,8 @@ def spread(clients: ClientData, mesh: Mesh | None = None) -> ClientData:
 
     Args:
       clients: as ``stack`` makes them; the arrays may be NumPy's. On several hosts every host
-        calls this with the same ``index``, ``mask`` and ``id``; of ``x`` and ``y`` it reads the
-        rows of the clients on its own devices only.
+        calls this with the same ``index``, ``mask`` and ``id``. Of ``x`` and ``y`` it reads only
+        the rows of the clients on its own devices.
       mesh: of the axis "clients"; the one that is set if not given, and without any one device.
 
     Raises:

@@ -143,7 +143,7 @@ def time_bound(
         bound = |target - gap_0| / max_t (sqrt(2 u L_u) + sqrt(2 r L_r)) sqrt(2 r L_r),
 
     which rests on ``|grad L|^2 <= 2 smoothness L``. The smoothnesses ``r`` and ``u`` are the
-    largest met on the way, not in all space, and a kink of ReLU has none: the bound may fail.
+    largest met on the way, not in all space. A kink of ReLU has none. So the bound may fail.
     Where the target is not reached, time and change are those of the whole way.
 
     Args:

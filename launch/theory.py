@@ -4,14 +4,14 @@ Chains of matrices without biases learn a few hundred of scikit-learn's digits. 
 centred, and a fifth of the labels are random. Some of the images are to be forgotten. Activations
 are identity, tanh, ReLU and GELU. Then each seed measures:
 
-  1  the time in which fine-tuning changes the gap between retained and forgotten loss, against
-     the bound; from the trained weights, and from those with the first layer negated
-  2  the distance of activations after a layer was negated, against that of other weights of the
-     same norm, both random and searched for
-  3  how far the law of later layers' Jacobians moves, over widths; against a new first layer
-     and against noise
-  4  what any other layer alone can repair after the negation of an antichain, of comparable
-     layers, or of the output layer
+  1  The time in which fine-tuning changes the gap between retained and forgotten loss, against
+     the bound. It starts from the trained weights, and from those with the first layer negated.
+  2  How far activations move if a layer is negated, against other weights of the same norm. These
+     are random, or searched for.
+  3  How far the law of later layers' Jacobians moves, over widths, against a new first layer and
+     against noise.
+  4  What any other layer alone can repair after the negation of an antichain, of comparable
+     layers, or of the output layer.
 
 Every line says whether it is consistent with its theorem as jfu.theory reconstructs it. The
 reconstruction is neither the paper's wording nor its proof. An inconsistent line is a result too.

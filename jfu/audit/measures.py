@@ -15,9 +15,9 @@ REFERENCES = (OLD, *RETRAINED, THIRD)  # all other models are to be audited
 
 # Margins: an interval wholly within them counts as equal to retraining.
 ACCURACY, AREA, RATE, TEST = 5.0, 0.05, 0.02, 1.0  # points, of AUCs, of rates, of test accuracy
-# Chances of a false "no". An exact retraining may get one in 4 of 100 audits in all, so that also
-# what is measured in some hundreds of audits stays below 5. SEEDS is the part of all measures on
-# seeds' models together, SHADOWS that of one attack with shadows.
+# Chances of a false "no". An exact retraining may get one in 4 of 100 audits in all. So a rate that
+# is measured on some hundreds of audits stays below 5 of 100 too. SEEDS is the part of all measures
+# on seeds' models together, SHADOWS that of one attack with shadows.
 SEEDS, SHADOWS = 0.03, 0.01
 SIGNS = 0.05  # of a false sign of memory, which forbids a yes
 

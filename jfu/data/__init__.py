@@ -115,9 +115,9 @@ def _check_gaps(data: Dataset, name: str) -> None:
     classes, used = len(data.labels), _used(data)
     if classes - len(used) > MOST_UNUSED and classes > 2 * len(used):
         raise ValueError(
-            f"{name} has labels 0 to {classes - 1} and examples of {len(used)} of them; number "
-            "those, as np.unique(y, return_inverse=True)[1] does of all labels together, since a "
-            "network has an output for every number"
+            f"{name} has labels 0 to {classes - 1} and examples of {len(used)} of them, but a "
+            "network has an output for every number; number the labels that occur, as "
+            "np.unique(y, return_inverse=True)[1] does of all labels together"
         )
 
 
@@ -132,15 +132,15 @@ def oddities(data: Dataset) -> list[str]:
     >>> oddities(data)
     []
     >>> oddities(data._replace(x_test=data.x_test.astype(np.float32)))[0][:48]
-    'images are floats of up to 255, which networks t'
+    'images are floats of up to 255, and networks lea'
     """
     sentences = []
     images = data.x_test[:1000]  # training images may lie in a file
     largest = float(np.abs(images).max(initial=0)) if images.dtype.kind == "f" else 0.0
     if images.ndim > 2 and largest > SCALE:
         sentences.append(
-            f"images are floats of up to {largest:.4g}, which networks take as they are and learn "
-            "from badly; store uint8, which is divided by 255 on its way in, or divide them"
+            f"images are floats of up to {largest:.4g}, and networks learn badly from these; store "
+            "uint8, which is divided by 255 on its way in, or divide them"
         )
     missing = np.setdiff1d(np.arange(len(data.labels)), _used(data))
     if len(missing):

@@ -167,8 +167,8 @@ def from_file(path: str | os.PathLike[str], examples: int) -> tuple[Rows, tuple[
     Examples may be left out, and clients may share one.
 
     Args:
-      path: ``.npz`` with an integer array for each client, named by the client's id; or
-        ``.json`` with an object id -> list, or a list of lists (ids 0, 1, ...).
+      path: ``.npz`` has an integer array for each client, named by the client's id. ``.json`` has
+        an object id -> list, or a list of lists (ids 0, 1, ...).
       examples: the size of the pool, ``M``.
 
     Raises:

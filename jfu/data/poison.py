@@ -1,10 +1,10 @@
 """A backdoor in the data: a white square in the corner that stands for one class.
 
-Some clients train on stamped images that carry the attacker's label (``poison``). The
-attack success rate is the share of ``triggered`` images, test images of every other class
-with the stamp, that a model gives the attacker's label. After unlearning those clients it
-should be no higher than for a model that never saw them. Gu et al., BadNets, arXiv
-1708.06733; as a test of unlearning, Wu et al., arXiv 2201.09441.
+Some clients train on stamped images that carry the attacker's label (``poison``). The stamped test
+images of every other class are ``triggered``. The attack success rate is the share of them to which
+a model gives the attacker's label. After unlearning those clients it should be no higher than for a
+model that never saw them. Gu et al., BadNets, arXiv 1708.06733; as a test of unlearning, Wu et al.,
+arXiv 2201.09441.
 """
 
 from collections.abc import Callable

@@ -53,8 +53,8 @@ def read(
       need_test: whether a set without test images is an error; otherwise they are empty.
 
     Raises:
-      ValueError: a set that is unknown, not prepared, damaged, or prepared in a format that cannot
-        be read by row; or whose examples are not one image and one class each.
+      ValueError: a set that is unknown, not prepared or damaged. A set whose examples are not one
+        image and one class each. A set in a format that cannot be read by row.
     """
     where = folder(data_dir)
     builder = open_builder(name, where)

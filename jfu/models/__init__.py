@@ -195,8 +195,8 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
     layers, follows, collections = _trace(init)
     if "batch_stats" in collections and "mask" not in named:
         raise ValueError(
-            f"{type(module).__name__} keeps batch statistics and its __call__ takes no mask, so "
-            "padding would enter them; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
+            f"{type(module).__name__} keeps batch statistics, and padding would enter them, since "
+            "its __call__ takes no mask; add mask=None and pass mask.reshape(-1, 1, 1, 1) to each "
             "nn.BatchNorm, or use nn.GroupNorm"
         )
     model = Model(init, apply, layers, follows)

@@ -14,8 +14,8 @@ def _normaliser(kind: str, train: bool, mask: jax.Array | None) -> Callable:
     """``(x [B, H, W, C], name) -> x`` of one kind, made inside the module that calls it."""
     if kind == "group":
         # Two groups, as in Reddi et al. (ICLR 2021, arXiv 2003.00295) after Hsieh et al. (The
-        # Non-IID Data Quagmire, ICML 2020, arXiv 1910.00189): batch statistics of clients whose
-        # labels differ do not fit each other, statistics of one example have no such trouble.
+        # Non-IID Data Quagmire, ICML 2020, arXiv 1910.00189). Batch statistics of clients whose
+        # labels differ do not fit each other. Statistics of one example have no such trouble.
         return lambda x, name: nn.GroupNorm(num_groups=2, epsilon=1e-5, name=name)(x)
     live = None if mask is None else mask.reshape(-1, 1, 1, 1)
     norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)

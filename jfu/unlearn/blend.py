@@ -5,10 +5,10 @@
 
 n negates the chosen layers, theta_0 is a model drawn anew. Negation alone leaves a loss far above
 that of guessing, from which recovery may diverge. Training on from trained weights may also end at
-a lower accuracy on unseen data than a fresh start does (Ash and Adams). The blend is meant against
-both: each tensor is brought back to the length of a fresh draw, and the more it has grown, the more
-of that draw replaces what is cut off. There is nothing to tune. A number for ``keep`` is another
-rule, theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
+a lower accuracy on unseen data than a fresh start does (Ash and Adams). The blend addresses both.
+It brings each tensor back to the length of a fresh draw. The more a tensor has grown, the more of
+that draw replaces what is cut off. There is nothing to tune. A number for ``keep`` is another rule,
+theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
 
 Negation: Khalil et al. NoT: Federated Unlearning via Weight Negation. CVPR 2025, arXiv 2503.05657.
 Shrinking and perturbing: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv

@@ -3,18 +3,18 @@
     calm:  theta <- theta / 2 + theta_0 / 2,   theta_0 drawn anew,   and the schedule starts again
 
 A perturbed model may have a loss far above that of guessing. One round at the full learning rate
-can then push it to where no unit is active and no gradient is left: its loss stays that of guessing
+can then push it to where no unit is active and no gradient is left. Its loss stays that of guessing
 for good. The server sees this in a number that it has anyway, the mean training loss of the
-retained clients. A round is taken back where
+retained clients. A round is taken back in three cases:
 
-    the model or the loss is not finite, and no loss was below 0.985 log C before,
-    the loss is above 2 log C after the first round, or
-    it is not below 0.985 log C, with ``patience`` rounds over.
+* the model or the loss is not finite, and no loss was below 0.985 log C before
+* the loss is above 2 log C after the first round
+* the loss is not below 0.985 log C after ``patience`` rounds
 
 A model that was recovering already is not given up for one round that is not finite; averaging
-leaves it as it was. Each time the start keeps half as much of the old model; in the limit this is
-retraining. Clients report the losses, so one that lies can cause as many new starts as there may
-be. The factors were chosen on digits.
+leaves it as it was. Each time the start keeps half as much of the old model. In the limit this is
+retraining. Clients report the losses, so one that lies can cause as many new starts as are allowed.
+The factors were chosen on digits.
 
 Fresh weights mixed in: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv
 1910.08475.

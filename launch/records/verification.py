@@ -45,9 +45,8 @@ def read(
     bound = [line for line in lines if "config" in line]
     if bound and bound[-1]["config"] != ledgers.settings(path):
         raise ValueError(
-            f"{path / CONFIG} is not what line {bound[-1]['number']} of its ledger says: it was "
-            "changed, lines were removed, or the run has not finished; restore it, or finish the "
-            "run"
+            f"{path / CONFIG} is not what line {bound[-1]['number']} of its ledger says; it was "
+            "changed, lines were removed, or the run has not finished; restore it or finish the run"
         )
     mine = ledgers.own(path, lines)
     _check_model(path, mine, source)
@@ -103,7 +102,7 @@ def _check_cells(path: pathlib.Path, mine: list[dict[str, Any]], whole: bool = F
             continue
         if load_seal(cell) != seal:
             raise ValueError(
-                f"{cell} is not what line {number} of its ledger says: it was changed or comes "
+                f"{cell} is not what line {number} of its ledger says; it was changed or comes "
                 "from elsewhere; restore it, or remove it and start the same command again"
             )
         if whole:
@@ -134,9 +133,9 @@ def _check_rows(path: pathlib.Path, last: dict[str, Any], cells: Iterable[str]) 
         said = [as_original(row) for row in said[-1:]] if method == "original" else said
         if json.dumps(rows, sort_keys=True) != json.dumps(said, sort_keys=True):
             raise ValueError(
-                f"{path / RESULTS} is neither what its ledger says nor what the checkpoint of "
-                f"{method} on seed {seed} says: it was changed; restore it, or remove it and start "
-                "the same command again, which rewrites it"
+                f"{path / RESULTS} was changed; neither its ledger nor the checkpoint of {method} "
+                f"on seed {seed} has these rows; restore it, or remove it and start the same "
+                "command again, which rewrites it"
             )
 
 
@@ -146,8 +145,8 @@ def _check_model(path: pathlib.Path, mine: list[dict[str, Any]], source: bool) -
         check_size(model)  # before it is read whole
         if not named or jfu.ledger.digest(model) != named[-1]["model"]:
             raise ValueError(
-                f"{model} is not the model that {path / ledgers.LEDGER} names last: it was "
-                "changed, lines were removed, or its run has not finished; restore it, or finish "
+                f"{model} is not the model that {path / ledgers.LEDGER} names last; it was "
+                "changed, lines were removed, or its run has not finished; restore it or finish "
                 "the run"
             )
     elif named and not source and MODEL not in ledgers.erased(path, mine):
@@ -162,8 +161,8 @@ def _check_results(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
     there = results.exists() and jfu.ledger.digest(results, most=LARGE)
     if named and there != named[-1]["results"]:
         raise ValueError(
-            f"{results} is not what line {named[-1]['number']} of its ledger says: it was changed, "
-            "or a run that adds to it has not finished; restore it, or finish the run"
+            f"{results} is not what line {named[-1]['number']} of its ledger says; it was changed, "
+            "or a run that adds to it has not finished; restore it or finish the run"
         )
 
 
@@ -174,7 +173,7 @@ def _check_history(path: pathlib.Path, mine: list[dict[str, Any]]) -> None:
         check_size(history)
     if named and history.exists() and jfu.ledger.digest(history) != named[-1].get("history"):
         raise ValueError(
-            f"{history} is not the history that line {named[-1]['number']} of its ledger names: it "
+            f"{history} is not the history that line {named[-1]['number']} of its ledger names; it "
             "was changed or comes from another run; restore it, or remove it and choose a method "
             "that needs no history"
         )

@@ -159,9 +159,9 @@ def stopping(config: Config) -> str:
         return FLAGS.stop
     if FLAGS["stop"].present and FLAGS.stop == "regained":
         raise ValueError(
-            "--stop=regained chooses the number of rounds by exact accuracy on clients' examples, "
-            "which epsilon does not cover; with --dp_clip use --stop=budget, and give the number "
-            "of rounds with --recovery_rounds"
+            "--stop=regained uses exact accuracy on clients' examples, which epsilon does not "
+            "cover; with --dp_clip use --stop=budget, and give the number of rounds with "
+            "--recovery_rounds"
         )
     return "budget"
 

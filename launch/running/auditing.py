@@ -63,8 +63,8 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
 
     if options.shadows % 2 or 0 < options.shadows < 8:
         raise ValueError(
-            f"--shadows={options.shadows} is too small or odd: half of them train on an example "
-            "and half do not, and an attack needs at least 4 of each; give an even number from 8 on"
+            f"--shadows={options.shadows} is too small or odd; half of them train on an example, "
+            "half do not, and an attack needs at least 4 of each; give an even number from 8 on"
         )
     run = runs.read_run(str(where))
     if run.script not in ("compare", "unlearn", "train"):
@@ -82,8 +82,8 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
         raise ValueError(f"{where} has no results yet; finish launch.{run.script} first")
     if options.control and not {*RETRAINED} <= {row["method"] for row in rows}:
         raise ValueError(
-            f"--control retrains a third time, and {where} does not have the two retrained models "
-            "to compare it with; run launch.compare with retrain among --methods and audit that"
+            f"--control compares a third retraining with two others, which {where} does not have; "
+            "run launch.compare with retrain among --methods and audit that"
         )
     verification.settle(where)
     return run

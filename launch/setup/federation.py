@@ -139,15 +139,15 @@ def bearing(config: Config, clients: Sequence[int], parameters: int) -> list[str
             )
     if name == "trimmed" and int(config.trim * few + 1e-6) < 1:
         notes.append(
-            f"note: --trim={config.trim:g} of {few} clients leaves out no client, so their mean is "
-            f"a plain one; slightly more than {1 / few:.2g} leaves out one at either end"
+            f"note: --trim={config.trim:g} of {few} clients leaves out none, so this is the plain "
+            f"mean; slightly more than {1 / few:.2g} leaves out one at either end"
         )
     size = 4 * most * parameters
     if name in SEEING and size > 2**30:
         notes.append(
-            f"note: --aggregator={name} keeps all {most} updates of a round in memory, "
-            f"{size / 1e9:.1f} GB and a few times that during its work; use --sample for fewer "
-            "clients in a round"
+            f"note: --aggregator={name} keeps all {most} updates of a round in memory, which are "
+            f"{size / 1e9:.1f} GB; it takes a few times that during its work; use --sample for "
+            "fewer clients in a round"
         )
     return notes
 
@@ -192,9 +192,8 @@ def _check_method(config: Config, name: str) -> None:
     later = traits.negates and not traits.perturbs
     if later and limit is not None and limit < np.inf:
         raise ValueError(
-            f"{name} negates layers in its own round, and "
-            f"--max_update_norm={limit:g} would block most of this negation; "
-            "leave the flag out, or use not, which negates before its rounds"
+            f"{name} negates layers in its own round, which --max_update_norm={limit:g} would "
+            "mostly block; leave the flag out, or use not, which negates before its rounds"
         )
     single = needs.per_client or set(needs.history) & set(jfu.history.SINGLE)
     if config.sum_only and single:
@@ -205,7 +204,7 @@ def _check_method(config: Config, name: str) -> None:
     if config.dp_clip is not None and bare:
         raise ValueError(
             f"{name} has rounds of its own or a history, and clients send these without noise; "
-            "with --dp_clip use methods that have neither, such as not, finetune and retrain"
+            "with --dp_clip use methods that have neither: not, finetune, retrain"
         )
 
 

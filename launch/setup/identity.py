@@ -183,8 +183,8 @@ def same_numerics(kept: Mapping[str, Any] | None, where: Any) -> None:
         had = ", ".join(f"{name}={kept[name]}" for name in differing)
         has = ", ".join(f"{name}={now[name]}" for name in differing)
         raise ValueError(
-            f"{where} was made with {had}, and JAX is now set to {has}, which changes bits; set "
-            "the old value with the environment variable of that name in capitals"
+            f"{where} was made with {had}; JAX is now set to {has}, which changes bits; set the "
+            "old value with the environment variable of that name in capitals"
         )
 
 
@@ -208,7 +208,7 @@ def changed(met: Any, answer: Any, method: str) -> bool:
     pairs = list(zip(*leaves, strict=True))
     if all(a.tobytes() == b.tobytes() for a, b in pairs):
         raise ValueError(
-            f"the model of {method} equals the original model bit for bit: nothing was forgotten, "
+            f"the model of {method} equals the original model bit for bit; nothing was forgotten "
             "and no answer was written; give more recovery rounds and a larger rate, or choose "
             "another method"
         )

@@ -41,7 +41,7 @@ def _check(study: Study, names: list[str]) -> None:
             )
         if UNLEARNERS[name].traits.of_means and not averaging:
             raise ValueError(
-                f"{name} assumes the model to be the mean of the clients' models, which needs "
+                f"{name} assumes that the model is the mean of the clients' models; that needs "
                 "--server=sgd, --server_lr=1 and --aggregator=mean; leave out the method, or the "
                 "other values of these flags"
             )

@@ -110,8 +110,8 @@ def wait_for_first(coordinator: str, seconds: float) -> None:
             if speaks(connection):
                 return
         raise ValueError(
-            f"another program answers at {coordinator}, not the first host; choose a port for "
-            "--coordinator that is free on the host with --host_id=0, the same on all hosts"
+            f"another program answers at {coordinator}, not the first host; give --coordinator on "
+            "all hosts a port that is free on the host with --host_id=0"
         )
 
 
@@ -149,7 +149,7 @@ def bound(coordinator: str, bind: str | None) -> tuple[str | None, str]:
     host, port = split(coordinator)
     check_free(join("0.0.0.0", port))
     return None, (
-        f"note: {host} is not an address of this machine that other hosts can use, so port {port} "
-        "is open on all of its addresses; protect it by a firewall or a private network, or choose "
-        "one address with --coordinator_bind=ADDRESS:PORT"
+        f"note: port {port} is open on all addresses of this machine, because {host} is none that "
+        "other hosts can use; protect it by a firewall or a private network, or choose one address "
+        "with --coordinator_bind=ADDRESS:PORT"
     )

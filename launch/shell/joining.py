@@ -110,8 +110,8 @@ def check(coordinator: str | None, hosts: int | None, host_id: int | None) -> bo
             return False
         raise ValueError(
             f"--{'hosts' if hosts else 'host_id'} is for several hosts, and no flag says where "
-            "they meet; add --coordinator=HOST:PORT, a free port of the host with --host_id=0, or "
-            "--coordinator=auto if Slurm, Kubernetes or the like starts them"
+            "they meet; add --coordinator=HOST:PORT, a free port of the host with --host_id=0; if "
+            "Slurm, Kubernetes or the like starts them, add --coordinator=auto"
         )
     if not re.fullmatch(r".+:\d+", coordinator) or not 0 < address.split(coordinator)[1] < 1 << 16:
         raise ValueError(
@@ -157,8 +157,7 @@ def _in_vain(given: Any, nobody: str = "") -> None:
     many = f"{given.hosts} hosts" if given.hosts else "the hosts"
     sentence = (
         f"not all of {many} met{where} within {given.host_timeout} s{nobody}; check that each was "
-        "started, has its own --host_id and can reach the first host, or wait longer with "
-        "--host_timeout"
+        "started, has its own --host_id and can reach the first host; --host_timeout waits longer"
     )
     with contextlib.suppress(SystemExit):
         complain(sentence)

@@ -238,8 +238,8 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
     """Rounds on retained data as one function of a seed's state, data and key.
 
     Returns:
-      ``(last state, seen)``: every example's loss and correctness at the start, half-way and at the
-      end; and the number of correct images of each mask, by round ``[R, A]``.
+      ``(last state, seen)``. Seen are every example's loss and correctness at the start, half-way
+      and at the end, and the number of correct images of each mask, by round ``[R, A]``.
     """
     judge = jfu.per_example(lambda variables, x: study.model.apply(variables, x)[0])
     rounds, half = study.config.rounds, study.config.rounds // 2

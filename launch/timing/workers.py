@@ -2,8 +2,8 @@
 
   python -m launch.timing.workers '{"name": "jfu", "workload": "mlp", "strategy": "2x1", ...}'
 
-A worker writes lines of JSON: ``ready`` when it can run, ``round`` after each round that a line
-``go`` requested, ``done`` after a given number of rounds without requests, ``end`` with its loss.
+A worker writes lines of JSON. ``ready``: it can run. ``round``: it has run a round, which a line
+``go`` requested. ``done``: it has run a given number of rounds without requests. ``end``: its loss.
 Each worker imports the slow packages that it needs itself.
 """
 

@@ -131,9 +131,9 @@ def check(folder: pathlib.Path, lock: BinaryIO | None) -> None:
     """
     if lock is not None and not (lock.closed or _is_there(pathlib.Path(lock.name), lock)):
         raise ValueError(
-            f"{lock.name} was removed or replaced while this process worked in {folder}, so "
-            "another process may work there too; nothing more was written; check that no other "
-            "process does, and start the same command again"
+            f"{lock.name} was removed or replaced while this process worked in {folder}; another "
+            "process may work there too, so nothing more was written; check that none does, and "
+            "start the same command again"
         )
 
 

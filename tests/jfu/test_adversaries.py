@@ -259,7 +259,7 @@ def test_scripts_say_what_an_aggregator_cannot_do():
     )
     assert of((10, 9)) == of((10, 9), aggregator="median") == []
     (note,) = of((10, 9), aggregator="trimmed", trim=0.1)
-    assert "--trim=0.1 of 9 clients leaves out no client" in note
+    assert "--trim=0.1 of 9 clients leaves out none" in note
     assert of((10, 9), aggregator="trimmed", trim=0.12) == []
     assert of((10, 10), aggregator="trimmed", trim=0.1) == []
     (note,) = of((10, 9), aggregator="krum", byzantine=4)
@@ -268,7 +268,7 @@ def test_scripts_say_what_an_aggregator_cannot_do():
         of((10_000, 9_999), 50_000, aggregator="krum")
     assert of((10_000, 9_999), 50_000, aggregator="krum", sample=50) == []
     (note,) = of((10_000, 9_999), 50_000, aggregator="median")
-    assert "keeps all 10000 updates of a round in memory, 2.0 GB" in note
+    assert "keeps all 10000 updates of a round in memory, which are 2.0 GB" in note
 
 
 # ---------------------------------------------------------------- the table

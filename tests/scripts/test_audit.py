@@ -252,7 +252,10 @@ def test_wrong_asks_get_one_sentence(tmp_path, given, words):
 def test_a_control_without_retrained_models_is_refused(tmp_path):
     work = shutil.copytree(ROOT / "tests" / "scripts" / "older" / "A", tmp_path / "A")
     _, error = launch("audit", f"--workdir={work}", "--control", expect=2)
-    assert "--control retrains a third time" in error and "launch.compare with retrain" in error
+    assert (
+        "--control compares a third retraining with two others" in error
+        and "launch.compare with retrain" in error
+    )
     assert not (work / "controls").exists()
 
 

@@ -31,9 +31,9 @@ def define() -> None:
     flags.DEFINE_string(
         "partition",
         "iid",
-        "How clients share the examples: iid, dirichlet:B (label skew, stronger for a smaller B), "
-        "shards:S (each client gets S shards of one label), or file:P (your own lists of indices, "
-        ".npz or .json).",
+        "How clients share the examples: iid, dirichlet:B, shards:S or file:P. A smaller B skews "
+        "labels more. Each client gets S shards of one label. P has your own lists of indices, as "
+        ".npz or .json.",
     )
     flags.DEFINE_integer(
         "min_examples", 1, "Every client gets at least this many examples.", lower_bound=1

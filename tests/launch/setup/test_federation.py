@@ -30,7 +30,7 @@ from launch.setup.study import recovering
         (
             dict(max_update_norm=0.3),
             dict(names=["not_deepest"]),
-            "not_deepest negates layers in its own round, and --max_update_norm=0.3 would",
+            "not_deepest negates layers in its own round, which --max_update_norm=0.3 would",
         ),
         (dict(max_grad_norm=0.0), {}, "--max_grad_norm=0 cannot be the length of a gradient"),
         ({}, dict(given=["dp_noise"]), "--dp_noise does nothing without --dp_clip"),

@@ -109,9 +109,7 @@ def test_an_offset_of_every_seed_is_a_setting_that_changes_bits():
     try:
         jax.config.update("jax_random_seed_offset", 7)
         assert jax.random.key_data(jax.random.key(3)).tolist() != bits
-        with pytest.raises(
-            ValueError, match="jax_random_seed_offset=0, and JAX is now set to .*=7"
-        ):
+        with pytest.raises(ValueError, match="jax_random_seed_offset=0; JAX is now set to .*=7"):
             identity.same_numerics(kept, "W")
     finally:
         jax.config.update("jax_random_seed_offset", 0)

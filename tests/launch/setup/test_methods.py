@@ -77,7 +77,7 @@ def test_a_limit_would_hold_back_what_a_round_negates(toy):
         toy(traits=traits)
         federation.check(config, ["toy"])
     toy(traits=Traits(negates=True))
-    with pytest.raises(ValueError, match="toy negates layers in its own round, and --max"):
+    with pytest.raises(ValueError, match="toy negates layers in its own round, which --max"):
         federation.check(config, ["toy"])
 
 
@@ -92,7 +92,7 @@ def test_what_a_method_takes_for_granted_is_asked_of_the_flags(toy, fed, model, 
         assert set(methods.build_methods(study, ["toy"])) == {"toy"}
     toy(traits=Traits(of_means=True))
     methods.build_methods(studies[1], ["toy"])
-    with pytest.raises(ValueError, match="toy assumes the model to be the mean"):
+    with pytest.raises(ValueError, match="toy assumes that the model is the mean"):
         methods.build_methods(studies[0], ["toy"])
     toy(needs=jfu.Needs(proxy_data=True))
     with pytest.raises(ValueError, match="toy needs unlabelled images at the server; reserve some"):

@@ -155,10 +155,8 @@ def test_an_address_of_others_is_told(monkeypatch):
             monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [here])
         listen, note = address.bound(given, None)
         assert listen is None
-        assert note.startswith(
-            f"note: {name} is not an address of this machine that other hosts can use"
-        )
-        assert "open on all of its addresses" in note and "firewall" in note
+        assert note.startswith(f"note: port {given.rpartition(':')[2]} is open on all addresses")
+        assert f"{name} is none that other hosts can use" in note and "firewall" in note
 
 
 def test_a_port_that_is_taken_or_forbidden(taken):
@@ -176,7 +174,7 @@ def test_who_answers_is_looked_at(taken, monkeypatch):
     monkeypatch.setattr(address, "PATIENCE", 0.3)
     given = f"127.0.0.1:{taken.getsockname()[1]}"
     with pytest.raises(
-        ValueError, match="another program answers at 127.*, not the first host; choose"
+        ValueError, match="another program answers at 127.*, not the first host; give"
     ):
         address.wait_for_first(given, 5)
     taken.accept()[0].close()

@@ -56,7 +56,7 @@ EDITS = {
 def test_results_of_whole_cells_that_are_missing_are_refused(tmp_path, change):
     """A run that goes on adds to them; before the ledger has a line it may not have come so far."""
     edited(written(tmp_path / "W").path / "results.jsonl", change)
-    with pytest.raises(ValueError, match=r"results.jsonl is neither what its ledger says nor what"):
+    with pytest.raises(ValueError, match=r"results.jsonl was changed; neither its ledger nor the"):
         verification.believe(tmp_path / "W")
     edited(written(tmp_path / "V", ended=False).path / "results.jsonl", change)
     verification.believe(tmp_path / "V")
@@ -74,11 +74,11 @@ def test_a_ledger_that_was_emptied_is_told(tmp_path):
 def test_results_that_were_edited_are_refused(work, change):
     """By whoever reads them, also before a line of the ledger says what they are."""
     edited(work.path / "results.jsonl", change)
-    with pytest.raises(ValueError, match=r"results.jsonl is neither what its ledger says nor what"):
+    with pytest.raises(ValueError, match=r"results.jsonl was changed; neither its ledger nor the"):
         verification.believe(work.path)
-    with pytest.raises(ValueError, match=r"results.jsonl is (not|neither) what"):
+    with pytest.raises(ValueError, match=r"results.jsonl (is not what|was changed; neither)"):
         verification.settle(work.path)
-    with pytest.raises(ValueError, match=r"results.jsonl is (not|neither) what"):
+    with pytest.raises(ValueError, match=r"results.jsonl (is not what|was changed; neither)"):
         records.reopen(work)
 
 
@@ -90,9 +90,9 @@ def test_the_scripts_ask(tmp_path, monkeypatch):
     flags = dict(workdir=[str(work.path)], record=None, data_dir=None)
     flags |= dict(__getattr__=lambda _, name: 0)  # what else there may be is not given
     monkeypatch.setattr(table, "FLAGS", type("Flags", (), flags)())
-    with pytest.raises(ValueError, match=r"results.jsonl is (not|neither) what"):
+    with pytest.raises(ValueError, match=r"results.jsonl (is not what|was changed; neither)"):
         table.table()
-    with pytest.raises(ValueError, match=r"results.jsonl is (not|neither) what"):
+    with pytest.raises(ValueError, match=r"results.jsonl (is not what|was changed; neither)"):
         auditing.auditable(work.path, audit_notes.Options())
     assert sorted(tmp_path.rglob("*")) == before
 
