@@ -53,7 +53,7 @@ from jfu.requests import (
     split,
 )
 from jfu.sampling import absent, sampled
-from jfu.select import by_layer, by_path, describe, select
+from jfu.select import by_layer, by_path, describe, first_weight, select
 from jfu.server import fedadam, fedyogi
 from jfu.stacking import stack, weights
 from jfu.streaming import streamed
@@ -116,6 +116,7 @@ __all__ = [
     "fedavg",
     "fedyogi",
     "first_round_within",
+    "first_weight",
     "forget_class",
     "forget_client",
     "forget_examples",

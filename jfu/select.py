@@ -6,7 +6,7 @@ A path is the keys of the nested dictionary joined by ``/``, such as ``stem/kern
 import math
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import jax
 
@@ -92,6 +92,40 @@ def by_layer(
         return layer in chosen and not (weights_only and name == "bias")
 
     return selector
+
+
+def first_weight(
+    layers: Model | Sequence[str],
+    *,
+    also: Collection[str] = ("position", "pos_embedding", "position_embeddings"),
+) -> Selector:
+    """The first layer's weight without its bias, and a transformer's learned positions.
+
+    NoT's first author gives the negated parameters by their numbers one paper later: "the first CNN
+    layer (index: 0)", and on a ViT "the positional representations and the second patch
+    representation layer (indices: 0 and 4)". In PyTorch's order of parameters these numbers are
+    weights; the biases have numbers of their own (1 and 5). ``by_layer(layers)`` is the other
+    reading of "the first layer": weight and bias, and no positions.
+
+    Khalil, Setayesh, Li. CoUn: Empowering Machine Unlearning via Contrastive Learning. NeurIPS
+    2025, arXiv 2509.16391, appendix E.2.
+
+    Args:
+      layers: a ``Model``, or the paths of its layers in call order.
+      also: names of parameters that are picked wherever they are. The usual ones are those of
+        learned positions in ``jfu.models``, in Flax's examples and in Hugging Face's Flax models.
+
+    Raises:
+      ValueError: the model names no layers.
+
+    >>> params = {"stem": {"bias": 0, "kernel": 0}, "position": 0, "head": {"kernel": 0}}
+    >>> select(params, first_weight(["stem", "head"]))
+    {'head': {'kernel': False}, 'position': True, 'stem': {'bias': False, 'kernel': True}}
+    """
+    if isinstance(also, str):
+        raise ValueError(f"also is the text {also!r}; pass a list of names")
+    weight = by_layer(layers, 0, weights_only=True)
+    return lambda path, leaf: weight(path, leaf) or path.rpartition("/")[2] in also
 
 
 def select(params: Params, selector: Selector) -> PyTree:

@@ -227,6 +227,7 @@ class Traits(NamedTuple):
     negates: bool = False  # layers change their signs; without `perturbs`, in rounds of its own
     of_means: bool = False  # it takes the model for the mean of what clients sent
     lonely: bool = False  # its own rounds sum what leaving clients send, and nothing else
+    weights: bool = False  # the layers are changed without their biases, whatever a setting says
     teaches: bool = False  # clients get the old model once, and ask it in every step
 
 

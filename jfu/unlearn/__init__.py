@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jfu.select import by_layer
+from jfu.select import by_layer, first_weight
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
@@ -128,6 +128,11 @@ METHODS = (
         lambda s: negation(s.fed, s.selector, follows=s.follows),
         traits=_NEGATES._replace(selects=True),
         compared=True,
+    ),
+    Method(
+        "not_first_weight",
+        lambda s: negation(s.fed, first_weight(s.model), follows=s.follows),
+        traits=_NEGATES._replace(weights=True),
     ),
     Method(
         "not_all",

@@ -5,6 +5,12 @@
 The method needs no stored history, no access to the forgotten data, and no help from the leaving
 client. The paper negates the first layer. Negating its weight and bias turns its output Y into -Y.
 
+"The first layer" can be read in two ways. The paper speaks of layer-wise negation of parameters,
+and of an output Y that becomes -Y. So ``not`` negates weight and bias, and no positions of a
+transformer (``jfu.by_layer(model, 0)``). The first author's next paper numbers the negated tensors,
+and its numbers are the weight alone and, on a ViT, the learned positions (``jfu.first_weight``).
+``not_first_weight`` does that. In a ResNet, whose first layer has no bias, both are the same.
+
 Khalil, Brunswic, Lamghari, Li, Beitollahi, Chen. NoT: Federated Unlearning via Weight
 Negation. CVPR 2025, arXiv 2503.05657.
 """

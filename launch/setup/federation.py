@@ -13,7 +13,7 @@ import jfu
 import jfu.history
 from jfu.augment import AUGMENTS
 from jfu.faults import censored, guarded
-from launch.setup import idle
+from launch.setup import idle, schedules
 from launch.shell.config import Config
 
 SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
@@ -67,7 +67,7 @@ def optimizer(config: Config, lr: float):
     """A client's optimizer, or ``round -> optimizer`` if the rate changes between rounds.
 
     Args:
-      lr: the rate at the end of the warm-up, from which it decays.
+      lr: the rate at the end of the warm-up, from which it decays or follows its schedule.
     """
     weight_decay, longest = config.weight_decay, config.max_grad_norm
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
@@ -79,11 +79,14 @@ def optimizer(config: Config, lr: float):
     clip = optax.identity() if longest is None else optax.clip_by_global_norm(longest)
     make = lambda rate: optax.chain(clip, steps[config.optimizer](rate))
 
+    scheduled = config.lr_schedule != schedules.CONSTANT
+    at = schedules.schedule(config.lr_schedule, lr, config.rounds) if scheduled else None
+
     def of_round(round):
         warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
-        return make(lr * warm * config.lr_decay**round)
+        return make(warm * at(round) if at else lr * warm * config.lr_decay**round)
 
-    constant = config.lr_decay == 1 and not config.warmup_rounds
+    constant = config.lr_decay == 1 and not config.warmup_rounds and not scheduled
     return make(lr) if constant else of_round
 
 
@@ -237,6 +240,11 @@ def _check_limits(config: Config) -> None:
     for name in ("lr", "server_lr", "lr_decay", "recovery_lr"):
         if not getattr(config, name):
             raise ValueError(f"--{name}=0 learns nothing; give one above 0")
+    for name, rate in (("lr_schedule", config.lr), ("recovery_lr_schedule", config.recovery_lr)):
+        try:
+            schedules.check(getattr(config, name), rate)
+        except ValueError as error:
+            raise ValueError(f"--{name}={error}") from None
     if rates := read_faults(config.faults):
         jfu.faults.faulty(None, **rates)  # refuses impossible rates
 
@@ -282,7 +290,9 @@ def read_faults(given: Sequence[str]) -> dict[str, float]:
 
 
 def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):
-    """--layers as a selector: first, last, all, or patterns of paths."""
+    """--layers as a selector: first, first_weight, last, all, or patterns of paths."""
+    if layers == idle.FIRST_WEIGHT:
+        return jfu.first_weight(model)
     positions = {"first": 0, "last": -1, "all": slice(None)}
     if len(layers) == 1 and layers[0] in positions:
         return jfu.by_layer(model, positions[layers[0]], weights_only=weights_only)

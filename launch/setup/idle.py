@@ -61,6 +61,10 @@ NEEDS: dict[str, Need] = {
     "min_examples": _ruled,
     **dict.fromkeys(map(flag_of, having("poison")), _poison),
     "momentum": _value("optimizer", "sgd"),
+    "lr_decay": Need(
+        lambda c: c.lr_decay == 1 or "constant" in (c.lr_schedule, c.recovery_lr_schedule),
+        "with --lr_schedule={lr_schedule} and --recovery_lr_schedule={recovery_lr_schedule}",
+    ),
     "trim": _value("aggregator", "trimmed"),
     "clip": _value("aggregator", "clipped"),
     "byzantine": _value("aggregator", "krum"),
@@ -77,16 +81,24 @@ class Use(NamedTuple):
     lacking: str
 
 
+FIRST_WEIGHT = ("first_weight",)  # --layers, where no bias is chosen
+
+
+def _has_biases(config: Config, name: str) -> bool:
+    """Whether a method may change biases of layers."""
+    traits = traits_of(name)
+    if traits.weights or (traits.selects and config.layers == FIRST_WEIGHT):
+        return False
+    return traits.negates or traits.selects
+
+
 _recovery = Use(lambda config, name: traits_of(name).recovers, "with {methods}: nothing recovers")
 USES: dict[str, Use] = {
     "layers": Use(
         lambda config, name: traits_of(name).selects,
         "with {methods}: no chosen layer is changed",
     ),
-    "weights_only": Use(
-        lambda config, name: traits_of(name).negates or traits_of(name).selects,
-        "with {methods}: no layer is changed",
-    ),
+    "weights_only": Use(_has_biases, "with {methods}: no bias of a layer is changed"),
     "follow_means": Use(
         lambda config, name: traits_of(name).negates and config.norm == "batch",
         "with {methods} and --norm={norm}: no mean follows a layer that is negated",
@@ -94,6 +106,7 @@ USES: dict[str, Use] = {
     "recovery_rounds": _recovery,
     "recovery_lr": _recovery,
     "recovery_warmup_rounds": _recovery,
+    "recovery_lr_schedule": _recovery,
     "options": Use(
         lambda config, name: any(text.startswith(f"{name}.") for text in config.options),
         "with {methods}, because no option names them",

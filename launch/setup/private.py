@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 import jfu
-from launch.shell.config import Config, having
+from launch.shell.config import FIELDS, Config, having
 
 # Fields of a row that depend only on the model, test images and settings; all others are exact.
 COVERED = ("method", "seed", "round", "own", "test", "test_kept", "test_forgotten", "asr")
@@ -262,7 +262,8 @@ def apart(stream: jax.Array, config: Config, name: str) -> jax.Array:
         return stream
     training = name in ("original", "train")
     without = having("keyless", "request") if training else having("keyless")
-    what = {k: v for k, v in dataclasses.asdict(config).items() if k not in without}
+    same = [name for name in having("quiet") if getattr(config, name) == FIELDS[name].default]
+    what = {k: v for k, v in dataclasses.asdict(config).items() if k not in (*without, *same)}
     text = json.dumps([what, "train" if training else name], sort_keys=True)
     for word in np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32):
         stream = jax.random.fold_in(stream, word)

@@ -16,7 +16,7 @@ import jfu.io
 from jfu.costs import entries
 from jfu.stacking import aligned
 from jfu.unlearn import Setting
-from launch.setup import federation, identity, private
+from launch.setup import federation, identity, private, schedules
 from launch.setup.clients import Drawn, as_wide, draw
 from launch.setup.options import read_options
 from launch.shell import hosts
@@ -262,7 +262,8 @@ def federations(
 
     training, local, _ = build(config, config.lr, everybody)
     recovery, own, around = build(recovering(config), config.recovery_lr, staying)
-    trained = dataclasses.replace(config, warmup_rounds=0)
+    # Further rounds are as many as a later command says, so no schedule fits them.
+    trained = dataclasses.replace(config, warmup_rounds=0, lr_schedule=schedules.CONSTANT)
     return Federations(
         training=training,
         retraining=build(config, config.lr, staying)[0],
@@ -275,8 +276,15 @@ def federations(
 
 
 def recovering(config: Config) -> Config:
-    """The configuration of the rounds after a request: with a warm-up of their own."""
-    return dataclasses.replace(config, warmup_rounds=config.recovery_warmup_rounds)
+    """The configuration of the rounds after a request: with a warm-up and schedule of their own.
+
+    A schedule is over their own number of rounds. Without one, that number makes no difference.
+    """
+    changes: dict[str, Any] = dict(warmup_rounds=config.recovery_warmup_rounds)
+    changes |= dict(lr_schedule=config.recovery_lr_schedule)
+    if config.recovery_lr_schedule != schedules.CONSTANT:
+        changes |= dict(rounds=config.recovery_rounds)
+    return dataclasses.replace(config, **changes)
 
 
 def flops(config: Config, dataset: Any, variables: Any) -> dict[str, float]:

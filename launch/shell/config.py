@@ -27,6 +27,7 @@ ROLES = dict(
     renewed="launch.unlearn may change it for a model that was trained with another value",
     continued="launch.train --init_from may change it",
     keyless="no random draw depends on it; else the noise of a private run would, too",
+    quiet="no random draw depends on its default, with which older versions ran",
     derived="follows from other flags and files, so no command repeats it",
     not_in_pays="not used by launch.pays, which trains from scratch and evaluates every round",
     later="older work directories lack it, and were run with its default",
@@ -103,6 +104,8 @@ class Config:
     precision: str | None = field(default=None, metadata=has("later"))
     max_grad_norm: float | None = field(default=None, metadata=has("renewed", "later"))
     recovery_warmup_rounds: int = field(default=0, metadata=has("request", "later"))
+    lr_schedule: str = field(default="constant", metadata=has("later", "quiet"))
+    recovery_lr_schedule: str = field(default="constant", metadata=has("request", "later", "quiet"))
     dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 
@@ -152,6 +155,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
             "names none; say which with --backdoor_client"
         )
     recovery, warmup = given.recovery_rounds, given.recovery_warmup_rounds
+    schedule = given.recovery_lr_schedule
     derived = dict(
         model=own("model"),
         rounds=rounds,
@@ -163,6 +167,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         recovery_rounds=max(1, rounds // 2) if recovery is None else recovery,
         recovery_lr=lr if given.recovery_lr is None else given.recovery_lr,
         recovery_warmup_rounds=given.warmup_rounds if warmup is None else warmup,
+        recovery_lr_schedule=given.lr_schedule if schedule is None else schedule,
         layers=tuple(given.layers),
         drop_labels=tuple(given.drop_labels),
         proxy=proxy if given.proxy is None else given.proxy,

@@ -1,10 +1,12 @@
 """Selections: whole paths, positions in call order, and what is said about them."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 import jfu
 from helpers.federation import network
+from jfu.models import MODELS, build
 from jfu.select import paths
 
 pytestmark = pytest.mark.conformance
@@ -92,6 +94,35 @@ def test_positions_count_calls_and_norms_are_no_layers(positions, picked):
 def test_weights_only_leaves_biases_out():
     picked = {"Dense_10/kernel", "Dense_2/kernel", "block/conv/kernel"}
     assert _picked(jfu.by_layer(LAYERS, slice(None), weights_only=True)) == picked
+
+
+def test_the_first_weight_is_without_its_bias_and_with_learned_positions():
+    assert _picked(jfu.first_weight(LAYERS)) == {"Dense_2/kernel"}
+    vit = PARAMS | {"position": jnp.zeros((1, 3, 4)), "in": {"pos_embedding": jnp.zeros((1, 3, 4))}}
+    picked = {"Dense_2/kernel", "position", "in/pos_embedding"}
+    assert _picked(jfu.first_weight(LAYERS), vit) == picked
+    assert _picked(jfu.first_weight(LAYERS, also=()), vit) == {"Dense_2/kernel"}
+    assert _picked(jfu.first_weight(LAYERS, also=["scale"])) == {
+        "Dense_2/kernel",
+        "block/norm/scale",
+    }
+    with pytest.raises(ValueError, match="also is the text 'position'; pass a list of names"):
+        jfu.first_weight(LAYERS, also="position")
+    with pytest.raises(ValueError, match="names no layers"):
+        jfu.first_weight([])
+
+
+FIRST = {name: {"stem/kernel"} for name in MODELS} | {
+    name: {"stem/kernel", "position"} for name in ("vit_tiny", "vit_small", "vit_base")
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_first_weight_of_every_model(name):
+    """Of the numbers that the paper's first author gives: a ViT's class token is not among them."""
+    model = build(name, classes=3, image_shape=(16, 16, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    assert _picked(jfu.first_weight(model), params) == FIRST[name]
 
 
 def test_a_model_brings_its_order(variables):

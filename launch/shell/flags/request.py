@@ -29,11 +29,18 @@ def define() -> None:
         "method's own rounds count too. Default: --warmup_rounds, as in training.",
         lower_bound=0,
     )
+    flags.DEFINE_string(
+        "recovery_lr_schedule",
+        None,
+        "As --lr_schedule, from --recovery_lr over --recovery_rounds. Default: --lr_schedule, as "
+        "in training.",
+    )
     flags.DEFINE_list(
         "layers",
         ["first"],
-        "The layers that NoT negates: first, last, all, positions in call order such as 0,2, or "
-        "patterns that match whole paths, such as stem/.*",
+        "The layers that NoT negates: first, first_weight, last, all, positions in call order such "
+        "as 0,2, or patterns that match whole paths, such as stem/.*. first: weight and bias of "
+        "the first layer. first_weight: its weight alone, and the positions of a ViT.",
     )
     flags.DEFINE_boolean("weights_only", False, "Do not negate the biases of these layers.")
     flags.DEFINE_boolean(

@@ -28,6 +28,13 @@ def define() -> None:
         lower_bound=0.0,
     )
     flags.DEFINE_float("lr_decay", 1.0, "Every round multiplies --lr by this.", 0.0, 1.0)
+    flags.DEFINE_string(
+        "lr_schedule",
+        "constant",
+        "How the rate falls over --rounds, instead of --lr_decay. constant: by --lr_decay alone. "
+        "step:F: times F after half of the rounds, and again after three quarters. cosine:E: along "
+        "half a cosine to E. A warm-up multiplies it.",
+    )
     flags.DEFINE_integer(
         "warmup_rounds",
         0,

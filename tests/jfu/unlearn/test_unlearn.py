@@ -241,6 +241,7 @@ TRAITS = dict(
         for key in ("not", "not_blend", "not_no_return")
     },
     **{key: dict(perturbs=True, negates=True) for key in ("not_all", "not_last")},
+    not_first_weight=dict(perturbs=True, negates=True, weights=True),
     not_deepest=dict(negates=True),
     anchored=dict(perturbs=True, selects=True, negates=True, teaches=True),
     **{key: dict(of_means=True) for key in ("fukd", "pgd")},
@@ -294,8 +295,13 @@ def test_values_to_choose_from_begin_with_the_published_one(name):
         assert values[0] == (20.0 if published is None else published)
 
 
+<<<<<<< HEAD
 FACTORIES = {"not_all": "negation", "not_last": "negation", "not": "negation"}
 FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return": "no_return"}
+=======
+FACTORIES = dict.fromkeys(("not", "not_first_weight", "not_all", "not_last"), "negation")
+FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended"}
+>>>>>>> 859f179 (NoT's other reading: the first layer's weight alone, and a ViT's positions; rates by steps or along a cosine)
 # What a setting gives; everything else that a factory takes by name is an option.
 GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only"}
 
@@ -412,7 +418,7 @@ def test_finetuning_with_nothing_to_forget_is_a_training_round(build, data, fed,
     assert bits(method.recover(start, nothing, jax.random.key(0))) == bits((state, info))
 
 
-@pytest.mark.parametrize("name", ["not", "not_all", "not_last"])
+@pytest.mark.parametrize("name", ["not", "not_first_weight", "not_all", "not_last"])
 def test_negating_twice_and_recovering_is_finetuning(build, variables, request_, name):
     once = _unlearn(build(name), variables, request_, rounds=0)
     assert bits(once.params) != bits(variables["params"])
@@ -426,6 +432,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("finetune", set()),
         ("none", set()),
         ("not", {"stem"}),
+        ("not_first_weight", {"stem/kernel"}),
         ("not_all", {"stem", "head"}),
         ("not_last", {"head"}),
         ("not_blend", {"stem", "head"}),
@@ -442,13 +449,14 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
     ],
 )
 def test_which_layers_a_method_perturbs(build, variables, request_, name, changed):
-    """Both tensors of a layer, or neither bit of it."""
+    """Both tensors of a layer, or neither bit of it; or the tensor that is named."""
     after = _unlearn(build(name), variables, request_, rounds=0).params
+    chosen = lambda layer, leaf: not {layer, f"{layer}/{leaf}"}.isdisjoint(changed)
     for layer, tensors in variables["params"].items():
         for leaf, old in tensors.items():
-            assert (bits(after[layer][leaf]) != bits(old)) is (layer in changed)
+            assert (bits(after[layer][leaf]) != bits(old)) is chosen(layer, leaf)
     if name.startswith("not") and name != "not_blend":
-        mask = {layer: dict.fromkeys(t, layer in changed) for layer, t in after.items()}
+        mask = {layer: {leaf: chosen(layer, leaf) for leaf in t} for layer, t in after.items()}
         assert bits(jfu.negate(after, mask)) == bits(variables["params"])
 
 

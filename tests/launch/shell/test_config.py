@@ -12,7 +12,7 @@ from launch.studies import pays
 
 NAMES = json.loads((Path(__file__).parent / "flag_names.json").read_text())
 REQUEST = ["forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr"]
-REQUEST += ["recovery_warmup_rounds", "options"]
+REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,9 @@ REQUEST += ["recovery_warmup_rounds", "options"]
         derived=["backdoor_forget", "past", "rounds_before"],
         not_in_pays=["init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"]
         + ["options", "proxy"],
-        later=["precision", "max_grad_norm", "recovery_warmup_rounds"],
+        later=["precision", "max_grad_norm", "recovery_warmup_rounds"]
+        + ["lr_schedule", "recovery_lr_schedule"],
+        quiet=["lr_schedule", "recovery_lr_schedule"],
     ).items(),
 )
 def test_the_fields_of_a_role(role, names):
