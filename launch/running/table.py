@@ -249,7 +249,8 @@ def beside(summary: Mapping[str, Any]) -> str:
     scale = recorded.reduced(config)
     rounds = f"{config['rounds']} rounds of training, {config['recovery_rounds']} of recovery"
     whole = ", the paper's with all images" * bool(scale)
-    return tables.aligned(lines) + f"\nOurs with {scale or 'all images'}, {rounds}{whole}.\n"
+    said = " ".join([f"Ours with {scale or 'all images'}, {rounds}{whole}.", *paper.notes(config)])
+    return f"{tables.aligned(lines)}\n{said}\n"
 
 
 def ours(entry: Mapping, column: str) -> float | None:

@@ -295,13 +295,8 @@ def test_values_to_choose_from_begin_with_the_published_one(name):
         assert values[0] == (20.0 if published is None else published)
 
 
-<<<<<<< HEAD
-FACTORIES = {"not_all": "negation", "not_last": "negation", "not": "negation"}
-FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return": "no_return"}
-=======
 FACTORIES = dict.fromkeys(("not", "not_first_weight", "not_all", "not_last"), "negation")
-FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended"}
->>>>>>> 859f179 (NoT's other reading: the first layer's weight alone, and a ViT's positions; rates by steps or along a cosine)
+FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return": "no_return"}
 # What a setting gives; everything else that a factory takes by name is an option.
 GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only"}
 
