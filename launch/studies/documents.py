@@ -151,6 +151,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
         results / "resnet-narrow-cpu.jsonl", (20, 30)
     ),
     "digits-deepest": _summary("digits-deepest-cpu"),
+    "digits-readings": _recorded("digits-readings-cpu"),
     "digits-bf16": _summary("digits-bf16-cpu"),
     "audit-rates": lambda results: rates.markdown(_whole(results, "audit-rates")),
     "audit": lambda results: (
