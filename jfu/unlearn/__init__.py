@@ -22,6 +22,7 @@ from jfu.unlearn.blend import blend, blended
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
 from jfu.unlearn.federaser import federaser
+from jfu.unlearn.fedmemprune import fedmemprune
 from jfu.unlearn.fedosd import fedosd
 from jfu.unlearn.fedquit import fedquit
 from jfu.unlearn.finetune import finetune, on_retained
@@ -280,6 +281,12 @@ METHODS = (
         compared=True,
     ),
     Method(
+        "fedmemprune",
+        lambda s, **options: fedmemprune(s.fed, **options),
+        options=_options(fedmemprune, "ratio"),
+        tried=dict(ratio=(0.3, 0.4, 0.8, 0.85)),
+    ),
+    Method(
         "ga",
         lambda s, **options: ga(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING,
@@ -335,6 +342,7 @@ __all__ = [
     "deepest",
     "fcu",
     "federaser",
+    "fedmemprune",
     "fedosd",
     "fedquit",
     "finetune",

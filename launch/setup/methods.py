@@ -56,7 +56,7 @@ def notes(config: Config, made: dict[str, jfu.Unlearner]) -> list[str]:
         if method.own and method.own >= budget(config, name)
     ]
     # FedEraser has none before recovery; own_now says in which rounds it replays.
-    apart = [n for n, m in made.items() if (m.own and m.needs.target) or m.own_now is not None]
+    apart = [n for n, m in made.items() if (m.needs.target if m.own else m.own_now is not None)]
     if apart and config.aggregator != "mean":
         out.append(
             f"--aggregator={config.aggregator} is for ordinary rounds; in their own rounds "

@@ -179,6 +179,7 @@ def test_numbers_that_cannot_be_are_refused_at_the_door(of, name):
 OPTIONS = {
     "fcu": dict(lr=RATES, iterations=COUNTS, every=COUNTS, tau=[NAN, 0], ratio=[NAN, 2]),
     "federaser": dict(interval=COUNTS),
+    "fedmemprune": dict(ratio=[NAN, -0.1, 1.5]),
     "fedosd": dict(lr=RATES, rounds=[NAN, -1, 1.5]),
     "fedquit": dict(lr=RATES, epochs=COUNTS),
     "fukd": dict(temperature=[*RATES, 0], lr=RATES, momentum=[*RATES, 1.0], epochs=[NAN, -1]),

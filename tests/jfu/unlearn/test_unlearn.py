@@ -153,8 +153,9 @@ def test_rounds_count_and_only_the_retained_take_part(build, variables, request_
         state, info = method.recover(state, request_, jax.random.key(r))
         assert state.round == (0 if name == "none" else r + 1)
         kept = [0, 0, 0] if name == "none" else [5, 0, 5]
-        # Or in which those who stay choose a cut.
-        assert (method.own > 0) == (method.needs.target or name == "not_deepest")
+        # Or in which those who stay choose a cut, or what is drawn again.
+        chosen = name in ("not_deepest", "fedmemprune")
+        assert (method.own > 0) == (method.needs.target or chosen)
         if r == 0 and method.needs.target:
             assert all(w > 0 for w in info.clients.weight[:2])
         else:
@@ -439,7 +440,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("retrain", {"stem", "head"}),
         # At the server, before any round; the others begin with the model as it is.
         *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
-        ("not_deepest", set()),
+        *((name, set()) for name in ("not_deepest", "fedmemprune")),
         *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga")),
     ],
 )
