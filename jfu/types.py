@@ -229,6 +229,7 @@ class Traits(NamedTuple):
     lonely: bool = False  # its own rounds sum what leaving clients send, and nothing else
     weights: bool = False  # the layers are changed without their biases, whatever a setting says
     teaches: bool = False  # clients get the old model once, and ask it in every step
+    doubles: bool = False  # in recovery a step is two forward and backward passes
 
 
 class ServerWork(NamedTuple):
@@ -273,6 +274,8 @@ class Model(NamedTuple):
     outputs: Callable[[Variables, jax.Array], dict[str, jax.Array]] | None = None
     # () -> sets of layers, by depth, that every path from input to logits crosses
     cuts: Callable[[], tuple[tuple[str, ...], ...]] | None = None
+    # takes what `apply` takes -> (logits, [B, D] the last layer's input, changed)
+    apply_features: Callable[..., tuple[jax.Array, jax.Array, Mapping[str, Any]]] | None = None
 
 
 LossFn: TypeAlias = Callable[[Variables, Batch, Key], Any]  # -> loss, or (loss, changed)

@@ -162,7 +162,7 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
         old = {name: variables[name] for name in changed}
         return logits, jax.tree.map(lambda new, old: jnp.where(alive, new, old), changed, old)
 
-    def features(variables, x):
+    def apply_features(variables, x, **how):
         seen = {}
 
         def watch(run, args, kwargs, context):
@@ -171,8 +171,11 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             return run(*args, **kwargs)
 
         with nn.intercept_methods(watch):
-            call(module.apply, variables, x, train=False)
-        return seen["input"].reshape(x.shape[0], -1)
+            logits, changed = apply(variables, x, **how)
+        return logits, seen["input"].reshape(x.shape[0], -1), changed
+
+    def features(variables, x):
+        return apply_features(variables, x)[1]
 
     def outputs(variables, x):
         seen = {}
@@ -200,7 +203,10 @@ def from_linen(module: nn.Module, example: jax.Array | jax.ShapeDtypeStruct) -> 
             "nn.BatchNorm, or use nn.GroupNorm"
         )
     model = Model(init, apply, layers, follows)
-    return model._replace(features=features, outputs=outputs, cuts=cuts) if layers else model
+    if not layers:
+        return model
+    seeing = dict(features=features, outputs=outputs, cuts=cuts, apply_features=apply_features)
+    return model._replace(**seeing)
 
 
 def _trace(init: Callable) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], set[str]]:

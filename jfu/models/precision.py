@@ -62,6 +62,7 @@ def at_precision(model: Model, precision: str | None) -> Model:
         apply=wrapped(model.apply),
         features=model.features and wrapped(model.features),
         outputs=model.outputs and wrapped(model.outputs),
+        apply_features=model.apply_features and wrapped(model.apply_features),
     )
 
 

@@ -6,7 +6,8 @@ arguments a user may set, and what those who run it must know. Nothing else list
 method, write its file and add its line.
 
 In the methods' examples ``fed`` is a federation and ``model`` its ``Model``. ``local(loss=...,
-optimizer=..., epochs=...)`` makes a client's training; without arguments, the usual training.
+optimizer=..., epochs=..., augment=...)`` makes a client's training; without arguments, the usual
+training.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from jfu.select import by_layer, first_weight
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
+from jfu.unlearn.coun import Augment, coun
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
 from jfu.unlearn.federaser import federaser
@@ -50,8 +52,8 @@ class Setting(NamedTuple):
     selector: Selector  # the layers that perturbing methods change
     follows: tuple[tuple[str, str], ...] = ()  # running means that follow a negated layer
     weights_only: bool = False  # biases of chosen layers stay as they are
-    # local(loss=..., optimizer=..., epochs=...) makes a client's training in a method's own
-    # rounds; what is not given is as usual. It has the limits and faults of all rounds.
+    # local(loss=..., optimizer=..., epochs=..., augment=...) makes a client's training in rounds
+    # of a method's own kind; what is not given is as usual. It has the limits and faults of all.
     local: Callable[..., ClientFn] | None = None
     # Makes a federation from a client's work (made by `local`), with its server and sampling.
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None
@@ -62,6 +64,7 @@ class Setting(NamedTuple):
     proxy: jax.Array | None = None  # unlabelled examples at the server
     guess: float | None = None  # the loss of guessing, where the server may act on losses
     warmup: int = 0  # rounds of recovery in which the learning rate rises
+    augment: Augment | None = None  # how clients change each example in training
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
 
 
@@ -106,6 +109,11 @@ def _options(factory: Callable[..., Unlearner], names: str) -> dict[str, Any]:
 
 def _layers(setting: Setting, positions: int | slice) -> Selector:
     return by_layer(setting.model, positions, weights_only=setting.weights_only)
+
+
+def _contrasted(s, start: Unlearner, **options: Any) -> Unlearner:
+    given = dict(augment=s.augment, around=s.around, chunk=s.chunk)
+    return coun(start, s.model, s.local, **given, **options)
 
 
 # Needs of methods in which the leaving client trains once more on the forgotten data.
@@ -173,6 +181,23 @@ METHODS = (
         Needs(counts=True),
         _options(deepest, "tells"),
         Traits(negates=True),
+    ),
+    # with a recovery that also compares two views of each example
+    Method(
+        "coun",
+        lambda s, **options: _contrasted(s, finetune(s.fed), **options),
+        options=_options(coun, "temperature weight corrupt"),
+        traits=Traits(doubles=True),
+        tried=dict(weight=(1.0, 0.1, 0.3, 3.0)),
+    ),
+    Method(
+        "not_coun",
+        lambda s, **options: _contrasted(
+            s, negation(s.fed, s.selector, follows=s.follows), **options
+        ),
+        options=_options(coun, "temperature weight corrupt"),
+        traits=_NEGATES._replace(selects=True, doubles=True),
+        tried=dict(weight=(1.0, 0.1, 0.3, 3.0)),
     ),
     # with a recovery that does not go back towards the old model
     Method(
@@ -339,6 +364,7 @@ __all__ = [
     "blended",
     "check_changed",
     "check_request",
+    "coun",
     "deepest",
     "fcu",
     "federaser",

@@ -26,20 +26,15 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
       clients: the number of clients with examples; the divisor of ``--dp_clip``.
 
     Returns:
-      ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=...)`` makes a client's work for
-      a method's own rounds; without arguments, the usual work. It has the planted faults and the
-      limits of every round. ``around(work)`` is the federation with such work.
+      ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=..., augment=...)`` makes a
+      client's work for a method's own rounds; without arguments, the usual work. It has the planted
+      faults and the limits of every round. ``around(work)`` is the federation with such work.
     """
     usual = optimizer(config, lr)
-    train = partial(
-        jfu.local_sgd,
-        batch_size=config.batch_size,
-        proximal=config.proximal,
-        augment=AUGMENTS[config.augment],
-    )
+    train = partial(jfu.local_sgd, batch_size=config.batch_size, proximal=config.proximal)
 
-    def local(loss=loss, optimizer=usual, epochs=config.epochs):
-        return train(loss, optimizer, epochs=epochs)
+    def local(loss=loss, optimizer=usual, epochs=config.epochs, augment=AUGMENTS[config.augment]):
+        return train(loss, optimizer, epochs=epochs, augment=augment)
 
     faults = read_faults(config.faults)
     with_faults = lambda work: jfu.faults.faulty(work, **faults) if faults else work

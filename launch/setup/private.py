@@ -210,8 +210,9 @@ def planned(
     steps = config.epochs * np.ceil(sizes / min(config.batch_size, clients.index.shape[1])).sum()
     steps *= cohort / max(there, 1)
     down, up = study.per_client
-    taught = jfu.unlearn.traits_of(name).teaches
-    flops = float(steps * (study.per_step + taught * study.per_forward))
+    traits = jfu.unlearn.traits_of(name)
+    taught = traits.teaches
+    flops = float(steps * ((1 + traits.doubles) * study.per_step + taught * study.per_forward))
 
     def of(number: int) -> dict[str, float]:
         models = cohort * (1 + (taught and number == 1))

@@ -13,6 +13,7 @@ import numpy as np
 
 import jfu
 import jfu.io
+from jfu.augment import AUGMENTS
 from jfu.costs import entries
 from jfu.stacking import aligned
 from jfu.unlearn import Setting
@@ -181,6 +182,7 @@ def assemble(
         config.weights_only,
         local=feds.local,
         around=feds.around,
+        augment=AUGMENTS[config.augment],
         epochs=config.epochs,
         batch_size=config.batch_size,
         chunk=layout.chunk,

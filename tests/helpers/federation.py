@@ -35,8 +35,17 @@ def network(features=2, width=5, classes=3, activation=jnp.tanh):
     def hidden(variables, x):
         return activation(dense(variables["params"]["stem"], x))
 
+    def both(variables, x, *, train=False, mask=None, key=None):
+        z = hidden(variables, x)
+        return dense(variables["params"]["head"], z), z, {}
+
     return jfu.Model(
-        init, apply, ("stem", "head"), features=hidden, cuts=lambda: (("stem",), ("head",))
+        init,
+        apply,
+        ("stem", "head"),
+        features=hidden,
+        cuts=lambda: (("stem",), ("head",)),
+        apply_features=both,
     )
 
 

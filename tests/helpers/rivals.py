@@ -74,10 +74,10 @@ MODEL = jfu.Model(
 
 
 def trainer(model):
-    def local(loss=None, optimizer=None, epochs=1):
+    def local(loss=None, optimizer=None, epochs=1, augment=None):
         loss = jfu.classification(model.apply) if loss is None else loss
         optimizer = optax.sgd(RATE) if optimizer is None else optimizer
-        return jfu.local_sgd(loss, optimizer, epochs=epochs, batch_size=8)
+        return jfu.local_sgd(loss, optimizer, epochs=epochs, batch_size=8, augment=augment)
 
     return local
 

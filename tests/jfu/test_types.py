@@ -176,6 +176,7 @@ def test_numbers_that_cannot_be_are_refused_at_the_door(of, name):
             make(**{name: value})
 
 
+VIEWS = dict(temperature=[*RATES, 0], weight=RATES, corrupt=[NAN, -0.1, 1.5, True])
 OPTIONS = {
     "fcu": dict(lr=RATES, iterations=COUNTS, every=COUNTS, tau=[NAN, 0], ratio=[NAN, 2]),
     "federaser": dict(interval=COUNTS),
@@ -188,6 +189,7 @@ OPTIONS = {
     "pgd": dict(lr=RATES, momentum=[*RATES, 1.0], clip=[NAN, 0], epochs=COUNTS, draws=COUNTS)
     | dict(margin=[NAN, INF]),
     "puf": dict(rate=[NAN, INF, True]),
+    **dict.fromkeys(("coun", "not_coun"), VIEWS),
     "anchored": dict(temperature=[NAN, 0], anchor=[NAN, 2]),
     "not_blend": dict(keep=[NAN, -0.1, 1.5, True]),
     "not_deepest": dict(tells=[NAN, -1, 2]),

@@ -150,6 +150,23 @@ def test_only_the_norm_right_after_a_layer_follows_it():
     same_bits(model.apply(variables, x)[0], Mixed().apply(variables, x))
 
 
+def test_features_of_a_training_pass_come_with_its_logits_and_statistics():
+    """Of the same dropout and the same batch: the last layer makes the logits of them."""
+    model = from_linen(Mixed(), jnp.zeros((2, 3)))
+    variables, x = started(model), jnp.arange(12.0).reshape(4, 3) ** 2
+    how = dict(train=True, mask=jnp.array([1.0, 1, 0, 1]), key=jax.random.key(0))
+    logits, features, changed = jax.jit(functools.partial(model.apply_features, **how))(
+        variables, x
+    )
+    same_bits((logits, changed), jax.jit(functools.partial(model.apply, **how))(variables, x))
+    assert features.shape == (4, 4) and (features == 0).any()  # dropout
+    head = variables["params"][model.layers[-1]]
+    np.testing.assert_allclose(logits, features @ head["kernel"] + head["bias"][None], rtol=1e-5)
+    still = model.apply_features(variables, x)
+    same_bits(still[1], model.features(variables, x))
+    assert still[2] == {} and (still[1] != features).any()
+
+
 def test_batch_statistics_without_a_mask_are_refused():
     class Plain(nn.Module):
         @nn.compact

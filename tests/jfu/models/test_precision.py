@@ -1,5 +1,7 @@
 """Half precision, and products in full."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,10 @@ def test_half_precision_rounds_to_eight_bits_and_keeps_types(norm):
     logits = jax.jit(short.apply)(variables, x)[0]
     assert (logits == logits.astype(jnp.bfloat16)).all()
     assert jax.eval_shape(short.features, variables, x).dtype == jnp.float32
+    both = functools.partial(short.apply_features, train=True, key=jax.random.key(0))
+    of_half, features, _ = jax.jit(both)(variables, x)
+    assert features.dtype == of_half.dtype == jnp.float32
+    assert (features == features.astype(jnp.bfloat16)).all()
 
 
 def test_half_precision_of_a_dense_network_by_hand():

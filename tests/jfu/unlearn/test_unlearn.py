@@ -241,6 +241,8 @@ TRAITS = dict(
         key: dict(perturbs=True, selects=True, negates=True)
         for key in ("not", "not_blend", "not_no_return")
     },
+    coun=dict(doubles=True),
+    not_coun=dict(perturbs=True, selects=True, negates=True, doubles=True),
     **{key: dict(perturbs=True, negates=True) for key in ("not_all", "not_last")},
     not_first_weight=dict(perturbs=True, negates=True, weights=True),
     not_deepest=dict(negates=True),
@@ -275,6 +277,8 @@ def test_traits_are_what_a_method_does(build, variables, request_, name):
     came = float((info.clients.weight > 0).sum())
     if not build(name).own:
         assert (float(info.metrics["down"]) > came) == traits.teaches
+        # Two clients of five examples, in batches of three, twice.
+        assert (float(info.metrics["steps"]) > 8) == traits.doubles
 
 
 def test_traits_of_what_is_no_method_are_the_usual_ones():
@@ -298,8 +302,9 @@ def test_values_to_choose_from_begin_with_the_published_one(name):
 
 FACTORIES = dict.fromkeys(("not", "not_first_weight", "not_all", "not_last"), "negation")
 FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return": "no_return"}
+FACTORIES |= {"not_coun": "coun"}
 # What a setting gives; everything else that a factory takes by name is an option.
-GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only"}
+GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only", "augment"}
 
 
 @methods
@@ -433,6 +438,8 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("not_last", {"head"}),
         ("not_blend", {"stem", "head"}),
         ("not_no_return", {"stem"}),
+        ("coun", set()),
+        ("not_coun", {"stem"}),
         ("anchored", {"stem"}),
         ("noise", {"stem"}),
         ("reinit", {"stem"}),

@@ -115,6 +115,7 @@ def test_what_a_round_costs_does_not_tell_who_came(data):
     assert of("not", sample=5, epochs=2)(9) == dict(bytes_down=300, bytes_up=180, flops=120.0)
     assert of("anchored")(1) == dict(bytes_down=600, bytes_up=180, flops=84.0)
     assert of("anchored")(2) == dict(bytes_down=300, bytes_up=180, flops=84.0)
+    assert of("coun")(1) == of("not_coun")(1) == dict(bytes_down=300, bytes_up=180, flops=120.0)
     assert private.planned(PLAIN, study, data, "not") is None
 
 
