@@ -230,6 +230,7 @@ class Traits(NamedTuple):
     weights: bool = False  # the layers are changed without their biases, whatever a setting says
     teaches: bool = False  # clients get the old model once, and ask it in every step
     doubles: bool = False  # in recovery a step is two forward and backward passes
+    solves: bool = False  # it computes a head in closed form, in a federation of such heads
 
 
 class ServerWork(NamedTuple):

@@ -41,6 +41,7 @@ from jfu.unlearn.pgd import pgd
 from jfu.unlearn.puf import puf
 from jfu.unlearn.reinit import redraw, reinit
 from jfu.unlearn.retrain import retrain
+from jfu.unlearn.ridge import ridge, ridge_subtract
 from jfu.unlearn.steady import steady
 
 
@@ -65,6 +66,7 @@ class Setting(NamedTuple):
     guess: float | None = None  # the loss of guessing, where the server may act on losses
     warmup: int = 0  # rounds of recovery in which the learning rate rises
     augment: Augment | None = None  # how clients change each example in training
+    penalty: float = 1.0  # of ridge heads
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
 
 
@@ -120,6 +122,7 @@ def _contrasted(s, start: Unlearner, **options: Any) -> Unlearner:
 _LEAVING = Needs(target=True, forget_data=True)
 _NEGATES = Traits(perturbs=True, negates=True)
 _SELECTS = Traits(perturbs=True, selects=True)
+_SOLVES = Traits(recovers=False, solves=True)
 
 METHODS = (
     # references
@@ -320,6 +323,21 @@ METHODS = (
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
         compared=True,
     ),
+    # of ridge heads on frozen features (``jfu.ridge``)
+    Method(
+        "ridge",
+        lambda s: ridge(s.model, penalty=s.penalty, batch_size=s.batch_size, chunk=s.chunk),
+        Needs(history=("statistics",), per_client=True),
+        traits=_SOLVES,
+    ),
+    Method(
+        "ridge_subtract",
+        lambda s: ridge_subtract(
+            s.model, penalty=s.penalty, batch_size=s.batch_size, chunk=s.chunk
+        ),
+        _LEAVING._replace(history=("total",)),
+        traits=_SOLVES._replace(lonely=True),
+    ),
     # perturbations that keep each tensor's norm
     Method("noise", lambda s: noise(s.fed, s.selector), traits=_SELECTS),
     Method("reinit", lambda s: reinit(s.fed, s.selector, s.model.init), traits=_SELECTS),
@@ -388,6 +406,8 @@ __all__ = [
     "redraw",
     "reinit",
     "retrain",
+    "ridge",
+    "ridge_subtract",
     "shuffle",
     "steady",
     "traits_of",

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from jfu.fedavg import summarise
-from jfu.types import FederatedAlgorithm, LocalInfo, RoundInfo, Unlearner
+from jfu.types import FederatedAlgorithm, Key, LocalInfo, PyTree, RoundInfo, Split, Unlearner
 
 
 def none(fed: FederatedAlgorithm) -> Unlearner:
@@ -13,10 +13,12 @@ def none(fed: FederatedAlgorithm) -> Unlearner:
         del request, key
         return fed.init(trained.variables)
 
-    def recover(state, request, key):
-        del key
-        zeros = jnp.zeros(request.retain.id.shape, jnp.float32)
-        idle = LocalInfo(*[zeros] * len(LocalInfo._fields))
-        return state, RoundInfo(idle, summarise(idle), request.retain.id)
+    return Unlearner(perturb, idle)
 
-    return Unlearner(perturb, recover)
+
+def idle(state: PyTree, request: Split, key: Key) -> tuple[PyTree, RoundInfo]:
+    """A round in which no client takes part and nothing changes."""
+    del key
+    zeros = jnp.zeros(request.retain.id.shape, jnp.float32)
+    nobody = LocalInfo(*[zeros] * len(LocalInfo._fields))
+    return state, RoundInfo(nobody, summarise(nobody), request.retain.id)

@@ -110,7 +110,15 @@ def _history(variables):
         first=wide(),
         last=wide(),
         updates=wide(4),
+        **_kept(),
     )
+
+
+def _kept():
+    """Of a ridge federation: six features with the ones, three classes."""
+    each = jfu.ridge.Statistics(jfu.ridge.packed(50 * jnp.eye(6)), jnp.ones((6, 3)))
+    rows = jax.tree.map(lambda a: jnp.multiply.outer(jnp.arange(1.0, 4.0), a), each)
+    return dict(statistics=rows, total=jax.tree.map(lambda a: a.sum(0), rows))
 
 
 def _trained(method, variables):
@@ -143,6 +151,11 @@ def test_shapes_without_running_and_the_state_keeps_its_kind(build, variables, r
     assert isinstance(method.needs, jfu.Needs)
 
 
+# Examples behind an ordinary round, by client; those of others are five, none and five.
+ASKED = dict(none=[0, 0, 0], ridge=[5, 0, 0], ridge_subtract=[0, 0, 0])
+NO_STEPS = set(ASKED)  # they never trace the loss
+
+
 @methods
 def test_rounds_count_and_only_the_retained_take_part(build, variables, request_, name):
     """But for the first round of methods in which those who leave take part."""
@@ -152,7 +165,7 @@ def test_rounds_count_and_only_the_retained_take_part(build, variables, request_
     for r in range(2):
         state, info = method.recover(state, request_, jax.random.key(r))
         assert state.round == (0 if name == "none" else r + 1)
-        kept = [0, 0, 0] if name == "none" else [5, 0, 5]
+        kept = ASKED.get(name, [5, 0, 5])
         # Or in which those who stay choose a cut, or what is drawn again.
         chosen = name in ("not_deepest", "fedmemprune")
         assert (method.own > 0) == (method.needs.target or chosen)
@@ -173,7 +186,7 @@ def test_one_trace_over_rounds_and_requests(build, traces, variables, data, requ
         state, _ = method.recover(state, request, jax.random.key(1))
         _unlearn(method, state.variables, request)
     assert len(traces) == before
-    assert before > 0 or name == "none"
+    assert before > 0 or name in NO_STEPS
 
 
 @methods
@@ -224,6 +237,8 @@ NEEDS = dict(
     fukd=dict(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
     pgd=dict(LEAVING, history=("last",), whole_clients=True),
     fedosd=dict(LEAVING, per_client=True),
+    ridge=dict(history=("statistics",), per_client=True),
+    ridge_subtract=dict(LEAVING, history=("total",)),
     **dict.fromkeys(("mode", "fcu", "puf", "fedquit", "ga"), LEAVING),
 )
 
@@ -249,6 +264,8 @@ TRAITS = dict(
     anchored=dict(perturbs=True, selects=True, negates=True, teaches=True),
     **{key: dict(of_means=True) for key in ("fukd", "pgd")},
     **{key: dict(lonely=True) for key in ("fcu", "fedquit", "ga")},
+    ridge=dict(recovers=False, solves=True),
+    ridge_subtract=dict(recovers=False, solves=True, lonely=True),
     **{key: dict(perturbs=True, selects=True) for key in ("noise", "reinit", "permute")},
 )
 
@@ -305,6 +322,7 @@ FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return":
 FACTORIES |= {"not_coun": "coun"}
 # What a setting gives; everything else that a factory takes by name is an option.
 GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only", "augment"}
+GIVEN |= {"penalty"}
 
 
 @methods
@@ -356,7 +374,14 @@ def test_aggregates_alone_will_do(build, setting, variables, request_, name, mon
         raise AssertionError("this would show single updates")
 
     sum_clients = jfu.sum_clients
-    for path in ("fedavg", "unlearn.puf", "unlearn.mode", "unlearn.federaser", "unlearn.fedosd"):
+    for path in (
+        "fedavg",
+        "unlearn.puf",
+        "unlearn.mode",
+        "unlearn.federaser",
+        "unlearn.fedosd",
+        "ridge",
+    ):
         module = importlib.import_module(f"jfu.{path}")
         for attribute, stand_in in (("sum_clients", masked), ("map_clients", refused)):
             if hasattr(module, attribute):
@@ -447,6 +472,8 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("retrain", {"stem", "head"}),
         # At the server, before any round; the others begin with the model as it is.
         *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
+        ("ridge", {"head"}),
+        ("ridge_subtract", set()),
         *((name, set()) for name in ("not_deepest", "fedmemprune")),
         *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga")),
     ],
