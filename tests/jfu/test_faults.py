@@ -382,6 +382,7 @@ def move(a, b):
 
 # Every method that has rounds of its own, and how many are run; the slow ones are like the others.
 OWN = dict(ga=1, mode=2, fedosd=2, not_deepest=1, federaser=2, pgd=1, fedquit=1, fcu=1, puf=1)
+OWN |= dict(ridge_subtract=1)
 SLOW = ("pgd", "fedquit", "fcu", "puf")
 
 
@@ -421,7 +422,8 @@ def test_no_own_round_moves_the_model_further_than_asked(name, fed, model, data,
     limit = 0.05
     request = jfu.split(data, jfu.forget_client(data, [5]))
     far = jax.tree.map(lambda p: jnp.stack([p / 2, p / 2, p / 2]), variables["params"])
-    held = dict(start=variables, norms=jnp.full((4, 3), 7.0), first=far, last=far)
+    total = jfu.ridge.Statistics(jfu.ridge.packed(100 * jnp.eye(6)), 100 * jnp.ones((6, 3)))
+    held = dict(start=variables, norms=jnp.full((4, 3), 7.0), first=far, last=far, total=total)
     method = jfu.unlearn.UNLEARNERS[name](bold(model, fed))
     tame = faults.bounded(method, limit)
     assert tame is not method
