@@ -230,6 +230,7 @@ def sender(model: Model, *, batch_size: int = 256) -> ClientFn:
     are zeros, change no bit of what the others add.
     """
     types.check_counts("ridge", 1, batch_size=batch_size)
+    features_of = _features(model)
 
     def work(shared: Broadcast, client: ClientData, key: Key) -> tuple[Statistics, LocalInfo]:
         del key
@@ -241,7 +242,7 @@ def sender(model: Model, *, batch_size: int = 256) -> ClientFn:
         def add(number, total):
             batch, _ = take(client, number * size + jnp.arange(size))
             live = batch.mask[:, None] > 0
-            features = wide(model.features(shared.variables, batch.x))
+            features = wide(features_of(shared.variables, batch.x))
             if features.shape[1] < width:
                 features = jnp.concatenate([features, jnp.ones_like(features[:, :1])], 1)
             features = jnp.where(live, features, 0).astype(total.moment.dtype)
@@ -335,13 +336,17 @@ def empty(model: Model, variables: Variables) -> Statistics:
     return Statistics(jnp.zeros(gram.shape, kind), jnp.zeros((width, classes), kind))
 
 
-def _last(model: Model, variables: Variables) -> Mapping[str, jax.Array]:
-    """The last layer's parameters, a kernel and perhaps a bias."""
+def _features(model: Model) -> Callable[[Variables, jax.Array], jax.Array]:
     if model.features is None or not model.layers:
         raise ValueError(
             "a ridge head needs the features before the last layer, and this model does not give "
             "them; give its Model `features` and `layers`, as jfu.models.from_linen does"
         )
+    return model.features
+
+
+def _last(model: Model, variables: Variables) -> Mapping[str, jax.Array]:
+    """The last layer's parameters, a kernel and perhaps a bias."""
     layer: Any = variables["params"]
     for name in model.layers[-1].split("/"):
         layer = layer[name]
