@@ -76,16 +76,16 @@ def of_request(
     from jfu.data.rows import Rows
 
     many = len(clients.y)
-    held = lambda side: np.bincount(
+    owned = lambda side: np.bincount(
         np.asarray(side.index)[np.asarray(side.mask)], minlength=many
     ).astype(bool)
-    retain = held(request.retain)
+    retain = owned(request.retain)
     pool = clients.x if isinstance(clients.x, Rows) else np.asarray(clients.x)
     return _made(
         pool,
         np.asarray(clients.y),
         retain,
-        held(request.forget) & ~retain,
+        owned(request.forget) & ~retain,
         test,
         backdoor,
         forgotten_classes,
@@ -181,7 +181,7 @@ def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...]
       that no client has are left out and not measured; their position is 0.
     """
     mesh = jax.sharding.get_mesh()
-    parts = pools.held(np.asarray(clients.index), np.asarray(clients.mask), mesh.size)
+    parts = pools.rows_by_device(np.asarray(clients.index), np.asarray(clients.mask), mesh.size)
     rest, seen = [], np.zeros(len(arrays[0]), bool)
     shares = np.array_split(np.arange(len(clients.y), len(seen)), mesh.size)
     for device, others in enumerate(shares):

@@ -210,11 +210,11 @@ def bounded(method: Unlearner, max_norm: float) -> Unlearner:
         scale = jnp.minimum(1.0, max_norm / jnp.maximum(length, 1e-30))
         inside = (length <= max_norm) | ~own_now(state)
 
-        def held(new, old, change):
+        def nearer(new, old, change):
             step = jnp.where(jnp.isfinite(length), change * scale.astype(change.dtype), 0)
             return jnp.where(inside, new, _stepped(old, step))
 
-        near = jax.tree.map(held, dict(new.variables), before, move)
+        near = jax.tree.map(nearer, dict(new.variables), before, move)
         return with_variables(new, near), info
 
     return method._replace(recover=recover)

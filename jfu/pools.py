@@ -55,7 +55,7 @@ def spread(clients: ClientData, mesh: Mesh | None = None) -> ClientData:
     mesh = jax.sharding.get_mesh() if mesh is None else mesh
     devices = 1 if mesh.empty else mesh.shape[AXIS]
     index, mask = np.asarray(clients.index), np.asarray(clients.mask)
-    parts = held(index, mask, devices)
+    parts = rows_by_device(index, mask, devices)
     apart = np.zeros_like(index)
     for k, device in enumerate(homes(len(index), devices)):
         apart[k] = np.where(mask[k], np.searchsorted(parts[device], index[k]), 0)
@@ -76,10 +76,10 @@ def homes(clients: int, devices: int) -> np.ndarray:
     return np.arange(clients) // max(1, -(-clients // devices))
 
 
-def held(index: np.ndarray, mask: np.ndarray, devices: int) -> list[np.ndarray]:
+def rows_by_device(index: np.ndarray, mask: np.ndarray, devices: int) -> list[np.ndarray]:
     """For each device the sorted rows of the whole pool that its clients have, each once.
 
-    >>> held(np.array([[2, 0], [2, 9]]), np.array([[True, True], [True, False]]), 2)
+    >>> rows_by_device(np.array([[2, 0], [2, 9]]), np.array([[True, True], [True, False]]), 2)
     [array([0, 2]), array([2])]
     """
     home = homes(len(index), devices)

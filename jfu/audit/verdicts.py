@@ -92,7 +92,7 @@ class Controls(NamedTuple):
     """The verdicts of the same rule, in the same audit, on models with a known verdict."""
 
     old: tuple[str, str] | None = None  # has not forgotten: must be a no
-    told: tuple[str, ...] = ()  # measures that detect the old model, the clearest first
+    detecting: tuple[str, ...] = ()  # measures that detect the old model, the clearest first
     third: tuple[str, str] | None = None  # an exact retraining: must not be a no
     mistaken: tuple[str, ...] = ()  # measures that wrongly detect it
 
@@ -108,8 +108,9 @@ def controls(
     made = Controls()
     if OLD in measures:
         clear = lambda key: clearness(measures[OLD][key]["difference"])
-        told = tuple(sorted(caught(measures[OLD], poison_named), key=clear, reverse=True))
-        made = Controls(forgotten(measures[OLD], missing.get(OLD, {}), poison_named, made), told)
+        old = forgotten(measures[OLD], missing.get(OLD, {}), poison_named, made)
+        detecting = sorted(caught(measures[OLD], poison_named), key=clear, reverse=True)
+        made = Controls(old, tuple(detecting))
     if THIRD in measures and "forget" in measures[THIRD]:
         mistaken = caught(measures[THIRD], poison_named)
         found = forgotten(measures[THIRD], missing.get(THIRD, {}), poison_named, made, third=True)
@@ -199,10 +200,10 @@ def forgotten(
         return NOT_SHOWN, ONE_SEED
     if max(seeds) < FEWEST:
         return OPEN, f"{max(seeds)} seeds are too few; a decision needs {FEWEST}."
-    if told := [key for key in caught(measures, poison_named) if key not in known.mistaken]:
+    if memory := [key for key in caught(measures, poison_named) if key not in known.mistaken]:
         also = [key for key in counted if not of(key).memory and outside(counted[key])]
         words = "It differs from models that never saw the data in"
-        return NO, f"{words} {titles([*told, *also])}."
+        return NO, f"{words} {titles([*memory, *also])}."
     why = [*unfit(known, third), *doubts(counted, measures, known)]
     needed = (*NEEDED, "asr") if poison_named else NEEDED
     if lacking := [key for key in needed if key not in (*counted, *signs(measures))]:
@@ -213,13 +214,13 @@ def forgotten(
     if why:
         return OPEN, " ".join(why)
     words = f"Within the margins of retraining: {titles(bounded(counted))}."
-    return YES, f"{words} The same rule detects the old model by {titles(known.told)}."
+    return YES, f"{words} The same rule detects the old model by {titles(known.detecting)}."
 
 
 def unfit(known: Controls, third: bool) -> list[str]:
     """Why this audit could not say yes to any model."""
     why = []
-    if not known.told:
+    if not known.detecting:
         why.append(f"{TOO_SMALL}: it finds no difference between the old model and retrained ones.")
     elif not third and known.third and WIDE in known.third[1]:
         why.append(f"{TOO_SMALL}: a third retraining gets no yes either.")
@@ -242,7 +243,7 @@ def doubts(counted: dict[str, Any], measures: Mapping[str, Any], known: Controls
     if apart := [key for key, entry in near.items() if outside(entry)]:
         how = "It differs from retrained models, but not by memory beyond chance, in"
         why.append(f"{how} {titles(apart)}.")
-    halfway = {key: counted[key]["halfway"] for key in known.told[:1] if key in counted}
+    halfway = {key: counted[key]["halfway"] for key in known.detecting[:1] if key in counted}
     if between := [key for key, part in halfway.items() if part and not part["high"] < 0]:
         how = "Not shown to be nearer to retraining than to the old model"
         why.append(f"{how}: {titles(between)}.")

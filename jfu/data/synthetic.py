@@ -18,7 +18,7 @@ def synthetic(
     """One random prototype a class, blocks of 2x2 pixels, plus Gaussian noise a pixel.
 
     Classes are balanced to one image. The blocks keep the classes apart after a pooling
-    layer. At the default noise a linear model tells them apart almost without error.
+    layer. At the default noise a linear model separates them almost without error.
 
     Args:
       train, test: numbers of images.

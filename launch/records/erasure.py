@@ -48,7 +48,7 @@ class Holding(NamedTuple):
     path: pathlib.Path
     folder: pathlib.Path | None  # the work directory; None for what jfu did not write there
     what: str  # in words
-    holds: bool  # whether it depends, or may depend, on the forgotten data
+    depends: bool  # whether it depends, or may depend, on the forgotten data
     lost: bool = False  # whether it is missing, and the user did not say that it was removed
 
 
@@ -101,8 +101,8 @@ def holdings(
     inner |= {os.path.realpath(folder) for folder, _ in known.broken}
     for step in known.steps:
         for file in walk(step.folder, inner):
-            what, holds, ours = _held(step, file, wanted)
-            found.append(Holding(file, step.folder if ours else None, what, holds))
+            what, depends, ours = _judged(step, file, wanted)
+            found.append(Holding(file, step.folder if ours else None, what, depends))
     for model in known.elsewhere:
         found.append(Holding(model, None, "the original model", True))
     for folder, error in known.broken:
@@ -172,7 +172,7 @@ def walk(folder: pathlib.Path, others: Collection[str] = ()) -> Iterator[pathlib
             yield pathlib.Path(here)
 
 
-def _held(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]:
+def _judged(step: Step, path: pathlib.Path, wanted: str) -> tuple[str, bool, bool]:
     """A file's description, whether it depends on ``wanted``, and whether jfu wrote it."""
     name = path.relative_to(step.folder).as_posix()
     if path.is_symlink():
@@ -243,7 +243,7 @@ def _unchanged(step: Step) -> bool:
 
 
 def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str, bool, bool]:
-    """As ``_held``, for files that may contain parameters."""
+    """As ``_judged``, for files that may contain parameters."""
     run = step.run
     past = run.config.past
     # Whether the original model was trained on the data.
@@ -323,7 +323,7 @@ def erase(work: WorkDir, config: Config, method: str) -> None:
         for folder in folders:
             if folder != work.path and (lock := take(folder)):
                 locks.enter_context(lock)
-        found = [file for file in holdings(work.path, config.forget)[0] if file.holds]
+        found = [file for file in holdings(work.path, config.forget)[0] if file.depends]
         met = config.init_params and os.path.realpath(config.init_params)
         ours = [file for file in found if file.folder in folders]
         ours.sort(key=lambda file: os.path.realpath(file.path) == met)

@@ -146,10 +146,10 @@ def prove(path: pathlib.Path, wanted: str, lines: list[dict[str, Any]]) -> None:
     show("")
     for file in found:
         # On one line, whatever the file's name.
-        show(f"{'DEPENDS' if file.holds else 'free':8}  {shown(file.path)}: {shown(file.what)}")
+        show(f"{'DEPENDS' if file.depends else 'free':8}  {shown(file.path)}: {shown(file.what)}")
     if lost := [file for file in found if file.lost]:
         complain(f"{lost[0].path}: {lost[0].what}", status=1)
-    if left := [str(file.path) for file in found if file.holds]:
+    if left := [str(file.path) for file in found if file.depends]:
         complain(
             f"{len(left)} of {len(found)} files depend or may depend on {wanted}: "
             f"{', '.join(left[:5])}",

@@ -42,16 +42,14 @@ def partial(names: Sequence[str], config: Config, seeds: Sequence[int], controls
     """Sentences on what this report cannot say."""
     from jfu.audit import verdicts
 
-    notes = []
+    notes, enough = [], len(seeds) >= verdicts.FEWEST
     if controls.mistaken:
         notes.append(
             f"A control failed: by {verdicts.titles(controls.mistaken)} a third retraining did not "
             "forget, though it was never trained on the data. So this measure says no to no model "
             "here, and there is no yes: compare on more seeds."
         )
-    elif (
-        controls.old and "retrain" in names and len(seeds) >= verdicts.FEWEST and not controls.told
-    ):
+    elif controls.old and not controls.detecting and "retrain" in names and enough:
         notes.append(
             f"{verdicts.TOO_SMALL}: by its own rule it cannot distinguish the old model, which "
             "forgot nothing, from retrained ones. So no other model gets a yes."

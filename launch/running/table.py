@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 CHANCE = ("seconds",)
 
 
-class Held(NamedTuple):
+class Stored(NamedTuple):
     """The checkpoints of work directories with one configuration."""
 
     config: Config
@@ -61,7 +61,7 @@ def note_in_ledger(path: pathlib.Path, names: Iterable[str]) -> None:
         say(f"note: the table is not in the ledger: {error}")
 
 
-def read(paths: Sequence[pathlib.Path]) -> Held:
+def read(paths: Sequence[pathlib.Path]) -> Stored:
     """Reads the checkpoints, finished or not, of one or several work directories of launch.compare.
 
     If two have a checkpoint of the same method and seed, the later one counts. A note says if their
@@ -96,7 +96,7 @@ def read(paths: Sequence[pathlib.Path]) -> Held:
     known = ["original", *planned, results.AGAIN]
     names = [n for n in dict.fromkeys(known) if n in planned and n != results.AGAIN]
     names += [results.AGAIN] if results.AGAIN in planned else []
-    return Held(known_runs[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
+    return Stored(known_runs[0].config, names, sorted(seeds | {seed for seed, _ in notes}), notes)
 
 
 def check(first: pathlib.Path, known: runs.Run, path: pathlib.Path, run: runs.Run) -> None:
@@ -154,45 +154,45 @@ def differ(some: Iterable[Mapping], others: Iterable[Mapping]) -> bool:
     return any(mine[r] != theirs[r] for r in mine.keys() & theirs.keys())
 
 
-def state(held: Held, seed: int, name: str) -> dict[str, int] | None:
+def state(stored: Stored, seed: int, name: str) -> dict[str, int] | None:
     """A run's progress: ``{"round", "of"}``, equal if it is finished; None without a checkpoint."""
-    notes = held.notes.get((seed, name))
+    notes = stored.notes.get((seed, name))
     if notes is None:
         return None
-    of = rounds_of(held.config, name)
+    of = rounds_of(stored.config, name)
     return dict(round=of if notes.get("finished") else notes["round"], of=of)
 
 
-def rows(held: Held) -> list[dict[str, Any]]:
+def rows(stored: Stored) -> list[dict[str, Any]]:
     """The rows of all finished runs, in the order of results.jsonl."""
     found = []
-    for seed in held.seeds:
-        for name in held.names:
-            if tables.state(state(held, seed, name)) == "done":
-                mine = held.notes[seed, name]["rows"]
+    for seed in stored.seeds:
+        for name in stored.names:
+            if tables.state(state(stored, seed, name)) == "done":
+                mine = stored.notes[seed, name]["rows"]
                 found += [results.as_original(mine[-1])] if name == "original" else mine
     return found
 
 
-def left(held: Held, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, int]:
+def left(stored: Stored, names: Sequence[str], seeds: Sequence[int]) -> tuple[int, int]:
     """How many of the planned methods and seeds are not finished, and how many rounds are left."""
-    known = [(name, state(held, seed, name)) for seed in seeds for name in names]
+    known = [(name, state(stored, seed, name)) for seed in seeds for name in names]
     open_ = [(name, cell) for name, cell in known if tables.state(cell) != "done"]
     return len(open_), sum(
-        rounds_of(held.config, name) - (cell or dict(round=0))["round"] for name, cell in open_
+        rounds_of(stored.config, name) - (cell or dict(round=0))["round"] for name, cell in open_
     )
 
 
-def summarise(held: Held) -> dict[str, Any]:
+def summarise(stored: Stored) -> dict[str, Any]:
     """``report.summarise`` of the finished runs, with the progress of all as ``cells``.
 
     A missing run is None in ``cells``. A method without a finished run is None in ``methods``.
     ``paper`` has the numbers of the same row, by method.
     """
-    config = dataclasses.asdict(held.config)
-    summary = report.summarise(rows(held), config)
-    methods = {n: summary["methods"].get(n) for n in held.names if n != results.AGAIN}
-    found = {n: {str(s): state(held, s, n) for s in held.seeds} for n in held.names}
+    config = dataclasses.asdict(stored.config)
+    summary = report.summarise(rows(stored), config)
+    methods = {n: summary["methods"].get(n) for n in stored.names if n != results.AGAIN}
+    found = {n: {str(s): state(stored, s, n) for s in stored.seeds} for n in stored.names}
     return summary | dict(methods=methods, cells=found, paper=paper.known(config))
 
 
@@ -262,9 +262,9 @@ def ours(entry: Mapping, column: str) -> float | None:
     return (entry.get(column) or {}).get("mean")
 
 
-def write(folder: pathlib.Path, held: Held) -> tuple[dict[str, Any], str]:
+def write(folder: pathlib.Path, stored: Stored) -> tuple[dict[str, Any], str]:
     """Writes table.md and table.json; returns the summary and the text."""
-    summary = summarise(held)
+    summary = summarise(stored)
     text = markdown(summary)
     report.write(folder, summary, text)
     return summary, text

@@ -23,7 +23,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     """
     if private:
         os.umask(0o077)
-    watched = watch.held()
+    watched = watch.is_child()
     prepare()
     if help.wanted(sys.argv[1:]):
         show(help.text(flags.FLAGS, sys.argv[0], sys.modules["__main__"].__doc__ or ""))

@@ -30,7 +30,7 @@ NO_MEMORY = (
 NO_MEMORY += r"|mmap error|failed to map segment|can't start new thread|Unable to allocate"
 
 
-def held() -> bool:
+def is_child() -> bool:
     """Whether this process is such a child; if so, prepares it. Must be called first."""
     ends = os.environ.get(WATCHED, "")
     if not ends:

@@ -52,7 +52,7 @@ def _of_lines(name: str, shown: Callable[[Sequence[dict]], str]) -> Callable[[Re
 FRONT = {
     "original": "before the request",
     "finetune": "fine-tuned without the client",
-    "retrain": "retrained without the client: the yardstick",
+    "retrain": "retrained without the client: the reference",
     "not": "NoT: first layer negated, then fine-tuned",
 }
 

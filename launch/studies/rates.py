@@ -170,11 +170,11 @@ def rates(name: str, examples: int, seeds: int, runs: int, pool: list[dict]) -> 
 def coverage(entries: list[dict[str, Any]]) -> dict[str, float]:
     """How many intervals contain the mean over all audits: of values, and of differences."""
 
-    def held(found):
+    def within(found):
         truth = np.mean([one["value"] for one in found])
         return float(np.mean([one["low"] - 1e-9 <= truth <= one["high"] + 1e-9 for one in found]))
 
-    return dict(value=held(entries), difference=held([one["difference"] for one in entries]))
+    return dict(value=within(entries), difference=within([one["difference"] for one in entries]))
 
 
 def measure() -> None:

@@ -145,13 +145,13 @@ def unlearning_time(activation: Callable, task: Task, networks: Networks) -> lis
         for i, start in enumerate(("trained", "negated")):
             at = jax.tree.map(lambda a: a[seed, i].item(), found)
             extra = {k: v for k, v in at._asdict().items() if k != "bound"}
-            rows.append(line(f"time, {start}", seed, at.time, at.bound, holds(at), **extra))
+            rows.append(line(f"time, {start}", seed, at.time, at.bound, consistent(at), **extra))
         plain, changed = found.speed[seed]
         rows.append(line("speed", seed, changed, plain, changed > plain))
     return rows
 
 
-def holds(found: theory.TimeBound) -> bool:
+def consistent(found: theory.TimeBound) -> bool:
     """Whether a flow met the bound, and the allowed speed at every moment."""
     return bool(max(found.ratio, found.nearest) <= 1 + ROUNDING)
 

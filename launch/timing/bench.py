@@ -89,8 +89,8 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
     workers, rows = [], []
     for one in asked:
         worker = Worker(one, python(one))
-        told = worker.wait("ready")
-        warm = [worker.go() for _ in range(2)] if told else [None]
+        facts = worker.wait("ready")
+        warm = [worker.go() for _ in range(2)] if facts else [None]
         if None in warm and one is asked[0]:  # all are compared with the first
             raise ValueError(f"{one['name']} {one['strategy']} failed: {worker.why()}")
         if None in warm:
@@ -98,8 +98,8 @@ def steady(asked: list[dict], python: Any, rounds: int) -> list[dict]:
             continue
         say(f"{one['name']} {one['strategy']}: {warm[1]:.3f} s in its second round")
         workers.append(worker)
-        told.pop("event")
-        rows.append({"compile_seconds": None} | told)
+        facts.pop("event")
+        rows.append({"compile_seconds": None} | facts)
     taken: list[list[float]] = [[] for _ in workers]
     order = random.Random(0)
     for number in range(rounds):

@@ -38,9 +38,9 @@ class Worker:
     def wait(self, event: str) -> dict | None:
         """The worker's message with this event; None if the worker has ended before."""
         for line in self.process.stdout or ():
-            told = json.loads(line)
-            if told["event"] == event:
-                return told
+            line = json.loads(line)
+            if line["event"] == event:
+                return line
         return None
 
     def go(self) -> float | None:
@@ -49,8 +49,8 @@ class Worker:
             self.process.stdin.flush()
         except BrokenPipeError:
             return None
-        told = self.wait("round")
-        return told["seconds"] if told else None
+        answer = self.wait("round")
+        return answer["seconds"] if answer else None
 
     def why(self) -> str:
         """The last line of an error."""
@@ -59,9 +59,9 @@ class Worker:
 
     def close(self):
         self.process.stdin.close()
-        told = self.wait("end")
+        answer = self.wait("end")
         self.process.wait()
-        return told or {}
+        return answer or {}
 
     def watch(self):
         """Follows the process's memory until it ends, in a thread."""
@@ -119,8 +119,8 @@ def told_by(function: Callable, given: dict) -> dict:
     module, name = function.__module__, function.__name__
     code = f"import json, sys; from {module} import {name}; {name}(json.loads(sys.argv[1]))"
     command = [sys.executable, "-c", code, json.dumps(given)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    if told.returncode:
-        why = (told.stderr.strip() or "it ended").splitlines()[-1]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        why = (ended.stderr.strip() or "it ended").splitlines()[-1]
         raise ValueError(f"{name} failed on {given}: {why}")
-    return json.loads(told.stdout.splitlines()[-1])
+    return json.loads(ended.stdout.splitlines()[-1])

@@ -50,12 +50,12 @@ def write(path: str, count: int) -> None:
 
 
 def taking_turns(rows: list[tuple[str, str, int]], path: str) -> list[dict[str, Any]]:
-    workers, told = [], []
+    workers, ready = [], []
     for how, sizes, count in rows:
         asked = dict(name="streaming", how=how, sizes=sizes, clients=count, pool=path)
         worker = Worker(asked | dict(devices=FLAGS.devices, piece=FLAGS.piece), sys.executable)
-        told.append(worker.wait("ready"))
-        warm = worker.go() if told[-1] else None
+        ready.append(worker.wait("ready"))
+        warm = worker.go() if ready[-1] else None
         if warm is None:
             raise ValueError(f"{how} {sizes} {count} cannot be measured: {worker.why()}")
         say(f"{how} {sizes} {count}: {warm:.2f} s in its first round")
@@ -74,7 +74,7 @@ def taking_turns(rows: list[tuple[str, str, int]], path: str) -> list[dict[str, 
             before = after
         say(f"turn {number + 1}/{FLAGS.rounds}: " + ", ".join(f"{t[-1]:.2f}" for t in taken) + " s")
     found = []
-    for row, facts, seconds, ratio, worker in zip(rows, told, taken, ratios, workers, strict=True):
+    for row, facts, seconds, ratio, worker in zip(rows, ready, taken, ratios, workers, strict=True):
         end = worker.close()
         found.append(
             dict(zip(("how", "sizes", "clients"), row, strict=True))

@@ -47,7 +47,7 @@ def dataset(change=None, rows=12):
 
 
 def main(port: str, host: str, devices: str, folder: str) -> None:
-    """One host: a round, an evaluation, and what hosts tell one another, into FOLDER/HOST.*"""
+    """One host: a round, an evaluation, and what hosts send one another, into FOLDER/HOST.*"""
     from jfu.data.rows import Rows
     from jfu.evaluation import dealt
     from launch.setup import identity
@@ -82,19 +82,19 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
         weight=info.clients.weight,
         client_loss=info.clients.loss,
         loss=np.asarray(loss)[where],
-        held=[s.data for s in apart.x.addressable_shards],
+        shards=[s.data for s in apart.x.addressable_shards],
         judged=[s.data for s in arrays[0].addressable_shards],
     )
-    told = dict(
+    facts = dict(
         read=sorted(read), collectives=found, devices=len(jax.devices()), first=hosts.first()
     )
-    told["agreed"] = hosts.agreed(lambda: ["said by", host])
+    facts["agreed"] = hosts.agreed(lambda: ["said by", host])
     with open(f"{folder}/{host}-only", "wb") as file:
         file.write(f"from {host}".encode() * 100)
     file = hosts.opened(f"{folder}/{host}-only")
-    told["opened"] = [file.name[-6:], file.read().decode()]
-    told["digest"] = identity.of_data(dataset())
-    told["errors"] = []
+    facts["opened"] = [file.name[-6:], file.read().decode()]
+    facts["digest"] = identity.of_data(dataset())
+    facts["errors"] = []
     for fails in (
         lambda: hosts.together(lambda: int("x" if host == "1" else "0")),
         lambda: hosts.agreed(lambda: int("y" if host == "0" else "0")),
@@ -110,10 +110,10 @@ def main(port: str, host: str, devices: str, folder: str) -> None:
         try:
             fails()
         except ValueError as error:
-            told["errors"].append(str(error))
+            facts["errors"].append(str(error))
     np.savez(f"{folder}/{host}.npz", **{n: np.asarray(a) for n, a in mine.items()})
     with open(f"{folder}/{host}.json", "w") as file:
-        json.dump(told, file)
+        json.dump(facts, file)
     joining.leave()
 
 

@@ -11,7 +11,7 @@ LONGEST = 90  # lines of a function, its docstring not counted
 
 
 def imported(text: str) -> set[str]:
-    """Modules that a file imports, as far as a file can tell: ``from a import b`` is ``a.b``."""
+    """Modules that a file imports, as far as its text shows: ``from a import b`` is ``a.b``."""
     found = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):

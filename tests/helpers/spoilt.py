@@ -16,8 +16,8 @@ def resaved(path, arrays, *without):
     """A checkpoint with other arrays, or without some of what its header says."""
     with safe_open(path, "numpy") as file:
         arrays = arrays or {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        told = {k: v for k, v in file.metadata().items() if k not in without}
-    save_file(arrays, path, told)
+        notes = {k: v for k, v in file.metadata().items() if k not in without}
+    save_file(arrays, path, notes)
 
 
 class Killed(BaseException):

@@ -59,8 +59,8 @@ def test_rmia_by_loops():
 @pytest.mark.parametrize("pooled", [False, True])
 def test_lira_by_loops(pooled):
     rng = np.random.default_rng(3)
-    held = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
-    inside = np.where(held, rng.normal(3, 1, (5, 3)), np.nan)
+    member = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]], bool)
+    inside = np.where(member, rng.normal(3, 1, (5, 3)), np.nan)
     outside = rng.normal(0, 2, (5, 3))
 
     def law(phi, example, but):
@@ -80,7 +80,7 @@ def test_lira_by_loops(pooled):
     for s in range(5):
         for e in range(3):
             assert others[s, e] == pytest.approx(score(outside[s, e], e, s), abs=1e-9)
-            if held[s, e]:
+            if member[s, e]:
                 assert members[s, e] == pytest.approx(score(inside[s, e], e, s), abs=1e-9)
             else:
                 assert np.isnan(members[s, e])

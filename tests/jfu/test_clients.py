@@ -72,12 +72,12 @@ def test_scalars_of_any_dtype_come_back_as_they_were_said(data, devices):
     """They travel together; the tree, the dtypes and every client's place are kept."""
 
     def said(shared, client, key):
-        told = dict(
+        seen = dict(
             b=client.id,
             a=(client.id * 0.5, jnp.uint32(7) + client.id.astype(jnp.uint32)),
             c=-client.id,
         )
-        return client.id * 1.0, told
+        return client.id * 1.0, seen
 
     with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
         total, info = jax.jit(jfu.sum_clients(said))(None, data, jax.random.key(0))
@@ -147,8 +147,8 @@ def skewed(dtype=np.float32):
 def _shown(shared, client, key):
     """A sum of the client's examples and a draw; and how many slots it was shown."""
     mine = jnp.where(client.mask[:, None], client.x[client.index], 0).sum(0) + 1e-3
-    told = dict(id=client.id, live=client.mask.sum(), slots=jnp.int32(client.mask.shape[0]))
-    return (mine, jax.random.uniform(key)), told
+    seen = dict(id=client.id, live=client.mask.sum(), slots=jnp.int32(client.mask.shape[0]))
+    return (mine, jax.random.uniform(key)), seen
 
 
 @pytest.mark.parametrize(("chunk", "devices"), [(1, 1), (4, 2), (0, 1)])
@@ -157,7 +157,7 @@ def test_a_federation_with_one_large_client_costs_what_its_examples_cost(chunk, 
     clients, sizes, x, rows = skewed()
     with jax.set_mesh(jfu.clients_mesh(jax.devices()[:devices])):
         run = jax.jit(jfu.sum_clients(_shown, chunk=chunk))
-        (total, draws), told = run((), clients, jax.random.key(3))
+        (total, draws), seen = run((), clients, jax.random.key(3))
         (each, _), also = jax.jit(jfu.map_clients(_shown, chunk=chunk))(
             (), clients, jax.random.key(3)
         )
@@ -167,7 +167,7 @@ def test_a_federation_with_one_large_client_costs_what_its_examples_cost(chunk, 
     key = jax.random.key(3)
     own = sum(float(jax.random.uniform(jax.random.fold_in(key, i))) for i in np.asarray(clients.id))
     assert float(draws) == pytest.approx(own, rel=1e-5)
-    for info in (told, also):
+    for info in (seen, also):
         assert info["id"].tolist() == clients.id.tolist()
         assert info["live"].tolist() == sizes.tolist()
         slots = np.asarray(info["slots"])
@@ -180,12 +180,12 @@ def test_who_is_large_follows_the_round():
     """A large client that keeps one example is small; one whose last slot is live is not."""
     clients, *_ = skewed()
     kept = clients._replace(mask=clients.mask.at[7, 1:].set(False).at[31, :89].set(False))
-    _, told = jax.jit(jfu.sum_clients(_shown))((), kept, jax.random.key(0))
-    assert told["live"][7] == told["live"][31] == 1
-    assert (told["slots"] < 1500).all()
+    _, seen = jax.jit(jfu.sum_clients(_shown))((), kept, jax.random.key(0))
+    assert seen["live"][7] == seen["live"][31] == 1
+    assert (seen["slots"] < 1500).all()
     last = clients._replace(mask=clients.mask.at[7, :1499].set(False))
-    _, told = jax.jit(jfu.sum_clients(_shown))((), last, jax.random.key(0))
-    assert told["slots"][7] == 1500 and told["live"][7] == 1
+    _, seen = jax.jit(jfu.sum_clients(_shown))((), last, jax.random.key(0))
+    assert seen["slots"][7] == 1500 and seen["live"][7] == 1
 
 
 def test_rounds_with_one_large_client_are_the_rounds_of_one_group(model, variables, monkeypatch):

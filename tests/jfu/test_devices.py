@@ -28,7 +28,7 @@ def test_devices_that_could_starve_are_told_of(monkeypatch):
         jfu.clients_mesh(jax.devices()[:7])
         monkeypatch.setenv("NPROC", "16")
         jfu.clients_mesh()
-        monkeypatch.setenv("PJRT_NPROC", "8")  # cpu_devices was called, and told
+        monkeypatch.setenv("PJRT_NPROC", "8")  # as if cpu_devices had been called with it
         jfu.clients_mesh()
 
 

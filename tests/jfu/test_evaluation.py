@@ -80,7 +80,7 @@ def test_a_request_to_clients_is_evaluated_like_its_arrays():
     clients = jfu.stack(x, y, [list(rows) for rows in lists])
     request = jfu.split(clients, jfu.forget_client(clients, [0]))
     made = evaluation.of_request(clients, request, test, seed=3)
-    # Rows 8 and 9 are held by a client that stays as well: nobody forgets them.
+    # A client that stays has rows 8 and 9 too, so nobody forgets them.
     assert np.flatnonzero(made.forget).tolist() == list(range(8))
     assert np.flatnonzero(made.retain).tolist() == list(range(8, 30))
     arrays = evaluation.of_arrays((x[8:], y[8:]), (x[:8], y[:8]), test)

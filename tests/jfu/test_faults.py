@@ -22,8 +22,10 @@ def clients():
 
 
 def sends(updates, said=None):
-    """A client's work that sends a row of ``updates``, whatever it receives; it weighs what it
-    holds, or what it says."""
+    """A client's work that sends a row of ``updates``, whatever it receives.
+
+    Its weight is its number of examples, or what it claims.
+    """
 
     def work(shared, client, key):
         weight = client.mask.sum().astype(jnp.float32)
@@ -423,11 +425,11 @@ def test_no_own_round_moves_the_model_further_than_asked(name, fed, model, data,
     request = jfu.split(data, jfu.forget_client(data, [5]))
     far = jax.tree.map(lambda p: jnp.stack([p / 2, p / 2, p / 2]), variables["params"])
     total = jfu.ridge.Statistics(jfu.ridge.packed(100 * jnp.eye(6)), 100 * jnp.ones((6, 3)))
-    held = dict(start=variables, norms=jnp.full((4, 3), 7.0), first=far, last=far, total=total)
+    history = dict(start=variables, norms=jnp.full((4, 3), 7.0), first=far, last=far, total=total)
     method = jfu.unlearn.UNLEARNERS[name](bold(model, fed))
     tame = faults.bounded(method, limit)
     assert tame is not method
-    trained = jfu.Trained(variables, {kind: held[kind] for kind in method.needs.history})
+    trained = jfu.Trained(variables, {kind: history[kind] for kind in method.needs.history})
     key, step = jax.random.key(4), jax.jit(tame.recover)
     state = tame.perturb(trained, request, key)
     free, _ = jax.jit(method.recover)(state, request, key)
@@ -459,7 +461,7 @@ def test_every_method_with_rounds_of_its_own_is_tried(fed, model):
     for name, make in jfu.unlearn.UNLEARNERS.items():
         setting = bold(model, fed)._replace(proxy=np.zeros((4, 2), np.float32))
         made[name] = faults.bounded(method := make(setting), 1.0) is not method
-    assert {name for name, held in made.items() if held} == set(OWN)
+    assert {name for name, steps in made.items() if steps} == set(OWN)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])

@@ -74,10 +74,10 @@ def test_json_that_is_none_is_a_sentence(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     (tmp_path / "x.jsonl").write_bytes(b"1\n" + content + b"\n")
     for name, read in (("x.json", files.read_json), ("x.jsonl, line 2,", files.read_lines)):
-        with pytest.raises(ValueError, match="is no JSON that jfu reads") as told:
+        with pytest.raises(ValueError, match="is no JSON that jfu reads") as caught:
             read(tmp_path / name.split(",")[0])
-        assert name in str(told.value)
-        assert len(str(told.value)) < 400
+        assert name in str(caught.value)
+        assert len(str(caught.value)) < 400
 
 
 def test_json_that_is_some_is_what_it_says(tmp_path):
@@ -158,9 +158,9 @@ def test_an_array_that_is_none_is_a_sentence(tmp_path, content):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a.npy", content)
     for read, name in ((files.read_npy, "x.npy"), (files.read_npz, "x.npz")):
-        with pytest.raises(ValueError, match=name) as told:
+        with pytest.raises(ValueError, match=name) as caught:
             read(tmp_path / name)
-        assert len(str(told.value)) < 500
+        assert len(str(caught.value)) < 500
 
 
 ARRAYS = {
@@ -229,15 +229,15 @@ def test_archives_with_something_else_inside_are_refused(tmp_path):
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_a_damaged_archive_is_refused_or_read_right(tmp_path, save):
-    """Every byte changed in turn: either the sum of each member holds, or there is a sentence."""
+    """Every byte changed in turn: each member's sum is right, or there is a sentence."""
     save(tmp_path / "x.npz", a=np.arange(9, dtype=np.int32))
     content = (tmp_path / "x.npz").read_bytes()
-    told = lambda place: content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
-    read = [_read_or_told(tmp_path / "y.npz", told(place)) for place in range(len(content))]
+    flipped = lambda place: content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :]
+    read = [_read_or_refused(tmp_path / "y.npz", flipped(place)) for place in range(len(content))]
     assert sum(read) < len(content) / 2  # times, versions and attributes do not matter
 
 
-def _read_or_told(path, content):
+def _read_or_refused(path, content):
     path.write_bytes(content)
     try:
         found = files.read_npz(path)

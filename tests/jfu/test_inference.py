@@ -20,7 +20,7 @@ def test_an_interval_is_students():
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
 def test_an_interval_of_few_seeds_covers_as_it_says(seeds):
-    """Percentile bootstraps of 2, 3 and 5 hold the mean in 50, 72 and 81 of 100."""
+    """Percentile bootstraps of 2, 3 and 5 contain the mean in 50, 72 and 81 of 100."""
     draws = np.random.default_rng(seeds).normal(size=(4000, seeds))
     found = [inference.t_interval(values) for values in draws]
     assert abs(np.mean([one.low < 0 < one.high for one in found]) - 0.95) < 0.011
@@ -62,9 +62,9 @@ def test_the_jackknife_of_an_attack_knows_what_learning_anew_would_change(model)
 
     found = [inference.left_out(shadow_area, *draw()) for _ in range(400)]
     away = np.array([values[0] for values in found]) - 0.5
-    held = [inference.jackknife(values) for values in found]
-    assert np.mean([one.low <= 0.5 <= one.high for one in held]) > 0.93
-    assert np.mean([one.low > 0.5 for one in held]) < 0.05
+    intervals = [inference.jackknife(values) for values in found]
+    assert np.mean([one.low <= 0.5 <= one.high for one in intervals]) > 0.93
+    assert np.mean([one.low > 0.5 for one in intervals]) < 0.05
     # Drawing the pairs' scores anew says too little, by a third and more.
     scores = [attacks.lira(*draw(), pooled=True) for _ in range(30)]
     drawn = [

@@ -234,9 +234,9 @@ def test_headers_beyond_limits_are_a_sentence(tmp_path, what):
     else:
         path.write_bytes(HEADERS[what])
     for read in (lambda: io.load_state(path, {}), lambda: io.load_notes(path)):
-        with pytest.raises(ValueError, match="unreadable as a checkpoint") as told:
+        with pytest.raises(ValueError, match="unreadable as a checkpoint") as caught:
             read()
-        assert len(str(told.value)) < 500
+        assert len(str(caught.value)) < 500
 
 
 def test_a_pipe_is_no_checkpoint(tmp_path):

@@ -69,7 +69,7 @@ def test_half_a_line_is_found():
 
 
 def test_a_rewritten_chain_or_a_cut_end_needs_a_head():
-    """The files alone cannot tell either; that is what --head is for."""
+    """The files alone cannot show it either; --head can."""
     head = json.loads(lines_of(*THREE)[-1])["hash"]
     rewritten = text(lines_of(THREE[0], dict(event="asked", n=2.5), THREE[2]))
     cut = text(lines_of(*THREE)[:2])

@@ -306,11 +306,11 @@ def test_shuffles_walk_over_no_more_than_their_length():
     """What is drawn and sorted, client by client, also side by side: the largest's."""
     clients, seen = ragged([5, 64, 65, 512, 513, 2000]), []
 
-    def tell(length):
+    def show(length):
         jax.debug.callback(lambda: seen.append(length))
         return jnp.zeros(())
 
-    run = jfu.map_clients(lambda shared, client, key: sized(client.mask, key, tell), chunk=1)
+    run = jfu.map_clients(lambda shared, client, key: sized(client.mask, key, show), chunk=1)
     jax.block_until_ready(jax.jit(run)((), clients, jax.random.key(0)))
     jax.effects_barrier()
     assert sorted(seen) == [64, 64, 512, 512, 2000, 2000]

@@ -101,13 +101,15 @@ def test_mia_is_the_ten_fold_attack(n, m):
 def test_mia_of_one_distribution_is_a_coin_toss_and_of_two_is_not():
     rng = np.random.default_rng(0)
     draw = lambda scale: rng.exponential(scale, 1000)
-    assert abs(jfu.mia(draw(1.0), draw(1.0)) - 50) < 4  # 2000 held-out tosses: deviation 1.1
+    assert (
+        abs(jfu.mia(draw(1.0), draw(1.0)) - 50) < 4
+    )  # 2000 tosses in the test folds: deviation 1.1
     assert jfu.mia(draw(0.1), draw(5.0)) > 85
 
 
 @pytest.mark.parametrize("n", [10, 11, 14, 33, 51, 99])
 def test_mia_of_few_examples_is_a_coin_toss_too(n):
-    """Without a clue half of what is held out is right, whatever the parity of its number."""
+    """A guess is right on half of the test fold, whether it has an even or odd number."""
     assert jfu.mia(np.ones(n), np.ones(n)) == 50
 
 
@@ -119,7 +121,7 @@ def test_mia_of_fourteen_examples_of_one_law_is_50_on_average():
 
 
 def test_mia_of_many_examples_is_the_kits():
-    """Of 144 a side 29 are held out: without a clue 14 of them are right."""
+    """Of 144 a side 29 are in the test fold: a guess is right on 14 of them."""
     assert jfu.mia(np.ones(144), np.ones(144)) == pytest.approx(100 * 14 / 29)
 
 
@@ -129,7 +131,7 @@ def test_mia_of_fewer_than_ten_is_not_taken(n, m):
 
 
 def test_mia_counts_infinite_and_undefined_losses_as_very_large():
-    """A model blown up on the members is as telling as one that fits only them."""
+    """A model that diverged on the members shows them as one that fits only them does."""
     worst = np.where(np.arange(20) % 2, np.inf, np.nan)
     assert jfu.mia(worst, np.ones(20)) == 100
     assert jfu.mia(worst, np.full(20, 1e4)) == jfu.mia(np.full(20, 1e4), np.full(20, 1e4))

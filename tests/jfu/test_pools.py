@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import jfu
-from jfu.pools import deal, held, homes
+from jfu.pools import deal, homes, rows_by_device
 from launch.shell.devices import place
 
-# Rows of the pool that eleven clients hold; 3 is held by three of them, the fourth client by none.
+# The rows of the pool of eleven clients. Three of them have row 3. The fourth client has none.
 HELD = [[0, 3], [5, 1, 3], [7], [], [9, 8, 2, 11], [4, 6], [10], [3], [12, 13], [14, 15, 19], [16]]
 
 
@@ -78,7 +78,7 @@ def test_rows_of_other_devices_are_never_read(clients):
             return super().__getitem__(rows)
 
     read = []
-    parts = held(np.asarray(clients.index), np.asarray(clients.mask), 8)
+    parts = rows_by_device(np.asarray(clients.index), np.asarray(clients.mask), 8)
     deal(np.asarray(clients.x).view(Pool), parts, _mesh(8))
     assert sorted(read) == sorted(part.tolist() for part in parts)
 

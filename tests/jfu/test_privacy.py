@@ -147,7 +147,7 @@ def test_senseless_privacy_is_refused():
             privacy.spent(bad, 3, 0.5)
     with pytest.raises(ValueError, match="delta=1.5"):
         privacy.spent(1.0, 3, 1.5)
-    for rounds in (-1, math.nan, 1.5, True):  # of no number of rounds it told 0
+    for rounds in (-1, math.nan, 1.5, True):  # for numbers that are none it gave 0
         with pytest.raises(ValueError, match="rounds must be whole and at least 0"):
             privacy.spent(1.0, rounds, 0.5)
 

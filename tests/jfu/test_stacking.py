@@ -140,10 +140,10 @@ def test_stack_takes_any_byte_order(kind):
     assert jax.tree.map(lambda a: (a.dtype, a.tolist()), found) == jax.tree.map(
         lambda a: (a.dtype, a.tolist()), wanted
     )
-    held = jfu.stack(numbers.astype(kind), YS, TWO, host=True)
-    piece = streaming.gather(held, np.array([1]), 3)
+    clients = jfu.stack(numbers.astype(kind), YS, TWO, host=True)
+    piece = streaming.gather(clients, np.array([1]), 3)
     assert piece.x.dtype.isnative and piece.x[0].tolist() == numbers[3:].tolist()
-    assert jfu.spread(held).x[0].tolist() == numbers.tolist()
+    assert jfu.spread(clients).x[0].tolist() == numbers.tolist()
 
 
 def test_what_has_64_bits_is_kept_where_they_are_asked_for():

@@ -93,7 +93,7 @@ def test_time_and_bound_of_a_flow_that_is_known(target):
     np.testing.assert_allclose(found.bound, bound, rtol=3e-3)
     np.testing.assert_allclose(found.ratio, bound / t[at], rtol=5e-3)
     assert 0.05 < found.ratio < 1 and 0.05 < found.nearest < 1
-    assert theorems.holds(found)
+    assert theorems.consistent(found)
 
 
 def one_dimension(target=0.75, **how):
@@ -109,16 +109,16 @@ def test_a_bound_that_is_not_vacuous_and_twice_it_fails():
     np.testing.assert_allclose(found.bound, 1 / 12, rtol=1e-4)
     np.testing.assert_allclose(found.ratio, 0.5 / math.log(2), rtol=3e-3)
     np.testing.assert_allclose(found.nearest, 1, atol=3e-3)
-    assert theorems.holds(found._replace(nearest=found.nearest - 3e-3))
-    assert not theorems.holds(found._replace(ratio=2 * found.ratio))
-    assert not theorems.holds(found._replace(nearest=2 * found.nearest))
+    assert theorems.consistent(found._replace(nearest=found.nearest - 3e-3))
+    assert not theorems.consistent(found._replace(ratio=2 * found.ratio))
+    assert not theorems.consistent(found._replace(nearest=2 * found.nearest))
 
 
 def test_a_loss_without_smoothness_breaks_the_bound():
     """The slope of ``|w|`` is 1 and its Hessian 0, so any change is too quick."""
     found = flow(jnp.abs, lambda w: 0.0 * w, jnp.ones(()), 0.5, rate=1e-2, steps=100)
     np.testing.assert_allclose(found.time, 0.5, rtol=1e-2)
-    assert found.ratio == jnp.inf and not theorems.holds(found)
+    assert found.ratio == jnp.inf and not theorems.consistent(found)
 
 
 def test_a_target_that_is_not_reached_counts_the_whole_way():

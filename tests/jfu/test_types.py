@@ -65,8 +65,8 @@ def test_methods_keep_types(pool, name, dtype, x64):
         variables, key = given.model.init(jax.random.key(1)), jax.random.key(0)
         _, state = recorded_of(given.fed, clients, variables)
         kept = jfu.ridge.federation(given.model, clients=3).init(variables).history
-        held = jfu.history.needed({**state.history, **kept}, method.needs.history)
-        before = jax.eval_shape(method.perturb, jfu.Trained(variables, held), request, key)
+        history = jfu.history.needed({**state.history, **kept}, method.needs.history)
+        before = jax.eval_shape(method.perturb, jfu.Trained(variables, history), request, key)
         after, info = jax.eval_shape(method.recover, before, request, key)
         assert kinds(after) == kinds(before)
         assert kinds(before.params) == kinds(variables["params"])

@@ -145,8 +145,8 @@ def test_what_was_learnt_by_heart_is_caught_by_every_attack(memorised):
     launch("audit", f"--workdir={memorised}", "--shadows=16", "--relearn_rounds=3")
     found = json.loads((memorised / "audit.json").read_text())
     never = found["methods"]["none"]
-    told = verdicts.caught(never["measures"], False)
-    assert {"forget", "auc_matched", "rmia", "lira", "mia_matched"} <= set(told)
+    detected = verdicts.caught(never["measures"], False)
+    assert {"forget", "auc_matched", "rmia", "lira", "mia_matched"} <= set(detected)
     assert "asr" in verdicts.caught(never["measures"], True)
     assert (
         verdicts.outside(never["measures"]["ulira"]) and never["measures"]["ulira"]["value"] > 0.9
@@ -165,7 +165,7 @@ def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
     shutil.copytree(memorised, work)
     shutil.rmtree(work / "controls", ignore_errors=True)
     mine = ("results.jsonl", "table.json", "cells/0-retrain.safetensors")
-    told = (work / "ledger.jsonl").read_bytes()
+    ledger = (work / "ledger.jsonl").read_bytes()
     before = [(work / name).read_bytes() for name in mine]
     flags = ["--relearn_rounds=0", "--draws=200"]
     launch("audit", f"--workdir={work}", *flags)
@@ -189,11 +189,11 @@ def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
     assert [path.stat().st_mtime_ns for path in kept] == stamps
     assert [(work / name).read_bytes() for name in mine] == before
     more = (work / "ledger.jsonl").read_bytes()
-    assert more.startswith(told)  # then it says what the report is
-    assert {json.loads(line)["event"] for line in more[len(told) :].splitlines()} == {"wrote"}
+    assert more.startswith(ledger)  # then it says what the report is
+    assert {json.loads(line)["event"] for line in more[len(ledger) :].splitlines()} == {"wrote"}
     files, _ = erasure.holdings(work, "client:0")
-    (held,) = [f for f in files if f.path == kept[0]]
-    assert not held.holds and "never trained on" in held.what
+    (file,) = [f for f in files if f.path == kept[0]]
+    assert not file.depends and "never trained on" in file.what
 
 
 @pytest.mark.slow
@@ -261,9 +261,9 @@ def test_a_control_without_retrained_models_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_text_for_a_terminal_has_a_row_a_method(audited):
-    told, measured = audited[2].split("| mean [95 % interval] |")
+    verdict, measured = audited[2].split("| mean [95 % interval] |")
     for name in ("finetune", "none (the old model)", "NoT"):
-        assert f"| {name}" in told and f"| {name}" in measured
+        assert f"| {name}" in verdict and f"| {name}" in measured
     # What methods are compared with has measures and no verdict; controls have one.
-    assert "| retrain" not in told and "| retrain" in measured and "| margin" in measured
-    assert "| control: the old model" in told and "| control: a third retraining" in told
+    assert "| retrain" not in verdict and "| retrain" in measured and "| margin" in measured
+    assert "| control: the old model" in verdict and "| control: a third retraining" in verdict

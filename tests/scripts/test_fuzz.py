@@ -54,7 +54,7 @@ class Reader(NamedTuple):
     write: Callable[[Path], Any]  # a file that is read
     read: Callable[[Path], Any]
     suffix: str  # the kind, by which contents are changed in ways of its own
-    whole: bool = False  # whether a digest holds what it says
+    whole: bool = False  # whether a digest covers what it says
 
 
 def of_arrays(path, pack=np.savez):
@@ -256,7 +256,7 @@ def of_lines(content, place, value, deep):
 
 
 def of_safetensors(content, place, value, deep):
-    """The header with another value, and its length told; what has notes inside, in them."""
+    """The header with another value and the right length. A file with notes is changed in these."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     if "__metadata__" in header and place > 0.5:
@@ -286,14 +286,14 @@ def of_npz(content, place, value, deep):
         names = old.namelist()
         chosen = names[at(names, (place * 5) % 1)]
         for name in names:
-            held = old.read(name)
+            member = old.read(name)
             if name == chosen and deep == "gone":
                 continue
             if name == chosen and deep == "renamed":
                 name = f"{value}"[:99].replace("\0", "0") + ".npy"
             elif name == chosen:
-                held = of_npy(held, place, value, deep)
-            new.writestr(name, held, zipfile.ZIP_DEFLATED if place > 0.5 else zipfile.ZIP_STORED)
+                member = of_npy(member, place, value, deep)
+            new.writestr(name, member, zipfile.ZIP_DEFLATED if place > 0.5 else zipfile.ZIP_STORED)
     return out.getvalue()
 
 
@@ -344,10 +344,10 @@ def limited():
         raise Slow
 
     before = resource.getrlimit(resource.RLIMIT_AS)
-    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     old = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    resource.setrlimit(resource.RLIMIT_AS, (held + BYTES, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, before[1]))
     try:
         yield
     finally:
@@ -464,7 +464,7 @@ KINDS = ["pipe", "device", "folder", "empty", "loop", "dangling", "sparse", "soc
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_file_is_told_at_once(kind, samples, tmp_path):
+def test_what_is_no_file_is_refused_at_once(kind, samples, tmp_path):
     for name, reader in READERS.items():
         path = tmp_path / name.replace("/", "-") / name
         path.parent.mkdir(parents=True)

@@ -201,7 +201,7 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     workdir = tmp_path / "B"
     flags = [f"--init_from={trained}", f"--workdir={workdir}", f"--method={method}"]
-    # Any share may be told: so the last cut is chosen, and not the earlier one that tells least.
+    # Any share is allowed, so the last cut is chosen, not the earlier one with the least.
     flags += ["--options=not_deepest.tells=1"] * (method == "not_deepest")
     _, said = launch("unlearn", *flags, "--stop=budget")
     # Four rounds are too few here: it names one class.
@@ -219,8 +219,8 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     old, new = (jfu.io.load_params(w / "model.safetensors") for w in (trained, workdir))
     assert not np.array_equal(old["params"]["stem"]["kernel"], new["params"]["stem"]["kernel"])
     after = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    told = after[trained / "ledger.jsonl"].removeprefix(before[trained / "ledger.jsonl"])
-    assert json.loads(told)["event"] == "begun" and str(workdir) in told.decode()
+    added = after[trained / "ledger.jsonl"].removeprefix(before[trained / "ledger.jsonl"])
+    assert json.loads(added)["event"] == "begun" and str(workdir) in added.decode()
     changing = [trained / name for name in ("lock", "ledger.jsonl")]
     assert [p for p in after if after[p] != before.get(p)] == [p for p in after if p in changing]
 
@@ -573,7 +573,7 @@ def test_privacy_is_accounted_for_and_its_limits_are_told(tmp_path):
     spent = lambda method, number: next(
         row["epsilon"] for row in rows if (row["method"], row["round"]) == (method, number)
     )
-    # Four rounds of training, then two of recovery; more rounds tell more.
+    # Four rounds of training, then two of recovery; more rounds give a larger epsilon.
     assert 0 < spent("original", 0) == spent("not", 0) < spent("not", 1) < spent("not", 2)
     assert spent("retrain", 4) > spent("not", 2)
     for more, words in (
@@ -596,12 +596,12 @@ def test_epsilon_of_a_chain_of_requests(tmp_path):
     launch("train", *small, "--sample=9", f"--workdir={a}")
     launch("unlearn", f"--init_from={a}", "--forget=client:0", f"--workdir={b}")
     launch("unlearn", f"--init_from={b}", "--forget=client:1", f"--workdir={c}")
-    told = lambda w: [row["epsilon"] for row in rows_of(w) if row["method"] in ("train", "not")]
+    epsilons = lambda w: [row["epsilon"] for row in rows_of(w) if row["method"] in ("train", "not")]
     true = lambda *phases: pytest.approx(privacy.composed(1.0, phases, 1e-3, drawn=9))
-    assert told(a) == [0, true((1, 4)), true((2, 4))]
-    assert told(b) == [true((2, 4)), true((2, 4), (1, 3))]
-    assert told(c) == [true((3, 3)), true((3, 3), (1, 2))]
+    assert epsilons(a) == [0, true((1, 4)), true((2, 4))]
+    assert epsilons(b) == [true((2, 4)), true((2, 4), (1, 3))]
+    assert epsilons(c) == [true((3, 3)), true((3, 3), (1, 2))]
     launch("unlearn", *small, f"--init_params={a / 'model.safetensors'}", f"--workdir={d}")
-    assert told(d) == [None, None]
+    assert epsilons(d) == [None, None]
     launch("unlearn", f"--init_from={d}", "--forget=client:1", f"--workdir={tmp_path / 'E'}")
-    assert told(tmp_path / "E") == [None, None]
+    assert epsilons(tmp_path / "E") == [None, None]

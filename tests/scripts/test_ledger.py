@@ -1,4 +1,4 @@
-"""Requests one after another, what their ledger tells, and what is left after erasing."""
+"""Requests one after another, what their ledger says, and what is left after erasing."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_a_ledger_that_was_touched_is_refused(copy):
     assert error.startswith("error: ") and "line 4 of the ledger was altered" in error
     path.write_text("".join(line + "\n" for line in good.splitlines()[:-1]))
     _, error = launch("ledger", f"--workdir={copy / 'D'}", expect=1)
-    assert "lines were removed" in error  # the end was cut, and what is there tells
+    assert "lines were removed" in error  # the end was cut, and the rest shows it
     path.write_text(good)
     out, _ = launch("ledger", f"--workdir={copy / 'D'}", f"--head={head}")
     assert f"checked against its files and the head {head[:12]}" in out
@@ -111,8 +111,8 @@ def test_what_is_erased_and_what_is_left(copy):
     prove = lambda name, who: ["--workdir=" + str(copy / name), f"--prove_erased=client:{who}"]
     out, error = launch("ledger", *prove("C", 1), expect=1)
     assert "files depend or may depend on client:1" in error
-    for held in ("C/cells/0-original", "B/cells/0-not", "B/model", "A/cells/0-train", "A/model"):
-        assert f"DEPENDS   {copy / held}.safetensors" in out
+    for name in ("C/cells/0-original", "B/cells/0-not", "B/model", "A/cells/0-train", "A/model"):
+        assert f"DEPENDS   {copy / name}.safetensors" in out
     assert (
         f"free      {copy / 'C' / 'model.safetensors'}: a model that was never trained on client:1"
         in out

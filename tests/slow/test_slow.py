@@ -156,15 +156,15 @@ def test_a_second_requests_removal_killed_at_every_write_and_every_unlink(forks,
         found = {name: results(root / name) for name in "ABC"}
         for name in "ABC":  # checkpoints have seconds in them, so their digests differ
             lines = ledger.read(root / name / "ledger.jsonl")
-            told = [(line["event"], sorted(line.get("files", ()))) for line in lines]
-            found[name]["ledger.jsonl"] = told
+            events = [(line["event"], sorted(line.get("files", ()))) for line in lines]
+            found[name]["ledger.jsonl"] = events
         return found
 
     def answered():
         own = ("answered", "client:1")
         lines = ledger.read(root / "C" / "ledger.jsonl")
-        told = any((line["event"], line.get("request")) == own for line in lines)
-        return told and (root / "C" / "model.safetensors").exists()
+        answered = any((line["event"], line.get("request")) == own for line in lines)
+        return answered and (root / "C" / "model.safetensors").exists()
 
     done(forks, *flags)
     expected = outcome()

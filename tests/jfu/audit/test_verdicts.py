@@ -81,15 +81,15 @@ def test_a_backdoor_decides_where_the_request_names_it():
 
 def test_no_yes_where_the_same_rule_cannot_say_no_to_the_old_model():
     """A request so small that whatever is asked, every interval is wide or nothing is seen."""
-    verdict, why = forgotten(known=KNOWN._replace(told=(), old=("inconclusive", "")))
+    verdict, why = forgotten(known=KNOWN._replace(detecting=(), old=("inconclusive", "")))
     assert verdict == "inconclusive" and verdicts.TOO_SMALL in why
     # The old model itself, through the rule and its own controls.
     measures = dict(original=ALIKE, retrain_third=ALIKE)
     known = verdicts.controls(measures, {}, False)
-    assert known.old[0] == "inconclusive" and known.told == ()
+    assert known.old[0] == "inconclusive" and known.detecting == ()
     measures["original"] = ALIKE | dict(forget=entry(9, 8, 9.5, 5.0, 0.004))
     known = verdicts.controls(measures, {}, False)
-    assert known.old[0] == "no" and known.told == ("forget",) and known.third[0] == "yes"
+    assert known.old[0] == "no" and known.detecting == ("forget",) and known.third[0] == "yes"
 
 
 def test_no_yes_for_what_is_not_shown_to_be_nearer_to_retraining_than_to_the_old_model():
@@ -175,7 +175,7 @@ def test_what_one_seed_shows_is_no_verdict():
 
 
 def test_seeds_are_counted_where_they_were_measured():
-    """Rows tell of five seeds; the method's model is there on four, the retrained on three."""
+    """There are rows of five seeds, the method's model of four, the retrained model of three."""
     share = lambda seeds: {"test": {s: (np.arange(9) < 5 + s,) for s in seeds}}
     found = {"retrain": share((0, 1, 2)), "retrain_again": share((0, 1)), "not": share(range(1, 5))}
     measures, _, _ = estimates.estimate(found, TABLE, 100)

@@ -65,7 +65,7 @@ def test_cuts_of_odder_modules():
     assert cuts == (("stem",), ("inside",), ("again",), ("head",))
 
 
-# ---------------------------------------------------------------- what predictions tell
+# ---------------------------------------------------------------- what predictions say about labels
 
 
 @pytest.mark.parametrize(("classes", "many"), [(2, 80), (10, 200), (10, 3000), (60, 900)])
@@ -134,7 +134,7 @@ def signs(state):
 @pytest.mark.parametrize(
     ("how", "negative"),
     [
-        ({}, "mid"),  # the last of the two that tell nothing
+        ({}, "mid"),  # the last of the two that say nothing
         (dict(tells=1.0), "head"),
         (dict(cuts=CUTS[::-1]), "stem"),
         (dict(cuts=[["head"], ["mid"], ["stem"]][:2]), "mid"),
@@ -174,7 +174,7 @@ def test_the_choice_costs_forward_passes_and_counts():
 
 
 def test_forgotten_examples_have_no_say():
-    """With the leaving client's labels, which are the other way round, a negated head tells less.
+    """With the leaving client's labels, which are swapped, a negated head says less about labels.
 
     1 - H(1/3) / ln 2 = 0.08 of everything, so it would be chosen below 0.1.
     """
@@ -186,7 +186,7 @@ def test_forgotten_examples_have_no_say():
 
 
 def test_a_cut_that_gives_no_numbers_is_not_silent():
-    """Roots of negative numbers, from a negated stem or mid; a negated head tells everything."""
+    """Roots of negative numbers, from a negated stem or mid; a negated head shows all labels."""
 
     def rooted(variables, x, **how):
         w = {name: layer["kernel"] for name, layer in variables["params"].items()}

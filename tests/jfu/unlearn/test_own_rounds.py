@@ -49,9 +49,9 @@ def setting(model, local):
 def begun(method, variables, request):
     """The state before the first round of a method, with a history of three equal rounds."""
     wide = jax.tree.map(lambda p: jnp.stack([p / 20, p / 10, p / 5]), variables["params"])
-    held = dict(start=variables, norms=jnp.full((3, 3), 0.2), first=wide, last=wide)
-    held = {kind: held[kind] for kind in method.needs.history}
-    return method.perturb(jfu.Trained(variables, held), request, jax.random.key(5))
+    history = dict(start=variables, norms=jnp.full((3, 3), 0.2), first=wide, last=wide)
+    history = {kind: history[kind] for kind in method.needs.history}
+    return method.perturb(jfu.Trained(variables, history), request, jax.random.key(5))
 
 
 def without(request, client):
@@ -120,8 +120,8 @@ def test_a_move_that_is_not_finite_leaves_the_model_as_it_was(fed, variables):
     for value, applied in ((1.0, True), (np.nan, False), (np.inf, False), (1e30, False)):
         update = jax.tree.map(jnp.zeros_like, variables)
         update["params"]["head"]["bias"] = update["params"]["head"]["bias"].at[0].set(value)
-        after, told = phases.moved(state, update, info)
-        assert told.metrics == {"loss": 7.0, "not_applied": 1.0 - applied}
+        after, shown = phases.moved(state, update, info)
+        assert shown.metrics == {"loss": 7.0, "not_applied": 1.0 - applied}
         assert (bits(after.variables) == bits(variables)) is not applied
         assert after.round == 1
 

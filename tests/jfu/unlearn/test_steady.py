@@ -26,8 +26,8 @@ def scripted(fed, losses, **metrics):
     def recover(state, request, key):
         del request
         number, zero = jax.random.key_data(key)[-1].astype(int), jnp.zeros(3)
-        told = {k: jnp.float32(v) for k, v in (usual | metrics).items()}
-        info = RoundInfo(LocalInfo(zero, zero, zero, zero), told | dict(loss=losses[number]), zero)
+        shown = {k: jnp.float32(v) for k, v in (usual | metrics).items()}
+        info = RoundInfo(LocalInfo(zero, zero, zero, zero), shown | dict(loss=losses[number]), zero)
         variables = jax.tree.map(lambda a: a + 1, dict(state.variables))
         return state._replace(variables=variables, round=state.round + 1), info
 

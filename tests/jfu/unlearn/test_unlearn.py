@@ -16,7 +16,7 @@ from helpers.federation import bits, network
 from jfu.types import Traits
 from jfu.unlearn import UNLEARNERS, Setting
 
-# ---------------------------------------------------------------- what every method holds
+# ---------------------------------------------------------------- what is true of every method
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def setting(fed, model, local):
 
 
 def once(fn, name):
-    """``fn``, which may be traced once; chex tells functions apart by name and source."""
+    """``fn``, which may be traced once; chex distinguishes functions by name and source."""
 
     def traced(*args):
         return fn(*args)
@@ -122,8 +122,8 @@ def _kept():
 
 
 def _trained(method, variables):
-    held = _history(variables)
-    return jfu.Trained(variables, {kind: held[kind] for kind in method.needs.history})
+    history = _history(variables)
+    return jfu.Trained(variables, {kind: history[kind] for kind in method.needs.history})
 
 
 def _unlearn(method, variables, request, rounds=2):
@@ -213,11 +213,11 @@ def _is_data(tree):
 def test_history_beyond_what_is_named_is_not_read(build, variables, request_, name):
     method = build(name)
     spoilt = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), _history(variables))
-    held = {**spoilt, **_trained(method, variables).history}
+    history = {**spoilt, **_trained(method, variables).history}
     run = lambda history: method.perturb(
         jfu.Trained(variables, history), request_, jax.random.key(5)
     )
-    assert bits(run(held)) == bits(_unlearn(method, variables, request_, rounds=0))
+    assert bits(run(history)) == bits(_unlearn(method, variables, request_, rounds=0))
 
 
 @methods
@@ -399,15 +399,15 @@ def test_requests_that_a_method_cannot_answer_are_refused(data, request_):
     whole = jfu.split(data, jfu.forget_client(data, [2, 9]))
     for name in UNLEARNERS:
         method = jfu.Unlearner(None, None, jfu.unlearn.needs_of(name))
-        held = dict.fromkeys(method.needs.history)
-        jfu.unlearn.check_request(method, whole, held, name)
+        history = dict.fromkeys(method.needs.history)
+        jfu.unlearn.check_request(method, whole, history, name)
         if name in ("federaser", "fukd", "pgd"):
             with pytest.raises(ValueError, match=f"{name} takes whole clients out, .* leaves 1 of"):
-                jfu.unlearn.check_request(method, request_, held, name)
+                jfu.unlearn.check_request(method, request_, history, name)
             with pytest.raises(ValueError, match=r"and there is no history; train with --keep_hi"):
                 jfu.unlearn.check_request(method, whole, {}, name)
         else:
-            jfu.unlearn.check_request(method, request_, held, name)
+            jfu.unlearn.check_request(method, request_, history, name)
 
 
 def test_retained_examples_are_read(build, variables, request_):

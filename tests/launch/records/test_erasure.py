@@ -89,12 +89,12 @@ def opened(path):
 
 
 def holding(path, wanted, gone=()):
-    """What is said to hold, as ``A/model.safetensors``."""
-    found = [held for held in erasure.holdings(path, wanted, gone)[0] if held.holds]
-    return {str(held.path.relative_to(path.parent)) for held in found}
+    """The files that are said to depend on the data, as ``A/model.safetensors``."""
+    found = [file for file in erasure.holdings(path, wanted, gone)[0] if file.depends]
+    return {str(file.path.relative_to(path.parent)) for file in found}
 
 
-def told(monkeypatch, capsys, path, *, status=0, **given):
+def proof(monkeypatch, capsys, path, *, status=0, **given):
     """What launch.ledger prints, and its error."""
     flags = dict(workdir=str(path), head=None, key_file=None, prove_erased=None, gone=[])
     flags |= dict(new_key_file=None)
@@ -112,7 +112,7 @@ def told(monkeypatch, capsys, path, *, status=0, **given):
 
 
 def rewrite(path, *contents):
-    """A ledger whose chain holds, by whoever may write the file."""
+    """A ledger with a valid chain, as whoever may write the file can make it."""
     entries = []
     for content in contents:
         content = {k: v for k, v in content.items() if k not in ledger.CHAIN}
@@ -201,8 +201,8 @@ def test_what_came_with_a_model_was_not_erased_here(root):
 
 
 def test_what_holds_by_its_place(root):
-    held = ("A/cells/0-train", "A/model", "B/cells/0-original", "B/cells/0-not")
-    assert holding(root / "B", "client:0") == {f"{name}.safetensors" for name in held}
+    names = ("A/cells/0-train", "A/model", "B/cells/0-original", "B/cells/0-not")
+    assert holding(root / "B", "client:0") == {f"{name}.safetensors" for name in names}
     erasure.erase(*opened(root / "B"), "not")
     assert holding(root / "B", "client:0") == set()
 
@@ -224,7 +224,7 @@ PNG = b"\x89PNG\r\n\x1a\n ... IEND\xaeB`\x82"
 
 
 def test_the_files_that_the_scripts_write_are_free(root):
-    """As long as they are what the ledger says was written; a picture may hold a model, too."""
+    """As long as they are what the ledger says was written; a picture may contain a model, too."""
     for name in erasure.MEASURES:
         if name not in ("results.jsonl", "table.md"):
             (root / "B" / name).write_bytes(PNG if name.endswith("png") else b"{}\n")
@@ -328,24 +328,24 @@ def further(folder, source, value):
 
 
 def test_what_was_trained_further_from_a_model_keeps_the_client(root, capsys):
-    """It is found from the model's folder, told, and not removed."""
+    """It is found from the model's folder and named, but not removed."""
     further(root / "D", root / "A", 7.0)
     further(root / "E", root / "D", 8.0)
-    held = {f"{name}/{what}.safetensors" for name in "DE" for what in ("model", "cells/0-train")}
-    assert held < holding(root / "B", "client:0")
+    names = {f"{name}/{what}.safetensors" for name in "DE" for what in ("model", "cells/0-train")}
+    assert names < holding(root / "B", "client:0")
     erasure.erase(*opened(root / "B"), "not")
     said = capsys.readouterr().err
     assert (
         f"note: {root / 'D' / 'model.safetensors'} was not removed and may depend on client:0"
         in said
     )
-    assert holding(root / "B", "client:0") == held
-    assert holding(root / "C", "client:0") == held
+    assert holding(root / "B", "client:0") == names
+    assert holding(root / "C", "client:0") == names
     shutil.rmtree(root / "E")
-    assert holding(root / "B", "client:0") == {n for n in held if n[0] == "D"} | {"E"}
+    assert holding(root / "B", "client:0") == {n for n in names if n[0] == "D"} | {"E"}
     shutil.rmtree(root / "D")
     found, _ = erasure.holdings(root / "B", "client:0")
-    (lost,) = [one for one in found if one.holds]
+    (lost,) = [one for one in found if one.depends]
     assert lost.lost and "a run from " in lost.what and f"--gone={root / 'D'}" in lost.what
     assert holding(root / "B", "client:0", [str(root / "D")]) == set()
 
@@ -354,8 +354,8 @@ def test_what_came_later_and_answers_the_same_is_free(root):
     """A second answer to the request, of the same model, is looked at by its own requests."""
     unlearn(root / "F", root / "A", "client:0", 9.0)
     erasure.erase(*opened(root / "B"), "not")
-    held = {f"F/cells/0-{name}.safetensors" for name in ("not", "original")}
-    assert holding(root / "B", "client:0") == held
+    names = {f"F/cells/0-{name}.safetensors" for name in ("not", "original")}
+    assert holding(root / "B", "client:0") == names
 
 
 def test_a_folder_in_the_place_of_one_that_came_later_is_told(root):
@@ -363,7 +363,7 @@ def test_a_folder_in_the_place_of_one_that_came_later_is_told(root):
     erasure.erase(*opened(root / "B"), "not")
     shutil.rmtree(root / "D")
     train(root / "D", 3.0)
-    (lost,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.holds]
+    (lost,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.depends]
     assert lost.lost and "something else is there now" in lost.what
 
 
@@ -371,7 +371,7 @@ def test_what_came_later_and_has_not_finished_is_told_and_stops_no_removal(root)
     work = further(root / "D", root / "A", 7.0)
     jfu.io.write_bytes(work.path / "results.jsonl", b"")
     erasure.erase(*opened(root / "B"), "not")
-    (broken,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.holds]
+    (broken,) = [h for h in erasure.holdings(root / "B", "client:0")[0] if h.depends]
     assert broken.path == root / "D" and "results.jsonl is not what line" in broken.what
 
 
@@ -388,13 +388,13 @@ def test_one_that_was_moved_alone_is_not_missed(root, tmp_path):
     """Where a proof is asked of it; a second answer with the very same settings is."""
     erasure.erase(*opened(root / "B"), "not")
     moved = pathlib.Path(shutil.move(root / "B", tmp_path / "B"))
-    held = [h for h in erasure.holdings(moved, "client:0")[0] if h.holds]
-    assert [h.path for h in held] == []
+    left = [h for h in erasure.holdings(moved, "client:0")[0] if h.depends]
+    assert [h.path for h in left] == []
     run = ledgers.settings(moved)
     line = {"event": "begun", "config": ledgers.settings(root / "A"), "run": run, "path": "/x/B"}
     ledger.append(root / "A" / "ledger.jsonl", line | {"from": "", "beside": "../x"})
-    held = [h for h in erasure.holdings(moved, "client:0")[0] if h.holds]
-    assert len(held) == 1 and held[0].lost
+    left = [h for h in erasure.holdings(moved, "client:0")[0] if h.depends]
+    assert len(left) == 1 and left[0].lost
 
 
 def test_runs_are_told_in_the_ledger_that_they_began_from(root):
@@ -414,8 +414,8 @@ def test_work_directories_that_were_moved_together_can_be_erased(root, tmp_path)
     work, config = opened(moved / "B")
     place = str(moved / "A" / "model.safetensors")
     erasure.erase(work, dataclasses.replace(config, init_params=place), "not")
-    held = {"D/model.safetensors", "D/cells/0-train.safetensors"}
-    assert holding(moved / "B", "client:0") == held
+    names = {"D/model.safetensors", "D/cells/0-train.safetensors"}
+    assert holding(moved / "B", "client:0") == names
     assert not os.path.exists(place)
 
 
@@ -426,9 +426,9 @@ def test_a_work_directory_inside_another_is_looked_at_by_itself(tmp_path, monkey
     erasure.erase(*opened(tmp_path / "A" / "B"), "not")
     assert holding(tmp_path / "A" / "B", "client:0") == set()
     train(tmp_path / "A" / "other", 5.0)
-    held = [h for h in erasure.holdings(tmp_path / "A" / "B", "client:0")[0] if h.holds]
+    left = [h for h in erasure.holdings(tmp_path / "A" / "B", "client:0")[0] if h.depends]
     inside = tmp_path / "A" / "other"
-    assert {h.path for h in held} == {
+    assert {h.path for h in left} == {
         inside / "model.safetensors",
         inside / "cells" / "0-train.safetensors",
     }
@@ -508,7 +508,7 @@ def test_a_model_is_found_from_another_current_directory(root, tmp_path, monkeyp
 def test_what_a_model_came_from_is_there_or_said_to_be_gone(root, tmp_path, monkeypatch, capsys):
     erasure.erase(*opened(root / "B"), "not")
     shutil.move(root / "A", tmp_path / "A")
-    prove = lambda **given: told(monkeypatch, capsys, root / "B", prove_erased="client:0", **given)
+    prove = lambda **given: proof(monkeypatch, capsys, root / "B", prove_erased="client:0", **given)
     _, error = prove(status=1)
     assert f"{root / 'B'} was begun from it, and it is missing" in error
     assert f"add --gone={root / 'A'}" in error
@@ -524,7 +524,7 @@ def test_what_a_model_came_from_is_there_or_said_to_be_gone(root, tmp_path, monk
     with pytest.raises(ValueError, match=r"--gone=/nowhere names nothing that is missing"):
         prove(gone=["/nowhere"])
     with pytest.raises(ValueError, match="--gone does nothing without --prove_erased"):
-        told(monkeypatch, capsys, root / "B", gone=["x"])
+        proof(monkeypatch, capsys, root / "B", gone=["x"])
 
 
 # ---------------------------------------------------------------- what the files are judged by
@@ -538,12 +538,12 @@ def edited(path, **changes):
 
 @pytest.mark.parametrize("name", ["A", "B", "C"])
 def test_settings_that_were_edited_are_found(root, monkeypatch, capsys, name):
-    """Of no work directory that the model came through can they make what holds free."""
+    """They cannot make a dependent file free, in any work directory that the model came through."""
     before = sorted(root.rglob("*"))
     work, config = opened(root / "C")
     edited(root / name, past=["-client:0", "-client:1"])
     flags = dict(prove_erased="client:0", status=1)
-    _, error = told(monkeypatch, capsys, root / "C", **flags)
+    _, error = proof(monkeypatch, capsys, root / "C", **flags)
     assert f"{root / name / 'config.json'} is not what line" in error
     with pytest.raises(ValueError, match="is not what line|has no answer"):
         erasure.erase(work, config, "not")
@@ -551,7 +551,7 @@ def test_settings_that_were_edited_are_found(root, monkeypatch, capsys, name):
 
 
 def test_a_ledger_that_was_rewritten_beneath_a_later_one_is_found(root):
-    """A's own chain holds; B's was begun where another A's ended."""
+    """A's own chain is valid; B's was begun where another A's ended."""
     edited(root / "A", past=["-client:0"])
     line, _ = ledger.read(root / "A" / "ledger.jsonl")
     rewrite(root / "A" / "ledger.jsonl", line | dict(config=ledgers.settings(root / "A")))
@@ -640,11 +640,11 @@ def test_results_that_were_changed_are_found_whether_or_not_there_is_a_model(
 ):
     work, rows = begun(root / "W", SETTINGS, "compare", keep_history=[])
     records.compared(work, SETTINGS, rows)
-    told(monkeypatch, capsys, work.path)
+    proof(monkeypatch, capsys, work.path)
     for name in ("W", "A", "B"):
         results = root / name / "results.jsonl"
         results.write_text(results.read_text().replace("90.0", "99.0"))
-        _, error = told(monkeypatch, capsys, root / name, status=1)
+        _, error = proof(monkeypatch, capsys, root / name, status=1)
         assert f"{results} is not what line" in error
 
 
@@ -669,13 +669,13 @@ def test_a_history_is_the_one_of_its_run(tmp_path):
 def test_a_ledger_that_is_none_is_a_sentence(root, monkeypatch, capsys, content):
     (root / "B" / "model.safetensors").unlink()
     (root / "B" / "ledger.jsonl").write_bytes(content)
-    _, error = told(monkeypatch, capsys, root / "B", status=1)
+    _, error = proof(monkeypatch, capsys, root / "B", status=1)
     assert "ledger.jsonl" in error
 
 
 def test_an_empty_ledger_is_told(tmp_path, monkeypatch, capsys):
     (tmp_path / "ledger.jsonl").write_text("")
-    _, error = told(monkeypatch, capsys, tmp_path, status=1)
+    _, error = proof(monkeypatch, capsys, tmp_path, status=1)
     assert "is empty: its lines were removed" in error
 
 
@@ -687,7 +687,7 @@ def test_a_line_whose_chain_holds_and_whose_content_does_not_is_a_sentence(
     tmp_path, monkeypatch, capsys, content
 ):
     rewrite(tmp_path / "ledger.jsonl", content)
-    _, error = told(monkeypatch, capsys, tmp_path, status=1)
+    _, error = proof(monkeypatch, capsys, tmp_path, status=1)
     assert f"line 1 of {tmp_path / 'ledger.jsonl'} is not one " in error
 
 
@@ -695,15 +695,15 @@ def test_a_ledger_that_was_removed_is_told_from_one_that_never_was(
     root, tmp_path, monkeypatch, capsys
 ):
     (root / "B" / "ledger.jsonl").unlink()
-    _, error = told(monkeypatch, capsys, root / "B", status=1)
+    _, error = proof(monkeypatch, capsys, root / "B", status=1)
     assert "has model.safetensors and results.jsonl but no ledger: it was removed" in error
     with pytest.raises(FileNotFoundError, match="has no ledger; launch.train"):
-        told(monkeypatch, capsys, tmp_path)
+        proof(monkeypatch, capsys, tmp_path)
 
 
 def test_what_a_key_alone_does_not_show_is_said(root, monkeypatch, capsys):
     words = "A key does not show whether lines at the end were removed; --head does."
-    assert words not in told(monkeypatch, capsys, root / "A")[0]
+    assert words not in proof(monkeypatch, capsys, root / "A")[0]
     key = b"a key of enough bytes"
     lines = ledger.read(root / "A" / "ledger.jsonl")
     entries = []
@@ -713,5 +713,5 @@ def test_what_a_key_alone_does_not_show_is_said(root, monkeypatch, capsys):
     text = "".join(ledger.canonical(entry) + "\n" for entry in entries)
     (root / "A" / "ledger.jsonl").write_text(text)
     monkeypatch.setattr(ledgers, "key", lambda: key)
-    assert words in told(monkeypatch, capsys, root / "A")[0]
-    assert words not in told(monkeypatch, capsys, root / "A", head=entries[-1]["hash"])[0]
+    assert words in proof(monkeypatch, capsys, root / "A")[0]
+    assert words not in proof(monkeypatch, capsys, root / "A", head=entries[-1]["hash"])[0]

@@ -53,7 +53,7 @@ def planted():
             recovery_rounds=40,
             retrained=["retrain", "retrain_again", "retrain_third"],
         ),
-        controls=dict(old=["no", "It can be told."], third=["inconclusive", verdicts.WIDE]),
+        controls=dict(old=["no", "It can be detected."], third=["inconclusive", verdicts.WIDE]),
         seeds=[0, 1, 2, 3, 4],
         notes=["A note."],
         questions=verdicts.RULES,
@@ -113,7 +113,7 @@ def test_the_page_says_what_was_not_shown_and_never_passed(planted):
 
 def test_the_page_says_whether_the_request_named_the_backdoor(planted):
     asked = planted["asked"]
-    held = "The data to forget had a backdoor"
-    assert held in page.html(planted)
+    sentence = "The data to forget had a backdoor"
+    assert sentence in page.html(planted)
     other = page.html({**planted, "asked": {**asked, "backdoor_named": False}})
-    assert held not in other and "does not name every image with the trigger" in other
+    assert sentence not in other and "does not name every image with the trigger" in other

@@ -10,10 +10,10 @@ from launch.running import table
 
 
 def test_recorded_rows_give_the_table_again(tmp_path):
-    held = table.read([directory(tmp_path / "W", all_cells())])
+    stored = table.read([directory(tmp_path / "W", all_cells())])
     file = tmp_path / "cifar10_cnn_iid-h100.jsonl"
-    recorded.write(file, held.config, held.names, table.rows(held))
-    known, summary = recorded.read(file), table.summarise(held)
+    recorded.write(file, stored.config, stored.names, table.rows(stored))
+    known, summary = recorded.read(file), table.summarise(stored)
     assert report.markdown(known) == report.markdown(summary)
     assert table.beside(known) == table.beside(summary)
     (line,) = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_iid`" in x]
@@ -60,10 +60,10 @@ def test_recorded_rows_say_what_was_missing(tmp_path):
     every = all_cells()
     for name in ("retrain", "retrain_again"):
         del every[0, name]
-    held = table.read([directory(tmp_path / "W", every)])
+    stored = table.read([directory(tmp_path / "W", every)])
     file = tmp_path / "cifar10_cnn_iid-h100.jsonl"
-    recorded.write(file, held.config, held.names, table.rows(held))
-    known, summary = recorded.read(file), table.summarise(held)
+    recorded.write(file, stored.config, stored.names, table.rows(stored))
+    known, summary = recorded.read(file), table.summarise(stored)
     assert report.markdown(known) == report.markdown(summary)
     assert table.progress(known) == table.progress(summary) != ""
     (line,) = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_iid`" in x]

@@ -8,7 +8,7 @@ from launch.running import answering
 
 
 def test_exact_accuracy_chooses_no_number_of_rounds(monkeypatch):
-    """Where noise is to hide it: when an answer stops would tell of the examples."""
+    """If noise must hide the examples, the round at which an answer stops must not show them."""
 
     def stops(config, *words):
         known = flags.FlagValues()

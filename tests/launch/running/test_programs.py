@@ -1,4 +1,4 @@
-"""Compiled programs that are kept hold no data."""
+"""Compiled programs that are kept contain no data."""
 
 import jax
 import jax.numpy as jnp
@@ -43,9 +43,9 @@ def test_images_that_a_method_holds_are_not_in_the_cache(cache):
     request, variables = jfu.split(data, jfu.forget_client(data, [0])), model.init(key)
     sums = jax.tree.map(lambda p: jnp.zeros((2, *p.shape)), variables["params"])
     given = jfu.Trained(variables, dict(sums=sums)), request, key
-    held = lambda: sum(images.tobytes() in entry for entry in cache())
+    copies = lambda: sum(images.tobytes() in entry for entry in cache())
     Programs()(method.perturb, *given)
-    assert held() == 0
+    assert copies() == 0
     jax.clear_caches()
     jax.jit(method.perturb).lower(*given).compile()  # as anybody else would
-    assert held() == 1
+    assert copies() == 1

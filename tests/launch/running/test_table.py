@@ -18,9 +18,9 @@ from launch.workdir import fingerprint, places, runs, workdir
 
 
 def test_a_table_of_finished_cells_is_that_of_their_rows(tmp_path):
-    held = table.read([directory(tmp_path / "W", all_cells())])
-    summary = table.summarise(held)
-    rows = table.rows(held)
+    stored = table.read([directory(tmp_path / "W", all_cells())])
+    summary = table.summarise(stored)
+    rows = table.rows(stored)
     assert [(r["seed"], r["method"]) for r in rows if r["round"] == 0] == [
         (seed, name) for seed in (0, 1) for name in ("original", "retrain", "finetune", "not")
     ]
@@ -37,8 +37,8 @@ def test_a_table_of_finished_cells_is_that_of_their_rows(tmp_path):
 def test_missing_and_unfinished_cells_are_marked(tmp_path):
     cells = all_cells(names=CELLS[:2]) | {(0, "not"): whole("not", 0), (1, "not"): half("not", 1)}
     cells |= {(0, "finetune"): half("finetune", 0)}
-    held = table.read([directory(tmp_path / "W", cells)])
-    summary, text = table.write(tmp_path / "W", held)
+    stored = table.read([directory(tmp_path / "W", cells)])
+    summary, text = table.write(tmp_path / "W", stored)
     kept = json.loads((tmp_path / "W" / "table.json").read_text())
     assert kept == json.loads(json.dumps(summary))
     assert (tmp_path / "W" / "table.md").read_text() == text
@@ -57,8 +57,8 @@ def test_missing_and_unfinished_cells_are_marked(tmp_path):
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
     assert ["not", "done", "round 1/2"] in lines
     assert ["retrain again", "missing", "missing"] in lines
-    assert table.left(held, CELLS, [0, 1]) == (5, 1 + 2 + 1 + 4 + 4)
-    assert table.left(held, ["retrain"], [0, 1]) == (0, 0)
+    assert table.left(stored, CELLS, [0, 1]) == (5, 1 + 2 + 1 + 4 + 4)
+    assert table.left(stored, ["retrain"], [0, 1]) == (0, 0)
     assert tables.legend(summary)
 
 
@@ -87,17 +87,17 @@ def test_cells_of_two_machines_are_one_table(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_cells_of_both_that_differ_are_told(tmp_path, capsys):
+def test_runs_of_both_that_differ_are_noted(tmp_path, capsys):
     other = whole("not", 0, seconds=2.0)  # only slower
     first = directory(tmp_path / "a", {(0, "not"): half("not", 0)})
     second = directory(tmp_path / "b", {(0, "not"): other})
-    held = table.read([first, second])
-    assert held.notes[0, "not"]["finished"] and capsys.readouterr().err == ""
+    stored = table.read([first, second])
+    assert stored.notes[0, "not"]["finished"] and capsys.readouterr().err == ""
 
     other["rows"][1]["test"] += 0.1
     third = directory(tmp_path / "c", {(0, "not"): other}, layout=Layout("gpu", 1, 5))
-    held = table.read([second, third])
-    assert held.notes[0, "not"]["rows"][1]["test"] == other["rows"][1]["test"] - 0.1
+    stored = table.read([second, third])
+    assert stored.notes[0, "not"]["rows"][1]["test"] == other["rows"][1]["test"] - 0.1
     said = capsys.readouterr().err
     assert f"{second} and {third} were run with different layout" in said
     assert (
@@ -165,5 +165,5 @@ def test_a_field_that_came_later_does_not_part_cells(tmp_path):
 def test_cells_of_an_older_directory_have_no_plan(tmp_path):
     path = directory(tmp_path / "W", all_cells(names=["not", "original", "retrain_again"]))
     (path / "plan.json").unlink()
-    held = table.read([path])
-    assert held.names == ["original", "not", "retrain_again"] and held.seeds == [0, 1]
+    stored = table.read([path])
+    assert stored.names == ["original", "not", "retrain_again"] and stored.seeds == [0, 1]

@@ -296,7 +296,7 @@ def place(home, tmp_path):
 
 
 def unlocked(folder):
-    """What lies in a folder but for locks, which tell who took it last."""
+    """The files of a folder except locks, which say who took it last."""
     return {name: content for name, content in files(folder).items() if "lock" not in name}
 
 

@@ -1,4 +1,4 @@
-"""What differential privacy tells: epsilon by phases, and noise that is drawn once."""
+"""Differential privacy: epsilon by phases, and noise that is drawn once."""
 
 import json
 from types import SimpleNamespace
@@ -18,18 +18,18 @@ def test_every_phase_counts_the_clients_that_it_draws_from(data, monkeypatch):
     composed = lambda noise, phases, delta, **how: seen.append((phases, how)) or 1.0
     monkeypatch.setattr(jfu.privacy, "composed", composed)
     config, trial = changed(PRIVATE, clients=10, sample=2), trial_of(data, [5])
-    tell = lambda config, name, request: private.account(config, trial, name, request)(3)
-    assert tell(config, "original", trial.everything) == dict(epsilon=1.0)
-    assert tell(config, "not", trial.request) == dict(epsilon=1.0)
+    epsilon = lambda config, name, request: private.account(config, trial, name, request)(3)
+    assert epsilon(config, "original", trial.everything) == dict(epsilon=1.0)
+    assert epsilon(config, "not", trial.request) == dict(epsilon=1.0)
     later = changed(config, init_params="A/model", rounds_before=9)
     trial = trial_of(data, [5], fewest=2)
-    tell(later, "not", trial.request)
+    epsilon(later, "not", trial.request)
     assert [phases for phases, _ in seen] == [[(3, 3)], [(4, 3), (3, 2)], [(9, 2), (3, 2)]]
     assert all(how == dict(present=1.0, drawn=2) for _, how in seen)
-    assert tell(PLAIN, "not", trial.request) == {}
+    assert epsilon(PLAIN, "not", trial.request) == {}
 
 
-def test_what_a_model_from_elsewhere_tells_is_not_known(data, monkeypatch):
+def test_the_epsilon_of_a_model_from_elsewhere_is_not_known(data, monkeypatch):
     """Nor is it for models that were made of it."""
     trial = trial_of(data, [5])
     for config in (
@@ -75,9 +75,9 @@ def test_no_noise_has_no_epsilon_and_says_why(data):
         ({}, None),
     ):
         config = changed(PRIVATE, **changes)
-        told = private.account(config, trial, "not", trial.request)(1)
+        epsilon = private.account(config, trial, "not", trial.request)(1)
         line = private.published(
-            config, row | told | dict(loss_retain=0.5, left_out=1, seconds=2.0)
+            config, row | epsilon | dict(loss_retain=0.5, left_out=1, seconds=2.0)
         )
         assert line["outside_epsilon"] == "retain, seconds"
         assert json.loads(json.dumps(line, allow_nan=False)) == line

@@ -78,7 +78,7 @@ def test_help_of_a_flag_that_a_script_gave_another_default():
 
 
 def test_a_script_without_debug_says_one_sentence():
-    """What is wrong is told, whether or not a script has the flag that shows tracebacks."""
+    """The error is shown, whether or not a script has the flag that shows tracebacks."""
     code = "from launch.shell import entry\ndef main():\n    raise ValueError('mend this')\n"
     command = [sys.executable, "-c", f"{code}entry.run(main)"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

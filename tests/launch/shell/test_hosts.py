@@ -139,9 +139,9 @@ def test_a_host_reads_and_holds_its_own_clients_examples_only(pair):
     x = np.asarray(federation()[2].x)
     rows = [[0, 2, 4, 7, 9], [1, 3, 5, 6, 10, 11]]
     assert [sorted({*itertools.chain(*part)}) for part in (HELD[:3], HELD[3:])] == rows
-    assert [told["read"] for told in pair[1]] == rows
+    assert [facts["read"] for facts in pair[1]] == rows
     for host, mine in zip(pair[0], rows, strict=True):
-        for name in ("held", "judged"):
+        for name in ("shards", "judged"):
             shown = host[name].reshape(-1, 3)
             np.testing.assert_array_equal(shown[: len(mine)], x[mine])
             assert not shown[len(mine) :].any()
@@ -149,22 +149,22 @@ def test_a_host_reads_and_holds_its_own_clients_examples_only(pair):
 
 
 def test_hosts_exchange_one_all_reduce(pair):
-    for told in pair[1]:
-        assert told["devices"] == 2
-        assert told["collectives"] == ["all-reduce"]
+    for facts in pair[1]:
+        assert facts["devices"] == 2
+        assert facts["collectives"] == ["all-reduce"]
 
 
 def test_what_the_first_host_says_and_reads_all_hosts_know(pair):
-    for host, told in zip("01", pair[1], strict=True):
-        assert told["first"] == (host == "0")
-        assert told["agreed"] == ["said by", "0"]
-        assert told["opened"] == [f"{host}-only", "from 0" * 100]
+    for host, facts in zip("01", pair[1], strict=True):
+        assert facts["first"] == (host == "0")
+        assert facts["agreed"] == ["said by", "0"]
+        assert facts["opened"] == [f"{host}-only", "from 0" * 100]
 
 
 def test_one_hosts_error_is_every_hosts(pair):
     """On any of them, on the first, of a file, and flags that differ."""
-    for told in pair[1]:
-        one, first, missing, flags, *_ = told["errors"]
+    for facts in pair[1]:
+        one, first, missing, flags, *_ = facts["errors"]
         assert one == "host 1: invalid literal for int() with base 10: 'x'"
         assert first == "invalid literal for int() with base 10: 'y'"
         assert missing == "there is no file /nowhere/at/all"
@@ -196,10 +196,10 @@ def test_what_hosts_compute_with_and_have_read_is_compared(pair):
 
 @pytest.mark.slow
 def test_two_devices_on_each_of_two_hosts(tmp_path):
-    arrays, told = two_hosts(tmp_path, 2)
+    arrays, facts = two_hosts(tmp_path, 2)
     same_as_alone(arrays)
-    for host, said in zip(arrays, told, strict=True):
-        assert host["held"].shape[:2] == (2, 1)
+    for host, said in zip(arrays, facts, strict=True):
+        assert host["shards"].shape[:2] == (2, 1)
         assert said["devices"] == 4
         assert said["collectives"] == ["all-reduce"]
 
@@ -229,11 +229,11 @@ def commands(script, folders, *flags, devices=1, own=((), ())):
 
 
 def close(ours, theirs):
-    """The same models to 1e-6, losses to 1e-5 and shares to the last example.
+    """The same models to 1e-6, losses to 1e-5 and shares to the last example, except attacks.
 
-    But for the attacks. Losses of examples differ by 5e-7, and where a fold of twelve or sixteen
-    examples a side tells nothing, a classifier stops at its start or a step later by their last
-    bits: its four answers, 10 points, may then be others. On average over rows this is little.
+    Losses of examples differ by 5e-7. If a fold of twelve or sixteen examples a side has no signal,
+    these last bits decide whether a classifier stops at its start or a step later. Its four
+    answers, 10 points, may then be others. On average over rows this is little.
     """
     assert_same_models(ours / "cells", theirs / "cells")
     rows, others = (rows_of(path, without=("seconds",)) for path in (ours, theirs))

@@ -109,7 +109,7 @@ def test_other_signals_end_it_as_ever(number):
 
 @pytest.mark.parametrize("modules", [MODULES, pytest.param(MANY, marks=pytest.mark.slow)], ids=len)
 def test_during_imports(tmp_path, modules):
-    """Python tells what it has imported, and is stopped as it does."""
+    """Python prints what it has imported, and is stopped as it does."""
     for module in modules:
         process = started("-X", "importtime", *SMALL, f"--workdir={tmp_path / 'w'}")
         imported = (line.rpartition("|")[2].strip() for line in process.stderr)

@@ -62,10 +62,10 @@ def test_a_figure_that_cannot_be_drawn_is_a_note(tmp_path, capsys, monkeypatch):
 
 def test_a_page_whose_panels_cannot_be_drawn_says_all_in_words(capsys, monkeypatch):
     curves = {"retain": {"not": [[0, 1.0], [1, 93.25]]}}
-    told = dict(curves=curves, methods={"not": dict(measures={})})
-    assert "<svg" in "".join(page.plots(told))
+    content = dict(curves=curves, methods={"not": dict(measures={})})
+    assert "<svg" in "".join(page.plots(content))
     monkeypatch.setattr(figures, "sheet", lambda *_, **options: 1 / 0)
-    text = "".join(page.plots(told))
+    text = "".join(page.plots(content))
     assert "<svg" not in text and "at the end: NoT 93.2" in text
     assert "note: the panel of retained accuracy, % was not drawn" in capsys.readouterr().err
 

@@ -46,8 +46,8 @@ def watched(code, size=64 * GB):
     ],
 )
 def test_one_sentence_however_it_ends(code, status, words):
-    told, out, err = watched(code)
-    assert (told, out) == (status, "")
+    ended, out, err = watched(code)
+    assert (ended, out) == (status, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and words in err
 
 

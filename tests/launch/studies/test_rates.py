@@ -12,7 +12,7 @@ from launch.studies import rates
 RECORDED = ROOT / "launch" / "results" / "audit-rates.json"
 
 
-def held(line, chance=0.0):
+def bounded(line, chance=0.0):
     """The bounds that the rules are made for, and what chance adds in so many audits."""
     said = lambda model, verdict: line["shares"][model].get(verdict, 0)
     assert said("none", "yes") < 0.01 and said("old anew", "yes") < 0.01 + chance / 2
@@ -29,12 +29,12 @@ def test_what_was_recorded_is_within_bounds_and_complete():
     assert [*about] == kinds and len(lines) == len(kinds)
     for line in lines:
         assert line["runs"] >= (200 if line["examples"] == 1000 else 500)
-        held(line)
+        bounded(line)
     for kind, nominal in (("value", 0.95), ("difference", 0.90)):
         shares = [share[kind] for line in lines for share in line["held"].values()]
         # Of shares near 100 %, which are far from normal, the fewest.
         assert np.mean(shares) > nominal - 0.01 and min(shares) > nominal - 0.08
-    # Large enough a request is told, and small ones are said to be too small.
+    # A large enough request is decided, and small ones are said to be too small.
     assert about["heart", 1000, 10]["shares"]["exact"]["yes"] > 0.5
     assert about["heart", 14, 5]["shares"]["exact"]["too small"] > 0.9
 
@@ -69,4 +69,4 @@ def test_the_rates_of_the_whole_verdict_are_within_bounds(request_, examples):
     pool = [rates.of_pairs(rates.REQUESTS[request_], examples, rng) for _ in range(many)]
     for seeds in rates.MANY:
         # Two deviations of 5 % in 200 audits.
-        held(rates.rates(request_, examples, seeds, 200, pool), chance=0.03)
+        bounded(rates.rates(request_, examples, seeds, 200, pool), chance=0.03)

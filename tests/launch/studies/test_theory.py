@@ -56,7 +56,7 @@ def test_the_script_on_a_small_scale(tmp_path, monkeypatch):
         assert row["consistent"] in (True, False, None)
         assert np.isfinite([row["value"], row["bound"]]).all()
     of = lambda what: [row for row in rows if row["what"] == what]
-    # What holds for odd activations whatever the weights.
+    # What is true for odd activations whatever the weights.
     for what in ("time, trained", "time, negated", "first", "halves"):
         assert all(row["consistent"] for row in of(what)), what
     assert all(row["consistent"] is None for row in of("narrow to wide, trained"))

@@ -11,7 +11,7 @@ from launch.timing import process
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_candidates_memory_is_that_of_all_its_processes():
-    """Flower's clients are processes of their own; 64 MB that a grandchild holds are counted."""
+    """Flower's clients are processes of their own; 64 MB of a grandchild are counted."""
     hold = "held = bytearray(b'1') * 2**26; print(flush=True); input()"
     between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}])"
     before = process._resident(os.getpid())

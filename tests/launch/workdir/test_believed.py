@@ -62,7 +62,7 @@ def test_results_of_whole_cells_that_are_missing_are_refused(tmp_path, change):
     verification.believe(tmp_path / "V")
 
 
-def test_a_ledger_that_was_emptied_is_told(tmp_path):
+def test_a_ledger_that_was_emptied_is_refused(tmp_path):
     work = written(tmp_path / "W")
     (work.path / "ledger.jsonl").write_text("")
     for read in (verification.believe, verification.settle, ledgers.check, verification.read):
@@ -126,7 +126,7 @@ def test_a_cell_that_is_put_beside_is_refused_by_an_audit(tmp_path):
         verification.settle(work.path)
 
 
-def test_cells_that_are_made_anew_are_told_and_believed_again(tmp_path):
+def test_checkpoints_that_are_made_anew_are_noted_and_believed_again(tmp_path):
     """Twice: each time the ledger says that they were gone."""
     work = written(tmp_path / "W")
     for seconds in (2.0, 3.0):

@@ -48,16 +48,16 @@ def lockless(monkeypatch):
 
 
 def test_where_files_cannot_be_locked_one_stands_for_it(tmp_path, lockless, capsys):
-    """Whoever made it is told; one of a process that has ended here is taken over."""
+    """The error names who made it; one of a process that has ended here is taken over."""
     for _ in range(2):
         locks.hold(tmp_path).close()
         assert os.listdir(tmp_path) == ["lock"]
     assert capsys.readouterr().err.count("the file lock.held is used instead") == 1
-    held = locks.hold(tmp_path)
+    lock = locks.hold(tmp_path)
     with pytest.raises(ValueError, match=rf"in use by process {os.getpid()} on .*remove .*held\)"):
         locks.hold(tmp_path)
-    locks.check(tmp_path, held)
-    held.close()
+    locks.check(tmp_path, lock)
+    lock.close()
     ended = subprocess.Popen(["true"])
     ended.wait()
     (tmp_path / "lock.held").write_text(f"process {ended.pid} on {platform.node()}\n")
