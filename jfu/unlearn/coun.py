@@ -39,7 +39,16 @@ import jax.numpy as jnp
 from jfu.faults import checked, guarded
 from jfu.fedavg import fedavg
 from jfu.local import cross_entropy
-from jfu.types import ClientFn, FederatedAlgorithm, Key, LossFn, Model, Unlearner, check_numbers
+from jfu.types import (
+    ClientFn,
+    FederatedAlgorithm,
+    Key,
+    LossFn,
+    Model,
+    RecoverFn,
+    Unlearner,
+    check_numbers,
+)
 from jfu.unlearn.finetune import on_retained
 
 Augment = Callable[[Key, jax.Array], jax.Array]
@@ -88,23 +97,39 @@ def coun(
     check_numbers("coun", "(0, inf)", temperature=temperature)
     check_numbers("coun", "[0, inf)", weight=weight)
     check_numbers("coun", "[0, 1]", corrupt=corrupt)
-    if (see := model.apply_features) is None:
+    if model.apply_features is None:
         raise ValueError("coun compares features; give the Model a function `apply_features`")
     if start.own or start.own_now is not None:
         raise ValueError("coun replaces ordinary rounds, and this start has rounds of its own")
-    around = around or functools.partial(fedavg, chunk=chunk)
     if corrupt is None:
         corrupt = CORRUPT if augment is None else 0.0
-    loss = coun_loss(see, temperature, weight, corrupt, augment is not None)
-    usual = {} if augment is None else dict(augment=two_views(augment))
-    learn = guarded(local(loss=loss, **usual))
+    loss = model.apply_features, temperature, weight, corrupt
+    return start._replace(recover=on_views(loss, local, augment, around, chunk))
+
+
+@functools.lru_cache(maxsize=64)
+def on_views(
+    loss: tuple,
+    local: Callable[..., ClientFn],
+    augment: Augment | None,
+    around: Callable[[ClientFn], FederatedAlgorithm] | None,
+    chunk: int | None,
+) -> RecoverFn:
+    """A round on views of the retained data, of the first arguments of ``coun_loss``.
+
+    The same arguments always give the same function, as with ``on_retained``. So CoUn and NoT with
+    its recovery share one compiled program.
+    """
+    around = around or functools.partial(fedavg, chunk=chunk)
+    views = {} if augment is None else dict(augment=two_views(augment))
+    learn = guarded(local(loss=coun_loss(*loss, augmented=bool(views)), **views))
 
     @checked
     def work(shared, client, key):
         update, info = learn(shared, client, key)
         return update, info._replace(steps=2 * info.steps)
 
-    return start._replace(recover=on_retained(around(work)))
+    return on_retained(around(work))
 
 
 def two_views(augment: Augment) -> Augment:

@@ -328,6 +328,11 @@ def test_a_client_that_sends_too_much_is_left_out_as_in_any_round(given, data, v
     assert bits(params) == bits(variables["params"])
 
 
+def test_both_methods_share_one_program(given):
+    of = lambda name, **options: UNLEARNERS[name](given._replace(options={name: options})).recover
+    assert of("coun") is of("not_coun") is not of("not_coun", weight=0.5)
+
+
 def test_what_is_refused(given, model):
     without = model._replace(apply_features=None)
     with pytest.raises(ValueError, match="give the Model a function `apply_features`"):

@@ -387,6 +387,7 @@ def test_aggregates_alone_will_do(build, setting, variables, request_, name, mon
             if hasattr(module, attribute):
                 monkeypatch.setattr(module, attribute, stand_in)
     jfu.unlearn.on_retained.cache_clear()
+    importlib.import_module("jfu.unlearn.coun").on_views.cache_clear()
     fed = jfu.fedavg(setting.local(), server=optax.sgd(0.9, momentum=0.1))
     method = UNLEARNERS[name](setting._replace(fed=fed))
     method = method._replace(recover=jax.jit(method.recover))
