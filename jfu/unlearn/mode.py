@@ -79,18 +79,10 @@ def mode(
     >>> mode(fed, model, local, within=40).needs.history
     ()
     """
-    check_counts("mode", 0, degrade=degrade, guide=guide)
     check_numbers("mode", "[0, inf)", stay_lr=stay_lr)
-    if not 0 <= degrade <= guide or guide < 1:
-        raise ValueError(
-            f"mode has degrade={degrade} and guide={guide}; guide must be at least 1, and degrade "
-            "must lie between 0 and guide"
-        )
+    degrade, guide = _schedule(degrade, guide, within)
     if not 0 <= lam <= 1:
         raise ValueError(f"mode's lam is {lam}; it is the model's share and must lie in [0, 1]")
-    if within is not None:
-        most = max(1, within // 2)
-        degrade, guide = -(-degrade * min(guide, most) // guide), min(guide, most)
     loss, mean = classification(model.apply), weighted_mean()
     train, plain = guarded(local(loss)), inside(on_retained(fed))
     stays = train
@@ -144,6 +136,22 @@ def mode(
 
     recover = phases(guide, guided_round, plain)
     return Unlearner(perturb, recover, Needs(target=True, forget_data=True), own=guide)
+
+
+def _schedule(degrade: int, guide: int, within: int | None) -> tuple[int, int]:
+    """``degrade`` and ``guide``, checked, and shrunk alike to half of a budget of rounds.
+
+    >>> _schedule(6, 10, None), _schedule(6, 10, 40), _schedule(6, 10, 10), _schedule(6, 10, 1)
+    ((6, 10), (6, 10), (3, 5), (1, 1))
+    """
+    check_counts("mode", 0, degrade=degrade, guide=guide)
+    if not 0 <= degrade <= guide or guide < 1:
+        raise ValueError(
+            f"mode has degrade={degrade} and guide={guide}; guide must be at least 1, and degrade "
+            "must lie between 0 and guide"
+        )
+    fewer = guide if within is None else min(guide, max(1, within // 2))
+    return -(-degrade * fewer // guide), fewer
 
 
 def pseudo_labelled(model: Model, loss: LossFn, guide) -> LossFn:

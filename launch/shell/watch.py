@@ -20,6 +20,11 @@ import threading
 
 from launch.shell.interrupt import WATCHED, catch
 
+try:
+    import resource  # at once: without memory left, it could no longer be loaded
+except ImportError:  # as on Windows
+    resource = None
+
 BY_ITSELF = "jfu: the script has ended\n"
 KEPT = 500  # last lines of native code's output
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the sender of these knows why
@@ -68,13 +73,10 @@ def wanted(coordinator: str | bool | None) -> bool:
 
 def limit() -> int | None:
     """The most bytes of memory that the system allows this process; None if there is no limit."""
-    with contextlib.suppress(ImportError):
-        import resource
-
-        kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
-        sizes = [resource.getrlimit(kind)[0] for kind in kinds]
-        return min((size for size in sizes if size != resource.RLIM_INFINITY), default=None)
-    return None
+    if resource is None:
+        return None
+    sizes = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    return min((size for size in sizes if size != resource.RLIM_INFINITY), default=None)
 
 
 def over(*, show_all: bool = False) -> int:

@@ -27,31 +27,10 @@ def jfu_rounds(asked: dict) -> Job:
     devices, chunk, convolution = workloads.strategy(asked["strategy"])
     jfu.cpu_devices(devices, ahead=False)
     import jax.numpy as jnp
-    import numpy as np
-    import optax
-
-    from jfu import models
-    from jfu.costs import entries
 
     if len(jax.devices()) < devices:
         raise ValueError(f"{asked['strategy']} needs {devices} devices; {jax.device_count()} here")
-    workload = workloads.Workload(**asked["job"])
-    model = workloads.model(asked["workload"], workload, convolution)
-    model = models.at_precision(model, asked["precision"])
-    x, y = workloads.data(asked["workload"], workload)
-    count = workload.clients * workload.examples
-    x, y = x.reshape(count, *workload.shape), y.reshape(count)
-    rows = np.arange(count).reshape(workload.clients, -1)
-    size = workload.batch_size
-    if asked["name"] == "central":  # one client has all examples and trains on all batches
-        variables = jax.eval_shape(model.init, jax.random.key(0))
-        backend, many = jax.default_backend(), workload.clients
-        if backend != "cpu":  # of as many as fit its memory together
-            many = jfu.clients_at_once(backend, many, entries(variables))
-        rows, size = rows.reshape(1, -1), size * many
-    optimizer = optax.sgd(workload.lr, workload.momentum)
-    local = jfu.local_sgd(jfu.classification(model.apply), optimizer, batch_size=size)
-    fed = jfu.fedavg(local, chunk=chunk)
+    model, fed, (x, y, rows) = jfu_task(asked, chunk, convolution)
     mesh = jfu.clients_mesh(jax.devices()[:devices])
     with jax.set_mesh(mesh):
         spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -90,6 +69,35 @@ def jfu_rounds(asked: dict) -> Job:
         jax=jax.__version__,
         device_mb=device_mb,
     )
+
+
+def jfu_task(asked: dict, chunk: int | None, convolution: str) -> tuple[Any, Any, tuple]:
+    """The model, the federation, and what ``jfu.stack`` takes: images, labels, clients' rows."""
+    import jax
+    import numpy as np
+    import optax
+
+    import jfu
+    from jfu import models
+    from jfu.costs import entries
+
+    workload = workloads.Workload(**asked["job"])
+    model = workloads.model(asked["workload"], workload, convolution)
+    model = models.at_precision(model, asked["precision"])
+    x, y = workloads.data(asked["workload"], workload)
+    count = workload.clients * workload.examples
+    x, y = x.reshape(count, *workload.shape), y.reshape(count)
+    rows = np.arange(count).reshape(workload.clients, -1)
+    size = workload.batch_size
+    if asked["name"] == "central":  # one client has all examples and trains on all batches
+        variables = jax.eval_shape(model.init, jax.random.key(0))
+        backend, many = jax.default_backend(), workload.clients
+        if backend != "cpu":  # of as many as fit its memory together
+            many = jfu.clients_at_once(backend, many, entries(variables))
+        rows, size = rows.reshape(1, -1), size * many
+    optimizer = optax.sgd(workload.lr, workload.momentum)
+    local = jfu.local_sgd(jfu.classification(model.apply), optimizer, batch_size=size)
+    return model, jfu.fedavg(local, chunk=chunk), (x, y, rows)
 
 
 def matmul_rounds(asked: dict) -> Job:
