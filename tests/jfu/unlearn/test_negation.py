@@ -9,6 +9,8 @@ import pytest
 
 import jfu
 from helpers.federation import bits, network
+from jfu.models import build
+from jfu.unlearn.negation import negated
 
 pytestmark = pytest.mark.conformance
 
@@ -31,6 +33,16 @@ def test_negate_flips_the_sign_bit_and_twice_is_nothing(dtype):
     assert once["b"] is params["b"]
     assert bits(jfu.negate(once, mask)) == bits(params)
     assert bits(jax.jit(lambda p: jfu.negate(p, mask))(params)) == bits(once)
+
+
+def test_both_readings_of_the_first_layer_are_one_in_a_resnet():
+    """Its first convolution has no bias, so its running mean follows in both."""
+    net = build("resnet18_narrow", classes=3, image_shape=(8, 8, 3), norm="batch")
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    ones = jax.tree.map(lambda a: jnp.ones(a.shape, a.dtype), shapes)
+    whole = negated(ones, jfu.by_layer(net, 0), net.follows)
+    assert bits(negated(ones, jfu.first_weight(net), net.follows)) == bits(whole) != bits(ones)
+    assert float(whole["batch_stats"]["stem_norm"]["mean"][0]) == -1
 
 
 def test_negating_the_first_layer_turns_its_output_round(model, variables):

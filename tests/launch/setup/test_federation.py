@@ -1,6 +1,7 @@
 """Rounds as flags ask for them: what is refused, limits of gradients and updates, faults."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import jfu
+import jfu.models
 from helpers.federation import bits
 from helpers.forks import launch
 from helpers.workdirs import CONFIG, PLAIN, PRIVATE, changed
@@ -105,6 +107,27 @@ def test_an_accountant_that_is_not_there_is_missed_at_once(monkeypatch):
     with pytest.raises(ValueError, match="dp-accounting, which is not installed; install it, or"):
         federation.check(PRIVATE)
     federation.check(PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("layers", "weights_only", "picked"),
+    [
+        (["first"], False, {"stem/kernel", "stem/bias"}),
+        (["first"], True, {"stem/kernel"}),
+        (["first_weight"], False, {"stem/kernel", "position"}),
+        (["last"], False, {"head/kernel", "head/bias"}),
+        (["0"], True, {"stem/kernel"}),
+        (["stem/.*", "token"], False, {"stem/kernel", "stem/bias", "token"}),
+        (["stem/.*", "token"], True, {"stem/kernel", "token"}),
+    ],
+)
+def test_layers_of_a_vision_transformer(layers, weights_only, picked):
+    model = jfu.models.build("vit_tiny", classes=3, image_shape=(8, 8, 1))
+    params = jax.eval_shape(model.init, jax.random.key(0))["params"]
+    mask = jfu.select(params, federation.selector(tuple(layers), model, weights_only))
+    chosen = jax.tree_util.tree_leaves_with_path(mask)
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    assert {name(path) for path, yes in chosen if yes} == picked
 
 
 def test_recovery_warms_up_where_it_is_asked_to():
