@@ -14,6 +14,8 @@ from helpers.federation import bits
 from helpers.forks import launch
 from helpers.workdirs import CONFIG, PLAIN, PRIVATE, changed
 from jfu import faults
+from jfu.augment import AUGMENTS
+from jfu.unlearn.coun import two_views
 from launch.setup import federation
 from launch.setup.options import read_options
 from launch.setup.study import recovering
@@ -188,6 +190,32 @@ def test_a_methods_own_rounds_have_the_faults_and_the_limit(data, model, variabl
         update, info = build(**changes)(shared, one, jax.random.key(0))
         assert (int(info.left_out), float(info.weight)) == (why, 0)
         assert not any(np.any(a) for a in jax.tree.leaves(update))
+
+
+def test_a_methods_own_work_changes_examples_as_training_does_or_as_the_method_says():
+    """A batch that the loss gets: one view of each of four images, or two, or no augmentation."""
+    x = np.random.default_rng(0).integers(1, 255, (4, 8, 8, 1)).astype(np.uint8)
+    data = jfu.stack(x, np.arange(4), [range(4)])
+    shared = jfu.types.Broadcast({"params": jnp.zeros(())}, jnp.zeros((), jnp.int32))
+    one = data._replace(index=data.index[0], mask=data.mask[0], id=data.id[0])
+    usual = AUGMENTS["crop_flip"]
+    for given, shape in (
+        ({}, (4, 8, 8, 1)),
+        (dict(augment=two_views(usual)), (4, 2, 8, 8, 1)),
+        (dict(augment=None), (4, 8, 8, 1)),
+    ):
+        seen = []
+
+        def loss(variables, batch, key, seen=seen):
+            jax.debug.callback(seen.append, batch.x)
+            return variables["params"] * 0.0
+
+        config = changed(PLAIN, augment="crop_flip", batch_size=4)
+        work = federation.build(config, loss, 0.1, 1, 1)[1](**given)
+        jax.block_until_ready(work(shared, one, jax.random.key(0)))
+        assert seen[0].shape == shape
+        shown = (seen[0] > 0).reshape(4, -1).all(1)  # a crop that moves an image brings zeros
+        assert shown.all() == ("augment" in given and given["augment"] is None)
 
 
 def test_faults_and_aggregators_are_read():

@@ -3,8 +3,9 @@
 import pytest
 
 import jfu.data
-from helpers.workdirs import PLAIN, changed
-from launch.setup.study import check_sizes, set_aside
+from helpers.workdirs import LAYOUT, PLAIN, changed
+from jfu.augment import AUGMENTS
+from launch.setup.study import check_sizes, prepare_study, set_aside
 
 
 def test_what_is_set_aside_is_not_evaluated_on(dataset):
@@ -26,3 +27,11 @@ def test_sizes_that_no_machine_has_are_refused_before_they_are_made():
     with pytest.raises(ValueError, match=r"--augment=crop .* of synthetic have the shape \[64\]"):
         check_sizes(changed(PLAIN, dataset="synthetic", augment="crop"), flat)
     check_sizes(changed(PLAIN, batch_size=1024, augment="crop"), data)
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_methods_get_the_augmentation_of_training(name, dataset, monkeypatch):
+    monkeypatch.setattr("jfu.data.load", lambda *args, **options: dataset)
+    monkeypatch.setattr(jfu, "step_flops", lambda *args, **options: 0.0)
+    study = prepare_study(changed(PLAIN, dataset="own.npz", augment=name), LAYOUT, [0])
+    assert study.setting.augment is AUGMENTS[name]
