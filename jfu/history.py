@@ -11,6 +11,11 @@ during the round, so all clients' updates are never in memory at once. ``start``
 model of training. ``came[k]`` is the weight ``n_k`` in the last round, kept beside ``last``. A
 round that was not applied did not move the model, so all its ``p_k`` are zero.
 
+``before`` has the state of the federation before each round in which a client took part for the
+first time. No other state is useful to someone who wants to go back to before a client came. There
+is room for one a client, or one a round if there are fewer rounds. A client that was left out of a
+round has come all the same: where clients are drawn, it took another's place.
+
 It is known who is left out only after all clients have trained. Their updates are then no longer in
 memory. A history of sums therefore first adds with the expected shares. If a client was left out,
 all clients repeat the round in the same way, and each adds what is missing. This costs twice the
@@ -25,11 +30,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jfu.io import by_name, unflatten
 from jfu.sums import norm, wide
 from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
 
-KEPT = ("start", "norms", "sums", "first", "last", "updates")
-SINGLE = KEPT[1:]  # records of single clients, which a sum does not reveal
+SINGLE = ("norms", "sums", "first", "last", "updates")  # what a sum of updates does not reveal
+KEPT = ("start", *SINGLE, "before")
 BESIDE = {"last": "came"}  # records that are kept automatically beside another
 LEAST = np.finfo(np.float32).tiny  # the norm of a client that sent zeros; 0 means it was absent
 EXACT = 1e-5  # shares whose sum is this close to one need no correction
@@ -57,14 +63,16 @@ class Recorded(NamedTuple):
 def recorded(
     fed: FederatedAlgorithm, keep: Collection[str], *, clients: ClientData, rounds: int
 ) -> FederatedAlgorithm:
-    """A federation that also keeps a history of its clients' parameter updates.
+    """A federation that also keeps a history of its clients' parameter updates, or of its states.
 
     Args:
       fed: a federation that can be watched, as all of jfu's can.
-      keep: out of ``start``, ``norms`` [R, K], ``sums``, ``first``, ``last`` [K, ...] and
-        ``updates`` [K, R, ...]. Dtypes are those of the parameters; norms and sums are float32 at
-        least. A client that missed a round, or was left out, has zeros for it; its ``first`` and
-        ``last`` stay as they were. ``came`` [K] says who took part in the last round.
+      keep: out of ``start``, ``norms`` [R, K], ``sums``, ``first``, ``last`` [K, ...],
+        ``updates`` [K, R, ...] and ``before``. Dtypes are those of the parameters; norms and sums
+        are float32 at least. A client that missed a round, or was left out, has zeros for it; its
+        ``first`` and ``last`` stay as they were. ``came`` [K] says who took part in the last round.
+        ``before`` has ``states``, whose leaves are [S, ...] with S = min(K, R), how many of these
+        are ``used`` [], and the round in which each client ``joined`` [K], R if in none.
       clients: the federation's clients; rows of the history are in their order.
       rounds: R, the number of rounds with space; later ones are not recorded.
 
@@ -102,6 +110,7 @@ def recorded(
             last=room,
             updates=lambda: room(rounds),
             came=lambda: jnp.zeros(count, jnp.float32),
+            before=lambda: _nobody_yet(fed.init(variables), count, rounds),
         )
         named = [name for name in KEPT if name in keep]
         named += [BESIDE[name] for name in named if name in BESIDE]
@@ -110,6 +119,8 @@ def recorded(
     def round(state: Recorded, clients: ClientData, key: jax.Array):
         number, old = state.inner.round, state.history
         rows = {name: old[name] for name in SINGLE if name in old}
+        if "before" in old:
+            rows["joined"] = old["before"]["joined"]
         if not rows:
             inner, info = fed.round(state.inner, clients, key)
             return Recorded(inner, old), info
@@ -128,6 +139,8 @@ def recorded(
         if "sums" in rows:
             again = lambda see, rows: fed.watched(see)(state.inner, clients, key, rows)[2]
             rows["sums"] = _as_moved(again, rows["sums"], share, applied)
+        if "before" in old:
+            rows["before"] = _with_state(old["before"], state.inner, rows.pop("joined"))
         return Recorded(inner, {**old, **rows}), info
 
     return FederatedAlgorithm(init, round)
@@ -137,6 +150,26 @@ def needed(history: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]
     """The histories of these kinds, with what is kept beside them; earlier ones may lack that."""
     beside = [BESIDE[kind] for kind in kinds if kind in BESIDE]
     return {kind: history[kind] for kind in kinds} | {b: history[b] for b in beside if b in history}
+
+
+def _nobody_yet(state: PyTree, count: int, rounds: int) -> dict[str, Any]:
+    """The history ``before``, of states like this one, before any round."""
+    room = lambda leaf: jnp.zeros((min(count, rounds), *leaf.shape), leaf.dtype)
+    return dict(
+        states=unflatten(by_name(jax.tree.map(room, state))),
+        used=jnp.zeros((), jnp.int32),
+        joined=jnp.full(count, rounds, jnp.int32),
+    )
+
+
+def _with_state(before: dict[str, Any], state: PyTree, joined: jax.Array) -> dict[str, Any]:
+    """The history ``before`` after a round that began in ``state``."""
+    used = before["used"]
+    fresh = (joined != before["joined"]).any()
+    place = jnp.where(fresh, used, joined.shape[0])  # beyond all room, so that nothing is written
+    put = lambda kept, now: kept.at[place].set(now, mode="drop")
+    states = jax.tree.map(put, before["states"], unflatten(by_name(state)))
+    return dict(states=states, used=used + fresh, joined=joined)
 
 
 def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share: jax.Array):
@@ -154,6 +187,9 @@ def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share:
         new["first"] = jax.tree.map(put, row["first"], sent)
     if "last" in row:
         new["last"] = jax.tree.map(lambda s, u: jnp.where(here, u, s), row["last"], sent)
+    if "joined" in row:
+        came = here | (info.left_out > 0)
+        new["joined"] = jnp.where(came, jnp.minimum(row["joined"], number), row["joined"])
     if "updates" in row:
         put = lambda s, u: s.at[number].set(jnp.where(here, u, 0), mode="drop")
         new["updates"] = jax.tree.map(put, row["updates"], sent)

@@ -42,6 +42,7 @@ from jfu.unlearn.puf import puf
 from jfu.unlearn.reinit import redraw, reinit
 from jfu.unlearn.retrain import retrain
 from jfu.unlearn.ridge import ridge, ridge_subtract
+from jfu.unlearn.rollback import rollback
 from jfu.unlearn.steady import steady
 
 
@@ -60,6 +61,8 @@ class Setting(NamedTuple):
     around: Callable[[ClientFn], FederatedAlgorithm] | None = None
     epochs: int = 1  # usual local epochs
     batch_size: int = 32
+    # The federation of training with the clients that stay, as for retraining; else that is `fed`.
+    training: FederatedAlgorithm | None = None
     chunk: int | None = None  # clients at once; see fedavg
     within: int | None = None  # the budget of rounds after the request
     proxy: jax.Array | None = None  # unlabelled examples at the server
@@ -131,6 +134,12 @@ METHODS = (
         lambda s: retrain(s.fed, s.model.init),
         traits=Traits(recovers=False),
         compared=True,
+    ),
+    Method(
+        "rollback",
+        lambda s: rollback(s.training or s.fed),
+        Needs(history=("before",)),
+        traits=Traits(recovers=False),
     ),
     Method("finetune", lambda s: finetune(s.fed), compared=True),
     Method("none", lambda s: none(s.fed), traits=Traits(recovers=False)),
@@ -408,6 +417,7 @@ __all__ = [
     "retrain",
     "ridge",
     "ridge_subtract",
+    "rollback",
     "shuffle",
     "steady",
     "traits_of",
