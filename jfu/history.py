@@ -13,8 +13,8 @@ round that was not applied did not move the model, so all its ``p_k`` are zero.
 
 ``before`` has the state of the federation before each round in which a client took part for the
 first time. No other state is useful to someone who wants to go back to before a client came. There
-is room for one a client, or one a round if there are fewer rounds. A client that was left out of a
-round has come all the same: where clients are drawn, it took another's place.
+is room for one a client, or one a round if there are fewer rounds. A client that was drawn for a
+round has come, even if it was then absent or left out: it took another's place.
 
 It is known who is left out only after all clients have trained. Their updates are then no longer in
 memory. A history of sums therefore first adds with the expected shares. If a client was left out,
@@ -32,7 +32,15 @@ import numpy as np
 
 from jfu.io import by_name, unflatten
 from jfu.sums import norm, wide
-from jfu.types import ClientData, FederatedAlgorithm, LocalInfo, Params, PyTree, Variables
+from jfu.types import (
+    ClientData,
+    FederatedAlgorithm,
+    LocalInfo,
+    Params,
+    PyTree,
+    RoundInfo,
+    Variables,
+)
 
 SINGLE = ("norms", "sums", "first", "last", "updates")  # what a sum of updates does not reveal
 KEPT = ("start", *SINGLE, "before")
@@ -119,11 +127,9 @@ def recorded(
     def round(state: Recorded, clients: ClientData, key: jax.Array):
         number, old = state.inner.round, state.history
         rows = {name: old[name] for name in SINGLE if name in old}
-        if "before" in old:
-            rows["joined"] = old["before"]["joined"]
         if not rows:
             inner, info = fed.round(state.inner, clients, key)
-            return Recorded(inner, old), info
+            return Recorded(inner, _with_state(old, state.inner, clients, info)), info
         nobody = jnp.zeros(count, jnp.float32)  # who is not there writes no row
         if "norms" in rows:
             rows["norms"] = rows["norms"].T  # a row a client
@@ -139,9 +145,7 @@ def recorded(
         if "sums" in rows:
             again = lambda see, rows: fed.watched(see)(state.inner, clients, key, rows)[2]
             rows["sums"] = _as_moved(again, rows["sums"], share, applied)
-        if "before" in old:
-            rows["before"] = _with_state(old["before"], state.inner, rows.pop("joined"))
-        return Recorded(inner, {**old, **rows}), info
+        return Recorded(inner, _with_state({**old, **rows}, state.inner, clients, info)), info
 
     return FederatedAlgorithm(init, round)
 
@@ -162,14 +166,28 @@ def _nobody_yet(state: PyTree, count: int, rounds: int) -> dict[str, Any]:
     )
 
 
-def _with_state(before: dict[str, Any], state: PyTree, joined: jax.Array) -> dict[str, Any]:
-    """The history ``before`` after a round that began in ``state``."""
-    used = before["used"]
-    fresh = (joined != before["joined"]).any()
-    place = jnp.where(fresh, used, joined.shape[0])  # beyond all room, so that nothing is written
+def _with_state(history: dict[str, Any], state: PyTree, clients: ClientData, info: RoundInfo):
+    """The history after a round that began in ``state``; that is kept in ``before``, if need be."""
+    if "before" not in history:
+        return history
+    states, used, old = (history["before"][name] for name in ("states", "used", "joined"))
+    joined = jnp.where(_here(clients, info), jnp.minimum(old, state.round), old)
+    fresh = (joined != old).any()
+    place = jnp.where(fresh, used, old.shape[0])  # beyond all room, so that nothing is written
     put = lambda kept, now: kept.at[place].set(now, mode="drop")
-    states = jax.tree.map(put, before["states"], unflatten(by_name(state)))
-    return dict(states=states, used=used + fresh, joined=joined)
+    states = jax.tree.map(put, states, unflatten(by_name(state)))
+    return {**history, "before": dict(states=states, used=used + fresh, joined=joined)}
+
+
+def _here(clients: ClientData, info: RoundInfo) -> jax.Array:
+    """Who had a part in a round, bool [K].
+
+    If clients were drawn, these are all that were. Even one that was then absent or left out took
+    another's place.
+    """
+    if info.ids.shape[0] < clients.id.shape[0]:
+        return jnp.isin(clients.id, info.ids) & clients.mask.any(-1)
+    return (info.clients.weight > 0) | (jnp.asarray(info.clients.left_out) > 0)
 
 
 def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share: jax.Array):
@@ -187,9 +205,6 @@ def _see(number: jax.Array, row: PyTree, update: PyTree, info: LocalInfo, share:
         new["first"] = jax.tree.map(put, row["first"], sent)
     if "last" in row:
         new["last"] = jax.tree.map(lambda s, u: jnp.where(here, u, s), row["last"], sent)
-    if "joined" in row:
-        came = here | (info.left_out > 0)
-        new["joined"] = jnp.where(came, jnp.minimum(row["joined"], number), row["joined"])
     if "updates" in row:
         put = lambda s, u: s.at[number].set(jnp.where(here, u, 0), mode="drop")
         new["updates"] = jax.tree.map(put, row["updates"], sent)

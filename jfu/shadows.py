@@ -75,7 +75,8 @@ def everything(request: Split) -> Split:
 def answer(method: Unlearner, rounds: int) -> Callable[[Trained, Split, Key], PyTree]:
     """A method with its rounds as one pure function ``(trained, request, key) -> state``.
 
-    It draws what ``method.perturb`` and ``jfu.rounds`` draw from ``jax.random.split(key)``.
+    It draws what ``method.perturb`` and ``jfu.rounds`` draw from ``jax.random.split(key)``. Rounds
+    that the state has had already, as after a rollback, are not run again.
     Retraining is the training of the federation that is given to it, so
     ``answer(retrain(fed, init), rounds)(Trained(()), everything(request), key)`` trains one.
     """
@@ -87,7 +88,7 @@ def answer(method: Unlearner, rounds: int) -> Callable[[Trained, Split, Key], Py
         def step(number, state):
             return method.recover(state, request, jax.random.fold_in(later, number))[0]
 
-        return jax.lax.fori_loop(0, rounds, step, state)
+        return jax.lax.fori_loop(state.round, rounds, step, state)
 
     return run
 

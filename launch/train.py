@@ -23,7 +23,7 @@ def define() -> None:
         "keep_history",
         [],
         "What to keep of training, for methods that need it: start, norms, sums, first, last, "
-        "updates. Written to history.safetensors.",
+        "updates, before. Written to history.safetensors.",
     )
     flags.DEFINE_string(
         "init_from",

@@ -42,7 +42,7 @@ from jfu.unlearn.puf import puf
 from jfu.unlearn.reinit import redraw, reinit
 from jfu.unlearn.retrain import retrain
 from jfu.unlearn.ridge import ridge, ridge_subtract
-from jfu.unlearn.rollback import rollback
+from jfu.unlearn.rollback import first_round, rollback
 from jfu.unlearn.steady import steady
 
 
@@ -399,6 +399,7 @@ __all__ = [
     "fedosd",
     "fedquit",
     "finetune",
+    "first_round",
     "fukd",
     "ga",
     "mode",

@@ -15,7 +15,7 @@ from launch.running import cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
 from launch.setup import federation, identity
-from launch.setup.methods import budget, build_methods
+from launch.setup.methods import build_methods, rounds_to_run
 from launch.setup.study import prepare_study
 from launch.setup.trial import Trial, names_the_poison, prepare_trial
 from launch.shell import devices, hosts, joining
@@ -104,8 +104,9 @@ def changed_by_request(trained: Config) -> dict[str, Any]:
     given = {n: getattr(FLAGS, n) for n in FIELDS if n in FLAGS and FLAGS[n].present}
     given = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items()}
     settable = having("request", "renewed")
-    # Retraining repeats the training without the forgotten data, so it clips in the same way.
-    free = [n for n in settable if FLAGS.method != "retrain" or n != "max_grad_norm"]
+    # Retraining and rollback repeat training without the forgotten data, so they clip as it did.
+    anew = not jfu.unlearn.traits_of(FLAGS.method).recovers
+    free = [n for n in settable if not (anew and n == "max_grad_norm")]
     free += [*having("place"), "init_params"]
     for name, value in given.items():
         if name not in free and value != getattr(trained, name):
@@ -187,16 +188,21 @@ def answer(
     trial = prepare_trial(study, seed)
     history = read_history(FLAGS.init_from)
     check_history(method, trial, history)
+    rounds = rounds_to_run(config, name, history, trial.request)
+    if name == "rollback" and not rounds:
+        raise ValueError(
+            f"no client that loses examples took part in the training of {FLAGS.init_from}, so its "
+            "model never learned from them, and there is nothing to answer"
+        )
     work = start.begin(work, config, "unlearn", study, trial, FLAGS.init_from, more)
     records.asked(work, config, name)
-    rounds = budget(config, name)
     announce(study, trial, f"method {name}, seed {seed}", work, {name: rounds})
     cell = cells.runner(work, study, trial, Programs(), FLAGS.checkpoint_every, until, name)
     trained, row, _ = cells.original(study, trial, cell)
     trained = trained._replace(history=devices.place(history))
     if name == "not":
         say_outlook(work, config, trial, row)
-    regained = more["stop"] == "regained" and name != "retrain"
+    regained = more["stop"] == "regained" and jfu.unlearn.traits_of(name).recovers
     enough = row["retain"] - 0.5 if regained else None
     state, rows = cell(name, method, trained, trial.request, rounds, enough=enough)
     check_changed(trained.variables, state.variables)
@@ -254,7 +260,7 @@ def publish(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
     names = report.write(work.path, summary, text)
     records.answered(work, config, FLAGS.method, rows, names)
     show(f"\n{text}")
-    if FLAGS.method != "retrain":
+    if jfu.unlearn.traits_of(FLAGS.method).recovers:
         for line in advice.behind(values, rows[0], rows[-1]):
             say(line)
     show(f"the unlearned model is {work.path / places.MODEL}")

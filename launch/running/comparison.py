@@ -15,7 +15,7 @@ from launch.running import cells, table
 from launch.running.programs import Programs
 from launch.running.progress import announce
 from launch.setup import federation, private
-from launch.setup.methods import budget, build_methods, remembered, remembering
+from launch.setup.methods import budget, build_methods, remembered, remembering, rounds_to_run
 from launch.setup.study import Study, prepare_study
 from launch.setup.trial import Trial, prepare_trial
 from launch.shell import devices, entry, hosts, joining
@@ -175,7 +175,8 @@ def run_seed(
     trained, row, _ = cells.original(study, trial, cell)
     rows, request = [row], trial.request
     for name, method in methods.items():
-        rows += cell(name, method, trained, request, budget(study.config, name))[1]
+        rounds = rounds_to_run(study.config, name, trained.history, request)
+        rows += cell(name, method, trained, request, rounds)[1]
     if "retrain" in methods:  # the noise floor
         rounds = study.config.rounds
         rows += cell(AGAIN, methods["retrain"], trained, request, rounds, quiet=True)[1]

@@ -212,12 +212,17 @@ def _check_history(config: Config, keep: Sequence[str]) -> None:
     if single and config.sum_only:
         raise ValueError(
             f"--keep_history={','.join(single)} keeps updates of single clients, which --sum_only "
-            "hides; keep no more than start, or leave one of the flags out"
+            "hides; keep no more than start and before, or leave one of the flags out"
         )
     if single and config.dp_clip is not None:
         raise ValueError(
             f"--keep_history={','.join(keep)} keeps updates without noise; leave it or --dp_clip "
             "out"
+        )
+    if "before" in keep and config.dp_clip is not None:
+        raise ValueError(
+            "--keep_history=before keeps each client's first round, which epsilon does not cover; "
+            "leave it or --dp_clip out"
         )
 
 

@@ -1,10 +1,11 @@
 """The methods of a study: how they run, what training must keep for them, and their budgets."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jfu
 import jfu.history
-from jfu.unlearn import UNLEARNERS
+from jfu.unlearn import UNLEARNERS, first_round
 from launch.setup import federation
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -92,5 +93,30 @@ def remembering(study: Study, keep: Sequence[str], trial: Trial) -> Study:
 def budget(config: Config, name: str) -> int:
     """The most rounds of a method's run; retraining has as many as training had."""
     trained = 0 if config.init_params else config.rounds
-    known = dict(original=trained, retrain=config.rounds, retrain_again=config.rounds, none=0)
+    known = dict.fromkeys(("retrain", "retrain_again", "rollback"), config.rounds)
+    known |= dict(original=trained, none=0)
     return known.get(name, config.recovery_rounds)
+
+
+def rounds_to_run(config: Config, name: str, history: Any, request: jfu.Split) -> int:
+    """The rounds of a method's run on a seed, as ``budget``.
+
+    A rollback runs only those that training ran after the state that it returns to, and says so.
+    """
+    most = budget(config, name)
+    if name != "rollback":
+        return most
+    number = min(int(first_round(history["before"], request.forget)), most)
+    if number == most:
+        say("note: no client that loses examples took part, so rollback keeps the old model")
+    elif number:
+        say(
+            f"rollback returns to the model after round {number} of {most}: before that, no client "
+            "that loses examples took part"
+        )
+    else:
+        say(
+            "note: a client that loses examples took part in the first round, so rollback retrains "
+            "from the same initial model"
+        )
+    return most - number

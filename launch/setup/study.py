@@ -182,6 +182,7 @@ def assemble(
         config.weights_only,
         local=feds.local,
         around=feds.around,
+        training=feds.retraining,
         augment=AUGMENTS[config.augment],
         epochs=config.epochs,
         batch_size=config.batch_size,

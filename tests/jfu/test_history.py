@@ -85,9 +85,9 @@ def test_a_history_holds_no_second_set_of_models():
     data = jfu.stack(np.ones((40, 1), np.float32), np.zeros(40, int), [[i] for i in range(40)])
     loss = lambda variables, batch, key: (variables["params"] * batch.x.sum()).sum()
     used = {}
-    for keep in ([], ["norms"], ["sums"], ["last"]):
+    for keep in ([], ["norms"], ["sums"], ["last"], ["before"]):
         fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.1), batch_size=1))
-        fed = jfu.recorded(fed, keep, clients=data, rounds=5) if keep else fed
+        fed = jfu.recorded(fed, keep, clients=data, rounds=50) if keep else fed
         state = jax.eval_shape(fed.init, {"params": jax.ShapeDtypeStruct((wide,), np.float32)})
         step = jax.jit(fed.round, donate_argnums=0).lower(state, data, jax.random.key(0))
         used[tuple(keep)] = step.compile().memory_analysis().temp_size_in_bytes

@@ -253,6 +253,33 @@ def test_a_history_that_was_not_kept_is_asked_for(trained, tmp_path):
     assert not (tmp_path / "B").exists()
 
 
+def test_a_rollback_answers_from_the_states_that_training_kept(tmp_path):
+    """One client a round; the last of them to come first leaves. The server sees only sums."""
+    import jfu.io
+
+    flags = [*SMALL, "--nobackdoor", "--sample=1", "--sum_only", "--keep_history=before"]
+    launch("train", *flags, f"--workdir={tmp_path / 'A'}")
+    history = jfu.io.load_arrays(tmp_path / "A" / "history.safetensors")
+    joined, came = np.asarray(history["before/joined"]), int(history["before/used"])
+    first = joined[joined < 4]
+    assert came == len(set(first)) > 1
+    late, number = int(np.flatnonzero(joined == max(first))[0]), int(max(first))
+    answer = [f"--init_from={tmp_path / 'A'}", "--method=rollback", f"--forget=client:{late}"]
+    _, said = launch("unlearn", *answer, f"--workdir={tmp_path / 'B'}")
+    assert f"rollback returns to the model after round {number} of 4" in said
+    rows = rows_of(tmp_path / "B")
+    assert [row["round"] for row in rows] == [0, *range(4 - number + 1)]
+    assert rows[-1]["storage"] == sum(a.nbytes for a in history.values()) > 4 * 4 * 13_706
+    for flag in ("--stop=regained", "--recovery_rounds=3"):
+        _, error = launch("unlearn", *answer, flag, f"--workdir={tmp_path / 'C'}", expect=2)
+        assert "does nothing with rollback" in error
+    never = np.flatnonzero(joined == 4)
+    for client in never[:1]:
+        gone = [*answer[:2], f"--forget=client:{client}", f"--workdir={tmp_path / 'C'}"]
+        _, error = launch("unlearn", *gone, expect=2)
+        assert "its model never learned from them, and there is nothing to answer" in error
+
+
 @pytest.mark.slow
 def test_rivals_in_one_comparison_and_its_rounds(tmp_path):
     """A history, data at the server, single updates; then one more method, and the benchmark."""

@@ -14,6 +14,6 @@ def define() -> None:
     flags.DEFINE_list(
         "keep_history",
         None,
-        "What to keep of training: start, norms, sums, first, last, updates. Default: what the "
-        "methods need. Name more if you will add methods that need more.",
+        "What to keep of training: start, norms, sums, first, last, updates, before. Default: what "
+        "the methods need. Name more if you will add methods that need more.",
     )

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import jfu
+import jfu.io
 from helpers import rivals
 from helpers.federation import bits, network
 from jfu.types import Traits
@@ -93,6 +94,13 @@ def build(setting):
 methods = pytest.mark.parametrize("name", UNLEARNERS)
 
 
+def _begun(variables):
+    """A state of the setting's federation by names, before its first round."""
+    fed = jfu.fedavg(lambda *_: None, server=optax.sgd(0.9, momentum=0.1))
+    half = jax.tree.map(lambda p: p / 2, variables)
+    return jfu.io.unflatten(jfu.io.by_name(fed.init(half)))
+
+
 def _history(variables):
     """One of every kind, of three clients and four rounds."""
     params = variables["params"]
@@ -111,6 +119,11 @@ def _history(variables):
         last=wide(),
         updates=wide(4),
         **_kept(),
+        before=dict(
+            states=jax.tree.map(lambda a: jnp.stack([a, 0 * a, 0 * a]), _begun(variables)),
+            used=jnp.ones((), jnp.int32),
+            joined=jnp.array([0, 0, 4], jnp.int32),
+        ),
     )
 
 
@@ -236,6 +249,7 @@ NEEDS = dict(
     federaser=dict(history=("start", "norms", "first"), per_client=True, whole_clients=True),
     fukd=dict(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
     pgd=dict(LEAVING, history=("last",), whole_clients=True),
+    rollback=dict(history=("before",)),
     fedosd=dict(LEAVING, per_client=True),
     ridge=dict(history=("statistics",), per_client=True),
     ridge_subtract=dict(LEAVING, history=("total",)),
@@ -251,7 +265,7 @@ def test_needs_are_known_beforehand(build, name):
 
 # By hand: what is not named trains on from the old model, and changes no layer by itself.
 TRAITS = dict(
-    **{key: dict(recovers=False) for key in ("retrain", "none")},
+    **{key: dict(recovers=False) for key in ("retrain", "rollback", "none")},
     **{
         key: dict(perturbs=True, selects=True, negates=True)
         for key in ("not", "not_blend", "not_no_return")
@@ -419,7 +433,7 @@ def test_retained_examples_are_read(build, variables, request_):
     assert bits(results[0].params) != bits(results[1].params)
 
 
-@pytest.mark.parametrize("name", ["retrain", "federaser"])
+@pytest.mark.parametrize("name", ["retrain", "federaser", "rollback"])
 def test_starting_anew_reads_nothing_of_the_trained_model(build, variables, request_, name):
     method = build(name)
     spoilt = jax.tree.map(lambda a: jnp.full_like(a, jnp.nan), variables)
@@ -470,7 +484,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("noise", {"stem"}),
         ("reinit", {"stem"}),
         ("permute", {"stem"}),
-        ("retrain", {"stem", "head"}),
+        *((name, {"stem", "head"}) for name in ("retrain", "rollback")),
         # At the server, before any round; the others begin with the model as it is.
         *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
         ("ridge", {"head"}),

@@ -49,6 +49,12 @@ from launch.setup.study import recovering
         (dict(dp_clip=1.0), dict(names=["puf"]), "puf has rounds of its own or a history"),
         (dict(dp_clip=1.0), dict(names=["not_deepest"]), "not_deepest has rounds of its own"),
         (dict(dp_clip=1.0), dict(keep=["last"]), "keeps updates without noise"),
+        (
+            dict(dp_clip=1.0),
+            dict(keep=["before"]),
+            "keeps each client's first round, which epsilon",
+        ),
+        (dict(dp_clip=1.0), dict(names=["rollback"]), "rollback has rounds of its own or a hist"),
         (dict(sum_only=True, aggregator="krum"), {}, "krum needs single updates"),
         (dict(sum_only=True), dict(names=["federaser"]), "federaser needs single updates"),
         (dict(sum_only=True), dict(names=["not", "pgd"]), "pgd needs single updates"),
@@ -69,8 +75,9 @@ def test_flags_that_cannot_be_are_refused(changes, more, words):
 
 def test_flags_that_can_be_are_not():
     federation.check(PLAIN, ["retrain", "puf", "pgd"], ["last", "updates"])
-    federation.check(changed(PLAIN, max_update_norm=np.inf, faults=("late:0.1",)))
     federation.check(changed(PLAIN, sum_only=True), ["not", "puf", "mode", "ga"], ["start"])
+    federation.check(changed(PLAIN, max_update_norm=np.inf, faults=("late:0.1",)))
+    federation.check(changed(PLAIN, sum_only=True), ["not", "rollback"], ["start", "before"])
     pytest.importorskip("dp_accounting")
     federation.check(PRIVATE, ["not", "retrain"], ["start"], given=["dp_noise", "dp_delta"])
 

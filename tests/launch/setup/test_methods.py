@@ -167,3 +167,24 @@ def test_own_formulas_are_told_apart_from_the_aggregator(monkeypatch, fed, model
     )
     build_methods(study, ["not", "finetune"])
     assert "--aggregator" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("leaving", "rounds", "words"),
+    [
+        ([5], 80, "took part in the first round, so rollback retrains from the same initial"),
+        ([2], 73, "returns to the model after round 7 of 80: before that, no client that loses"),
+        ([9], 0, "no client that loses examples took part, so rollback keeps the old model"),
+        ([9, 2], 73, "after round 7 of 80"),
+    ],
+)
+def test_a_rollback_runs_what_training_ran_after_it(data, leaving, rounds, words, capsys):
+    config = changed(PLAIN, rounds=80, recovery_rounds=40)
+    history = dict(before=dict(joined=np.array([0, 7, 80])))
+    request = jfu.split(data, jfu.forget_client(data, leaving))
+    assert methods.rounds_to_run(config, "rollback", history, request) == rounds
+    assert words in capsys.readouterr().err
+    for name, most in dict(retrain=80, finetune=40).items():
+        assert methods.rounds_to_run(config, name, {}, request) == most
+    assert methods.budget(config, "rollback") == 80
+    assert capsys.readouterr().err == ""
