@@ -26,6 +26,8 @@ CONFIG = Config(
         train_size=500,
         past=(),
         recovery_warmup_rounds=0,
+        lr_schedule="constant",
+        recovery_lr_schedule="constant",
     )
     | dict(sample=0, absent=0.0, faults=(), aggregator="mean", follow_means=True)
     | dict(drop_labels=(), proxy=0.0)
