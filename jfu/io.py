@@ -140,11 +140,16 @@ def _named(tree: dict) -> dict:
     return tree
 
 
-def adopt(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> dict:
+def adopt(
+    path: str | os.PathLike[str] | BinaryIO, like: PyTree, *, without: str | None = None
+) -> dict:
     """Reads a model trained elsewhere as variables of the shapes of ``like``.
 
     The file has either all variables (``params/...``, ``batch_stats/...``) or, for models
     without statistics, the parameters alone. Other floating dtypes are converted.
+
+    Args:
+      without: the path of a layer whose parameters are zeros, whatever the file has for it.
 
     Raises:
       ValueError: names or shapes differ, or values are not finite.
@@ -157,6 +162,11 @@ def adopt(path: str | os.PathLike[str] | BinaryIO, like: PyTree) -> dict:
             name: a.astype(kinds[name]) if name in kinds and _floating(a) else a
             for name, a in flatten(tree).items()
         }
+    if without is not None:
+        its = lambda name: name.startswith(f"params/{without}/")
+        flat = {name: a for name, a in flat.items() if not its(name)}
+        zeros = {n: np.zeros(a.shape, a.dtype) for n, a in by_name(like).items() if its(n)}
+        flat |= zeros
     path = _name(path)
     variables = restore(flat, like, path)
     if bad := [name for name, a in flat.items() if not np.isfinite(a).all()]:

@@ -22,7 +22,9 @@ def define() -> None:
     flags.DEFINE_string(
         "init_from", None, "The work directory of a finished launch.train or launch.unlearn."
     )
-    flags.DEFINE_string("method", "not", "The unlearning method.")
+    flags.DEFINE_string(
+        "method", "not", "The unlearning method. Default after --federation=ridge: ridge."
+    )
     flags.DEFINE_integer("seed", 0, "With --init_params: seed of split and draws.", lower_bound=0)
     flags.DEFINE_enum(
         "stop",

@@ -44,6 +44,19 @@ def ratios(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     if len(found) > 1:
         kinds = ("rounds", "bytes", "operations")
         for kind, values in zip(kinds, zip(*found, strict=True), strict=True):
-            mean = inference.t_interval(np.log(values))
-            out[kind] = {end: float(np.exp(getattr(mean, end))) for end in mean._fields}
+            out[kind] = geometric(values)
     return out
+
+
+def geometric(values: Sequence[float]) -> dict[str, float]:
+    """The geometric mean of two or more ratios, with its 95 % interval.
+
+    If a method cost nothing on a seed, the mean is 0, and the interval ends at the largest ratio.
+
+    >>> geometric([0.0, 0.0])
+    {'value': 0.0, 'low': 0.0, 'high': 0.0}
+    """
+    if min(values) == 0:
+        return dict(value=0.0, low=0.0, high=float(max(values)))
+    mean = inference.t_interval(np.log(values))
+    return {end: float(np.exp(getattr(mean, end))) for end in mean._fields}

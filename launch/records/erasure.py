@@ -66,8 +66,8 @@ FIELDS = dict(
     trained="from history dataset clients past rounds seed model results cells draws "
     "outside_epsilon",
     asked="request method from",
-    answered="request method from model weights rounds before after costs results cells draws "
-    "wrote outside_epsilon",
+    answered="request method from model history weights rounds before after costs results cells "
+    "draws wrote outside_epsilon",
     compared="request methods seeds results cells wrote draws",
     begun="run path from beside",
     wrote="wrote since",
@@ -264,6 +264,8 @@ def _model(step: Step, path: pathlib.Path, name: str, wanted: str) -> tuple[str,
         return "the secret for the noise of a run that is not finished", False, True
     if name in (MODEL, HISTORY) and run.script == "train":
         return "a model" if name == MODEL else "a history of clients' updates", met, True
+    if name == HISTORY and run.script == "unlearn":  # of a ridge federation
+        return "statistics of the clients that stay", met and not answers, True
     cell = re.fullmatch(r"(?:controls/)?cells/(\d+)-(.+)\.safetensors", name)
     if cell and _is_of(path, dict(run=run.fingerprint, method=cell[2], seed=int(cell[1]))):
         if not (

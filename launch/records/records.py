@@ -194,6 +194,7 @@ def answered(
     Args:
       names: files that were written beside the model.
     """
+    kept = (work.path / HISTORY).exists()  # statistics of those who stay, for the next request
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
     exact = rows[-1].get("outside_epsilon", "").split(", ")
     exact = ", ".join(name for name in exact if name in EVIDENCE + SPENT)
@@ -205,6 +206,7 @@ def answered(
         **{"from": jfu.ledger.digest(config.init_params)},
         model=jfu.ledger.digest(work.path / MODEL),
         rounds=rows[-1]["round"],
+        **({"history": jfu.ledger.digest(work.path / HISTORY)} if kept else {}),
         before=pick(rows[0], EVIDENCE),
         after=pick(rows[-1], EVIDENCE),
         costs=pick(rows[-1], SPENT),

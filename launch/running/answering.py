@@ -14,7 +14,8 @@ from launch.report import advice, report
 from launch.running import cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
-from launch.setup import federation, identity
+from launch.running.training import write_history
+from launch.setup import federation, identity, ridge
 from launch.setup.methods import build_methods, rounds_to_run
 from launch.setup.study import prepare_study
 from launch.setup.trial import Trial, names_the_poison, prepare_trial
@@ -57,8 +58,11 @@ def unlearn(until: float) -> None:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     with devices.on_devices(layout):
-        work, variables, rows = answer(work, met, layout, more, until)
+        work, state, rows = answer(work, met, layout, more, until)
+    variables = state.variables
     outcome.write_results(work, rows)
+    if keep := [kind for kind in ridge.kept(config) if kind in state.history]:
+        write_history(work, keep, state.history)
     checkpoints.write_model(work, variables)
     if export:
         checkpoints.export(export, variables, shown=True)
@@ -83,6 +87,8 @@ def configuration() -> runs.Met:
     moved = {name: FLAGS[name].value for name in having("place") if FLAGS[name].present}
     met = runs.read_model(FLAGS.init_from, **moved)
     trained = met.config
+    if ridge.chosen(trained) and not FLAGS["method"].present:
+        FLAGS.method = ridge.usual(trained.sum_only)
     if "seed" in FLAGS and FLAGS["seed"].present and FLAGS.seed != met.seed:
         raise ValueError(f"{FLAGS.init_from} was trained with --seed={met.seed}, not {FLAGS.seed}")
     changes = changed_by_request(trained)
@@ -176,8 +182,8 @@ def answer(
     """Runs the method on the model.
 
     Returns:
-      ``(work, variables, rows)``: the work directory open for writing, the unlearned model, and the
-      rows of the old model and of each round after it.
+      ``(work, state, rows)``: the work directory open for writing, the last state, and the rows of
+      the old model and of each round after it.
     """
     config, seed, name = met.config, met.seed, FLAGS.method
     taken = met.taken | workdir.taken(work, [seed])
@@ -206,7 +212,7 @@ def answer(
     enough = row["retain"] - 0.5 if regained else None
     state, rows = cell(name, method, trained, trial.request, rounds, enough=enough)
     check_changed(trained.variables, state.variables)
-    return work, state.variables, [row, *rows]
+    return work, state, [row, *rows]
 
 
 def read_history(source: str | None) -> Any:
@@ -216,7 +222,7 @@ def read_history(source: str | None) -> Any:
     path = pathlib.Path(source) / places.HISTORY
     if not hosts.agreed(path.exists):
         return {}
-    return jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(path)))
+    return ridge.restored(jfu.io.unflatten(jfu.io.load_arrays(hosts.opened(path))))
 
 
 def check_history(method: jfu.Unlearner, trial: Trial, history: Any) -> None:

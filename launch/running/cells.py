@@ -14,7 +14,7 @@ from jfu.results import as_original
 from launch.running.programs import Programs
 from launch.running.progress import say_calmed, say_cut, say_done
 from launch.running.rows import Meter, add_costs, at_once, first_costs, meter, row
-from launch.setup import keys, private
+from launch.setup import keys, private, ridge
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
@@ -73,9 +73,9 @@ def run_cell(shared: Shared, cell: Cell) -> tuple[Any, list[dict]]:
     """
     study, trial = shared.study, shared.trial
     cell = cell._replace(trained=as_needed(study, cell))
-    stream = private.apart(
-        keys.run(trial.key, cell.name, study.config.past), study.config, cell.name
-    )
+    frozen = ridge.chosen(study.config)
+    stream = keys.run(trial.key, cell.name, study.config.past, frozen=frozen)
+    stream = private.apart(stream, study.config, cell.name)
     perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
     counts = meter(study, trial, cell.name, cell.trained.history, cell.request)
     progress = resume(shared, cell, perturb_key) or start(shared, cell, counts, perturb_key)
@@ -185,7 +185,8 @@ def evaluate(
     if not final and (cell.quiet or number % config.eval_every):
         return [], False
     attack = final or bool(config.attack_every and number % config.attack_every == 0)
-    own = number <= cell.method.own
+    # A head in closed form needs no recovery, so its own round counts.
+    own = number <= cell.method.own and not jfu.unlearn.traits_of(cell.name).solves
     line = row(counts, number, state, costs, attack=attack, own=own, submit=submit)
     if cell.enough is not None and not (final or own) and line.result()["retain"] >= cell.enough:
         return [row(counts, number, state, costs, attack=True)], True

@@ -14,7 +14,7 @@ from launch.report import figures, report
 from launch.running import cells, table
 from launch.running.programs import Programs
 from launch.running.progress import announce
-from launch.setup import federation, private
+from launch.setup import federation, private, ridge
 from launch.setup.methods import budget, build_methods, remembered, remembering, rounds_to_run
 from launch.setup.study import Study, prepare_study
 from launch.setup.trial import Trial, prepare_trial
@@ -67,7 +67,10 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
     """
     until = entry.deadline(FLAGS.max_minutes)
     joining.join(FLAGS, FLAGS.clients)
-    names = expand(FLAGS.methods, FLAGS.forget, FLAGS.init_params)
+    given = FLAGS.methods
+    if FLAGS.federation == ridge.RIDGE:
+        given = ridge.methods(given, bool(FLAGS["methods"].present), FLAGS.sum_only)
+    names = expand(given, FLAGS.forget, FLAGS.init_params)
     config = resolve(names)
     keep = kept(config, names, FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, names, keep, **said()))
@@ -108,6 +111,8 @@ def expand(given: Sequence[str], forget: str, init_params: str | None = None) ->
 
 def kept(config: Config, names: Sequence[str], given: Sequence[str] | None) -> list[str]:
     """The history that training keeps: the requested one, or what the methods need."""
+    if ridge.chosen(config):
+        return list(given or ())  # it keeps what its methods need by itself
     if not config.init_params:
         return list(given or remembered(names))
     if given:
@@ -126,7 +131,7 @@ def begin(
     methods = build_methods(study, names)
     trial = prepare_trial(study, seeds[0])
     for name, method in methods.items():
-        jfu.unlearn.check_request(method, trial.request, keep, name)
+        jfu.unlearn.check_request(method, trial.request, [*keep, *ridge.kept(config)], name)
     study = remembering(study, keep, trial)
     work = workdir.begin(work, config, "compare", study.layout, study.data, keep_history=keep)
     hosts.agreed(lambda: records.reopen(work))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 
 import jfu
-from launch.setup import private
+from launch.setup import private, ridge
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
@@ -49,12 +49,30 @@ def announce(
     if config.forget:
         gone = int(trial.request.forget.mask.sum())
         say(f"request: forget {config.forget} ({gone} images)")
-    params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
-    chosen = jfu.describe(params, jfu.select(params, study.setting.selector))
-    say(f"layers to perturb, for methods that do: {chosen}")
+    say(head_of(study) if ridge.chosen(config) else layers_of(study))
     for line in [*private.outlook(config, trial, plan), *private.lonely(config, trial, plan)]:
         say(line)
     say(f"{doing}; work directory {work.path}")
+
+
+def layers_of(study: Study) -> str:
+    """Which layers methods perturb."""
+    params = jax.eval_shape(study.model.init, jax.random.key(0))["params"]
+    chosen = jfu.describe(params, jfu.select(params, study.setting.selector))
+    return f"layers to perturb, for methods that do: {chosen}"
+
+
+def head_of(study: Study) -> str:
+    """What is frozen in a ridge federation, and what clients send."""
+    config, model = study.config, study.model
+    variables = jax.eval_shape(model.init, jax.random.key(0))
+    width, classes = jax.eval_shape(lambda v: jfu.ridge.empty(model, v), variables).moment.shape
+    start = "the model before" if config.init_params else "the network at its random start"
+    frozen, each = config.features or start, f"{study.per_client[1]:,} bytes"
+    return (
+        f"frozen features of {frozen}; the last layer, {model.layers[-1]}, is a ridge head of "
+        f"{width} x {classes} weights; a client sends {each} once"
+    )
 
 
 def say_cut(study: Study, seed: int, name: str, metrics: Mapping) -> None:

@@ -12,7 +12,7 @@ from launch.records import records
 from launch.running import cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
-from launch.setup import federation, private, requests
+from launch.setup import federation, private, requests, ridge
 from launch.setup.methods import remembering
 from launch.setup.study import prepare_study
 from launch.setup.trial import prepare_trial
@@ -64,7 +64,7 @@ def train(until: float) -> None:
         )
         present = private.holding(trial.everything.retain)
     outcome.write_results(work, [*rows, row])
-    if keep:
+    if keep := [*keep, *ridge.kept(config)]:
         write_history(work, keep, trained.history)
     checkpoints.write_model(work, trained.variables)
     records.trained(work, config, seed, present, rounds, history=bool(keep))

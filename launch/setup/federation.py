@@ -13,7 +13,7 @@ import jfu
 import jfu.history
 from jfu.augment import AUGMENTS
 from jfu.faults import censored, guarded
-from launch.setup import idle, schedules
+from launch.setup import idle, ridge, schedules
 from launch.shell.config import Config
 
 SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
@@ -177,6 +177,7 @@ def check(
         )
     if config.dp_clip is not None:
         _check_private(config)
+    ridge.check(config, names)
     for name in names:
         if name in jfu.unlearn.UNLEARNERS:  # build_methods refuses other names
             _check_method(config, name)

@@ -60,6 +60,8 @@ NEEDS: dict[str, Need] = {
     "clients": _ruled,
     "min_examples": _ruled,
     **dict.fromkeys(map(flag_of, having("poison")), _poison),
+    "penalty": _value("federation", "ridge"),
+    "features": _value("federation", "ridge"),
     "momentum": _value("optimizer", "sgd"),
     "lr_decay": Need(
         lambda c: c.lr_decay == 1 or "constant" in (c.lr_schedule, c.recovery_lr_schedule),
@@ -72,6 +74,19 @@ NEEDS: dict[str, Need] = {
     "dp_delta": _private,
     "dp_noise_from_seed": _private,
 }
+
+
+# Flags of training by steps, which a ridge federation does not have.
+STEPS = ("rounds", "epochs", "augment", "optimizer", "lr", "lr_decay", "lr_schedule")
+STEPS += ("warmup_rounds", "momentum", "weight_decay", "proximal", "max_grad_norm", "sample")
+STEPS += ("absent", "faults", "aggregator", "clip", "trim", "byzantine", "max_update_norm")
+STEPS += ("server", "server_lr", "dp_clip", "dp_noise", "dp_delta", "dp_noise_from_seed")
+STEPS += ("recovery_rounds", "recovery_lr", "recovery_lr_schedule", "recovery_warmup_rounds")
+STEPS += ("keep_history",)
+_steps = Need(
+    lambda config: config.federation == "fedavg",
+    "with --federation={federation}, where clients send statistics once and take no steps",
+)
 
 
 class Use(NamedTuple):
@@ -154,7 +169,7 @@ def check(
 
 def idle(config: Config, names: Sequence[str] = ()) -> list[str]:
     """The flags that do nothing, whether they were given or not."""
-    found = [*_idle(config, NEEDS), *_unused(config, names, USES)]
+    found = [*_idle(config, (*NEEDS, *STEPS)), *_unused(config, names, USES)]
     return [name for name, *_ in found]
 
 
@@ -167,7 +182,7 @@ def _sentence(name: str, lacking: str, mend: str = "") -> str:
 
 
 def _idle(config: Config, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    for name, need in NEEDS.items():
+    for name, need in [*NEEDS.items(), *((name, _steps) for name in STEPS)]:
         if name in given and not need.met(config):
             yield name, need.lacking, need.mend
 

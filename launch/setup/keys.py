@@ -50,17 +50,21 @@ def request(seed: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), REQUEST)
 
 
-def run(key: jax.Array, method: str, past: Sequence[str] = ()) -> jax.Array:
+def run(
+    key: jax.Array, method: str, past: Sequence[str] = (), *, frozen: bool = False
+) -> jax.Array:
     """The key of a method's run on a seed. After earlier requests, no draw is repeated.
 
     Args:
       key: the seed's, ``jax.random.key(seed)``.
       past: the requests that were answered before.
+      frozen: whether a key draws the layers that stay; retraining then has those of training.
 
     >>> key = jax.random.key(0)
     >>> bool(run(key, "not") == run(key, "finetune")), bool(run(key, "not") == run(key, "retrain"))
     (True, False)
     """
+    method = "train" if frozen and method == "retrain" else method
     stream = jax.random.fold_in(key, STREAMS.get(method, RECOVER))
     return jax.random.fold_in(jax.random.fold_in(stream, PAST), len(past)) if past else stream
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jfu
 import jfu.history
-from jfu.unlearn import UNLEARNERS, first_round
+from jfu.unlearn import UNLEARNERS, first_round, traits_of
 from launch.setup import federation
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -50,11 +50,12 @@ def _check(study: Study, names: list[str]) -> None:
 
 def notes(config: Config, made: dict[str, jfu.Unlearner]) -> list[str]:
     """Sentences that a user should read about these methods before they run."""
+    alone = [name for name, method in made.items() if not traits_of(name).solves]
     out = [
-        f"{name} has {method.own} rounds of its own, and its budget is {budget(config, name)} "
+        f"{name} has {made[name].own} rounds of its own, and its budget is {budget(config, name)} "
         "rounds: none is left for recovery"
-        for name, method in made.items()
-        if method.own and method.own >= budget(config, name)
+        for name in alone
+        if made[name].own and made[name].own >= budget(config, name)
     ]
     # FedEraser has none before recovery; own_now says in which rounds it replays.
     apart = [n for n, m in made.items() if (m.needs.target if m.own else m.own_now is not None)]

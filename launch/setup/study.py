@@ -17,7 +17,7 @@ from jfu.augment import AUGMENTS
 from jfu.costs import entries
 from jfu.stacking import aligned
 from jfu.unlearn import Setting
-from launch.setup import federation, identity, private, schedules
+from launch.setup import federation, identity, private, ridge, schedules
 from launch.setup.clients import Drawn, as_wide, draw
 from launch.setup.options import read_options
 from launch.shell import hosts
@@ -69,6 +69,7 @@ def prepare_study(
     from jfu import data
 
     given = hosts.opened(config.init_params) if config.init_params else None
+    frozen = hosts.opened(config.features) if config.features and given is None else None
     dataset = hosts.together(lambda: load(config))
     digests, dataset = identity.of_read(dataset)
     for where, kept in made.items():
@@ -83,7 +84,7 @@ def prepare_study(
     drawn = hosts.together(lambda: draw_all(config, dataset, seeds, taken or {}))
     identity.same_draws_on_hosts({seed: drawn[seed].draws for seed in seeds})
     with hosts.aside():
-        return assemble(config, layout, dataset, digests, drawn, given, proxy)
+        return assemble(config, layout, dataset, digests, drawn, (given, frozen), proxy)
 
 
 # ---------------------------------------------------------------- data
@@ -157,13 +158,13 @@ def assemble(
     dataset: Any,
     digests: Mapping[str, str | None],
     drawn: Mapping[int, Drawn],
-    given: Any,
+    files: tuple[Any, Any],
     proxy: np.ndarray | None,
 ) -> Study:
     """The study of a data set that was read and split.
 
     Args:
-      given: the file of ``--init_params``, open.
+      files: those of ``--init_params`` and ``--features``, open, or None.
       proxy: unlabelled images at the server.
     """
     from jfu import models
@@ -171,9 +172,12 @@ def assemble(
     sizes = dict(classes=len(dataset.labels), image_shape=dataset.x_train.shape[1:])
     model = models.build(config.model, **sizes, norm=config.norm, precision=config.precision)
     variables = jax.eval_shape(model.init, jax.random.key(0))
+    given = jfu.io.adopt(files[0], variables) if files[0] else None
+    if ridge.chosen(config):
+        model = ridge.frozen(model, variables, given, files[1])
     one = next(iter(drawn.values()))
     layout = settled(layout, config, len(one.clients.id), entries(variables))
-    feds = federations(config, jfu.classification(model.apply), layout.chunk, one, variables)
+    feds = federations(config, model, layout.chunk, one, variables)
     setting = Setting(
         feds.recovery,
         model,
@@ -192,6 +196,7 @@ def assemble(
         # Under privacy nothing may depend on exact losses of clients.
         guess=None if config.dp_clip is not None else math.log(len(dataset.labels)),
         warmup=config.recovery_warmup_rounds,
+        penalty=config.penalty,
         options=read_options(config.options),
     )
     jfu.select(variables["params"], setting.selector)  # refuses unknown layers before any work
@@ -208,7 +213,7 @@ def assemble(
         fresh=train if same else jfu.unlearn.retrain(feds.retraining, model.init),
         train=train,
         further=feds.further,
-        given=jfu.io.adopt(given, variables) if given else None,
+        given=given,
         logits=compiled(apply),
         judge=compiled(jfu.per_example(apply)),
         per_client=jfu.wire(feds.sender, variables, one.clients),
@@ -239,15 +244,19 @@ class Federations(NamedTuple):
     retraining: jfu.FederatedAlgorithm  # without the clients that leave
     recovery: jfu.FederatedAlgorithm
     further: jfu.FederatedAlgorithm  # with all clients, at the recovery rate
-    local: Callable  # a client's work in recovery, for Setting
-    around: Callable  # the round with a method's own work, for Setting
+    local: Callable | None  # a client's work in recovery, for Setting
+    around: Callable | None  # the round with a method's own work, for Setting
     sender: Callable  # what a client sends in training
 
 
 def federations(
-    config: Config, loss: Callable, chunk: int, drawn: Drawn, variables: Any
+    config: Config, model: jfu.Model, chunk: int, drawn: Drawn, variables: Any
 ) -> Federations:
     """Builds the federations, and prints notes about their flags with these clients."""
+    if ridge.chosen(config):
+        fed, send = ridge.federation(config, model, chunk, len(drawn.clients.id))
+        return Federations(fed, fed, fed, fed, None, None, send)
+    loss = jfu.classification(model.apply)
     # Noisy sums are divided by the number of clients: all before the request, then those that stay.
     clients = drawn.clients
     gone = clients.mask & (False if drawn.forget is None else drawn.forget)
@@ -312,7 +321,8 @@ def flops(config: Config, dataset: Any, variables: Any) -> dict[str, float]:
         abstract((size,), jnp.float32),
     )
     loss = jfu.classification(stock.apply)
+    alone = ridge.block(stock) if ridge.chosen(config) else loss
     return dict(
         per_step=jfu.step_flops(loss, variables, batch),
-        per_forward=jfu.step_flops(loss, variables, batch, forward=True),
+        per_forward=jfu.step_flops(alone, variables, batch, forward=True),
     )

@@ -17,6 +17,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "synthetic": dict(model="small", rounds=20, batch_size=16, lr=0.1, backdoor=True),
     "": dict(model="cnn", rounds=200, batch_size=32, lr=0.05, backdoor=False),
 }
+# What --federation=ridge changes in each: one round, in blocks of many examples.
+ONE_ROUND = dict(rounds=1, batch_size=256)
 
 
 # Roles of fields, for code that treats some fields differently from others.
@@ -106,6 +108,10 @@ class Config:
     recovery_warmup_rounds: int = field(default=0, metadata=has("request", "later"))
     lr_schedule: str = field(default="constant", metadata=has("later", "quiet"))
     recovery_lr_schedule: str = field(default="constant", metadata=has("request", "later", "quiet"))
+    # How the model comes about: steps that are averaged, or a head in closed form.
+    federation: str = field(default="fedavg", metadata=has("later", "quiet", "not_in_pays"))
+    penalty: float = field(default=1.0, metadata=has("later", "quiet", "not_in_pays"))
+    features: str | None = field(default=None, metadata=has("later", "quiet", "not_in_pays"))
     dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 
@@ -141,8 +147,17 @@ def resolve(methods: Sequence[str] = ()) -> Config:
     given = flags.FLAGS
     proxy = 0.1 if needs_proxy(methods) else 0.0
     recipe = RECIPES.get(given.dataset, RECIPES[""])
+    recipe = recipe | (ONE_ROUND if given.federation == "ridge" else {})
     own = lambda name: getattr(given, name) if getattr(given, name) is not None else recipe[name]
     rounds, lr = own("rounds"), own("lr")
+    recovery, warmup = given.recovery_rounds, given.recovery_warmup_rounds
+    if given.federation == "ridge":
+        rounds = recovery = 1
+        if given.init_params:
+            raise ValueError(
+                "--federation=ridge needs features that never saw the data, and --init_params is a "
+                "model that did; give a network that was trained on other data with --features"
+            )
     named = _clients_of(given.forget)
     backdoor = given.backdoor
     if backdoor is None:
@@ -154,7 +169,6 @@ def resolve(methods: Sequence[str] = ()) -> Config:
             f"--backdoor poisons the clients that --forget names, and --forget={given.forget} "
             "names none; say which with --backdoor_client"
         )
-    recovery, warmup = given.recovery_rounds, given.recovery_warmup_rounds
     schedule = given.recovery_lr_schedule
     derived = dict(
         model=own("model"),

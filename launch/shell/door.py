@@ -15,7 +15,16 @@ MOST = 2**31 - 1  # limit of every whole number: rows, rounds and seconds have 3
 SEEDS = 2**32 - 1  # JAX takes no more bits of a seed
 
 # Flags that name files or folders; then flags that name a file after a word.
-PATHS = ("workdir", "data_dir", "init_from", "init_params", "export_params", "key_file", "gone")
+PATHS = (
+    "workdir",
+    "data_dir",
+    "init_from",
+    "init_params",
+    "features",
+    "export_params",
+    "key_file",
+    "gone",
+)
 PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record")
 WORDS = dict(dataset="", partition="file:", forget="mask:")
 

@@ -49,7 +49,8 @@ def named_by_content(kept: dict[str, Any]) -> dict[str, Any]:
     config, digests = kept["config"], kept["files"]
     own = kept.get("data") is not None and config["dataset"].endswith(".npz")
     named = lambda text, kind: kind + digests.get(text.removeprefix(kind), text.removeprefix(kind))
-    changes = dict(init_params=digests.get(config["init_params"], config["init_params"]))
+    models = {name: config.get(name) for name in ("init_params", "features")}
+    changes = {name: digests.get(path, path) for name, path in models.items()}
     for name, kind in dict(partition="file:", forget="mask:").items():
         if config[name].startswith(kind):
             changes[name] = named(config[name], kind)
@@ -58,7 +59,7 @@ def named_by_content(kept: dict[str, Any]) -> dict[str, Any]:
 
 def files(config: Config, data: bool = True) -> dict[str, str]:
     """Digests of the files that a configuration names, so that a changed file is noticed."""
-    return digests([*named_files(config, data), config.init_params])
+    return digests([*named_files(config, data), config.init_params, config.features])
 
 
 def named_files(config: Config, data: bool = True) -> list[str]:

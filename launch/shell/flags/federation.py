@@ -4,6 +4,24 @@ from absl import flags
 
 
 def define() -> None:
+    flags.DEFINE_enum(
+        "federation",
+        "fedavg",
+        ["fedavg", "ridge"],
+        "How the model comes about. fedavg: clients train, and the server averages. ridge: the "
+        "network's layers are frozen, each client sends sums of its features once, and the server "
+        "computes the last layer from them. Then deletion is exact (--method=ridge).",
+    )
+    flags.DEFINE_float(
+        "penalty", 1.0, "Ridge penalty of the last layer, with --federation=ridge.", lower_bound=0.0
+    )
+    flags.DEFINE_string(
+        "features",
+        None,
+        "With --federation=ridge, a model file (.safetensors or .msgpack) with the frozen layers. "
+        "It must never have seen the clients' data. Its last layer does not count. Default: the "
+        "network at its random start, from the seed.",
+    )
     flags.DEFINE_integer(
         "sample", 0, "Number of clients drawn each round; 0 means all.", lower_bound=0
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.setup import idle
 from launch.shell import door, joining
 from launch.shell.config import FIELDS, ROLES, Config, flag_of, having
 from launch.studies import pays
@@ -28,10 +29,10 @@ REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
         + ["dp_noise_from_seed"],
         derived=["backdoor_forget", "past", "rounds_before"],
         not_in_pays=["init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"]
-        + ["options", "proxy"],
+        + ["options", "proxy", "federation", "penalty", "features"],
         later=["precision", "max_grad_norm", "recovery_warmup_rounds"]
-        + ["lr_schedule", "recovery_lr_schedule"],
-        quiet=["lr_schedule", "recovery_lr_schedule"],
+        + ["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"],
+        quiet=["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"],
     ).items(),
 )
 def test_the_fields_of_a_role(role, names):
@@ -58,5 +59,14 @@ def test_later_fields_have_defaults():
 def test_lists_of_flags_name_flags():
     """A name that no script has would be looked for in vain, and nobody would notice."""
     known = {name for names in NAMES.values() for name in names}
-    listed = [*door.PATHS, *door.WORDS, *door.NEEDS, *door.NEEDS.values(), *door.MAY_BE_EMPTY]
+    listed = [
+        *idle.NEEDS,
+        *idle.STEPS,
+        *idle.USES,
+        *door.PATHS,
+        *door.WORDS,
+        *door.NEEDS,
+        *door.NEEDS.values(),
+        *door.MAY_BE_EMPTY,
+    ]
     assert {*listed, *joining.OWN, *pays.NO_PART} <= known

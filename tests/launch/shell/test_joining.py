@@ -13,7 +13,7 @@ NAMES = json.loads((ROOT / "tests" / "launch" / "shell" / "flag_names.json").rea
 SCRIPTS = ("train", "compare", "rounds", "unlearn")  # those that run on several hosts
 # Places that all hosts must name alike: the model's is part of the configuration, and the key's
 # decides whether the ledger is signed.
-ALIKE = {"init_params", "key_file"}
+ALIKE = {"init_params", "features", "key_file"}
 
 
 def test_scripts_of_several_hosts_are_these():
