@@ -230,22 +230,19 @@ def sender(model: Model, *, batch_size: int = 256) -> ClientFn:
     are zeros, change no bit of what the others add.
     """
     types.check_counts("ridge", 1, batch_size=batch_size)
-    features_of = _features(model)
+    seen = inputs(model)
 
     def work(shared: Broadcast, client: ClientData, key: Key) -> tuple[Statistics, LocalInfo]:
         del key
         slots = client.mask.shape[0]
         size = min(batch_size, slots)
         zeros = empty(model, shared.variables)
-        width, classes = zeros.moment.shape
+        classes = zeros.moment.shape[1]
 
         def add(number, total):
             batch, _ = take(client, number * size + jnp.arange(size))
             live = batch.mask[:, None] > 0
-            features = wide(features_of(shared.variables, batch.x))
-            if features.shape[1] < width:
-                features = jnp.concatenate([features, jnp.ones_like(features[:, :1])], 1)
-            features = jnp.where(live, features, 0).astype(total.moment.dtype)
+            features = jnp.where(live, seen(shared.variables, batch.x), 0)
             more = statistics(features, batch.y, classes)
             wrong = (unknown(batch.y, classes) & (batch.mask > 0)).any()  # leaves the client out
             more = more._replace(moment=jnp.where(wrong, jnp.nan, more.moment))
@@ -317,6 +314,25 @@ def answered(
 # ---------------------------------------------------------------- the last layer
 
 
+def inputs(model: Model) -> Callable[[Variables, jax.Array], jax.Array]:
+    """What the last layer sees, ``(variables, x) -> [B, d]``: features, and ones for a bias."""
+    features = model.features
+    if features is None or not model.layers:
+        raise ValueError(
+            "a ridge head needs the features before the last layer, and this model does not give "
+            "them; give its Model `features` and `layers`, as jfu.models.from_linen does"
+        )
+
+    def seen(variables: Variables, x: jax.Array) -> jax.Array:
+        like = empty(model, variables).moment
+        found = features(variables, x).astype(like.dtype)
+        if found.shape[1] == len(like):
+            return found
+        return jnp.concatenate([found, jnp.ones((len(found), 1), like.dtype)], 1)
+
+    return seen
+
+
 def with_head(model: Model, variables: Variables, weights: jax.Array) -> Variables:
     """The variables with these weights ``[d, C]`` in the last layer; the bias is the last row."""
     path = model.layers[-1].split("/")
@@ -334,15 +350,6 @@ def empty(model: Model, variables: Variables) -> Statistics:
     kind = wide(jax.tree.map(lambda a: jnp.zeros((), a.dtype), layer["kernel"])).dtype
     gram = jax.eval_shape(packed, jax.ShapeDtypeStruct((width, width), kind))
     return Statistics(jnp.zeros(gram.shape, kind), jnp.zeros((width, classes), kind))
-
-
-def _features(model: Model) -> Callable[[Variables, jax.Array], jax.Array]:
-    if model.features is None or not model.layers:
-        raise ValueError(
-            "a ridge head needs the features before the last layer, and this model does not give "
-            "them; give its Model `features` and `layers`, as jfu.models.from_linen does"
-        )
-    return model.features
 
 
 def _last(model: Model, variables: Variables) -> Mapping[str, jax.Array]:

@@ -128,11 +128,12 @@ def federation(
 def block(model: jfu.Model) -> Callable:
     """What a client computes of a batch, as a loss whose operations XLA can count."""
 
+    seen = jfu.ridge.inputs(model)
+
     def numbers(variables, batch, key):
         del key
-        width = jfu.ridge.empty(model, variables).moment.shape
-        phi = model.features(variables, batch.x)
-        phi = jnp.pad(phi, ((0, 0), (0, width[0] - phi.shape[1])))
-        return sum(a.sum() for a in jfu.ridge.statistics(phi, batch.y, width[1]))
+        classes = jfu.ridge.empty(model, variables).moment.shape[1]
+        sums = jfu.ridge.statistics(seen(variables, batch.x), batch.y, classes)
+        return sum(a.sum() for a in sums)
 
     return numbers
