@@ -67,10 +67,7 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
     """
     until = entry.deadline(FLAGS.max_minutes)
     joining.join(FLAGS, FLAGS.clients)
-    given = FLAGS.methods
-    if FLAGS.federation == ridge.RIDGE:
-        given = ridge.methods(given, bool(FLAGS["methods"].present), FLAGS.sum_only)
-    names = expand(given, FLAGS.forget, FLAGS.init_params)
+    names = named()
     config = resolve(names)
     keep = kept(config, names, FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, names, keep, **said()))
@@ -89,6 +86,14 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
     if hosts.first():
         rows = outcome.read_results(work)
     return work, config, rows
+
+
+def named() -> list[str]:
+    """The methods that the flags name; ridge federations have a default of their own."""
+    given = FLAGS.methods
+    if FLAGS.federation == ridge.RIDGE:
+        given = ridge.methods(given, bool(FLAGS["methods"].present), FLAGS.sum_only)
+    return expand(given, FLAGS.forget, FLAGS.init_params)
 
 
 def expand(given: Sequence[str], forget: str, init_params: str | None = None) -> list[str]:
