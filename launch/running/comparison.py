@@ -67,7 +67,7 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
     """
     until = entry.deadline(FLAGS.max_minutes)
     joining.join(FLAGS, FLAGS.clients)
-    names = named()
+    names = asked_methods()
     config = resolve(names)
     keep = kept(config, names, FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, names, keep, **said()))
@@ -88,7 +88,7 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
     return work, config, rows
 
 
-def named() -> list[str]:
+def asked_methods() -> list[str]:
     """The methods that the flags name; ridge federations have a default of their own."""
     given = FLAGS.methods
     if FLAGS.federation == ridge.RIDGE:

@@ -36,7 +36,7 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize(
     ("script", "names"),
-    [("compare", "comparison.named()"), ("pays", "[]")],
+    [("compare", "comparison.asked_methods()"), ("pays", "[]")],
 )
 def test_no_command_of_the_documents_and_no_preset_is_refused(script, names):
     text = "".join(path.read_text() for path in documents.documents(ROOT))
