@@ -192,7 +192,7 @@ def answer(
     study = hosts.together(lambda: prepare_study(config, layout, [seed], taken, made))
     (method,) = build_methods(study, [name]).values()
     trial = prepare_trial(study, seed)
-    history = read_history(FLAGS.init_from)
+    history = devices.place(read_history(FLAGS.init_from))
     check_history(method, trial, history)
     rounds = rounds_to_run(config, name, history, trial.request)
     if name == "rollback" and not rounds:
@@ -205,7 +205,7 @@ def answer(
     announce(study, trial, f"method {name}, seed {seed}", work, {name: rounds})
     cell = cells.runner(work, study, trial, Programs(), FLAGS.checkpoint_every, until, name)
     trained, row, _ = cells.original(study, trial, cell)
-    trained = trained._replace(history=devices.place(history))
+    trained = trained._replace(history=history)
     if name == "not":
         say_outlook(work, config, trial, row)
     regained = more["stop"] == "regained" and jfu.unlearn.traits_of(name).recovers
