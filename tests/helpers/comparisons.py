@@ -28,6 +28,8 @@ CONFIG = Config(
         recovery_warmup_rounds=0,
         lr_schedule="constant",
         recovery_lr_schedule="constant",
+        federation="fedavg",
+        penalty=1.0,
     )
     | dict(sample=0, absent=0.0, faults=(), aggregator="mean", follow_means=True)
     | dict(drop_labels=(), proxy=0.0)
