@@ -6,8 +6,8 @@
 
 The idea is that what retained data does not move holds what was memorised of the rest. The order is
 one over all tensors, not one for each. Fresh draws are Kaiming-uniform, U(-b, b) with b = sqrt(6 /
-fan-in), for tensors of two axes and more, and U(-0.1, 0.1) for vectors and scalars. The server
-needs the mean update alone.
+fan-in), for tensors of two axes and more, and U(-0.1, 0.1) for vectors and scalars. The fan-in is
+the product of all axes but the last. The server needs the mean update alone.
 
 Wei, Zhang, Zhang, Zhang, Chen, Ong, Zhang, Xiang. Rethinking Federated Unlearning via the Lens of
 Memorization. KDD 2026, arXiv 2605.24545. The formulas are those of the authors' code
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jfu.costs import entries
 from jfu.sums import wide
 from jfu.types import FederatedAlgorithm, Key, Params, PyTree, Unlearner, check_numbers
 from jfu.unlearn.phases import Beside
@@ -36,9 +37,9 @@ DRAW = 0x6D656D70  # sets fresh parameters apart from all that a round draws
 def fedmemprune(fed: FederatedAlgorithm, *, ratio: float = 0.3) -> Unlearner:
     """A round of ``fed``, after which the least moved parameters are drawn again; then its rounds.
 
-    The server sorts ``|U|`` with its indices once. On a CPU that takes about ten bytes and a
-    microsecond for each parameter. ``jfu.faults.bounded`` does not limit fresh draws, which no
-    client sends.
+    The server sorts ``|U|`` with its indices once, and draws. On a CPU that takes about 15 bytes
+    and a microsecond for each parameter. ``jfu.faults.bounded`` does not limit fresh draws, since
+    no client sends them.
 
     Args:
       ratio: the share of all parameters that are drawn again, in [0, 1].
@@ -84,13 +85,9 @@ def least(tree: PyTree, ratio: float) -> PyTree:
     >>> least({"a": jnp.array([3.0, -1.0]), "b": jnp.array([1.0, 2.0])}, 0.5)
     {'a': Array([False,  True], dtype=bool), 'b': Array([ True, False], dtype=bool)}
     """
-    leaves, treedef = jax.tree.flatten(tree)
-    flat = jnp.concatenate([jnp.abs(leaf).ravel() for leaf in leaves])
+    flat = jnp.concatenate([jnp.abs(leaf).ravel() for leaf in jax.tree.leaves(tree)])
     order = jnp.argsort(flat, stable=True)[: int(ratio * flat.size)]
-    marks = jnp.zeros(flat.size, bool).at[order].set(True)
-    parts = jnp.split(marks, np.cumsum([leaf.size for leaf in leaves])[:-1])
-    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-    return treedef.unflatten(shaped)
+    return _shaped(jnp.zeros(flat.size, bool).at[order].set(True), tree)
 
 
 def redrawn(params: Params, chosen: PyTree, key: Key) -> Params:
@@ -100,15 +97,18 @@ def redrawn(params: Params, chosen: PyTree, key: Key) -> Params:
     >>> bool(abs(redrawn(params, chosen, jax.random.key(0))["w"][0]) <= 0.1)
     True
     """
-    leaves, treedef = jax.tree.flatten(params)
-    keys = treedef.unflatten(list(jax.random.split(key, len(leaves))))
-    kaiming = jax.nn.initializers.he_uniform()
+    # All tensors are one draw, which compiles in a fraction of the time of one for each.
+    even = jax.random.uniform(key, (entries(params),), minval=-1.0)
 
-    def one(old, chosen, key):
-        if old.ndim > 1:
-            new = kaiming(key, old.shape, old.dtype)
-        else:
-            new = jax.random.uniform(key, old.shape, old.dtype, -0.1, 0.1)
-        return jnp.where(chosen, new, old)
+    def one(old, chosen, even):
+        bound = (6 * old.shape[-1] / old.size) ** 0.5 if old.ndim > 1 else 0.1
+        return jnp.where(chosen, (bound * even).astype(old.dtype), old)
 
-    return jax.tree.map(one, params, chosen, keys)
+    return jax.tree.map(one, params, chosen, _shaped(even, params))
+
+
+def _shaped(flat: jax.Array, like: PyTree) -> PyTree:
+    """A vector of all entries as a tree of the shapes of ``like``."""
+    leaves, treedef = jax.tree.flatten(like)
+    parts = jnp.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1])
+    return treedef.unflatten([p.reshape(a.shape) for p, a in zip(parts, leaves, strict=True)])

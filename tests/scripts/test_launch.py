@@ -138,8 +138,8 @@ def test_a_slice_stops_with_a_checkpoint_and_the_same_command_goes_on(uninterrup
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_slices_of_a_round_and_runs_of_two_machines(tmp_path):
-    """One round at a time; and seed by seed in two places, with checkpoints copied together."""
+def test_slices_of_a_round_and_cells_of_two_machines(tmp_path):
+    """One round at a time; and seed by seed in two places, whose cells are copied together."""
     flags = [f for f in COMPARE if not f.startswith(("--rounds", "--seeds", "--methods"))]
     flags += ["--rounds=2", "--methods=retrain,not"]
     whole = tmp_path / "whole"
@@ -269,6 +269,10 @@ def test_a_rollback_answers_from_the_states_that_training_kept(tmp_path):
     assert f"rollback returns to the model after round {number} of 4" in said
     rows = rows_of(tmp_path / "B")
     assert [row["round"] for row in rows] == [0, *range(4 - number + 1)]
+    asked = ["--seeds=1", "--methods=rollback", answer[-1], f"--workdir={tmp_path / 'W'}"]
+    launch("compare", *flags[:-1], *asked)
+    timeless = dict(without=("seconds",))
+    assert rows_of(tmp_path / "W", **timeless) == rows_of(tmp_path / "B", **timeless)
     assert rows[-1]["storage"] == sum(a.nbytes for a in history.values()) > 4 * 4 * 13_706
     for flag in ("--stop=regained", "--recovery_rounds=3"):
         _, error = launch("unlearn", *answer, flag, f"--workdir={tmp_path / 'C'}", expect=2)

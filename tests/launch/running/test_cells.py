@@ -1,4 +1,4 @@
-"""The programs of a method's run."""
+"""Programs of a run's cells."""
 
 from helpers.scripts import fresh
 

@@ -77,7 +77,9 @@ def test_flags_that_can_be_are_not():
     federation.check(PLAIN, ["retrain", "puf", "pgd"], ["last", "updates"])
     federation.check(changed(PLAIN, sum_only=True), ["not", "puf", "mode", "ga"], ["start"])
     federation.check(changed(PLAIN, max_update_norm=np.inf, faults=("late:0.1",)))
-    federation.check(changed(PLAIN, sum_only=True), ["not", "rollback"], ["start", "before"])
+    federation.check(
+        changed(PLAIN, sum_only=True), ["fedmemprune", "rollback"], ["start", "before"]
+    )
     pytest.importorskip("dp_accounting")
     federation.check(PRIVATE, ["not", "retrain"], ["start"], given=["dp_noise", "dp_delta"])
 
