@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import jfu
-from helpers.crashes import CELL, TRAIN
+from helpers.crashes import CHECKPOINT, TRAIN
 from helpers.federation import ROWS, network
 from helpers.forks import server
 from helpers.scripts import CHEAP
@@ -72,7 +72,7 @@ def small_training(forks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "A"
     done = forks.run(*TRAIN, f"--workdir={folder}")
     assert done.status == 0, done.said
-    assert forks.written() == [(CELL, 1), (CELL, 2), (CELL, 3)]
+    assert forks.written() == [(CHECKPOINT, 1), (CHECKPOINT, 2), (CHECKPOINT, 3)]
     return folder
 
 

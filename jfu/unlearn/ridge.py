@@ -36,8 +36,18 @@ def ridge(
     Args:
       model, penalty, batch_size, chunk: those of the ``jfu.ridge.federation`` that was trained.
 
-    >>> ridge(model).needs.history
-    ('statistics',)
+    >>> from jfu import Trained, forget_client, ridge as heads, split, stack
+    >>> x, y = np.random.default_rng(0).normal(size=(8, 4, 4, 1)), np.arange(8) % 3
+    >>> data = stack(x, y, [[0, 1, 2], [3, 4, 5], [6, 7]])
+    >>> fed, key = heads.federation(model, clients=3), jax.random.key(1)
+    >>> start = model.init(jax.random.key(0))
+    >>> state, _ = fed.round(fed.init(start), data, key)  # all of training
+    >>> request, trained = split(data, forget_client(data, [0])), Trained(*state[:2])
+    >>> answer = ridge(model).perturb(trained, request, key)
+    >>> again, _ = fed.round(fed.init(start), request.retain, key)
+    >>> same = jax.tree.map(np.allclose, answer.variables, again.variables)
+    >>> all(jax.tree.leaves(same))
+    True
     """
     types.check_numbers("ridge", "(0, inf)", penalty=penalty)
     collect = collecting(guarded(sender(model, batch_size=batch_size)), chunk=chunk)

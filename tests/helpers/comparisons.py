@@ -28,6 +28,8 @@ CONFIG = Config(
         recovery_warmup_rounds=0,
         lr_schedule="constant",
         recovery_lr_schedule="constant",
+        federation="fedavg",
+        penalty=1.0,
     )
     | dict(sample=0, absent=0.0, faults=(), aggregator="mean", follow_means=True)
     | dict(drop_labels=(), proxy=0.0)
@@ -37,7 +39,7 @@ CONFIG = Config(
 LAYOUT = Layout("cpu", 2, 1)
 
 
-CELLS = ["original", "retrain", "finetune", "not", "retrain_again"]
+RUNS = ["original", "retrain", "finetune", "not", "retrain_again"]
 
 
 def row(name, seed, number, retain, seconds=1.0):
@@ -47,7 +49,7 @@ def row(name, seed, number, retain, seconds=1.0):
 
 
 def whole(name, seed, seconds=1.0):
-    """The notes of a finished cell. Retained accuracy: 90 + seed, NoT one more, FT two more."""
+    """The notes of a finished run. Retained accuracy: 90 + seed, NoT one more, FT two more."""
     of = dict(original=4, retrain=4, retrain_again=4).get(name, 2)
     best = 90.0 + seed + dict(finetune=2, retrain_again=0.5).get(name, name == "not")
     quiet = name in ("original", "retrain_again")
@@ -61,7 +63,7 @@ def half(name, seed):
     return notes | dict(round=1, rows=notes["rows"][:2], finished=False)
 
 
-def directory(path, notes, seeds=(0, 1), config=CONFIG, names=CELLS, layout=LAYOUT):
+def directory(path, notes, seeds=(0, 1), config=CONFIG, names=RUNS, layout=LAYOUT):
     """A work directory as launch.compare leaves it, with these notes by seed and name."""
     work = workdir.begin(places.WorkDir(path, None), config, "compare", layout)
     outcome.write_plan(work, list(names), list(seeds))
@@ -70,17 +72,17 @@ def directory(path, notes, seeds=(0, 1), config=CONFIG, names=CELLS, layout=LAYO
     return path
 
 
-def all_cells(seeds=(0, 1), names=CELLS):
+def all_runs(seeds=(0, 1), names=RUNS):
     return {(seed, name): whole(name, seed) for seed in seeds for name in names}
 
 
 def written(folder, *, ended=True):
-    """A comparison of two seeds as a run leaves it, with arrays that differ from cell to cell."""
+    """A comparison of two seeds as a run leaves it, with other arrays in every checkpoint."""
     work = workdir.open_workdir(str(folder), CONFIG, "compare")
     work = workdir.begin(work, CONFIG, "compare", LAYOUT)
     work.lock.close()
     rows = []
-    for place, ((seed, name), notes) in enumerate(all_cells().items()):
+    for place, ((seed, name), notes) in enumerate(all_runs().items()):
         state = {"variables": {"w": np.full(3, place, np.float32)}}
         checkpoints.write_cell(work, seed, name, state, notes)
         rows += [results.as_original(notes["rows"][-1])] if name == "original" else notes["rows"]

@@ -11,7 +11,7 @@ from jfu.io import load_arrays, load_notes
 FEW = ["--dataset=synthetic", "--train_size=60", "--clients=2", "--model=mlp", "--devices=1"]
 FEW += ["--nobackdoor", "--checkpoint_every=1"]
 TRAIN = ["train", *FEW, "--rounds=3", "--keep_history=start,norms"]
-CELL = "0-train.safetensors"
+CHECKPOINT = "0-train.safetensors"
 
 # Of every file that jfu.io.write_bytes writes: before its temporary file is made, when half of
 # that is written, when it is whole and not yet in its place, and when it is there.

@@ -88,7 +88,7 @@ class Runs:
         return self.wait(self.start(script, *flags, **faults), after)
 
     def written(self) -> list[tuple[str, int]]:
-        """The cells that were written since this was last asked, and the rounds they are at."""
+        """The checkpoints written since this was last asked, and the rounds they are at."""
         lines = [line.split() for line in self.log.read_text().splitlines()]
         self.log.write_text("")
         return [(name, int(number)) for name, number in lines]

@@ -110,8 +110,8 @@ STATE = {"variables": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}}
 NOTES = dict(round=1, rows=[], spent={}, finished=False)
 
 
-def a_cell(folder, *, seed=0, method="not", state=STATE, config=CONFIG):
-    """The path of a cell in a work directory of its own."""
+def a_checkpoint(folder, *, seed=0, method="not", state=STATE, config=CONFIG):
+    """The path of a checkpoint in a work directory of its own."""
     work = workdir.open_workdir(str(folder), config, "compare")
     work = workdir.begin(work, config, "compare", LAYOUT)
     checkpoints.write_cell(work, seed, method, state, NOTES)

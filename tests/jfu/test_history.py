@@ -269,7 +269,7 @@ def test_histories_written_before_say_nothing_of_who_came(four):
     assert set(needed({"last": 1, "came": 2, "norms": 3}, ("last",))) == {"last", "came"}
 
 
-def test_a_cell_written_before_is_one_of_rounds_with_everybody(four, tmp_path, monkeypatch):
+def test_an_earlier_checkpoint_is_one_of_rounds_with_everybody(four, tmp_path, monkeypatch):
     fed = jfu.recorded(jfu.fedavg(fated), ["last"], clients=four, rounds=2)
     state = fed.init({"params": np.zeros(2, np.float32)})
     earlier = state._replace(history={"last": state.history["last"]})

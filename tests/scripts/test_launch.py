@@ -138,8 +138,8 @@ def test_a_slice_stops_with_a_checkpoint_and_the_same_command_goes_on(uninterrup
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_slices_of_a_round_and_cells_of_two_machines(tmp_path):
-    """One round at a time; and seed by seed in two places, whose cells are copied together."""
+def test_slices_of_a_round_and_runs_of_two_machines(tmp_path):
+    """One round at a time; and seed by seed in two places, with checkpoints copied together."""
     flags = [f for f in COMPARE if not f.startswith(("--rounds", "--seeds", "--methods"))]
     flags += ["--rounds=2", "--methods=retrain,not"]
     whole = tmp_path / "whole"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.crashes import CELL, FEW, POINTS, TRAIN, files, kept, refused, results, until
+from helpers.crashes import CHECKPOINT, FEW, POINTS, TRAIN, files, kept, refused, results, until
 from helpers.forks import Runs
 from helpers.scripts import rare
 from helpers.spoilt import Bomb
-from helpers.workdirs import CONFIG, LAYOUT, a_cell
+from helpers.workdirs import CONFIG, LAYOUT, a_checkpoint
 from jfu.io import load_notes
 from launch.workdir import locks, workdir
 
@@ -22,9 +22,9 @@ from launch.workdir import locks, workdir
 def half_of_a_run(forks, tmp_path_factory):
     """A work directory whose training was killed when its first round was kept."""
     folder = tmp_path_factory.mktemp("half") / "A"
-    ended = forks.run(*TRAIN, f"--workdir={folder}", kill=("replaced", CELL, 1))
+    ended = forks.run(*TRAIN, f"--workdir={folder}", kill=("replaced", CHECKPOINT, 1))
     assert ended.killed, ended.said
-    assert forks.written() == [(CELL, 1)]
+    assert forks.written() == [(CHECKPOINT, 1)]
     return folder
 
 
@@ -34,13 +34,13 @@ def half(half_of_a_run, tmp_path):
     return shutil.copytree(half_of_a_run, tmp_path / "half")
 
 
-FILES = ("config.json", CELL, "results.jsonl", "history.safetensors", "model.safetensors")
+FILES = ("config.json", CHECKPOINT, "results.jsonl", "history.safetensors", "model.safetensors")
 
 FILES += ("ledger.jsonl",)
 
 EVERY = [(point, name) for name in FILES for point in POINTS]
 
-SOME = [("half", FILES[0]), *((point, CELL) for point in POINTS[1:])]
+SOME = [("half", FILES[0]), *((point, CHECKPOINT) for point in POINTS[1:])]
 
 SOME += [("half", FILES[2]), ("written", FILES[3]), ("replaced", FILES[4])]
 
@@ -54,17 +54,21 @@ def test_a_training_killed_at_named_points_of_its_writes(forks, small_training, 
         ended = forks.run(*TRAIN, f"--workdir={folder}", kill=(point, name, 1))
         assert ended.killed, f"{point} {name}: {ended.said}"
         after = kept(folder)
-        place = f"cells/{name}" if name == CELL else name
+        place = f"cells/{name}" if name == CHECKPOINT else name
         assert (after.get(place) == before.get(place)) == (point != "replaced")
         halves = [n for n in after if n.endswith(".jfu-part")]
         assert len(halves) == (point in ("half", "written"))
         for other, content in before.items():  # what was there is there, and as it was
-            if other != place and not other.endswith(".jfu-part") and other != f"cells/{CELL}":
+            if (
+                other != place
+                and not other.endswith(".jfu-part")
+                and other != f"cells/{CHECKPOINT}"
+            ):
                 assert after[other] == content
     # No round that a checkpoint kept was run again.
     ended = forks.run(*TRAIN, f"--workdir={folder}")
     assert ended.status == 0, ended.said
-    assert forks.written() == [(CELL, 1), (CELL, 2), (CELL, 3)]
+    assert forks.written() == [(CHECKPOINT, 1), (CHECKPOINT, 2), (CHECKPOINT, 3)]
     assert results(folder) == results(small_training)
 
 
@@ -126,9 +130,9 @@ def test_an_audit_is_told_too(forks, small_training, tmp_path):
 def test_a_file_that_may_not_grow_is_told_and_nothing_is_lost(forks, half):
     """EFBIG from the kernel at the second round's checkpoint."""
     before = kept(half)
-    size = (half / "cells" / CELL).stat().st_size
+    size = (half / "cells" / CHECKPOINT).stat().st_size
     ended = forks.run(*TRAIN, f"--workdir={half}", limit=size - 1)
-    place = half / "cells" / CELL
+    place = half / "cells" / CHECKPOINT
     assert refused(ended, f"{place} could not be written (File too large)", "; free some space and")
     assert kept(half) == before
 
@@ -166,22 +170,22 @@ def test_a_full_disk_is_told_and_nothing_is_lost(apart, small_training):
     forks, small, _ = apart
     seen = Path(f"/proc/{forks.process.pid}/root{small}")  # as the runs see it
     until(lambda: seen.exists() and forks.process.poll() is None and os.path.ismount(seen))
-    cell = (small_training / "cells" / CELL).stat().st_size
+    cell = (small_training / "cells" / CHECKPOINT).stat().st_size
     room = os.statvfs(seen)
     free = room.f_bavail * room.f_frsize
     (seen / "filler").write_bytes(bytes(free - cell * 3 // 2))  # for one checkpoint, not for two
     ended = forks.run(*TRAIN, f"--workdir={small / 'w'}")
-    place = small / "w" / "cells" / CELL
+    place = small / "w" / "cells" / CHECKPOINT
     assert refused(
         ended, f"{place} could not be written (No space left on device)", "; free some space"
     )
-    assert forks.written() == [(CELL, 1)]
-    there = {"config.json", "cells", f"cells/{CELL}", "draws", "draws/0.json"}
+    assert forks.written() == [(CHECKPOINT, 1)]
+    there = {"config.json", "cells", f"cells/{CHECKPOINT}", "draws", "draws/0.json"}
     assert set(kept(seen / "w")) == there
-    assert load_notes(seen / "w" / "cells" / CELL)["round"] == 1
+    assert load_notes(seen / "w" / "cells" / CHECKPOINT)["round"] == 1
     (seen / "filler").unlink()
     assert forks.run(*TRAIN, f"--workdir={small / 'w'}").status == 0
-    assert forks.written() == [(CELL, 2), (CELL, 3)]
+    assert forks.written() == [(CHECKPOINT, 2), (CHECKPOINT, 3)]
     assert results(seen / "w") == results(small_training)
 
 
@@ -225,7 +229,7 @@ def test_a_folder_to_export_to_is_tried_before_unlearning(forks, small_training,
 
 def test_a_planted_checkpoint_ends_a_run_in_one_sentence(forks, half, tmp_path):
     """End to end: a pickle, whose payload is not run."""
-    cell, mark = half / "cells" / CELL, tmp_path / "mark"
+    cell, mark = half / "cells" / CHECKPOINT, tmp_path / "mark"
     cell.write_bytes(pickle.dumps(Bomb(mark)))
     before = kept(half)
     assert refused(forks.run(*TRAIN, f"--workdir={half}"), cell, "unreadable as a checkpoint")
@@ -234,7 +238,7 @@ def test_a_planted_checkpoint_ends_a_run_in_one_sentence(forks, half, tmp_path):
 
 @pytest.mark.parametrize("content", [b'{"method": "not", "se', b"\xff\n", b'{"a": 1}\n', b"3\n"])
 def test_unreadable_results_are_told_before_time_is_spent(tmp_path, content):
-    path = a_cell(tmp_path / "w").parents[1] / "results.jsonl"
+    path = a_checkpoint(tmp_path / "w").parents[1] / "results.jsonl"
     path.write_bytes(content)
     before = kept(tmp_path)
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")

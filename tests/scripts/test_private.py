@@ -94,7 +94,7 @@ def model(path):
 def guessed_keys(path):
     """Every key of the first round that can be made from what is written and from the code.
 
-    The seed's and its neighbours', under each cell's name, as the scripts derive them; and keys
+    The seed's and its neighbours', under each run's name, as the scripts derive them; and keys
     of the secret's kind made of all that is public: nothing, the settings, digests, the run's name.
     """
     run = runs.read_run(str(path))

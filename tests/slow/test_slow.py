@@ -116,7 +116,7 @@ def test_killed_at_random_moments_and_started_again(
                     assert not finished(name, content) or now[name] == content
             before = now
         assert ended.status == 0, ended.said
-        again = [cell for cell, times in Counter(forks.written()).items() if times > 1]
+        again = [file for file, times in Counter(forks.written()).items() if times > 1]
         assert not again, "rounds that a checkpoint kept were run again"
         assert results(folder) == expected
         assert not list(folder.rglob(".*")), "a temporary file was left behind"
@@ -125,7 +125,7 @@ def test_killed_at_random_moments_and_started_again(
 
 
 def finished(name: str, content: bytes) -> bool:
-    """Whether a file is the checkpoint of a cell that is done."""
+    """Whether a file is the checkpoint of a run that is done."""
     if not (name.startswith("cells/") and name.endswith(".safetensors")):
         return False
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from helpers.comparisons import CONFIG, all_cells, directory
+from helpers.comparisons import CONFIG, all_runs, directory
 from jfu import tables
 from jfu.metrics import GAP_MEASURES
 from launch.report import paper, report
@@ -32,7 +32,7 @@ def test_the_papers_gaps_are_those_of_its_accuracies():
 
 
 def test_the_papers_values_stand_beside_ours(tmp_path):
-    summary = table.summarise(table.read([directory(tmp_path / "W", all_cells())]))
+    summary = table.summarise(table.read([directory(tmp_path / "W", all_runs())]))
     text = table.beside(summary)
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
     assert lines[0][:3] == ["method", "retain %: paper", "ours"]
@@ -55,7 +55,7 @@ def test_where_the_paper_has_differences_so_have_we(tmp_path):
     changes = dict(dataset="caltech101", model="vit_base", partition="dirichlet:0.1")
     changes |= dict(image_size=224, resplit=0.1, drop_labels=("background_google",))
     config = dataclasses.replace(CONFIG, **changes, train_size=None)
-    path = directory(tmp_path / "W", all_cells(), config=config)
+    path = directory(tmp_path / "W", all_runs(), config=config)
     text = table.beside(table.summarise(table.read([path])))
     of = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in text.splitlines() if "|" in x}
     numbers = [float(cell) for cell in of["finetune"]]
@@ -67,7 +67,7 @@ def test_where_the_paper_has_differences_so_have_we(tmp_path):
 def test_the_centralised_row_has_no_number_for_another_attack(tmp_path):
     changes = dict(model="resnet18", norm="batch", clients=1, forget="fraction:0.1")
     config = dataclasses.replace(CONFIG, **changes, train_size=None)
-    path = directory(tmp_path / "W", all_cells(), config=config)
+    path = directory(tmp_path / "W", all_runs(), config=config)
     text = table.beside(table.summarise(table.read([path])))
     of = {x.split("|")[1].strip(): x.split("|")[2:-1] for x in text.splitlines() if "|" in x}
     stripped = lambda name: " ".join(cell.strip() for cell in of[name])
@@ -94,7 +94,7 @@ def test_both_readings_of_the_first_layer_are_the_papers_row():
 
 def test_differences_are_over_the_seeds_that_retraining_has_and_marked(tmp_path):
     """NoT in two seeds, retraining in the second: what is compared rests on that one."""
-    every = all_cells()
+    every = all_runs()
     for name in ("retrain", "retrain_again"):
         del every[0, name]
     changes = dict(dataset="caltech101", model="vit_base", partition="dirichlet:0.1")
@@ -118,7 +118,7 @@ def test_differences_are_over_the_seeds_that_retraining_has_and_marked(tmp_path)
 
 def test_answers_that_were_left_out_stand_in_the_table(tmp_path):
     """A model that has diverged may have the accuracy of any other that knows nothing."""
-    plain = all_cells()
+    plain = all_runs()
     path = directory(tmp_path / "V", plain)
     assert "left out" not in report.markdown(table.summarise(table.read([path])))
     for notes in plain.values():
@@ -144,6 +144,6 @@ def test_answers_that_were_left_out_stand_in_the_table(tmp_path):
 )
 def test_other_configurations_are_not_compared_with_the_paper(tmp_path, changes):
     config = dataclasses.replace(CONFIG, **changes)
-    summary = table.summarise(table.read([directory(tmp_path / "W", all_cells(), config=config)]))
+    summary = table.summarise(table.read([directory(tmp_path / "W", all_runs(), config=config)]))
     assert table.beside(summary) == ""
     assert table.markdown(summary) == report.markdown(summary)

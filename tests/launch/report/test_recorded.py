@@ -4,13 +4,13 @@ import json
 
 import pytest
 
-from helpers.comparisons import all_cells, directory
+from helpers.comparisons import all_runs, directory
 from launch.report import recorded, report
 from launch.running import table
 
 
 def test_recorded_rows_give_the_table_again(tmp_path):
-    stored = table.read([directory(tmp_path / "W", all_cells())])
+    stored = table.read([directory(tmp_path / "W", all_runs())])
     file = tmp_path / "cifar10_cnn_iid-h100.jsonl"
     recorded.write(file, stored.config, stored.names, table.rows(stored))
     known, summary = recorded.read(file), table.summarise(stored)
@@ -57,7 +57,7 @@ def test_gaps_by_round_of_a_recorded_file(tmp_path):
 
 
 def test_recorded_rows_say_what_was_missing(tmp_path):
-    every = all_cells()
+    every = all_runs()
     for name in ("retrain", "retrain_again"):
         del every[0, name]
     stored = table.read([directory(tmp_path / "W", every)])

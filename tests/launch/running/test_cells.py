@@ -1,4 +1,4 @@
-"""Programs of a run's cells."""
+"""The programs of a method's run."""
 
 from helpers.scripts import fresh
 

@@ -1,4 +1,4 @@
-"""Tables from whatever cells there are."""
+"""Tables from whatever runs there are."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jfu.io
-from helpers.comparisons import CELLS, CONFIG, LAYOUT, all_cells, directory, half, whole
+from helpers.comparisons import CONFIG, LAYOUT, RUNS, all_runs, directory, half, whole
 from helpers.workdirs import rewrite_settings
 from jfu import tables
 from launch.report import report
@@ -17,8 +17,8 @@ from launch.shell.devices import Layout
 from launch.workdir import fingerprint, places, runs, workdir
 
 
-def test_a_table_of_finished_cells_is_that_of_their_rows(tmp_path):
-    stored = table.read([directory(tmp_path / "W", all_cells())])
+def test_a_table_of_finished_runs_is_that_of_their_rows(tmp_path):
+    stored = table.read([directory(tmp_path / "W", all_runs())])
     summary = table.summarise(stored)
     rows = table.rows(stored)
     assert [(r["seed"], r["method"]) for r in rows if r["round"] == 0] == [
@@ -34,8 +34,8 @@ def test_a_table_of_finished_cells_is_that_of_their_rows(tmp_path):
     assert table.progress(summary) == ""
 
 
-def test_missing_and_unfinished_cells_are_marked(tmp_path):
-    cells = all_cells(names=CELLS[:2]) | {(0, "not"): whole("not", 0), (1, "not"): half("not", 1)}
+def test_missing_and_unfinished_runs_are_marked(tmp_path):
+    cells = all_runs(names=RUNS[:2]) | {(0, "not"): whole("not", 0), (1, "not"): half("not", 1)}
     cells |= {(0, "finetune"): half("finetune", 0)}
     stored = table.read([directory(tmp_path / "W", cells)])
     summary, text = table.write(tmp_path / "W", stored)
@@ -57,7 +57,7 @@ def test_missing_and_unfinished_cells_are_marked(tmp_path):
     lines = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
     assert ["not", "done", "round 1/2"] in lines
     assert ["retrain again", "missing", "missing"] in lines
-    assert table.left(stored, CELLS, [0, 1]) == (5, 1 + 2 + 1 + 4 + 4)
+    assert table.left(stored, RUNS, [0, 1]) == (5, 1 + 2 + 1 + 4 + 4)
     assert table.left(stored, ["retrain"], [0, 1]) == (0, 0)
     assert tables.legend(summary)
 
@@ -69,9 +69,9 @@ def test_a_directory_without_any_row_yet(tmp_path):
     assert table.beside(summary).count("(missing)") == 3 and text.count("(missing)") == 8
 
 
-def test_cells_of_two_machines_are_one_table(tmp_path, capsys):
+def test_runs_of_two_machines_are_one_table(tmp_path, capsys):
     """In two work directories, or with the files of one copied into the other."""
-    every = all_cells()
+    every = all_runs()
     one = directory(tmp_path / "one", every)
     some = {key: notes for key, notes in every.items() if key[0] == 0}
     rest = {key: notes for key, notes in every.items() if key[0] == 1}
@@ -109,7 +109,7 @@ def test_runs_of_both_that_differ_are_noted(tmp_path, capsys):
 
 
 def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
-    first = directory(tmp_path / "a", all_cells())
+    first = directory(tmp_path / "a", all_runs())
     other = dataclasses.replace(CONFIG, lr=0.3, rounds=5)
     second = directory(tmp_path / "b", {}, config=other)
     with pytest.raises(
@@ -127,7 +127,7 @@ def test_work_directories_that_do_not_belong_together_are_refused(tmp_path):
         table.read([first])
 
 
-def test_foreign_cells_are_refused(tmp_path):
+def test_foreign_checkpoints_are_refused(tmp_path):
     """Copied from a work directory of other settings, or by hand under another name."""
     one = directory(tmp_path / "one", {(0, "not"): whole("not", 0)})
     other = directory(tmp_path / "two", {}, config=dataclasses.replace(CONFIG, lr=9.0))
@@ -149,7 +149,7 @@ def test_foreign_cells_are_refused(tmp_path):
         table.read([one])
 
 
-def test_a_field_that_came_later_does_not_part_cells(tmp_path):
+def test_a_field_that_came_later_does_not_separate_runs(tmp_path):
     path = directory(tmp_path / "W", {})
     now = runs.read_run(str(path)).fingerprint
     text = json.loads((path / "config.json").read_text())
@@ -163,7 +163,7 @@ def test_a_field_that_came_later_does_not_part_cells(tmp_path):
 
 
 def test_cells_of_an_older_directory_have_no_plan(tmp_path):
-    path = directory(tmp_path / "W", all_cells(names=["not", "original", "retrain_again"]))
+    path = directory(tmp_path / "W", all_runs(names=["not", "original", "retrain_again"]))
     (path / "plan.json").unlink()
     stored = table.read([path])
     assert stored.names == ["original", "not", "retrain_again"] and stored.seeds == [0, 1]

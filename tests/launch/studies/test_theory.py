@@ -34,7 +34,7 @@ def test_a_work_directory_is_taken_over_only_from_the_same_run(tmp_path):
 
 @pytest.mark.slow
 def test_the_script_on_a_small_scale(tmp_path, monkeypatch):
-    """One activation, one seed, two widths: every check has a row, a cell and a place."""
+    """One activation, one seed, two widths: every check has a row, a table entry and a place."""
     monkeypatch.setattr(theory, "ACTIVATIONS", {"identity": lambda y: y})
     for name, value in dict(
         RETAIN=20,

@@ -1,4 +1,4 @@
-"""Files that were changed since they were written are not believed: cells, results, ledgers."""
+"""Checkpoints, results and ledgers that were changed are not believed."""
 
 import contextlib
 import json
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jfu.io
-from helpers.comparisons import CONFIG, LAYOUT, all_cells, whole, written
+from helpers.comparisons import CONFIG, LAYOUT, all_runs, whole, written
 from helpers.spoilt import flip, resaved
 from jfu import ledger
 from launch.records import ledgers, records, verification
@@ -39,7 +39,7 @@ def test_what_a_run_wrote_is_believed(work):
     records.reopen(work)
     lines = ledger.read(work.path / "ledger.jsonl")
     for line in lines:
-        assert line["cells"].keys() == {f"{seed}-{name}" for seed, name in all_cells()}
+        assert line["cells"].keys() == {f"{seed}-{name}" for seed, name in all_runs()}
         assert line["cells"]["0-not"] == jfu.io.load_seal(work.cell(0, "not"))
     assert len(lines) <= 1
 
@@ -53,7 +53,7 @@ EDITS = {
 
 
 @pytest.mark.parametrize("change", [lambda rows: rows.clear(), lambda rows: rows.pop(0)])
-def test_results_of_whole_cells_that_are_missing_are_refused(tmp_path, change):
+def test_results_of_whole_runs_that_are_missing_are_refused(tmp_path, change):
     """A run that goes on adds to them; before the ledger has a line it may not have come so far."""
     edited(written(tmp_path / "W").path / "results.jsonl", change)
     with pytest.raises(ValueError, match=r"results.jsonl was changed; neither its ledger nor the"):
@@ -101,24 +101,24 @@ def arrays(path):
     return {name: np.asarray(a) for name, a in jfu.io.load_arrays(path).items()}
 
 
-CELLS = {
-    "a flipped bit of the arrays": lambda cell, _: flip(cell, cell.stat().st_size - 1),
-    "arrays of retraining": lambda cell, other: resaved(cell, arrays(other)),
-    "arrays and digest of retraining": lambda cell, other: jfu.io.save_state(
-        cell, arrays(other), jfu.io.load_notes(cell)
+CHANGES = {
+    "a flipped bit of the arrays": lambda file, _: flip(file, file.stat().st_size - 1),
+    "arrays of retraining": lambda file, other: resaved(file, arrays(other)),
+    "arrays and digest of retraining": lambda file, other: jfu.io.save_state(
+        file, arrays(other), jfu.io.load_notes(file)
     ),
 }
 
 
-@pytest.mark.parametrize("change", CELLS.values(), ids=CELLS)
-def test_cells_that_were_changed_are_refused(tmp_path, change):
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_checkpoints_that_were_changed_are_refused(tmp_path, change):
     work = written(tmp_path / "W")
     change(work.cell(0, "not"), work.cell(0, "retrain"))
     with pytest.raises(ValueError, match=r"0-not.safetensors (is not what line 1|was changed)"):
         verification.settle(work.path)
 
 
-def test_a_cell_that_is_put_beside_is_refused_by_an_audit(tmp_path):
+def test_a_checkpoint_that_is_put_beside_is_refused_by_an_audit(tmp_path):
     work = written(tmp_path / "W")
     checkpoints.write_cell(work, 2, "not", {"variables": {"w": np.zeros(3)}}, whole("not", 2))
     verification.believe(work.path)  # a run that goes on writes such
@@ -159,7 +159,7 @@ def test_directories_from_before_digests_still_open(tmp_path):
     ledger.append(work.path / "ledger.jsonl", older)
     verification.believe(work.path)
     verification.settle(work.path)
-    assert table.read([work.path]).notes.keys() == all_cells().keys()
+    assert table.read([work.path]).notes.keys() == all_runs().keys()
 
 
 @pytest.mark.parametrize(

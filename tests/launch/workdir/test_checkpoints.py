@@ -1,4 +1,4 @@
-"""A cell's checkpoint, its own or another's."""
+"""A run's checkpoint, its own or another's."""
 
 import dataclasses
 import os
@@ -13,7 +13,7 @@ import jfu.io
 from helpers.crashes import files
 from helpers.federation import bits
 from helpers.spoilt import Bomb, flip, resaved
-from helpers.workdirs import CONFIG, NOTES, STATE, a_cell
+from helpers.workdirs import CONFIG, NOTES, STATE, a_checkpoint
 from launch.shell.say import sentence
 from launch.workdir import checkpoints, workdir
 
@@ -42,19 +42,19 @@ FOREIGN = {
         "is not a checkpoint of jfu; restore it, or remove it",
     ),
     "another model's": (
-        lambda path, tmp: shutil.copy(a_cell(tmp / "b", state=OTHER), path),
+        lambda path, tmp: shutil.copy(a_checkpoint(tmp / "b", state=OTHER), path),
         "holds other arrays than expected",
     ),
     "another method's": (
-        lambda path, tmp: shutil.copy(a_cell(tmp / "b", method="mode"), path),
+        lambda path, tmp: shutil.copy(a_checkpoint(tmp / "b", method="mode"), path),
         "method mode, seed 0, not of ",
     ),
     "another seed's": (
-        lambda path, tmp: shutil.copy(a_cell(tmp / "b", seed=7), path),
+        lambda path, tmp: shutil.copy(a_checkpoint(tmp / "b", seed=7), path),
         "method not, seed 7, not of ",
     ),
     "another run's": (
-        lambda path, tmp: shutil.copy(a_cell(tmp / "b", config=OTHER_RUN), path),
+        lambda path, tmp: shutil.copy(a_checkpoint(tmp / "b", config=OTHER_RUN), path),
         "is the checkpoint of run ",
     ),
     "a link to nowhere": (
@@ -96,8 +96,8 @@ FOREIGN |= {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_what_is_not_the_cells_checkpoint_is_refused_and_kept(tmp_path, what):
-    path = a_cell(tmp_path / "w")
+def test_what_is_not_the_runs_checkpoint_is_refused_and_kept(tmp_path, what):
+    path = a_checkpoint(tmp_path / "w")
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
     state, notes = checkpoints.read_cell(work, 0, "not", STATE)
     assert bits(state) == bits(STATE) and notes["round"] == 1
@@ -112,10 +112,10 @@ def test_what_is_not_the_cells_checkpoint_is_refused_and_kept(tmp_path, what):
     assert not (tmp_path / "mark").exists()
 
 
-def test_cells_of_one_run_on_two_machines_can_be_gathered(tmp_path):
-    """Where data lies does not tell runs apart, nor does a cell from before cells were named."""
-    path = a_cell(tmp_path / "w")
-    shutil.copy(a_cell(tmp_path / "b", config=dataclasses.replace(CONFIG, data_dir="/x")), path)
+def test_checkpoints_of_two_machines_can_be_gathered(tmp_path):
+    """Data in another place makes no other run. Earlier checkpoints do not name their run."""
+    path, moved = a_checkpoint(tmp_path / "w"), dataclasses.replace(CONFIG, data_dir="/x")
+    shutil.copy(a_checkpoint(tmp_path / "b", config=moved), path)
     work = workdir.open_workdir(str(tmp_path / "w"), CONFIG, "compare")
     assert checkpoints.read_cell(work, 0, "not", STATE)
     jfu.io.save_state(path, STATE, NOTES)

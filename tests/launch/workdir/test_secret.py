@@ -31,7 +31,7 @@ def test_what_is_no_secret_is_left_alone(tmp_path):
 
 
 def test_a_secret_beside_other_data_draws_other_noise(data, tmp_path):
-    """Or beside another run's settings, another cell, model, or request."""
+    """Or beside another run's settings, another method's run, model, or request."""
     request, other = (trial_of(data, gone).request for gone in ([5], [2]))
     work = lambda run: SimpleNamespace(path=tmp_path, run=run, lock=None)
     text = secret.write(secret.where(tmp_path, 0, "not"))
