@@ -17,7 +17,16 @@ from typing import Any, NamedTuple
 import jax
 
 from jfu.select import by_layer, first_weight
-from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
+from jfu.types import (
+    ClientFn,
+    FederatedAlgorithm,
+    Model,
+    Needs,
+    Selector,
+    Traits,
+    Unlearner,
+    check_counts,
+)
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
 from jfu.unlearn.coun import Augment, coun
@@ -68,6 +77,8 @@ class Setting(NamedTuple):
     proxy: jax.Array | None = None  # unlabelled examples at the server
     guess: float | None = None  # the loss of guessing, where the server may act on losses
     warmup: int = 0  # rounds of recovery in which the learning rate rises
+    # The federation of recovery, with a learning rate that rises over so many rounds.
+    eased: Callable[[int], FederatedAlgorithm] | None = None
     augment: Augment | None = None  # how clients change each example in training
     penalty: float = 1.0  # of ridge heads
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
@@ -114,6 +125,14 @@ def _options(factory: Callable[..., Unlearner], names: str) -> dict[str, Any]:
 
 def _layers(setting: Setting, positions: int | slice) -> Selector:
     return by_layer(setting.model, positions, weights_only=setting.weights_only)
+
+
+def _blended(s: Setting, *, keep: float | None = None, ease: int = 4) -> Unlearner:
+    check_counts("not_blend", 0, ease=ease)
+    warmup = max(s.warmup, ease)
+    fed = s.eased(warmup) if s.eased else s.fed
+    method = blended(fed, s.selector, s.model.init, keep=keep, follows=s.follows)
+    return steady(method, fed, s.model.init, s.guess, patience=warmup)
 
 
 def _contrasted(s, start: Unlearner, **options: Any) -> Unlearner:
@@ -168,14 +187,8 @@ METHODS = (
     # with a fresh model mixed in
     Method(
         "not_blend",
-        lambda s, **options: steady(
-            blended(s.fed, s.selector, s.model.init, follows=s.follows, **options),
-            s.fed,
-            s.model.init,
-            s.guess,
-            patience=s.warmup + 2,
-        ),
-        options=_options(blended, "keep"),
+        _blended,
+        options={"keep": None, "ease": 4},
         traits=_NEGATES._replace(selects=True),
     ),
     # at the deepest cut whose negation makes predictions uninformative

@@ -1,7 +1,7 @@
 """NoT, blended with a fresh start: negate chosen layers, then mix in a new model.
 
     theta'_l = a_l n(theta*)_l + sqrt(1 - a_l^2) theta_0,l      for each tensor l
-    a_l      = min(1, |theta_0,l| / |theta*_l|)                 1/2 where theta_0,l is zero
+    a_l      = min(1, |theta_0,l| / |theta*_l|)
 
 n negates the chosen layers, theta_0 is a model drawn anew. Negation alone leaves a loss far above
 that of guessing, from which recovery may diverge. Training on from trained weights may also end at
@@ -59,7 +59,7 @@ def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
     """Every leaf cut to the length of its fresh draw, with as much of the draw as was cut off.
 
     ``a w + sqrt(1 - a^2) w_0`` with ``a = min(1, |w_0| / |w|)``. Where ``w_0`` is zero, as biases
-    are, that would be zero too, so half of ``w`` is kept. Leaves that are not floats stay.
+    are, that is zero. Leaves that are not floats stay.
 
     Args:
       tree: a pytree of arrays. Its types are kept, sums are float32 at least.
@@ -74,8 +74,7 @@ def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
             return a
         own, start = norm(a), norm(new)
         kept = jnp.where(own > start, start / jnp.where(own > 0, own, 1.0), 1.0)
-        mixed = kept * wide(a) + jnp.sqrt(1 - kept**2) * wide(new)
-        return narrow(jnp.where(start > 0, mixed, 0.5 * wide(a)), a)
+        return narrow(kept * wide(a) + jnp.sqrt(1 - kept**2) * wide(new), a)
 
     return jax.tree.map(one, tree, fresh)
 

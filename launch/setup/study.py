@@ -196,6 +196,7 @@ def assemble(
         # Under privacy nothing may depend on exact losses of clients.
         guess=None if config.dp_clip is not None else math.log(len(dataset.labels)),
         warmup=config.recovery_warmup_rounds,
+        eased=feds.eased,
         penalty=config.penalty,
         options=read_options(config.options),
     )
@@ -244,6 +245,7 @@ class Federations(NamedTuple):
     retraining: jfu.FederatedAlgorithm  # without the clients that leave
     recovery: jfu.FederatedAlgorithm
     further: jfu.FederatedAlgorithm  # with all clients, at the recovery rate
+    eased: Callable | None  # recovery with another warm-up, for Setting
     local: Callable | None  # a client's work in recovery, for Setting
     around: Callable | None  # the round with a method's own work, for Setting
     sender: Callable  # what a client sends in training
@@ -255,7 +257,7 @@ def federations(
     """Builds the federations, and prints notes about their flags with these clients."""
     if ridge.chosen(config):
         fed, send = ridge.federation(config, model, chunk, len(drawn.clients.id))
-        return Federations(fed, fed, fed, fed, None, None, send)
+        return Federations(fed, fed, fed, fed, None, None, None, send)
     loss = jfu.classification(model.apply)
     # Noisy sums are divided by the number of clients: all before the request, then those that stay.
     clients = drawn.clients
@@ -274,6 +276,11 @@ def federations(
 
     training, local, _ = build(config, config.lr, everybody)
     recovery, own, around = build(recovering(config), config.recovery_lr, staying)
+
+    def eased(rounds):
+        slower = dataclasses.replace(recovering(config), warmup_rounds=rounds)
+        return build(slower, config.recovery_lr, staying)[0]
+
     # Further rounds are as many as a later command says, so no schedule fits them.
     trained = dataclasses.replace(config, warmup_rounds=0, lr_schedule=schedules.CONSTANT)
     return Federations(
@@ -281,6 +288,7 @@ def federations(
         retraining=build(config, config.lr, staying)[0],
         recovery=recovery,
         further=build(trained, config.recovery_lr, everybody)[0],
+        eased=eased,
         local=own,
         around=around,
         sender=jfu.sender(local(), federation.aggregator(config, everybody)),
