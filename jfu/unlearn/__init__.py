@@ -17,16 +17,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jfu.select import by_layer, first_weight
-from jfu.types import (
-    ClientFn,
-    FederatedAlgorithm,
-    Model,
-    Needs,
-    Selector,
-    Traits,
-    Unlearner,
-    check_counts,
-)
+from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
 from jfu.unlearn.coun import Augment, coun
@@ -52,7 +43,9 @@ from jfu.unlearn.reinit import redraw, reinit
 from jfu.unlearn.retrain import retrain
 from jfu.unlearn.ridge import ridge, ridge_subtract
 from jfu.unlearn.rollback import first_round, rollback
-from jfu.unlearn.steady import steady
+from jfu.unlearn.steady import received_loss, steady
+
+EASE = 4  # the fewest rounds over which the rate rises where a start is blended
 
 
 class Setting(NamedTuple):
@@ -77,7 +70,8 @@ class Setting(NamedTuple):
     proxy: jax.Array | None = None  # unlabelled examples at the server
     guess: float | None = None  # the loss of guessing, where the server may act on losses
     warmup: int = 0  # rounds of recovery in which the learning rate rises
-    # The federation of recovery, with a learning rate that rises over so many rounds.
+    # The federation of recovery, with a learning rate that rises over so many rounds, and with
+    # clients that report the loss of the model that they receive.
     eased: Callable[[int], FederatedAlgorithm] | None = None
     augment: Augment | None = None  # how clients change each example in training
     penalty: float = 1.0  # of ridge heads
@@ -127,11 +121,10 @@ def _layers(setting: Setting, positions: int | slice) -> Selector:
     return by_layer(setting.model, positions, weights_only=setting.weights_only)
 
 
-def _blended(s: Setting, *, keep: float | None = None, ease: int = 4) -> Unlearner:
-    check_counts("not_blend", 0, ease=ease)
-    warmup = max(s.warmup, ease)
+def _blended(s: Setting, **options: Any) -> Unlearner:
+    warmup = max(s.warmup, EASE)
     fed = s.eased(warmup) if s.eased else s.fed
-    method = blended(fed, s.selector, s.model.init, keep=keep, follows=s.follows)
+    method = blended(fed, s.selector, s.model.init, follows=s.follows, **options)
     return steady(method, fed, s.model.init, s.guess, patience=warmup)
 
 
@@ -188,7 +181,7 @@ METHODS = (
     Method(
         "not_blend",
         _blended,
-        options={"keep": None, "ease": 4},
+        options=_options(blended, "keep"),
         traits=_NEGATES._replace(selects=True),
     ),
     # at the deepest cut whose negation makes predictions uninformative
@@ -426,6 +419,7 @@ __all__ = [
     "permute",
     "pgd",
     "puf",
+    "received_loss",
     "redraw",
     "reinit",
     "retrain",

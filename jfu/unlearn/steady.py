@@ -1,10 +1,10 @@
 """Recovery that starts again, calmer, where it has broken down.
 
 A perturbed model may have a loss far above that of guessing. One round at the full learning rate
-can then push it to where no unit is active and no gradient is left, for good. The server sees both
-in what it has anyway: the retained clients' mean training loss and its own step. The step is
-compared with the kernels' length, ``m = |theta_new - theta| / |theta|`` over tensors of rank 2 and
-more. A round is taken back, and recovery starts again, where
+can then push it to where no unit is active and no gradient is left, for good. The server sees this
+in two numbers: the retained clients' mean loss, and its own step. The step is compared with the
+kernels' length, ``m = |theta_new - theta| / |theta|`` over tensors of rank 2 and more. A round is
+taken back, and recovery starts again, where
 
     it bursts:  m > 2; or nothing was learnt yet, and the model or the loss is not finite, or after
                 the first round the loss is above 2 log C; then
@@ -14,11 +14,13 @@ more. A round is taken back, and recovery starts again, where
                 log C / 4; then
                 theta <- theta_0
 
-with ``theta_0`` drawn anew each time. The schedule starts again too. The test on ``m`` is needed
-where clients have few labels each: a dead model fits these with its last biases, and its training
-loss lies below that of guessing. In the limit this is retraining. A model that was learning is not
-given up for one round that is not finite. Clients report the losses, so one that lies can cause as
-many new starts as there may be. The factors were chosen on digits and Fashion-MNIST.
+with ``theta_0`` drawn anew each time. The schedule starts again too; in the limit this is
+retraining. A model that was learning is not given up for one round that is not finite.
+
+Clients with few labels each fit these within a round, by the last biases alone. Their mean training
+loss is then below that of guessing, whatever the model has learnt. ``received_loss`` makes clients
+report the loss of the model that they receive instead. Clients report losses, so one that lies can
+cause as many new starts as there may be. The factors were chosen on digits and Fashion-MNIST.
 
 Fresh weights mixed in: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv
 1910.08475.
@@ -30,10 +32,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jfu.local import take
 from jfu.sums import norm, wide
 from jfu.types import (
+    Broadcast,
+    ClientData,
+    ClientFn,
     FederatedAlgorithm,
     Key,
+    LossFn,
     Params,
     Unlearner,
     Variables,
@@ -74,7 +81,8 @@ def steady(
 
     Args:
       method: a method whose ``perturb`` gives a state of ``fed``.
-      fed: the federation that recovers. Rates that rise over its first rounds make it calmer.
+      fed: the federation that recovers. Rates that rise over its first rounds make it calmer, and
+        clients with ``received_loss`` make it see more.
       init: draws a fresh model, ``model.init``.
       guess: the loss of guessing, ``log C`` for C classes; None leaves the method as it is.
       patience: rounds on end that may show no learning; no fewer than those in which the learning
@@ -121,6 +129,41 @@ def steady(
         return Beside(inner, own), info._replace(metrics=metrics)
 
     return method._replace(perturb=perturb, recover=recover)
+
+
+def received_loss(
+    work: ClientFn, loss: LossFn, *, batch_size: int = 32, batches: int = 2
+) -> ClientFn:
+    """The same work of a client, which reports the loss of the model that it received.
+
+    The mean over at most ``batches * batch_size`` live examples, evenly spaced over the client's,
+    before any step. It costs as many forward passes, which are counted.
+
+    Args:
+      work: a client's training, such as ``local_sgd`` makes.
+      loss: as in ``local_sgd``.
+      batch_size, batches: how many examples.
+
+    >>> from jfu.local import classification
+    >>> work = received_loss(local(), classification(model.apply), batch_size=8)
+    """
+    check_counts("received_loss", 1, batch_size=batch_size, batches=batches)
+
+    def reporting(shared: Broadcast, client: ClientData, key: Key):
+        update, info = work(shared, client, key)
+        live, slots = client.mask.sum(), client.mask.shape[0]
+        places = jnp.arange(min(batches * batch_size, slots))
+        spaced = jnp.where(live > len(places), places * live // len(places), places)
+        batch, _ = take(client, jnp.argsort(~client.mask)[spaced])
+        value = loss(dict(shared.variables), batch, jax.random.fold_in(key, CALM))
+        value = value[0] if isinstance(value, tuple) else value
+        stays = info.left_out == 0
+        return update, info._replace(
+            loss=jnp.where(stays, value, info.loss).astype(jnp.float32),
+            forwards=info.forwards + stays * jnp.float32(batches),
+        )
+
+    return reporting
 
 
 def _move(old: Params, new: Params) -> jax.Array:

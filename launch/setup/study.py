@@ -16,7 +16,7 @@ import jfu.io
 from jfu.augment import AUGMENTS
 from jfu.costs import entries
 from jfu.stacking import aligned
-from jfu.unlearn import Setting
+from jfu.unlearn import Setting, received_loss
 from launch.setup import federation, identity, private, ridge, schedules
 from launch.setup.clients import Drawn, as_wide, draw
 from launch.setup.options import read_options
@@ -245,7 +245,7 @@ class Federations(NamedTuple):
     retraining: jfu.FederatedAlgorithm  # without the clients that leave
     recovery: jfu.FederatedAlgorithm
     further: jfu.FederatedAlgorithm  # with all clients, at the recovery rate
-    eased: Callable | None  # recovery with another warm-up, for Setting
+    eased: Callable | None  # recovery that warms up and reports losses before steps, for Setting
     local: Callable | None  # a client's work in recovery, for Setting
     around: Callable | None  # the round with a method's own work, for Setting
     sender: Callable  # what a client sends in training
@@ -279,7 +279,10 @@ def federations(
 
     def eased(rounds):
         slower = dataclasses.replace(recovering(config), warmup_rounds=rounds)
-        return build(slower, config.recovery_lr, staying)[0]
+        fed, own, around = build(slower, config.recovery_lr, staying)
+        if config.dp_clip is not None:  # clients report no exact losses
+            return fed
+        return around(received_loss(own(), loss, batch_size=config.batch_size))
 
     # Further rounds are as many as a later command says, so no schedule fits them.
     trained = dataclasses.replace(config, warmup_rounds=0, lr_schedule=schedules.CONSTANT)
