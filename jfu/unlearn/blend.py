@@ -1,14 +1,16 @@
 """NoT, blended with a fresh start: negate chosen layers, then mix in a new model.
 
     theta'_l = a_l n(theta*)_l + sqrt(1 - a_l^2) theta_0,l      for each tensor l
-    a_l      = min(1, |theta_0,l| / |theta*_l|)
+    a_l      = min(1 / sqrt(2), |theta_0,l| / |theta*_l|)
 
 n negates the chosen layers, theta_0 is a model drawn anew. Negation alone leaves a loss far above
 that of guessing, from which recovery may diverge. Training on from trained weights may also end at
 a lower accuracy on unseen data than a fresh start does (Ash and Adams). The blend addresses both.
-It brings each tensor back to the length of a fresh draw. The more a tensor has grown, the more of
-that draw replaces what is cut off. There is nothing to tune. A number for ``keep`` is another rule,
-theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
+It brings each tensor back to about the length of a fresh draw, and that draw replaces what is cut
+off. No tensor has more of the old model than of the new one. What begins at zero, as biases do, is
+zero again: a bias that stayed as long while its kernel shrinks would leave units without activity.
+There is nothing to tune. A number for ``keep`` is another rule, theta' = keep n(theta*) +
+(1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
 
 Negation: Khalil et al. NoT: Federated Unlearning via Weight Negation. CVPR 2025, arXiv 2503.05657.
 Shrinking and perturbing: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv
@@ -34,6 +36,8 @@ from jfu.types import (
 from jfu.unlearn.finetune import on_retained
 from jfu.unlearn.negation import negated
 
+HALF = 0.5**0.5  # then squares of both shares are the same
+
 
 def blend(tree: PyTree, fresh: PyTree, keep: float | jax.Array) -> PyTree:
     """``keep * tree + (1 - keep) * fresh`` for every leaf of floats; other leaves stay.
@@ -56,24 +60,24 @@ def blend(tree: PyTree, fresh: PyTree, keep: float | jax.Array) -> PyTree:
 
 
 def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
-    """Every leaf cut to the length of its fresh draw, with as much of the draw as was cut off.
+    """Every leaf cut to the length of its fresh draw at most, with as much of the draw as was cut.
 
-    ``a w + sqrt(1 - a^2) w_0`` with ``a = min(1, |w_0| / |w|)``. Where ``w_0`` is zero, as biases
-    are, that is zero. Leaves that are not floats stay.
+    ``a w + sqrt(1 - a^2) w_0`` with ``a = min(1 / sqrt(2), |w_0| / |w|)``. Where ``w_0`` is zero,
+    as biases are, that is zero. Leaves that are not floats stay.
 
     Args:
       tree: a pytree of arrays. Its types are kept, sums are float32 at least.
       fresh: one of the same structure and shapes.
 
-    >>> renewed(jnp.array([0.0, 5.0]), jnp.array([4.0, 0.0])).round(3)  # a = 0.8
-    Array([2.4, 4. ], dtype=float32)
+    >>> renewed(jnp.array([0.0, 5.0]), jnp.array([3.0, 0.0])).round(3)  # a = 0.6
+    Array([2.4, 3. ], dtype=float32)
     """
 
     def one(a, new):
         if not jnp.issubdtype(a.dtype, jnp.floating):
             return a
         own, start = norm(a), norm(new)
-        kept = jnp.where(own > start, start / jnp.where(own > 0, own, 1.0), 1.0)
+        kept = jnp.where(own > start / HALF, start / jnp.where(own > 0, own, 1.0), HALF)
         return narrow(kept * wide(a) + jnp.sqrt(1 - kept**2) * wide(new), a)
 
     return jax.tree.map(one, tree, fresh)
