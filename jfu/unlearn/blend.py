@@ -69,8 +69,9 @@ def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
       tree: a pytree of arrays. Its types are kept, sums are float32 at least.
       fresh: one of the same structure and shapes.
 
-    >>> renewed(jnp.array([0.0, 5.0]), jnp.array([3.0, 0.0])).round(3)  # a = 0.6
-    Array([2.4, 3. ], dtype=float32)
+    >>> mixed = renewed(jnp.array([0.0, 4.0]), jnp.array([2.0, 0.0]))  # a = 0.5
+    >>> [round(value, 3) for value in mixed.tolist()]
+    [1.732, 2.0]
     """
 
     def one(a, new):

@@ -90,9 +90,8 @@ def say_calmed(seed: int, name: str, number: int, metrics: Mapping) -> None:
     """Says that recovery broke down in a round, and what was done about it."""
     if metrics.get("calmed", 0):
         say(
-            f"  seed {seed}  {name:<10} round {number} broke down (mean training loss "
-            f"{float(metrics['loss']):.2f}): recovery starts again, from half this model and half "
-            "a fresh one"
+            f"  seed {seed}  {name:<10} round {number} broke down (mean loss "
+            f"{float(metrics['loss']):.2f}): recovery starts again, closer to a fresh model"
         )
 
 

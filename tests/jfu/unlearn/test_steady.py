@@ -5,12 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jfu
 from helpers.federation import bits
 from jfu.types import LocalInfo, RoundInfo
-from jfu.unlearn import finetune, negation, steady
+from jfu.unlearn import finetune, negation, received_loss, steady
 from jfu.unlearn.steady import CALM
 
 pytestmark = pytest.mark.conformance
@@ -171,3 +172,60 @@ def test_without_a_loss_of_guessing_it_is_the_method_itself(fed, model):
 def test_what_cannot_be(fed, model, given, message):
     with pytest.raises(ValueError, match=message):
         steady(finetune(fed), fed, model.init, given.pop("guess"), **given)
+
+
+def losses_by_hand(model, variables, data, client, rows):
+    """Mean cross-entropy in float64 over the given places among a client's live examples."""
+    live = np.asarray(data.index)[client][np.asarray(data.mask)[client]][rows]
+    logits = np.asarray(model.apply(variables, data.x[live])[0], np.float64)
+    labels = np.asarray(data.y)[live]
+    own = logits[np.arange(len(labels)), labels]
+    return np.mean(np.log(np.exp(logits).sum(-1)) - own)
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [
+        (3, [[0, 1, 2, 3, 4, 5], [0, 1, 2], [0, 1, 2, 3, 4]]),  # two batches; all of small clients
+        (2, [[0, 1, 3, 5], [0, 1, 2], [0, 1, 2, 3]]),  # 4 of 7 examples: 0, 7/4, 14/4, 21/4
+        (1, [[0, 3], [0, 1], [0, 2]]),
+    ],
+)
+def test_clients_report_the_loss_of_the_model_that_they_received(
+    model, variables, data, local, size, rows
+):
+    loss = jfu.classification(model.apply)
+    plain, shown = local, received_loss(local, loss, batch_size=size)
+    ends = []
+    for work in (plain, shown):
+        fed = jfu.fedavg(work)
+        ends.append(fed.round(fed.init(variables), data, jax.random.key(SEED)))
+    (one, before), (other, after) = ends
+    assert bits(one.variables) == bits(other.variables)  # training is the same
+    right = [losses_by_hand(model, variables, data, k, r) for k, r in enumerate(rows)]
+    np.testing.assert_allclose(after.clients.loss, right, rtol=1e-5)
+    weights = np.asarray(before.clients.weight, np.float64)
+    np.testing.assert_allclose(after.metrics["loss"], np.average(right, weights=weights), rtol=1e-5)
+    np.testing.assert_array_equal(after.clients.forwards, before.clients.forwards + 2)
+
+
+def test_a_client_that_is_left_out_reports_nothing_new(model, variables, data):
+    loss = jfu.classification(model.apply)
+    fed = jfu.fedavg(received_loss(jfu.local_sgd(loss, optax.sgd(math.nan)), loss))
+    _, info = fed.round(fed.init(variables), data, jax.random.key(SEED))
+    assert int(info.metrics["not_finite"]) == 3
+    assert info.clients.loss.tolist() == info.clients.forwards.tolist() == [0.0] * 3
+
+
+def test_few_labels_each_hide_a_dead_model_from_the_training_loss_alone(model, variables, data):
+    """Clients with one label each: biases fit it within a round, and the model knows nothing."""
+    rows = jnp.where(data.mask, data.index, len(data.y))  # beyond the pool where no example is
+    one_each = data._replace(y=data.y.at[rows].set(jnp.arange(3)[:, None], mode="drop"))
+    work = jfu.local_sgd(jfu.classification(model.apply), optax.sgd(1.0), epochs=20, batch_size=4)
+    dead = {"params": jax.tree.map(jnp.zeros_like, variables["params"])}
+    losses = []
+    for one in (work, received_loss(work, jfu.classification(model.apply))):
+        fed = jfu.fedavg(one)
+        _, info = fed.round(fed.init(dead), one_each, jax.random.key(SEED))
+        losses.append(float(info.metrics["loss"]))
+    assert losses[0] < 0.5 * math.log(3) and abs(losses[1] - math.log(3)) < 1e-5

@@ -1,7 +1,11 @@
 """What a study is made of."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import jfu
 import jfu.data
 from helpers.workdirs import LAYOUT, PLAIN, changed
 from jfu.augment import AUGMENTS
@@ -35,3 +39,24 @@ def test_methods_get_the_augmentation_of_training(name, dataset, monkeypatch):
     monkeypatch.setattr(jfu, "step_flops", lambda *args, **options: 0.0)
     study = prepare_study(changed(PLAIN, dataset="own.npz", augment=name), LAYOUT, [0])
     assert study.setting.augment is AUGMENTS[name]
+
+
+def test_an_eased_recovery_warms_up_and_reports_the_loss_before_its_steps(dataset, monkeypatch):
+    """Its first of two rounds trains at half the rate; one local step of SGD shows it."""
+    monkeypatch.setattr("jfu.data.load", lambda *args, **options: dataset)
+    monkeypatch.setattr(jfu, "step_flops", lambda *args, **options: 0.0)
+    config = changed(PLAIN, dataset="own.npz", batch_size=64, momentum=0.0)
+    study = prepare_study(config, LAYOUT, [0])
+    clients = jax.tree.map(jnp.asarray, study.drawn[0].clients)
+    variables = study.model.init(jax.random.key(0))
+
+    def first_step(fed):
+        new, info = fed.round(fed.init(variables), clients, jax.random.key(1))
+        moved = jax.tree.map(jnp.subtract, new.params, variables["params"])
+        return jax.tree.leaves(moved), info
+
+    (whole, plain), (half, eased) = map(first_step, (study.setting.fed, study.setting.eased(2)))
+    for one, other in zip(whole, half, strict=True):
+        np.testing.assert_allclose(one / 2, other, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(plain.metrics["loss"], eased.metrics["loss"], rtol=1e-5)
+    assert float(plain.metrics["forwards"]) == 0 < float(eased.metrics["forwards"])
