@@ -260,6 +260,16 @@ def sender(model: Model, *, batch_size: int = 256) -> ClientFn:
     return work
 
 
+def silent(model: Model) -> ClientFn:
+    """The work of a client that sends nothing: for what the server does alone."""
+
+    def work(shared: Broadcast, client: ClientData, key: Key) -> tuple[Statistics, LocalInfo]:
+        del client, key
+        return empty(model, shared.variables), LocalInfo(*jnp.zeros(4, jnp.float32))
+
+    return work
+
+
 def collecting(send: ClientFn, *, chunk: int | None = None) -> Callable:
     """The sum of what clients send, ``(variables, clients, key, rows) -> (kept, info)``.
 

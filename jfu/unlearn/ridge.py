@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jfu import types
 from jfu.faults import guarded
-from jfu.ridge import RidgeState, answered, check_rows, collecting, sender, subtract
+from jfu.ridge import RidgeState, answered, check_rows, collecting, sender, silent, subtract
 from jfu.types import Model, Needs, Unlearner
 from jfu.unlearn.none import idle
 from jfu.unlearn.phases import phases
@@ -50,9 +50,10 @@ def ridge(
     True
     """
     types.check_numbers("ridge", "(0, inf)", penalty=penalty)
-    collect = collecting(guarded(sender(model, batch_size=batch_size)), chunk=chunk)
+    alone = collecting(silent(model), chunk=chunk)
+    again = collecting(guarded(sender(model, batch_size=batch_size)), chunk=chunk)
 
-    def answer(state, asked, key):
+    def answer(collect, state, asked, key):
         kept, info = collect(state.variables, asked, key, state.history["statistics"])
         return answered(model, state, kept, penalty, info, asked.id)
 
@@ -63,12 +64,12 @@ def ridge(
         history = dict(statistics=jax.tree.map(drop, trained.history["statistics"]))
         state = RidgeState(dict(trained.variables), history, jnp.zeros((), jnp.int32))
         nobody = request.retain._replace(mask=jnp.zeros_like(request.retain.mask))
-        return answer(state, nobody, key)[0]
+        return answer(alone, state, nobody, key)[0]
 
     def recover(state, request, key):
         loses = request.forget.mask.any(1)[:, None]
         some = request.retain._replace(mask=request.retain.mask & loses)
-        return answer(state._replace(round=state.round + 1), some, key)
+        return answer(again, state._replace(round=state.round + 1), some, key)
 
     return Unlearner(perturb, recover, Needs(history=("statistics",), per_client=True))
 
