@@ -183,8 +183,8 @@ def error_bound(total: Statistics, penalty: float) -> jax.Array:
 def packed(square: jax.Array) -> jax.Array:
     """The upper triangle of ``[d, d]`` as a rectangle without empty places.
 
-    Row i has the rest of the matrix's row i from the diagonal on, and before it the last i entries
-    of row d - i, backwards (for even d: i + 1 entries of row d - 1 - i).
+    Row i ends with the matrix's row i from the diagonal on. It begins with the last i entries of
+    row d - i, backwards (for even d: with i + 1 entries of row d - 1 - i).
 
     >>> packed(jnp.array([[1, 2, 3], [2, 4, 5], [3, 5, 6]])).tolist()
     [[1, 2, 3], [6, 4, 5]]
