@@ -5,7 +5,7 @@ elsewhere: --init_params=FILE, with the flags that say what it was trained on. T
 directory gets the unlearned model (model.safetensors), results.jsonl, table.md and the ledger.
 The source A stays as it is, unless --erase removes what still depends on the forgotten data.
 
-  python -m launch.unlearn --init_from=A --workdir=B --method=not --forget=client:0
+  python -m launch.unlearn --init_from=A --workdir=B --forget=client:0
   python -m launch.unlearn --init_from=B --workdir=C --forget=client:3 --erase
   python -m launch.unlearn --init_params=model.msgpack --dataset=own.npz --model=cnn \\
       --forget=client:alice --export_params=unlearned.msgpack
@@ -23,7 +23,10 @@ def define() -> None:
         "init_from", None, "The work directory of a finished launch.train or launch.unlearn."
     )
     flags.DEFINE_string(
-        "method", "not", "The unlearning method. Default after --federation=ridge: ridge."
+        "method",
+        "not_blend",
+        "The unlearning method. The default is NoT from a start that recovers on any network, and "
+        "after --federation=ridge it is ridge. NoT as published: not.",
     )
     flags.DEFINE_integer("seed", 0, "With --init_params: seed of split and draws.", lower_bound=0)
     flags.DEFINE_enum(

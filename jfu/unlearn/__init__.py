@@ -183,6 +183,7 @@ METHODS = (
         _blended,
         options=_options(blended, "keep"),
         traits=_NEGATES._replace(selects=True),
+        compared=True,
     ),
     # at the deepest cut whose negation makes predictions uninformative
     Method(
@@ -382,8 +383,8 @@ def traits_of(name: str) -> Traits:
 
 
 # What `all` stands for: the methods of the paper's table and later ones, without further controls.
-# NoT is the last of them.
-COMPARED = tuple(sorted((m.name for m in METHODS if m.compared), key="not".__eq__))
+# NoT is the last of them, as published and blended.
+COMPARED = tuple(sorted((m.name for m in METHODS if m.compared), key=lambda n: n.startswith("not")))
 
 __all__ = [
     "COMPARED",

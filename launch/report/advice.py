@@ -90,7 +90,7 @@ negation leaves) or more than --recovery_rounds=40
         return []
     now, was = f"{last['retain']:.1f} % after {last['round']} rounds", f"{row['retain']:.1f} %"
     line = f"not back: retained accuracy is {now}, and was {was}; try "
-    if not config["recovery_warmup_rounds"]:
+    if not config["recovery_warmup_rounds"] and last.get("method") != "not_blend":
         line += "--recovery_warmup_rounds=3 (recovery begins at the full rate, which can be too "
         line += "much for what negation leaves) or "
     return [f"{line}more than --recovery_rounds={config['recovery_rounds']}"]

@@ -206,7 +206,7 @@ def answer(
     cell = cells.runner(work, study, trial, Programs(), FLAGS.checkpoint_every, until, name)
     trained, row, _ = cells.original(study, trial, cell)
     trained = trained._replace(history=history)
-    if name == "not":
+    if name in ("not", "not_blend"):
         say_outlook(work, config, trial, row)
     regained = more["stop"] == "regained" and jfu.unlearn.traits_of(name).recovers
     enough = row["retain"] - 0.5 if regained else None

@@ -319,7 +319,7 @@ def test_traits_of_what_is_no_method_are_the_usual_ones():
 def test_what_all_means_and_in_which_order():
     assert (
         *("retrain", "finetune", "federaser", "fukd", "pgd", "mode", "fcu"),
-        *("fedosd", "puf", "fedquit", "ga", "not"),
+        *("fedosd", "puf", "fedquit", "ga", "not", "not_blend"),
     ) == jfu.unlearn.COMPARED
 
 

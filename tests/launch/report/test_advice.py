@@ -72,3 +72,5 @@ def test_what_may_bring_accuracy_back_by_hand():
     warm = config | dict(recovery_warmup_rounds=2)
     (line,) = advice.behind(warm, before, dict(retain=10.0, round=9))
     assert "warmup" not in line and line.endswith("try more than --recovery_rounds=9")
+    (line,) = advice.behind(config, before, dict(method="not_blend", retain=10.0, round=9))
+    assert "warmup" not in line  # it always warms up
