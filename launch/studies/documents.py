@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from jfu import tables
 from launch.report import recorded, report, terminal
 from launch.running import table, targets
-from launch.studies import pays_report, rates, robustness, theory
+from launch.studies import pays_report, rates, recoveries, robustness, theory
 from launch.timing import bench, streaming
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -152,6 +152,11 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     ),
     "digits-deepest": _summary("digits-deepest-cpu"),
     "digits-readings": _recorded("digits-readings-cpu"),
+    "digits-blend-cpu": _recorded("digits-blend-cpu"),
+    "fashion-iid-blend-cpu": _recorded("fashion-iid-blend-cpu"),
+    "fashion-dirichlet-blend-cpu": _recorded("fashion-dirichlet-blend-cpu"),
+    "cifar10_cnn_iid-cpu-3000": _recorded("cifar10_cnn_iid-cpu-3000"),
+    "recoveries": lambda results: recoveries.markdown(results / "recovery"),
     "digits-bf16": _summary("digits-bf16-cpu"),
     "audit-rates": lambda results: rates.markdown(_whole(results, "audit-rates")),
     "audit": lambda results: (
