@@ -227,7 +227,7 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
 
 def test_two_steps_give_what_one_comparison_gives(trained, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    launch("compare", *SMALL, "--seeds=1", "--methods=not", f"--workdir={one}")
+    launch("compare", *SMALL, "--seeds=1", "--methods=not_blend", f"--workdir={one}")
     launch("unlearn", f"--init_from={trained}", f"--workdir={two}", "--stop=budget")
     assert rows_of(one, without=("seconds",)) == rows_of(two, without=("seconds",))
 
@@ -322,6 +322,7 @@ def test_a_model_from_elsewhere_enters_and_leaves(trained, tmp_path, ending):
     jfu.io.save_params(file, model["params"])
     flags = [*SMALL, f"--init_params={file}", "--forget=client:1,2", f"--export_params={out}"]
     flags += ["--nobackdoor", "--recovery_rounds=0", f"--workdir={tmp_path / 'w'}"]
+    flags += ["--method=not"]
     launch("unlearn", *flags)
     unlearned = jfu.io.load_params(out)["params"]
     for path, kept in jfu.io.flatten(model["params"]).items():

@@ -83,7 +83,7 @@ def test_unlearning_and_comparing_killed_at_every_point_of_every_write(
     unlearn += ["--stop=budget", "--recovery_rounds=2", f"--export_params={out}"]
     compare = ["compare", *FEW, "--rounds=2", "--seeds=1", "--methods=retrain,not"]
     tables = ["results.jsonl", "table.md", "table.json"]
-    own = ["0-not.safetensors", "model.safetensors", "out.msgpack", *tables, "ledger.jsonl"]
+    own = ["0-not_blend.safetensors", "model.safetensors", "out.msgpack", *tables, "ledger.jsonl"]
     theirs = ["plan.json", "0-original.safetensors", "0-not.safetensors", "ledger.jsonl"]
     theirs += ["curves.png", "costs.png", *tables]
     for script, written in ((unlearn, own), (compare, theirs)):
@@ -93,9 +93,10 @@ def test_unlearning_and_comparing_killed_at_every_point_of_every_write(
                 ended = forks.run(*script, f"--workdir={two}", kill=(point, name, 1))
                 assert ended.killed, f"{point} {name}: {ended.said}"
         assert forks.run(*script, f"--workdir={two}").status == 0
-        numbers = [number for number in forks.written() if number[0] == "0-not.safetensors"]
         rounds = 2 if script is unlearn else 1
-        assert numbers == [("0-not.safetensors", n + 1) for n in range(rounds)]
+        name = "0-not_blend.safetensors" if script is unlearn else "0-not.safetensors"
+        numbers = [number for number in forks.written() if number[0] == name]
+        assert numbers == [(name, n + 1) for n in range(rounds)]
         out.unlink(missing_ok=True)
         assert forks.run(*script, f"--workdir={one}").status == 0
         forks.written()

@@ -173,7 +173,7 @@ def test_a_second_requests_removal_killed_at_every_write_and_every_unlink(forks,
     old = {n: v for n, v in kept(before).items() if n.endswith(".safetensors")}
     tables = ["results.jsonl", "model.safetensors", "table.md", "table.json"]
     names = ["config.json", "ledger.jsonl", "ledger.jsonl"]  # a copy, then what is asked
-    names += ["0-original.safetensors", "0-not.safetensors", *tables]
+    names += ["0-original.safetensors", "0-not_blend.safetensors", *tables]
     names += ["ledger.jsonl"] * 4  # the answer, and what is erased of three
     for name in names:
         for point in POINTS:
