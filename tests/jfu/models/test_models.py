@@ -173,7 +173,7 @@ def test_batch_statistics_without_a_mask_are_refused():
         def __call__(self, x, train=False):
             return nn.BatchNorm(use_running_average=not train)(nn.Dense(2)(x))
 
-    with pytest.raises(ValueError, match="Plain keeps batch statistics .* add mask=None"):
+    with pytest.raises(ValueError, match="Plain keeps batch statistics, .* add mask=None"):
         from_linen(Plain(), jnp.zeros((1, 3)))
 
 
