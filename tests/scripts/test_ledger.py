@@ -111,7 +111,8 @@ def test_what_is_erased_and_what_is_left(copy):
     prove = lambda name, who: ["--workdir=" + str(copy / name), f"--prove_erased=client:{who}"]
     out, error = launch("ledger", *prove("C", 1), expect=1)
     assert "files depend or may depend on client:1" in error
-    for name in ("C/cells/0-original", "B/cells/0-not_blend", "B/model", "A/cells/0-train", "A/model"):
+    cells = ("C/cells/0-original", "B/cells/0-not_blend", "A/cells/0-train")
+    for name in (*cells, "B/model", "A/model"):
         assert f"DEPENDS   {copy / name}.safetensors" in out
     assert (
         f"free      {copy / 'C' / 'model.safetensors'}: a model that was never trained on client:1"
