@@ -1,15 +1,17 @@
 """NoT, blended with a fresh start: negate chosen layers, then mix in a new model.
 
-    theta'_l = a_l n(theta*)_l + sqrt(1 - a_l^2) theta_0,l      for each tensor l
+    theta'_l = a_l n(theta*)_l + b_l theta_0,l                  for each tensor l
     a_l      = min(1 / sqrt(2), |theta_0,l| / |theta*_l|)
+    b_l      = sqrt(1 - a_l^2) for kernels, 1 - a_l for vectors
 
 n negates the chosen layers, theta_0 is a model drawn anew. Negation alone leaves a loss far above
 that of guessing, from which recovery may diverge. Training on from trained weights may also end at
 a lower accuracy on unseen data than a fresh start does (Ash and Adams). The blend addresses both.
 It brings each tensor back to about the length of a fresh draw, and that draw replaces what is cut
-off. No tensor has more of the old model than of the new one. What begins at zero, as biases do, is
-zero again: a bias that stayed as long while its kernel shrinks would leave units without activity.
-There is nothing to tune. A number for ``keep`` is another rule, theta' = keep n(theta*) +
+off. A kernel has no more of the old model than of the new one. Its draw is at right angles to it. A
+vector, such as a scale of a normalisation, has a constant draw in its own direction, hence the
+other b. What begins at zero, as biases do, is zero again: a bias that stayed as long while its
+kernel shrinks would leave units without activity. A user tunes nothing. A number for ``keep`` is another rule, theta' = keep n(theta*) +
 (1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
 
 Negation: Khalil et al. NoT: Federated Unlearning via Weight Negation. CVPR 2025, arXiv 2503.05657.
@@ -62,15 +64,16 @@ def blend(tree: PyTree, fresh: PyTree, keep: float | jax.Array) -> PyTree:
 def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
     """Every leaf cut to the length of its fresh draw at most, with as much of the draw as was cut.
 
-    ``a w + sqrt(1 - a^2) w_0`` with ``a = min(1 / sqrt(2), |w_0| / |w|)``. Where ``w_0`` is zero,
-    as biases are, that is zero. Leaves that are not floats stay.
+    ``a w + b w_0`` with ``a = min(1 / sqrt(2), |w_0| / |w|)``, and ``b = sqrt(1 - a^2)`` for kernels
+    of rank 2 and more, ``1 - a`` for vectors. Where ``w_0`` is zero, as biases are, that is zero.
+    Leaves that are not floats stay.
 
     Args:
       tree: a pytree of arrays. Its types are kept, sums are float32 at least.
       fresh: one of the same structure and shapes.
 
-    >>> mixed = renewed(jnp.array([0.0, 4.0]), jnp.array([2.0, 0.0]))  # a = 0.5
-    >>> [round(value, 3) for value in mixed.tolist()]
+    >>> mixed = renewed(jnp.array([[0.0, 4.0]]), jnp.array([[2.0, 0.0]]))  # a = 0.5
+    >>> [round(value, 3) for value in mixed[0].tolist()]
     [1.732, 2.0]
     """
 
@@ -79,7 +82,8 @@ def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
             return a
         own, start = norm(a), norm(new)
         kept = jnp.where(own > start / HALF, start / jnp.where(own > 0, own, 1.0), HALF)
-        return narrow(kept * wide(a) + jnp.sqrt(1 - kept**2) * wide(new), a)
+        added = jnp.sqrt(1 - kept**2) if a.ndim > 1 else 1 - kept
+        return narrow(kept * wide(a) + added * wide(new), a)
 
     return jax.tree.map(one, tree, fresh)
 

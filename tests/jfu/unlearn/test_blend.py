@@ -33,26 +33,30 @@ def test_the_start_is_the_negated_model_mixed_with_a_fresh_one(fed, model, varia
         for leaf, old in tensors.items():
             new, own = wide(fresh[layer][leaf]), sign * wide(old)
             a = min(0.5**0.5, np.linalg.norm(new) / np.linalg.norm(own))
-            right = a * own + (1 - a**2) ** 0.5 * new
+            right = a * own + ((1 - a**2) ** 0.5 if own.ndim > 1 else 1 - a) * new
             right = right if keep is None else own / 2 + new / 2
             np.testing.assert_allclose(after[layer][leaf], right, rtol=1e-5, atol=1e-6)
 
 
 def test_a_tensor_that_has_grown_is_cut_to_its_length_at_the_start():
     """Between once and sqrt(2) times its fresh draw, for directions that have nothing in common."""
-    old, new = jnp.zeros(200).at[:100].set(1), jnp.zeros(200).at[100:].set(1)
+    old, new = jnp.zeros((2, 100)).at[0].set(1), jnp.zeros((2, 100)).at[1].set(1)
     for grown in (2**0.5, 2.0, 10.0, 1e4):
         length = np.linalg.norm(wide(renewed(grown * old, new))) / 10
         assert abs(length - (2 - grown**-2) ** 0.5) < 1e-5
 
 
 @pytest.mark.parametrize("grown", [0.0, 0.3, 1.0, 1.4])
-def test_no_tensor_has_more_of_the_old_model_than_of_the_new_one(grown):
-    old, new = jnp.zeros(4).at[:2].set(grown), jnp.zeros(4).at[2:].set(1)
-    share = 0.5**0.5
-    np.testing.assert_allclose(
-        renewed(old, new), [share * grown, share * grown, share, share], rtol=1e-6
-    )
+def test_no_kernel_has_more_of_the_old_model_than_of_the_new_one(grown):
+    old, new = jnp.array([[grown, grown], [0, 0]]), jnp.array([[0.0, 0.0], [1, 1]])
+    right = 0.5**0.5 * np.array([[grown, grown], [1, 1]])
+    np.testing.assert_allclose(renewed(old, new), right, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("old", "new"), [(1.0, 1.0), (0.5, 0.6464), (2.0, 1.5), (-1.0, -0.4142)])
+def test_the_scale_of_a_normalisation_stays_about_its_length(old, new):
+    """Its draw is ones: 0.7071 w + 0.2929, or half of 2 and half of 1; a negated one is not lost."""
+    np.testing.assert_allclose(renewed(jnp.full(3, old), jnp.ones(3)), [new] * 3, atol=1e-4)
 
 
 def test_zeros_and_other_types_when_tensors_are_renewed():
@@ -60,7 +64,7 @@ def test_zeros_and_other_types_when_tensors_are_renewed():
     fresh = {"b": jnp.zeros(2, jnp.bfloat16), "z": jnp.full(3, 0.1), "n": jnp.array(1)}
     new = renewed(tree, fresh)
     assert new["b"].dtype == jnp.bfloat16 and new["b"].tolist() == [0.0, 0.0]
-    np.testing.assert_allclose(new["z"], [0.1 * 0.5**0.5] * 3, rtol=1e-6)
+    np.testing.assert_allclose(new["z"], [0.1 * (1 - 0.5**0.5)] * 3, rtol=1e-5)
     assert int(new["n"]) == 7
 
 
