@@ -9,7 +9,7 @@ alone. So a head that forgets is the head of sums without the forgotten data. Fe
 from something that never saw the data: a network at its random start, or one trained on other data.
 
 Sums are float32 (float64 with float64 parameters), with full products on every device. The server
-solves by Cholesky. With eps = 6e-8 in float32 and the condition ``kappa <= 1 + trace(sum_k A_k) /
+solves by Cholesky. With eps = 1.2e-7 in float32 and the condition ``kappa <= 1 + trace(sum_k A_k) /
 lambda``, the head's relative error is at most about ``d eps kappa`` (Higham, Accuracy and Stability
 of Numerical Algorithms, 2002, section 10.1). ``error_bound`` computes this. The error itself is
 usually far smaller. On digits, with a penalty of 1, it was 6e-5 where the bound is 0.3.

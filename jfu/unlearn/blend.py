@@ -11,8 +11,9 @@ It brings each tensor back to about the length of a fresh draw, and that draw re
 off. A kernel has no more of the old model than of the new one. Its draw is at right angles to it. A
 vector, such as a scale of a normalisation, has a constant draw in its own direction, hence the
 other b. What begins at zero, as biases do, is zero again: a bias that stayed as long while its
-kernel shrinks would leave units without activity. A user tunes nothing. A number for ``keep`` is another rule, theta' = keep n(theta*) +
-(1 - keep) theta_0 for all tensors. Neither is in NoT's paper.
+kernel shrinks would leave units without activity. A user tunes nothing. A number for ``keep`` is
+another rule, theta' = keep n(theta*) + (1 - keep) theta_0 for all tensors. Neither is in NoT's
+paper.
 
 Negation: Khalil et al. NoT: Federated Unlearning via Weight Negation. CVPR 2025, arXiv 2503.05657.
 Shrinking and perturbing: Ash, Adams. On Warm-Starting Neural Network Training. NeurIPS 2020, arXiv
@@ -64,9 +65,9 @@ def blend(tree: PyTree, fresh: PyTree, keep: float | jax.Array) -> PyTree:
 def renewed(tree: PyTree, fresh: PyTree) -> PyTree:
     """Every leaf cut to the length of its fresh draw at most, with as much of the draw as was cut.
 
-    ``a w + b w_0`` with ``a = min(1 / sqrt(2), |w_0| / |w|)``, and ``b = sqrt(1 - a^2)`` for kernels
-    of rank 2 and more, ``1 - a`` for vectors. Where ``w_0`` is zero, as biases are, that is zero.
-    Leaves that are not floats stay.
+    ``a w + b w_0`` with ``a = min(1 / sqrt(2), |w_0| / |w|)``. For kernels, of rank 2 and more,
+    ``b = sqrt(1 - a^2)``, for vectors ``b = 1 - a``. Where ``w_0`` is zero, as biases are, that is
+    zero. Leaves that are not floats stay.
 
     Args:
       tree: a pytree of arrays. Its types are kept, sums are float32 at least.

@@ -30,7 +30,9 @@ def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     name = config["dataset"].replace("_", "-")
     name += "" if config["partition"] == "iid" else f", {config['partition'].replace(':', ' ')}"
     how = "momentum" if config.get("momentum") else config["optimizer"]
-    cells = [name, f"{how}, {config['lr']:g}", str(len({seed for _, seed in last}))]
+    warm = config.get("recovery_warmup_rounds")
+    how += f", {config['lr']:g}" + f", recovery warms up over {warm}" * bool(warm)
+    cells = [name, how, str(len({seed for _, seed in last}))]
     for method in METHODS:
         ends = [row for (one, _), row in last.items() if one == method]
         lost = sum(not learnt(row) for row in ends)

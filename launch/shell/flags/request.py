@@ -26,7 +26,8 @@ def define() -> None:
         "recovery_warmup_rounds",
         None,
         "Number of rounds after the request in which the rate rises linearly to --recovery_lr. A "
-        "method's own rounds count too. Default: --warmup_rounds, as in training.",
+        "method's own rounds count too. not_blend has at least 4. Default: --warmup_rounds, as in "
+        "training.",
         lower_bound=0,
     )
     flags.DEFINE_string(

@@ -55,7 +55,7 @@ def test_no_kernel_has_more_of_the_old_model_than_of_the_new_one(grown):
 
 @pytest.mark.parametrize(("old", "new"), [(1.0, 1.0), (0.5, 0.6464), (2.0, 1.5), (-1.0, -0.4142)])
 def test_the_scale_of_a_normalisation_stays_about_its_length(old, new):
-    """Its draw is ones: 0.7071 w + 0.2929, or half of 2 and half of 1; a negated one is not lost."""
+    """Its draw is ones: 0.7071 w + 0.2929, or half of 2 and half of 1; a negated one stays."""
     np.testing.assert_allclose(renewed(jnp.full(3, old), jnp.ones(3)), [new] * 3, atol=1e-4)
 
 

@@ -58,8 +58,10 @@ def run(method, variables, rounds):
         ([6.0, 2.0, 1.0, 0.5], [0, 0, 0, 0]),  # a first round far above guessing is NoT's usual one
         ([6.0, 4.7, 1.0, 0.5], [0, 1, 0, 0]),  # and a second one is not: 4.605 is the limit
         ([6.0, 4.5, 2.2, 0.5], [0, 0, 0, 0]),
-        ([2.4, 2.3, 2.3, 2.2, 2.0], [0, 0, 1, 0, 0]),  # the third one has to be below 2.268
-        ([2.4, 2.3, 2.26, 2.2, 2.0], [0, 0, 0, 0, 0]),
+        ([2.3, 2.3, 2.3, 2.2, 2.0], [0, 0, 1, 0, 0]),  # the third one has to be below 2.268
+        ([2.3, 2.3, 2.26, 2.2, 2.0], [0, 0, 0, 0, 0]),
+        ([2.4, 2.36, 2.33, 2.31, 2.3, 2.29], [0] * 6),  # or by 0.0023 lower than all before
+        ([2.4, 2.3, 2.299, 2.298, 2.297, 1.0], [0, 0, 0, 0, 1, 0]),  # here the second alone is
         ([math.nan, 2.2, 2.1], [1, 0, 0]),
         ([math.inf, 2.2, 2.1], [1, 0, 0]),
         ([2.4, 2.0, math.nan, math.inf, 1.0], [0] * 5),  # a model that learns is not given up
@@ -114,7 +116,7 @@ def test_rounds_without_a_loss(fed, model, variables, metrics, calmed):
     assert run(method, variables, 2)[1] == calmed
 
 
-@pytest.mark.parametrize(("loss", "patience", "keep"), [(math.nan, 2, 0.5), (2.3, 1, 0.0)])
+@pytest.mark.parametrize(("loss", "patience", "keep"), [(math.nan, 2, 0.5), (3.0, 1, 0.0)])
 def test_after_a_burst_half_the_model_before_the_round_stays_and_after_idling_nothing(
     fed, model, variables, loss, patience, keep
 ):
@@ -206,7 +208,18 @@ def test_clients_report_the_loss_of_the_model_that_they_received(
     np.testing.assert_allclose(after.clients.loss, right, rtol=1e-5)
     weights = np.asarray(before.clients.weight, np.float64)
     np.testing.assert_allclose(after.metrics["loss"], np.average(right, weights=weights), rtol=1e-5)
-    np.testing.assert_array_equal(after.clients.forwards, before.clients.forwards + 2)
+    passes = [-(-len(r) // size) for r in rows]
+    np.testing.assert_array_equal(after.clients.forwards, before.clients.forwards + passes)
+
+
+def test_a_client_without_examples_passes_nothing_forward(model, variables, data, local):
+    """Nor does it change the mean."""
+    fed = jfu.fedavg(received_loss(local, jfu.classification(model.apply), batch_size=3))
+    some = data._replace(mask=data.mask.at[1].set(False))
+    _, info = fed.round(fed.init(variables), some, jax.random.key(SEED))
+    assert info.clients.forwards.tolist() == [2.0, 0.0, 2.0]
+    right = [losses_by_hand(model, variables, data, k, slice(6)) for k in (0, 2)]
+    np.testing.assert_allclose(info.metrics["loss"], np.average(right, weights=[7, 5]), rtol=1e-5)
 
 
 def test_a_client_that_is_left_out_reports_nothing_new(model, variables, data):
