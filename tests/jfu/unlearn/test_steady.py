@@ -209,7 +209,7 @@ def test_clients_report_the_loss_of_the_model_that_they_received(
     weights = np.asarray(before.clients.weight, np.float64)
     np.testing.assert_allclose(after.metrics["loss"], np.average(right, weights=weights), rtol=1e-5)
     passes = [-(-len(r) // size) for r in rows]
-    np.testing.assert_array_equal(after.clients.forwards, before.clients.forwards + passes)
+    np.testing.assert_array_equal(after.clients.forwards, np.add(before.clients.forwards, passes))
 
 
 def test_a_client_without_examples_passes_nothing_forward(model, variables, data, local):
