@@ -149,6 +149,13 @@ def received_loss(
       loss: as in ``local_sgd``.
       batch_size, batches: how many examples.
 
+    Returns:
+      A client function whose ``LocalInfo.loss`` is that mean, float32. It is 0 where the client is
+      left out. A model with batch statistics or dropout is in training mode, as in ``loss``.
+
+    Raises:
+      ValueError: a count below 1.
+
     >>> from jfu.local import classification
     >>> work = received_loss(local(), classification(model.apply), batch_size=8)
     """
