@@ -34,6 +34,8 @@ class Evaluation(NamedTuple):
     target: int | None  # the trigger's label
     where: np.ndarray | None = None  # positions in x and y, if these are spread over devices
     guess: float | None = None  # percent of retained data in its most frequent class
+    # Positions in x of examples that clients keep, and the id of the client of each; or None.
+    clients: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Backdoor(NamedTuple):
@@ -81,7 +83,7 @@ def of_request(
     ).astype(bool)
     retain = owned(request.retain)
     pool = clients.x if isinstance(clients.x, Rows) else np.asarray(clients.x)
-    return _made(
+    made = _made(
         pool,
         np.asarray(clients.y),
         retain,
@@ -91,6 +93,9 @@ def of_request(
         forgotten_classes,
         seed,
     )
+    client, slot = np.nonzero(np.asarray(request.retain.mask))
+    rows = np.asarray(request.retain.index)[client, slot]
+    return made._replace(clients=(rows, np.asarray(request.retain.id)[client]))
 
 
 def of_arrays(
@@ -100,11 +105,13 @@ def of_arrays(
     *,
     backdoor: Backdoor | None = None,
     forgotten_classes: tuple[int, ...] = (),
+    clients: np.ndarray | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """The evaluation for data in arrays, each ``(x, y)``; other arguments as in ``of_request``.
 
     In ``backdoor``, training examples are the retained ones followed by the forgotten ones.
+    ``clients`` are ids, the client of each retained example ``[n]``, if there are clients.
 
     >>> x, y = np.eye(3), np.array([0, 1, 0])
     >>> made = of_arrays((x, y), (x[:2], y[:2]), (x[1:], y[1:]))
@@ -115,7 +122,15 @@ def of_arrays(
     labels = np.concatenate([np.asarray(y) for _, y in (retain, forget)])
     kept = np.arange(len(labels)) < len(parts[0])
     x = np.concatenate(parts)
-    return _made(x, labels, kept, ~kept, test, backdoor, forgotten_classes, seed)
+    made = _made(x, labels, kept, ~kept, test, backdoor, forgotten_classes, seed)
+    if clients is None:
+        return made
+    if len(clients) != len(parts[0]):
+        raise ValueError(
+            f"clients names the client of {len(clients)} examples, and {len(parts[0])} are "
+            "retained; give one id for each"
+        )
+    return made._replace(clients=(np.arange(len(parts[0])), np.asarray(clients)))
 
 
 def _whole(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Audits the models in a work directory: did they forget, and what is the evidence?
 
 Reads the models that launch.compare (or launch.unlearn) wrote. Attacks every model and measures
-its distance to the retrained ones. Then gives each of four questions a verdict by a fixed rule.
+its distance to the retrained ones. Then gives each of six questions a verdict by a fixed rule.
 Writes audit.html, one page that needs no network, and audit.json with the same content.
 
   python -m launch.compare --workdir=W --seeds=5

@@ -173,6 +173,9 @@ def of_seed(
     for name, samples in found.items():
         samples |= accuracies(evaluation, said[name])
         samples |= of_rows(rows, name)
+        samples |= staying(
+            evaluation, said[name], said.get("retrain") if name != "retrain" else None
+        )
         if evaluation.forget.any():
             samples |= memberships(evaluation, said[name], said, name)
             if name != OLD and OLD in models:
@@ -199,6 +202,22 @@ def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
             loss = np.logaddexp(0, -said.phi)
         means = [loss[rows[name]].mean() for name in ("retain", "forget")]
         out["loss_gap"] = (np.array([abs(means[0] - means[1])]),)
+    return out
+
+
+def staying(evaluation: Evaluation, said: Answers, retrained: Answers | None) -> dict[str, Arrays]:
+    """Right predictions for each client that stays, on its own data.
+
+    Args:
+      retrained: the answers of the retrained model, to compare with; or None.
+    """
+    if evaluation.clients is None or not len(evaluation.clients[0]):
+        return {}
+    rows, owner = evaluation.clients
+    right = said.correct[rows]
+    out: dict[str, Arrays] = dict.fromkeys(("worst_client", "client_spread"), (right, owner))
+    if retrained is not None:
+        out["client_loss"] = right, retrained.correct[rows], owner
     return out
 
 

@@ -84,6 +84,35 @@ def quality(epsilons: np.ndarray, models: np.ndarray) -> float:
     return attacks.forgetting_score(epsilons)
 
 
+def by_client(correct: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """The accuracy of each client's examples, in the order of their ids, percent.
+
+    Args:
+      correct: which predictions are right, ``[n]``; or their differences.
+      owner: the client of each example, ``[n]``.
+
+    >>> by_client(np.array([True, False, True]), np.array([7, 7, 2])).tolist()
+    [100.0, 50.0]
+    """
+    _, place = np.unique(owner, return_inverse=True)
+    return 100 * np.bincount(place, correct) / np.bincount(place)
+
+
+def worst(correct: np.ndarray, owner: np.ndarray) -> float:
+    """The lowest accuracy of a client, percent."""
+    return float(by_client(correct, owner).min())
+
+
+def spread(correct: np.ndarray, owner: np.ndarray) -> float:
+    """The standard deviation of accuracy over clients, points."""
+    return float(by_client(correct, owner).std())
+
+
+def largest_loss(correct: np.ndarray, reference: np.ndarray, owner: np.ndarray) -> float:
+    """The accuracy that one client has lost against another model, at most, points."""
+    return float((by_client(reference, owner) - by_client(correct, owner)).max())
+
+
 # Groups of measures as the report shows them.
 GROUPS: dict[str, dict[str, Measure]] = {
     "Accuracy and backdoor": {
@@ -106,6 +135,29 @@ GROUPS: dict[str, dict[str, Measure]] = {
             decides=True,
             margin=ACCURACY,
             note="decides if the request names every image with the trigger",
+        ),
+    },
+    "Clients that stay": {
+        "worst_client": Measure(
+            "lowest accuracy of a client that stays",
+            "%",
+            worst,
+            margin=ACCURACY,
+            note="of each client on its own retained data",
+        ),
+        "client_spread": Measure(
+            "accuracy of clients that stay: standard deviation",
+            "points",
+            spread,
+            note="over clients",
+        ),
+        "client_loss": Measure(
+            "largest loss of a client that stays",
+            "points",
+            largest_loss,
+            pair=True,
+            margin=ACCURACY,
+            note="of each client, its accuracy under the retrained model minus that under this one",
         ),
     },
     "Membership attacks on one model": {

@@ -1,4 +1,4 @@
-"""Makes verdicts from differences: four questions, each with its written rule.
+"""Makes verdicts from differences, by the rules in ``jfu.audit.rules``.
 
 A verdict uses differences on one seed's examples. A no comes from a permutation test that exchanges
 models within seeds. The test assumes no distribution and covers all measures at once. A yes needs
@@ -15,77 +15,28 @@ from typing import Any, NamedTuple
 from jfu.audit.costs import ratios
 from jfu.audit.estimates import Estimates
 from jfu.audit.measures import (
-    ACCURACY,
-    AREA,
     OLD,
-    RATE,
     RETRAINED,
     SEEDS,
     SHADOWS,
     SIGNS,
     TABLE,
-    TEST,
     THIRD,
     Measure,
     measure_of,
 )
-
-YES, NO, OPEN, NOT_SHOWN = "yes", "no", "inconclusive", "not shown"
-ONE_SEED = "One seed decides nothing; compare on five seeds."
-FEWEST = 5  # seeds that a decision needs
-TOO_SMALL = "This request is too small for this audit to decide"
-
-# Measures that a yes needs. If the request names all poison, it needs backdoor success too.
-NEEDED = ("forget", "auc_matched", "rmia", "ulira", "lira", "relearn")
-
-RULES = dict(
-    forgotten=(
-        "On every seed a method's model is compared with two retrained models on the same "
-        "examples. The rule uses the mean of these differences over seeds. The verdict is no if "
-        "the model shows memory beyond chance in a measure that decides. An exact retraining would "
-        f"get a no in at most {SEEDS + SHADOWS:.0%} of audits. Of these, {SEEDS:.0%} are for all "
-        "measures on seeds together, by a test that exchanges models within seeds, and "
-        f"{SHADOWS:.0%} are for LiRA. The verdict is yes under three conditions. First, the 95 % "
-        f"interval of every difference lies within the margin ({ACCURACY:g} points of accuracy, "
-        f"{AREA:g} of an AUC, {RATE:g} of a true-positive rate). Second, in a measure that detects "
-        "the old model, the method is shown to be nearer to retraining than to the old model. "
-        "Third, no sign of memory (rounds to relearn, measures with the negation undone) is beyond "
-        f"chance ({SIGNS:.0%}). In addition, the same audit must say no to the old model, and must "
-        "not say no to a third retraining. Every attack must have been run: the matched loss "
-        "attack, RMIA, U-LiRA and LiRA. Accuracy on the forgotten data, the backdoor that was to "
-        "be forgotten, and rounds to relearn must have been measured. Otherwise the verdict is "
-        "inconclusive. The request is too small to decide if the old model is not detected. It is "
-        "also too small if a third retraining is not shown to be within the margins. U-LiRA alone "
-        "never leads to a no. It finds any difference between unlearned and retrained models. An "
-        "unlearned model may be less sure of the forgotten labels, and that is not memory. U-LiRA "
-        "and LiRA use one split of the data. The unmatched attack never decides."
-    ),
-    backdoor_gone=(
-        "The rule uses the trigger's success minus that of the seed's retrained models. The "
-        f"verdict is yes if the 95 % interval ends at or below {ACCURACY:g} points. It is no if "
-        "the interval begins above. Otherwise it is inconclusive. It is not shown unless the "
-        "request names every image with the trigger, since retrained models learn the rest."
-    ),
-    useful=(
-        "The rule uses test accuracy minus that of the seed's retrained models. The verdict is yes "
-        f"if the 95 % interval begins at or above -{TEST:g} points. It is no if the interval ends "
-        "below. Otherwise it is inconclusive."
-    ),
-    cheaper_than_retraining=(
-        "The rule uses rounds, bytes and operations until retained accuracy is within 0.5 points "
-        "of retraining's last. Each is divided by what retraining itself needs for that on the "
-        "same seed. The verdict is yes if the 95 % interval of each ratio's geometric mean over "
-        "seeds ends below 1. It is no if one begins above 1, or if accuracy never came back. "
-        "Otherwise it is inconclusive."
-    ),
+from jfu.audit.rules import (
+    FEWEST,
+    NEEDED,
+    NO,
+    NOT_SHOWN,
+    ONE_SEED,
+    OPEN,
+    TOO_SMALL,
+    WIDE,
+    YES,
 )
-QUESTIONS = tuple(RULES)
-TITLES = dict(
-    forgotten="Forgotten?",
-    backdoor_gone="Backdoor gone?",
-    useful="Useful?",
-    cheaper_than_retraining="Cheaper than retraining?",
-)
+from jfu.audit.sides import backdoor_gone, cheaper, others_unharmed, useful
 
 
 class Controls(NamedTuple):
@@ -95,6 +46,7 @@ class Controls(NamedTuple):
     detecting: tuple[str, ...] = ()  # measures that detect the old model, the clearest first
     third: tuple[str, str] | None = None  # an exact retraining: must not be a no
     mistaken: tuple[str, ...] = ()  # measures that wrongly detect it
+    there: tuple[str, str] | None = None  # whether the old model knew the data
 
 
 def controls(
@@ -111,6 +63,8 @@ def controls(
         old = forgotten(measures[OLD], missing.get(OLD, {}), poison_named, made)
         detecting = sorted(caught(measures[OLD], poison_named), key=clear, reverse=True)
         made = Controls(old, tuple(detecting))
+        there = was_it_there(measures[OLD], missing.get(OLD, {}), poison_named, made)
+        made = made._replace(there=there)
     if THIRD in measures and "forget" in measures[THIRD]:
         mistaken = caught(measures[THIRD], poison_named)
         found = forgotten(measures[THIRD], missing.get(THIRD, {}), poison_named, made, third=True)
@@ -177,9 +131,11 @@ def verdicts(
     if name in RETRAINED:
         judged = NOT_SHOWN, "Other models are compared with this one."
     return dict(
+        was_it_there=known.there or (NOT_SHOWN, "The old model is missing."),
         forgotten=judged,
         backdoor_gone=backdoor_gone(measures, poison_named),
         useful=useful(measures),
+        others_unharmed=others_unharmed(name, measures, missing),
         cheaper_than_retraining=cheaper(name, costs),
     )
 
@@ -204,17 +160,59 @@ def forgotten(
         also = [key for key in counted if not of(key).memory and outside(counted[key])]
         words = "It differs from models that never saw the data in"
         return NO, f"{words} {titles([*memory, *also])}."
+    if known.there and known.there[0] == NO:
+        return NOT_SHOWN, f"There was nothing to forget. {known.there[1]}"
     why = [*unfit(known, third), *doubts(counted, measures, known)]
-    needed = (*NEEDED, "asr") if poison_named else NEEDED
-    if lacking := [key for key in needed if key not in (*counted, *signs(measures))]:
-        each = (f"{TABLE[k].title} ({missing.get(k, 'no comparison')})" for k in lacking)
-        why.append(f"Not shown: {'; '.join(each)}.")
-    if few := [key for key, e in counted.items() if not of(key).pooled and e["seeds"] < FEWEST]:
-        why.append(f"On fewer than {FEWEST} seeds: {titles(few)}.")
+    why += lacking(counted, measures, missing, (*NEEDED, "asr") if poison_named else NEEDED)
     if why:
         return OPEN, " ".join(why)
     words = f"Within the margins of retraining: {titles(bounded(counted))}."
     return YES, f"{words} The same rule detects the old model by {titles(known.detecting)}."
+
+
+def was_it_there(
+    measures: Mapping[str, Any], missing: Mapping[str, str], poison_named: bool, known: Controls
+) -> tuple[str, str]:
+    """Whether the old model knew the data.
+
+    Args:
+      measures, missing: the old model's.
+      known: its verdict, and the measures that detect it.
+    """
+    counted = deciding(measures, poison_named)
+    if known.old and max((entry["seeds"] for entry in counted.values()), default=0) < FEWEST:
+        return known.old
+    if known.detecting:
+        return YES, f"The old model shows the data in {titles(known.detecting)}."
+    wide = [key for key, entry in bounded(counted).items() if not inside(entry)]
+    why = [f"{WIDE}: {titles(wide)}."] if wide else []
+    needed = [key for key in NEEDED if key != "relearn"] + ["asr"] * poison_named
+    why += lacking(counted, {}, missing, needed)
+    if why:
+        return OPEN, " ".join(["The old model is not detected.", *why])
+    words = "The old model is within the margins of models that never saw the data, in"
+    return NO, f"{words} {titles(bounded(counted))}."
+
+
+def lacking(
+    counted: Mapping[str, Any],
+    measures: Mapping[str, Any],
+    missing: Mapping[str, str],
+    needed: Sequence[str],
+) -> list[str]:
+    """Sentences on measures that were not taken, or on too few seeds.
+
+    Args:
+      counted: measures that decide.
+      measures: those whose signs of memory count; empty if none do.
+    """
+    why = []
+    if absent := [key for key in needed if key not in (*counted, *signs(measures))]:
+        each = (f"{TABLE[k].title} ({missing.get(k, 'no comparison')})" for k in absent)
+        why.append(f"Not shown: {'; '.join(each)}.")
+    if few := [key for key, e in counted.items() if not of(key).pooled and e["seeds"] < FEWEST]:
+        why.append(f"On fewer than {FEWEST} seeds: {titles(few)}.")
+    return why
 
 
 def unfit(known: Controls, third: bool) -> list[str]:
@@ -229,9 +227,6 @@ def unfit(known: Controls, third: bool) -> list[str]:
     if not third and known.third is None:
         why.append("No third retraining was made as a control; --control makes it.")
     return why
-
-
-WIDE = "Not shown to be within the margin"
 
 
 def doubts(counted: dict[str, Any], measures: Mapping[str, Any], known: Controls) -> list[str]:
@@ -313,60 +308,3 @@ def in_words(entry: dict[str, Any], measure: Measure) -> str:
     digits = 1 if measure.unit == "%" else 3
     low, high = (f"{entry['difference'][end]:+.{digits}f}" for end in ("low", "high"))
     return f"{low} to {high}, margin {entry['margin']:g}"
-
-
-def backdoor_gone(measures: dict[str, Any], poison_named: bool) -> tuple[str, str]:
-    if "asr" not in measures:
-        return NOT_SHOWN, "No backdoor was planted."
-    if not poison_named:
-        return NOT_SHOWN, "The request does not name every image with the trigger, so it may stay."
-    words = "The trigger works more often than on", "The trigger works no more often than on"
-    return one_sided(measures["asr"], 1, *words)
-
-
-def useful(measures: dict[str, Any]) -> tuple[str, str]:
-    if "test" not in measures:
-        return NOT_SHOWN, "Test accuracy was not measured."
-    return one_sided(measures["test"], -1, "Less accurate than", "As accurate as")
-
-
-def one_sided(entry: dict[str, Any], worse: int, no: str, yes: str) -> tuple[str, str]:
-    """A verdict from one side of the margin; ``worse`` is 1 if more is worse, -1 if less is."""
-    difference, margin = entry["difference"], entry["margin"]
-    if not difference:
-        return NOT_SHOWN, "There is no retrained model to compare with."
-    if entry["seeds"] < 2:
-        return NOT_SHOWN, ONE_SEED
-    low, high = (difference[end] for end in ("low", "high"))
-    words = f"{low:+.1f} to {high:+.1f} points, margin {margin:g}"
-    if entry["seeds"] < FEWEST:
-        return OPEN, f"{entry['seeds']} seeds are too few: {words}."
-    low, high = sorted((worse * low, worse * high))
-    if low > margin:
-        return NO, f"{no} retrained models: {words}."
-    if high <= margin:
-        return YES, f"{yes} retrained models: {words}."
-    return OPEN, f"Not shown to be within the margin: {words}."
-
-
-def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
-    if name in ("original", *RETRAINED, THIRD):
-        return NOT_SHOWN, "Other models are compared with this one."
-    if not costs:
-        return NOT_SHOWN, "There is no retrained model to compare costs with."
-    if name == "none":
-        return NOT_SHOWN, "It runs no round and does nothing."
-    if costs["seeds"] < 2:
-        return NOT_SHOWN, ONE_SEED
-    if costs["seeds"] < FEWEST:
-        return OPEN, f"{costs['seeds']} seeds are too few."
-    if costs["never"]:
-        return NO, f"Retained accuracy never came back on {costs['never']} of the seeds."
-    each = {k: v for k, v in costs.items() if k not in ("never", "seeds")}
-    words = ", ".join(f"{k} {v['low']:.2f} to {v['high']:.2f}" for k, v in each.items())
-    words = f"of retraining's: {words}"
-    if all(v["high"] < 1 for v in each.values()):
-        return YES, f"It needs less, {words}."
-    if any(v["low"] > 1 for v in each.values()):
-        return NO, f"It needs more, {words}."
-    return OPEN, f"It needs about as much, {words}."

@@ -4,13 +4,13 @@ import html as markup
 import json
 from typing import Any
 
-from jfu.audit import verdicts
+from jfu.audit import rules
 from jfu.audit.measures import GROUPS, LAYERS, REFERENCES, RETRAINED, Measure
-from launch.report import figures
+from launch.report import by_client, figures
 from launch.report.style import STYLE
 from launch.report.terminal import CONTROLS, apart, in_words, title_of
 
-MARKS = {verdicts.YES: "✓", verdicts.NO: "✗", verdicts.OPEN: "?", verdicts.NOT_SHOWN: "–"}
+MARKS = {rules.YES: "✓", rules.NO: "✗", rules.OPEN: "?", rules.NOT_SHOWN: "–"}
 
 FLOOR = (
     "On every seed all models answer the same examples. The difference is a method's value minus "
@@ -43,13 +43,15 @@ def html(report: dict[str, Any]) -> str:
         "<h2>How verdicts are made</h2>",
         f"<p>{FLOOR}</p><p>{INTERVALS}</p><dl>",
         *(
-            f"<dt><strong>{verdicts.TITLES[q]}</strong></dt><dd>{escape(rule)}</dd>"
+            f"<dt><strong>{rules.TITLES[q]}</strong></dt><dd>{escape(rule)}</dd>"
             for q, rule in report["questions"].items()
         ),
         "</dl>",
     ]
     for group, table in GROUPS.items():
         body += [f"<h2>{group}</h2>", *beside(sections(report, table))]
+        if group == "Clients that stay":
+            body += by_client.table(report)
     for key, measure in LAYERS.items():
         body += layer_sections(report, key, measure)
     body += ["<h2>By communication round</h2>", *plots(report), *again(report)]
@@ -127,12 +129,12 @@ def backdoor(asked: dict[str, Any]) -> str:
 
 
 def card(name: str, entry: dict[str, Any]) -> str:
-    """A method's four verdicts."""
+    """A method's verdicts."""
     rows = [f"<h3>{escape(title_of(name))}</h3><dl>"]
-    for question in verdicts.QUESTIONS:
+    for question in entry["verdicts"]:
         verdict, why = entry["verdicts"][question], entry["reasons"][question]
         rows.append(
-            f'<dt>{verdicts.TITLES[question]} <span class="mark {verdict.split()[-1]}">'
+            f'<dt>{rules.TITLES[question]} <span class="mark {verdict.split()[-1]}">'
             f"{MARKS[verdict]} {verdict}</span></dt><dd>{escape(why)}</dd>"
         )
     return f'<section class="card">{"".join(rows)}</dl></section>'
@@ -177,7 +179,8 @@ def measured(report: dict[str, Any], key: str, measure: Measure, title: str) -> 
         for name, entry in report["methods"].items()
         if key in entry["measures"]
     }
-    one, digits = next(iter(entries.values())), 1 if measure.unit == "%" else 3
+    one = next(iter(entries.values()))
+    digits = 1 if measure.unit in ("%", "points") else 3
     ends = [end for e in entries.values() for end in drawn_ends(e)]
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     wide = (high - low) * 0.04 or 0.5

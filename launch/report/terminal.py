@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jfu.audit import verdicts
+from jfu.audit import rules
 from jfu.audit.measures import REFERENCES, RETRAINED, measure_of
 from jfu.tables import aligned
 
@@ -25,6 +25,8 @@ SHOWN = dict(
     ulira="U-LiRA",
     lira="LiRA",
     relearn="rounds to relearn",
+    worst_client="worst client %",
+    client_spread="spread of clients",
 )
 
 
@@ -36,15 +38,17 @@ def text(report: dict[str, Any]) -> str:
 
 def _verdicts(report: dict[str, Any]) -> str:
     """A line for each answer and each control; empty without any."""
-    rows = [["method", *verdicts.TITLES.values()]]
+    asked = [*report["questions"]]
+    rows = [["method", *(rules.TITLES[question] for question in asked)]]
     for name, entry in report["methods"].items():
         if name not in REFERENCES:
-            rows.append([title_of(name), *(entry["verdicts"][q] for q in verdicts.QUESTIONS)])
+            rows.append([title_of(name), *(entry["verdicts"][question] for question in asked)])
     for name, title in CONTROLS.items():
         if report["controls"][name]:
             verdict, why = report["controls"][name]
             small = f" ({TOO_SMALL})" if is_small(verdict, why) else ""
-            rows.append([f"control: {title}", f"{verdict}{small}", "-", "-", "-"])
+            given = {question: "-" for question in asked} | dict(forgotten=f"{verdict}{small}")
+            rows.append([f"control: {title}", *given.values()])
     return aligned(rows) if len(rows) > 1 else ""
 
 
@@ -69,7 +73,7 @@ TOO_SMALL = "too small to tell"
 
 def is_small(verdict: str, why: str) -> bool:
     """Whether a verdict says that the audit could not decide."""
-    return verdict == verdicts.OPEN and (verdicts.TOO_SMALL in why or verdicts.WIDE in why)
+    return verdict == rules.OPEN and (rules.TOO_SMALL in why or rules.WIDE in why)
 
 
 def _interval(key: str, entry: dict[str, Any] | None) -> str:

@@ -40,18 +40,23 @@ def other_shadows(run: Run) -> list[str]:
 
 def partial(names: Sequence[str], config: Config, seeds: Sequence[int], controls: Any) -> list[str]:
     """Sentences on what this report cannot say."""
-    from jfu.audit import verdicts
+    from jfu.audit import rules, verdicts
 
-    notes, enough = [], len(seeds) >= verdicts.FEWEST
+    notes, enough = [], len(seeds) >= rules.FEWEST
     if controls.mistaken:
         notes.append(
             f"A control failed: by {verdicts.titles(controls.mistaken)} a third retraining did not "
             "forget, though it was never trained on the data. So this measure says no to no model "
             "here, and there is no yes: compare on more seeds."
         )
+    elif controls.there and controls.there[0] == rules.NO:
+        notes.append(
+            "There was nothing to forget: the old model is within the margins of retrained ones. "
+            "So no model is said to have forgotten."
+        )
     elif controls.old and not controls.detecting and "retrain" in names and enough:
         notes.append(
-            f"{verdicts.TOO_SMALL}: by its own rule it cannot distinguish the old model, which "
+            f"{rules.TOO_SMALL}: by its own rule it cannot distinguish the old model, which "
             "forgot nothing, from retrained ones. So no other model gets a yes."
         )
     if "retrain" not in names:
@@ -102,6 +107,8 @@ def _why(
     key: str, in_pairs: bool, by_shadows: bool, negated: bool, config: Config, options: Options
 ) -> str:
     """The reason why a measure is missing."""
+    from launch.setup import private
+
     if not config.forget:
         return "nothing was to be forgotten"
     if by_shadows and options.shadows:
@@ -110,6 +117,10 @@ def _why(
         return "not run; --shadows=64 runs it"
     if key == "asr":
         return "no backdoor was planted"
+    if key in ("worst_client", "client_spread", "client_loss"):
+        return private.hides_clients(config) or (
+            "there is no retrained model" if key == "client_loss" else "no client stays"
+        )
     if key.startswith("undo"):
         return "nothing was negated" if negated else "not is not among the methods"
     if key in ("relearn", "anamnesis") and not options.relearn_rounds:

@@ -91,7 +91,7 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
 
 def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -> dict[str, Any]:
     """The content of the report, as in audit.json."""
-    from jfu.audit import estimates, verdicts
+    from jfu.audit import estimates, rules, verdicts
     from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
     from launch.setup import identity, private
     from launch.shell import devices
@@ -132,8 +132,9 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
         ),
         seeds=seeds,
         notes=[*seen.notes, *partial(names, config, seeds, controls), *more],
-        questions=verdicts.RULES,
+        questions=rules.RULES,
         controls=dict(old=controls.old, third=controls.third),
+        clients=clients(seen.found),
         methods=methods,
         not_shown={
             key: everywhere[-1][key] for key in TABLE if all(key in absent for absent in everywhere)
@@ -240,6 +241,23 @@ def judged(name, measures, absent, rows, poison_named: bool, controls) -> dict[s
         verdicts={question: verdict for question, (verdict, _) in given.items()},
         reasons={question: why for question, (_, why) in given.items()},
     )
+
+
+def clients(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """The accuracy of each client that stays, mean over seeds, percent: by method and client."""
+    import numpy as np
+
+    from jfu.audit.measures import by_client
+
+    out: dict[str, dict[str, float]] = {}
+    for name, samples in found.items():
+        each: dict[int, list[float]] = {}
+        for correct, owner in samples.get("worst_client", {}).values():
+            for client, share in zip(np.unique(owner), by_client(correct, owner), strict=True):
+                each.setdefault(int(client), []).append(float(share))
+        if each:
+            out[name] = {str(c): float(np.mean(shares)) for c, shares in sorted(each.items())}
+    return out
 
 
 def requested(config, seen: Seen) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jfu
 from jfu import evaluation
 from jfu.data.rows import joined
 from jfu.evaluation import Backdoor, Evaluation
-from launch.setup import keys
+from launch.setup import keys, private
 from launch.shell import hosts
 from launch.shell.config import Config
 from launch.shell.devices import place
@@ -41,6 +41,8 @@ def evaluation_of(
     if config.dp_clip is not None:
         # Exact shares of private data are published no more often than accuracies need.
         made = made._replace(guess=None)
+    if private.hides_clients(config):
+        made = made._replace(clients=None)
     where = None
     if hosts.several():
         (x, y), where = evaluation.dealt((made.x, made.y), clients)

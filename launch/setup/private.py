@@ -30,6 +30,17 @@ HIDDEN = ("loss_retain", "loss_forget", "guess", "left_out", *jfu.faults.REASONS
 MUCH = 10.0  # above this, an epsilon promises very little
 
 
+def hides_clients(config: Config) -> str:
+    """Why accuracies of single clients are not shown; empty if they may be shown."""
+    if config.dp_clip is not None:
+        return (
+            "accuracies of single clients are exact, and --dp_clip hides what a single client has"
+        )
+    if config.sum_only:
+        return "accuracies of single clients would show what --sum_only hides"
+    return ""
+
+
 # ---------------------------------------------------------------- epsilon of rounds
 
 

@@ -4,7 +4,7 @@ import re
 
 from helpers.scripts import ROOT
 from jfu.audit.measures import TABLE
-from jfu.audit.verdicts import QUESTIONS, TITLES
+from jfu.audit.rules import QUESTIONS, TITLES
 
 README = (ROOT / "jfu" / "audit" / "README.md").read_text()
 
@@ -31,4 +31,4 @@ def test_the_example_audits_two_models(capsys):
 def test_every_measure_and_question_is_named():
     assert set(TABLE) <= set(re.findall(r"`(\w+)`", README))
     assert all(TITLES[question] in README for question in QUESTIONS)
-    assert README.count("\n") <= 120
+    assert README.count("\n") <= 150

@@ -19,7 +19,8 @@ SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4"]
 
 METHODS = "--methods=retrain,finetune,none,not"
 
-QUESTIONS = ["forgotten", "backdoor_gone", "useful", "cheaper_than_retraining"]
+QUESTIONS = ["was_it_there", "forgotten", "backdoor_gone", "useful", "others_unharmed"]
+QUESTIONS += ["cheaper_than_retraining"]
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,10 @@ def test_planted_cases_come_out_right(audited):
     never = methods["none"]
     assert never["verdicts"]["forgotten"] == "no"
     assert never["verdicts"]["backdoor_gone"] == "no"
+    assert never["verdicts"]["was_it_there"] == "yes"
+    # Nobody else loses by keeping the old model.
+    assert never["verdicts"]["others_unharmed"] in ("yes", "inconclusive")
+    assert list(found["clients"]["none"]) == ["1", "2", "3"]
     assert "accuracy on forgotten data" in never["reasons"]["forgotten"]
     assert "U-LiRA" in never["reasons"]["forgotten"]
     assert never["measures"]["relearn"]["value"] == 0

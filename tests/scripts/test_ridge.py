@@ -67,6 +67,9 @@ def test_a_comparison_and_its_audit(tmp_path):
     launch("audit", f"--workdir={workdir}")
     report = json.loads((workdir / "audit.json").read_text())
     assert set(report["methods"]) >= {"none", "ridge_subtract"}
+    assert report["clients"] == {}
+    hidden = report["methods"]["ridge_subtract"]["reasons"]["others_unharmed"]
+    assert hidden == "Accuracies of single clients would show what --sum_only hides."
 
 
 def test_stopped_and_started_again_gives_the_same_bits(tmp_path):

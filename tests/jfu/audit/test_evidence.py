@@ -6,8 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jfu
 from jfu import audit, evaluation
 from jfu.audit import evidence
+from jfu.audit.measures import TABLE, by_client
 
 # Examples are their own logits, so a positive scale is right about all, a negative one about none.
 X = np.tile(np.eye(3, dtype=np.float32), (4, 1))
@@ -115,3 +117,26 @@ def test_an_unchanged_model_gets_a_no_and_an_exact_one_does_not():
     assert judged.verdicts["exact"]["forgotten"][0] == "inconclusive"  # no shadows, no control
     assert judged.controls.old[0] == "no" and judged.controls.third is None
     assert judged.verdicts["retrain"]["forgotten"][0] == "not shown"
+
+
+def test_accuracies_of_clients_by_hand():
+    """Labels of client 5 are right under a positive scale, those of client 2 under a negative."""
+    y = np.where(np.arange(12) < 8, Y, (Y + 1) % 3)
+    made = evaluation.of_arrays((X, y), (X, Y), (X, Y), clients=np.repeat([5, 2], [8, 4]))
+    models = dict(retrain=scaled(2.0), retrain_again=scaled(2.0), mine=scaled(-2.0))
+    found = audit.collect(apply, {0: models}, made)
+    value = lambda name, key: TABLE[key].statistic(*found[name][key][0])
+    assert value("retrain", "worst_client") == 0 and value("retrain", "client_spread") == 50
+    correct, owner = found["mine"]["worst_client"][0]
+    assert by_client(correct, owner).tolist()[1] == 0  # ids in order: 2, 5
+    assert value("mine", "client_loss") == 100 and value("retrain_again", "client_loss") == 0
+    assert "client_loss" not in found["retrain"]
+    with pytest.raises(ValueError, match="names the client of 3 examples, and 12 are retained"):
+        evaluation.of_arrays((X, y), (X, Y), (X, Y), clients=np.arange(3))
+
+
+def test_clients_that_stay_keep_what_was_not_forgotten():
+    clients = jfu.stack(X, Y, [[0, 1, 2], [2, 3], [4]])
+    request = jfu.split(clients, jfu.forget_client(clients, [0]))
+    rows, owner = evaluation.of_request(clients, request, (X, Y)).clients
+    assert rows.tolist() == [2, 3, 4] and owner.tolist() == [1, 1, 2]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from helpers.comparisons import entry
-from jfu.audit import estimates, pairs, verdicts
+from jfu.audit import estimates, pairs, rules, sides, verdicts
 from jfu.audit.measures import TABLE
 
 ALIKE = {
     key: entry(0.0, -0.6 * (width := m.margin or 1.0), 0.6 * width, m.margin, seeds=1 + 4 * here)
     for key, m in TABLE.items()
-    if key in verdicts.NEEDED
+    if key in rules.NEEDED
     for here in [not m.pooled]
 }
 
@@ -59,7 +59,7 @@ def test_every_matched_measure_decides():
             assert forgotten(**{name: wide})[0] == "inconclusive", name
 
 
-@pytest.mark.parametrize("key", verdicts.NEEDED)
+@pytest.mark.parametrize("key", rules.NEEDED)
 def test_no_yes_without_every_kind_of_attack(key):
     rest = {k: e for k, e in ALIKE.items() if k != key}
     verdict, why = verdicts.forgotten(rest, {key: "not run; --shadows=64 runs it"}, False, KNOWN)
@@ -82,7 +82,7 @@ def test_a_backdoor_decides_where_the_request_names_it():
 def test_no_yes_where_the_same_rule_cannot_say_no_to_the_old_model():
     """A request so small that whatever is asked, every interval is wide or nothing is seen."""
     verdict, why = forgotten(known=KNOWN._replace(detecting=(), old=("inconclusive", "")))
-    assert verdict == "inconclusive" and verdicts.TOO_SMALL in why
+    assert verdict == "inconclusive" and rules.TOO_SMALL in why
     # The old model itself, through the rule and its own controls.
     measures = dict(original=ALIKE, retrain_third=ALIKE)
     known = verdicts.controls(measures, {}, False)
@@ -112,7 +112,7 @@ def test_controls_that_are_missing_or_fail_leave_no_yes():
     # What takes an exact retraining for the old model says no to nobody, other measures do.
     assert forgotten(known=failed, rmia=entry(9, 8, 9, 0.05, 0.01))[0] == "inconclusive"
     assert forgotten(known=failed, forget=entry(9, 8, 9, 5.0, 0.01))[0] == "no"
-    wide = ("inconclusive", f"{verdicts.WIDE}: RMIA.")
+    wide = ("inconclusive", f"{rules.WIDE}: RMIA.")
     assert forgotten(known=KNOWN._replace(third=wide))[0] == "inconclusive"
 
 
@@ -160,7 +160,10 @@ def test_few_seeds_are_never_enough_for_a_verdict(seeds):
     less = dict(low=0.1, high=0.2)
     costs = dict(seeds=seeds, never=0, rounds=less, bytes=less, operations=less)
     others = dict(asr=entry(0, -1, 1, 5.0, seeds=seeds), test=entry(0, -0.1, 0.1, 1.0, seeds=seeds))
-    given = verdicts.verdicts("not", fewer | others, costs, {}, True, KNOWN)
+    others |= {k: entry(0, -1, 1, 5.0, seeds=seeds) for k in ("worst_client", "client_loss")}
+    old = verdicts.controls(dict(original=fewer), {}, False)
+    known = KNOWN._replace(there=old.there)
+    given = verdicts.verdicts("not", fewer | others, costs, {}, True, known)
     assert {verdict for verdict, _ in given.values()} == {"inconclusive"}
     assert all("seeds are too few" in why for _, why in given.values())
 
@@ -169,7 +172,9 @@ def test_what_one_seed_shows_is_no_verdict():
     once = {k: v | dict(seeds=1) for k, v in ALIKE.items()}
     costs = dict(seeds=1, never=0, rounds=dict(low=0.1, high=0.2))
     more = dict(test=entry(0, -1, 1, 1.0, seeds=1), asr=entry(0, -1, 1, 5.0, seeds=1))
-    given = verdicts.verdicts("not", once | more, costs, {}, True)
+    more |= {k: entry(0, -1, 1, 5.0, seeds=1) for k in ("worst_client", "client_loss")}
+    known = verdicts.controls(dict(original=once), {}, True)
+    given = verdicts.verdicts("not", once | more, costs, {}, True, known)
     assert {verdict for verdict, _ in given.values()} == {"not shown"}
     assert all("One seed" in why for _, why in given.values())
 
@@ -191,22 +196,84 @@ def test_nothing_is_said_without_a_retrained_model():
     alone = dict(
         auc_matched=bare(0.9, 0.8, 1.0), asr=bare(90, 80, 95, 5.0), test=bare(90, 80, 95, 1.0)
     )
-    given = verdicts.verdicts("not", alone, {}, {}, True)
+    alone |= dict(worst_client=bare(90, 80, 95, 5.0))
+    known = verdicts.controls(dict(original=alone), {}, True)
+    given = verdicts.verdicts("not", alone, {}, {}, True, known)
     assert {verdict for verdict, _ in given.values()} == {"not shown"}
     assert all("retrained" in why for _, why in given.values())
 
 
 def test_backdoor_and_use_are_judged_from_one_side_of_a_margin():
     success = lambda low, high: dict(asr=entry(0, low, high, 5.0))
-    gone = lambda low, high: verdicts.backdoor_gone(success(low, high), True)[0]
+    gone = lambda low, high: sides.backdoor_gone(success(low, high), True)[0]
     assert [gone(-9, 5), gone(4, 6), gone(5.1, 9)] == ["yes", "inconclusive", "no"]
-    use = lambda low, high: verdicts.useful(dict(test=entry(0, low, high, 1.0)))[0]
+    use = lambda low, high: sides.useful(dict(test=entry(0, low, high, 1.0)))[0]
     assert [use(-1, 9), use(-1.1, 1), use(-9, -1.1)] == ["yes", "inconclusive", "no"]
 
 
 def test_a_backdoor_that_the_request_does_not_name_is_not_said_to_be_gone():
     """It lives on in retrained models too, so any success is within their margin."""
     alive = dict(asr=entry(0, -1, 1, 5.0))
-    verdict, why = verdicts.backdoor_gone(alive, False)
+    verdict, why = sides.backdoor_gone(alive, False)
     assert verdict == "not shown" and "does not name every image with the trigger" in why
-    assert verdicts.backdoor_gone({}, False) == ("not shown", "No backdoor was planted.")
+    assert sides.backdoor_gone({}, False) == ("not shown", "No backdoor was planted.")
+
+
+def test_what_the_old_model_never_knew_cannot_be_forgotten():
+    """Every attack was run on the old model, and all intervals lie within the margins."""
+    known = verdicts.controls(dict(original=ALIKE), {}, False)
+    assert known.there[0] == "no" and "accuracy on forgotten data" in known.there[1]
+    verdict, why = forgotten(known=known._replace(third=("yes", "")))
+    assert verdict == "not shown" and why.startswith(
+        "There was nothing to forget. The old model is"
+    )
+    # Memory in the answer itself is still a no.
+    assert forgotten(known=known, rmia=entry(0.2, 0.1, 0.3, 0.05, 0.004))[0] == "no"
+    given = verdicts.verdicts("not", ALIKE, {}, {}, False, known)
+    assert given["was_it_there"] == known.there
+
+
+def test_what_the_old_model_knew_is_named():
+    old = ALIKE | dict(forget=entry(9, 8, 9.5, 5.0, 0.004))
+    there = verdicts.controls(dict(original=old), {}, False).there
+    assert there == ("yes", "The old model shows the data in accuracy on forgotten data.")
+
+
+@pytest.mark.parametrize(
+    "old, asked, words",
+    [
+        (ALIKE | dict(rmia=entry(0.0, -0.1, 0.1, 0.05)), False, "margin: RMIA, matched: AUC."),
+        ({k: e for k, e in ALIKE.items() if k != "lira"}, False, "Not shown: LiRA: AUC (no comp"),
+        (ALIKE, True, "Not shown: backdoor success (no comparison)."),
+        ({k: e | dict(seeds=4) for k, e in ALIKE.items()}, False, "4 seeds are too few"),
+    ],
+)
+def test_an_attack_that_was_not_run_or_a_wide_interval_leaves_it_open(old, asked, words):
+    verdict, why = verdicts.controls(dict(original=old), {}, asked).there
+    assert verdict == "inconclusive" and words in why
+    assert "relearn" not in why  # which the old model cannot be asked
+
+
+def test_without_an_old_model_nobody_knows_whether_it_was_there():
+    given = verdicts.verdicts("not", ALIKE, {}, {}, False, verdicts.controls({}, {}, False))
+    assert given["was_it_there"] == ("not shown", "The old model is missing.")
+
+
+def test_others_are_unharmed_if_no_client_lost_much():
+    def said(worst, loss, name="not"):
+        pair = dict(worst_client=entry(0, *worst, 5.0), client_loss=entry(0, *loss, 5.0))
+        return sides.others_unharmed(name, pair, {})
+
+    assert said((-5, 1), (-1, 5))[0] == "yes"
+    assert said((-6, 1), (-1, 5))[0] == said((-5, 1), (-1, 6))[0] == "inconclusive"
+    verdict, why = said((-5, 1), (5.5, 9))  # the worst client is not the one that lost
+    assert verdict == "no" and why.startswith("One client loses more") and "+5.5 to +9.0" in why
+    verdict, why = said((-9, -5.5), (-1, 6))
+    assert verdict == "no" and why.startswith("The worst client is less accurate than with")
+    assert said((-5, 1), (-1, 5), "retrain_again")[0] == "not shown"
+
+
+def test_single_clients_that_nobody_may_see_are_not_judged():
+    why = "accuracies of single clients would show what --sum_only hides"
+    verdict, words = sides.others_unharmed("not", {}, dict(worst_client=why))
+    assert (verdict, words) == ("not shown", f"A{why[1:]}.")

@@ -1,5 +1,6 @@
 """The page of an audit, also in a browser."""
 
+import itertools
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from helpers.browser import chromium, look
 from helpers.comparisons import entry
-from jfu.audit import verdicts
+from jfu.audit import rules
 from jfu.audit.measures import LAYERS, TABLE
 from launch.report import page
 
@@ -30,8 +31,8 @@ def planted():
         name: dict(
             measures={k: measure() for k in keys if (name, k) != ("not", "relearn")},
             not_shown=dict(relearn="a reason of its own") if name == "not" else {},
-            verdicts=dict(zip(verdicts.RULES, verdicts_of_all, strict=True)),
-            reasons=dict.fromkeys(verdicts.RULES, "Inside the floor: accuracy <on> data."),
+            verdicts=dict(zip(rules.RULES, itertools.cycle(verdicts_of_all))),
+            reasons=dict.fromkeys(rules.RULES, "Inside the floor: accuracy <on> data."),
         )
         for name in names
     }
@@ -53,10 +54,11 @@ def planted():
             recovery_rounds=40,
             retrained=["retrain", "retrain_again", "retrain_third"],
         ),
-        controls=dict(old=["no", "It can be detected."], third=["inconclusive", verdicts.WIDE]),
+        controls=dict(old=["no", "It can be detected."], third=["inconclusive", rules.WIDE]),
+        clients={name: {str(c): 90.0 - c / 3 for c in range(1, 30)} for name in names},
         seeds=[0, 1, 2, 3, 4],
         notes=["A note."],
-        questions=verdicts.RULES,
+        questions=rules.RULES,
         methods=methods,
         not_shown=dict(tpr_01="144 examples are too few"),
         curves=dict.fromkeys(("retain", "forget", "asr"), curve)

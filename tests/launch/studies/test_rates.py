@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.scripts import ROOT
-from jfu.audit import verdicts
+from jfu.audit import rules
 from launch.studies import rates
 
 RECORDED = ROOT / "launch" / "results" / "audit-rates.json"
@@ -57,7 +57,7 @@ def test_the_same_models_twice_get_the_same_verdict():
     seeds = [rates.of_seed(request, 20, rng) for _ in range(5)]
     found, measures = rates.audit(request, seeds, pairs)
     assert measures["none"]["forget"]["chance"] == measures["original"]["forget"]["chance"]
-    assert found["none"][0] != verdicts.YES
+    assert found["none"][0] != rules.YES
 
 
 @pytest.mark.slow
