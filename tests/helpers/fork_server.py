@@ -7,6 +7,7 @@ answers with, or to wait for one, whose exit status it answers with.
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import pathlib
@@ -28,6 +29,9 @@ import launch
 from launch.shell import entry
 
 OTHERS = ("launch.timing.peers", "launch.prepare")  # import what need not be installed
+# What runs import only when they need it, which is half of a small run's time.
+LATER = ["jfu.models", "safetensors.numpy", "tarfile", "urllib.request"]
+LATER += ["sklearn.datasets", "sklearn.linear_model", "sklearn.model_selection", "sklearn.svm"]
 
 
 class Half:
@@ -159,9 +163,13 @@ def run(task):
     entry.run(getattr(script, task["script"]))
 
 
-for module in pkgutil.walk_packages(launch.__path__, "launch."):
-    if module.name not in OTHERS:
-        importlib.import_module(module.name)
+names = [module.name for module in pkgutil.walk_packages(launch.__path__, "launch.")]
+for name in [*names, *LATER]:
+    if name not in OTHERS:
+        importlib.import_module(name)
+matplotlib.pyplot.figure().text(0.5, 0.5, "fonts are read at the first text")
+matplotlib.pyplot.savefig(io.BytesIO())
+matplotlib.pyplot.close()
 gc.collect()
 gc.freeze()  # what is imported is garbage in no run
 gc.set_threshold(1_000_000, 20, 100)
