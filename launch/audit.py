@@ -38,6 +38,14 @@ def define() -> None:
         lower_bound=0,
         upper_bound=100_000,
     )
+    flags.DEFINE_integer(
+        "resurfacing_rounds",
+        10,
+        "Further rounds on retained data only, after which each model is tested again for what "
+        "has come back. 0 skips this test.",
+        lower_bound=0,
+        upper_bound=100_000,
+    )
     flags.DEFINE_boolean(
         "control",
         None,

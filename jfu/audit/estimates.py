@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfu import attacks, inference, results
-from jfu.audit.measures import OLD, RETRAINED, TABLE, Arrays, Evidence, Measure, percent
+from jfu.audit.measures import (
+    OLD,
+    RETRAINED,
+    TABLE,
+    Arrays,
+    Evidence,
+    Measure,
+    kind_of,
+    percent,
+)
 
 LEVEL = 0.90  # of differences' intervals: 95 of 100 lie above its low end, 95 below its high one
 Scores = dict[str, dict[str, dict[int, float]]]  # measure -> method -> seed -> statistic
@@ -64,7 +73,7 @@ def estimate(
     made = Estimates({name: {} for name in evidence}, {}, {name: {} for name in evidence})
     scores: Scores = {}
     for key in dict.fromkeys(key for samples in evidence.values() for key in samples):
-        measure = table[key.partition(".")[0]]
+        measure = table[kind_of(key)]
         by_name = {name: samples[key] for name, samples in evidence.items() if key in samples}
         for name in [name for name, groups in by_name.items() if not finite(groups.values())]:
             made.broken[name][key] = "it is not a finite number in every seed"
@@ -192,7 +201,7 @@ def chances(
     signs of memory, and each attack with shadow federations.
     """
     out: dict[str, float] = {}
-    of = {key: table[key.partition(".")[0]] for key in entries}
+    of = {key: table[kind_of(key)] for key in entries}
     memory = [key for key in entries if of[key].memory]
     for kind in ("decides", "sign"):
         keys = [k for k in memory if getattr(of[k], kind) and not of[k].pooled]

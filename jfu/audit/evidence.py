@@ -4,45 +4,30 @@ A model is a function and its variables, so no work directory and no federation 
 from shadow federations are made in ``jfu.audit.pairs``.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jfu import attacks, distance
+from jfu.audit import probes
+from jfu.audit.again import Again, Samples, relearning, resurfacing
+from jfu.audit.answers import (
+    Answers,
+    Tools,
+    accuracies,
+    answers,
+    matched,
+    staying,
+    tools,
+)
 from jfu.audit.measures import OLD, RETRAINED, THIRD, Arrays, Evidence, percent
-from jfu.collectives import in_batches
 from jfu.evaluation import Evaluation, sides
-from jfu.metrics import logits_of, per_example
 from jfu.types import Variables
 
 FEW = 256  # examples that layers are compared on
 
 Models = Mapping[str, Variables]  # by method; the retrained ones and the original among them
-Samples = dict[str, dict[str, Arrays]]  # method -> measure -> arrays, of one seed
-# Takes a model to the models after each round of training that includes the forgotten data.
-Again = Callable[[Variables], Iterator[Variables]]
-
-
-class Tools(NamedTuple):
-    """Compiled functions of a model, shared by seeds."""
-
-    logits: Callable  # (variables, x [E, ...]) -> [E, C]
-    outputs: Callable | None  # (variables, x [n, ...]) -> {layer: [n, D]}
-    layers: tuple[str, ...]  # in call order, which a compiled function does not keep
-    undo: Callable | None  # variables -> variables
-    loss: Callable  # (variables, x, y) -> mean cross-entropy
-
-
-class Answers(NamedTuple):
-    """One model's predictions for the examples of an evaluation."""
-
-    variables: Variables
-    correct: np.ndarray  # [E] bool
-    phi: np.ndarray  # [E], log odds of the label
-    p: np.ndarray  # [E, C] probabilities
 
 
 def collect(
@@ -57,6 +42,8 @@ def collect(
     undone: Collection[str] = ("not",),
     again: Again | None = None,
     limit: int = 20,
+    onward: Again | None = None,
+    rounds: int = 10,
 ) -> Evidence:
     """Samples of every measure that needs only models, for ``estimate``.
 
@@ -74,6 +61,8 @@ def collect(
       undone: the methods to which ``undo`` is applied, besides retrained models.
       again: gives the models after each round of training that includes the forgotten data.
       limit: rounds after which a model counts as not relearning.
+      onward: gives the models after each round of further training, on retained data only.
+      rounds: so many of them, after which it is measured what has come back.
 
     Returns:
       ``evidence[method][measure][seed] = arrays``.
@@ -89,61 +78,16 @@ def collect(
     """
     kit = tools(apply, outputs=outputs, layers=layers, undo=undo)
     evidence: Evidence = {}
+    options = dict(undone=undone, again=again, limit=limit, onward=onward, rounds=rounds)
     for seed, named in models.items():
         one = evaluations if isinstance(evaluations, Evaluation) else evaluations[seed]
         rng = np.random.default_rng(seed)
         own = [row for row in rows if row["seed"] == seed]
-        samples = of_seed(kit, named, one, rng, rows=own, undone=undone, again=again, limit=limit)
+        samples = of_seed(kit, named, one, rng, rows=own, **options)
         for name, measured in samples.items():
             for key, arrays in measured.items():
                 evidence.setdefault(name, {}).setdefault(key, {})[seed] = arrays
     return evidence
-
-
-def tools(
-    apply: Callable,
-    *,
-    outputs: Callable | None = None,
-    layers: tuple[str, ...] = (),
-    undo: Callable | None = None,
-) -> Tools:
-    """The compiled functions of a model, with the arguments of ``collect``."""
-    logits = lambda variables, x: logits_of(apply(variables, x)).astype(jnp.float32)
-    flat = lambda tree: jax.tree.map(lambda a: a.reshape(len(a), -1), tree)
-
-    def loss(variables, x, y):
-        return per_example(logits)(variables, x, y)[0].mean()
-
-    return Tools(
-        jax.jit(in_batches(logits, 500)),
-        jax.jit(lambda variables, x: flat(outputs(variables, x))) if outputs else None,
-        layers,
-        jax.jit(undo) if undo else None,
-        jax.jit(loss),
-    )
-
-
-def answers(tools: Tools, variables: Variables, evaluation: Evaluation) -> Answers:
-    """A model's predictions for an evaluation's examples, in float64."""
-    logits = np.asarray(tools.logits(variables, evaluation.x), np.float64)
-    labels = np.asarray(evaluation.y)
-    with np.errstate(invalid="ignore"):  # a model that diverged
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        return Answers(
-            variables,
-            right(logits, labels),
-            attacks.confidence(logits, labels),
-            shifted / shifted.sum(1, keepdims=True),
-        )
-
-
-def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which predictions are right, bool ``[n]``; rows that are not finite count as wrong.
-
-    >>> right(np.array([[0.0, 1.0], [np.nan, np.nan]]), np.array([1, 0])).tolist()
-    [True, False]
-    """
-    return (logits.argmax(1) == labels) & np.isfinite(logits).all(1)
 
 
 def of_seed(
@@ -156,6 +100,8 @@ def of_seed(
     undone: Collection[str] = ("not",),
     again: Again | None = None,
     limit: int = 20,
+    onward: Again | None = None,
+    rounds: int = 10,
     say: Callable[[str], Any] = lambda line: None,
 ) -> Samples:
     """All samples from one seed's models, by method and measure.
@@ -186,39 +132,13 @@ def of_seed(
         if name != "retrain" and "retrain" in models:
             samples |= distances(evaluation, said[name], said["retrain"], samples)
     compare(tools, models, evaluation, rng, found)
+    if evaluation.forget.any():
+        hidden(tools, said, evaluation, found)
+        if onward is not None and rounds:
+            resurfacing(tools, said, evaluation, onward, rounds, found, say)
     if again is not None and limit and evaluation.forget.any() and OLD in models:
         relearning(tools, said, evaluation, again, limit, found, say)
     return found
-
-
-def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
-    """Right predictions on retained, forgotten and test data, and the loss gap."""
-    rows = sides(evaluation)
-    out: dict[str, Arrays] = {
-        name: (said.correct[which],) for name, which in rows.items() if len(which)
-    }
-    if "forget" in out:
-        with np.errstate(invalid="ignore"):  # a model that diverged
-            loss = np.logaddexp(0, -said.phi)
-        means = [loss[rows[name]].mean() for name in ("retain", "forget")]
-        out["loss_gap"] = (np.array([abs(means[0] - means[1])]),)
-    return out
-
-
-def staying(evaluation: Evaluation, said: Answers, retrained: Answers | None) -> dict[str, Arrays]:
-    """Right predictions for each client that stays, on its own data.
-
-    Args:
-      retrained: the answers of the retrained model, to compare with; or None.
-    """
-    if evaluation.clients is None or not len(evaluation.clients[0]):
-        return {}
-    rows, owner = evaluation.clients
-    right = said.correct[rows]
-    out: dict[str, Arrays] = dict.fromkeys(("worst_client", "client_spread"), (right, owner))
-    if retrained is not None:
-        out["client_loss"] = right, retrained.correct[rows], owner
-    return out
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
@@ -255,13 +175,6 @@ def memberships(
         )
         out |= dict(rmia=scores, rmia_tpr_1=scores, rmia_tpr_01=scores)
     return out
-
-
-def matched(evaluation: Evaluation, score: np.ndarray, *names: str) -> dict[str, Arrays]:
-    """A score ``[E]`` of the forgotten examples and of their matched examples, by measure."""
-    if len(evaluation.members) < attacks.LEAST:
-        return {}
-    return dict.fromkeys(names, (score[evaluation.members], score[evaluation.others]))
 
 
 def undo_and_look(
@@ -332,41 +245,15 @@ def layers(
     return {f"{key}.{name}": (np.array([value]),) for name, value in each.items()}
 
 
-def relearning(
-    tools: Tools,
-    said: Mapping[str, Answers],
-    evaluation: Evaluation,
-    again: Again,
-    limit: int,
-    found: Samples,
-    say: Callable[[str], Any],
+def hidden(
+    tools: Tools, said: Mapping[str, Answers], evaluation: Evaluation, found: Samples
 ) -> None:
-    """Adds the rounds until accuracy on forgotten data is within 5 points of the old model's."""
-    rows = sides(evaluation)["forget"]
-    goal = percent(said[OLD].correct[rows]) - 5
-    x, y = evaluation.x[rows], np.asarray(evaluation.y)[rows]
-    knows = lambda variables: percent(right(np.asarray(tools.logits(variables, x)), y)) >= goal
-    needed: dict[str, int] = {}
+    """Adds what features, gradients, the most memorised examples and the efficacy attack show."""
+    old = said[OLD].variables if OLD in said else None
     for name, one in said.items():
-        if name == OLD:
-            continue
-        needed[name] = _rounds_until(knows, one.variables, again, limit)
-        found[name]["relearn"] = np.array([needed[name]]), np.array([limit])
-        many = needed[name] if needed[name] <= limit else f"more than {limit}"
-        say(f"{name} relearns in {many} rounds")
-    reference = needed.get("retrain", 0)
-    if 0 < reference <= limit:  # otherwise the divisor is not known
-        for name in needed:
-            if name != "retrain":
-                index = np.array([needed[name]]) / reference, np.array([limit]) / reference
-                found[name]["anamnesis"] = index
-
-
-def _rounds_until(
-    knows: Callable[[Variables], bool], variables: Variables, again: Again, limit: int
-) -> int:
-    """Rounds until a model has learned the data; ``limit + 1`` if it never does."""
-    if knows(variables):
-        return 0
-    after = zip(range(1, limit + 1), again(variables), strict=False)
-    return next((number for number, now in after if knows(now)), limit + 1)
+        found[name] |= probes.features(tools.outputs, tools.layers, one.variables, evaluation)
+        before = old if name != OLD else None
+        found[name] |= probes.gradients(tools.gradients, one.variables, before, evaluation)
+        found[name] |= probes.efficacy(evaluation, one.p)
+    for name, samples in probes.memorised(evaluation, {n: a.phi for n, a in said.items()}).items():
+        found[name] |= samples

@@ -291,6 +291,70 @@ GROUPS: dict[str, dict[str, Measure]] = {
             note="relative to the parameters' norm; an attacker who saw both models knows it",
         ),
     },
+    "What a sceptic asks": {
+        **{
+            f"memorised.{share}": Measure(
+                f"the {share} % memorised most: accuracy",
+                "%",
+                percent,
+                memory=1,
+                sign=True,
+                note="forgotten examples whose labels the old model knew and a retrained one does "
+                "not; each retrained model is judged on those that the other one chooses",
+            )
+            for share in (5, 20, 50)
+        },
+        **{
+            f"memorised.loss_{share}": Measure(
+                f"the {share} % memorised most: loss", "", np.mean, memory=-1, sign=True
+            )
+            for share in (5, 20, 50)
+        },
+        "gradient_auc_matched": Measure(
+            "white box, matched: AUC of how small the gradient is",
+            "",
+            attacks.auc,
+            memory=1,
+            sign=True,
+            note="of the loss of each example, in all parameters",
+        ),
+        "update_gradient_auc_matched": Measure(
+            "white box, both models known, matched: AUC of how much the gradient grew",
+            "",
+            attacks.auc,
+            note="what the request itself reveals; retraining reveals it too",
+        ),
+        "resurfacing.forget": Measure(
+            "after further rounds on retained data: accuracy on forgotten data",
+            "%",
+            percent,
+            memory=1,
+            sign=True,
+            note="retrained models are trained further in the same way",
+        ),
+        "resurfacing.asr": Measure(
+            "after further rounds on retained data: backdoor success",
+            "%",
+            percent,
+            memory=1,
+            sign=True,
+        ),
+        "resurfacing.auc_matched": Measure(
+            "after further rounds on retained data: matched AUC",
+            "",
+            attacks.auc,
+            memory=1,
+            sign=True,
+        ),
+        "efficacy_mia": Measure(
+            "MIA efficacy of the literature on sparsity and SalUn",
+            "%",
+            np.mean,
+            memory=-1,
+            note="share of forgotten examples that an attacker takes for unseen; another attack "
+            "than the paper's",
+        ),
+    },
     "Distance to the retrained model": {
         "activation_forget": Measure(
             "distance of probabilities, forgotten data", "", np.mean, pair=True
@@ -313,6 +377,15 @@ GROUPS: dict[str, dict[str, Measure]] = {
 LAYERS = {
     "cka_to_retrained": Measure("CKA to the retrained model", "", np.mean, pair=True),
     "cka_to_original": Measure("CKA to the original model", "", np.mean),
+    "probe": Measure(
+        "linear probe, matched: AUC",
+        "",
+        attacks.auc,
+        memory=1,
+        sign=True,
+        note="a ridge head on frozen features separates forgotten from matched examples; each pair "
+        "is scored by a head that was fitted without it",
+    ),
 }
 TABLE = {name: m for group in GROUPS.values() for name, m in group.items()} | LAYERS
 
@@ -320,6 +393,15 @@ Arrays = tuple[np.ndarray, ...]
 Evidence = dict[str, dict[str, dict[int, Arrays]]]  # method -> measure -> seed -> arrays
 
 
-def measure_of(name: str) -> Measure:
-    """A measure by its key; keys of layers are ``measure.layer``."""
-    return TABLE[name.partition(".")[0]]
+def kind_of(key: str) -> str:
+    """The key in ``TABLE`` of a measure's key; keys of layers are ``measure.layer``.
+
+    >>> kind_of("probe.stem"), kind_of("resurfacing.asr"), kind_of("forget")
+    ('probe', 'resurfacing.asr', 'forget')
+    """
+    return key if key in TABLE else key.partition(".")[0]
+
+
+def measure_of(key: str) -> Measure:
+    """A measure by its key."""
+    return TABLE[kind_of(key)]

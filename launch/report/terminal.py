@@ -25,6 +25,7 @@ SHOWN = dict(
     ulira="U-LiRA",
     lira="LiRA",
     relearn="rounds to relearn",
+    **{"resurfacing.forget": "resurfacing %", "memorised.20": "top 20 % memorised"},
     worst_client="worst client %",
     client_spread="spread of clients",
 )

@@ -15,6 +15,7 @@ class Options(NamedTuple):
     shadows: int = 0
     shadows_chunk: int | None = None
     relearn_rounds: int = 20
+    resurfacing_rounds: int = 10
     control: bool | None = None  # None means only with shadows
     draws: int = 1000
     data_dir: str | None = None
@@ -90,9 +91,9 @@ def not_shown(
       missing: reasons that are known already.
       names: all methods that are audited.
     """
-    from jfu.audit.measures import GROUPS, TABLE
+    from jfu.audit.measures import GROUPS, TABLE, kind_of
 
-    kinds = {key.partition(".")[0] for key in shown}
+    kinds = {kind_of(key) for key in shown}
     out = dict(missing)
     for key, measure in TABLE.items():
         if key in kinds or key in missing:
@@ -115,8 +116,14 @@ def _why(
         return "too few examples, or a shadow federation diverged"
     if by_shadows:
         return "not run; --shadows=64 runs it"
-    if key == "asr":
+    if key.startswith("resurfacing") and not options.resurfacing_rounds:
+        return "not run; --resurfacing_rounds=10 runs it"
+    if key in ("asr", "resurfacing.asr"):
         return "no backdoor was planted"
+    if key.startswith("memorised"):
+        return "the original or two retrained models are missing, or not every answer is finite"
+    if key == "update_gradient_auc_matched":
+        return "the original model is missing, or too few examples"
     if key in ("worst_client", "client_spread", "client_loss"):
         return private.hides_clients(config) or (
             "there is no retrained model" if key == "client_loss" else "no client stays"
@@ -139,7 +146,8 @@ def audit_command(where: pathlib.Path, options: Options) -> str:
     words = [f"--workdir={where}"]
     if options.control is not None:
         words.append("--control" if options.control else "--nocontrol")
-    for name in ("shadows", "relearn_rounds", "draws", "shadows_chunk", "data_dir"):
+    numbers = ("shadows", "relearn_rounds", "resurfacing_rounds", "draws", "shadows_chunk")
+    for name in (*numbers, "data_dir"):
         if (value := getattr(options, name)) is not None:
             words.append(f"--{name}={value}")
     return "python -m launch.audit " + " ".join(map(shlex.quote, words))

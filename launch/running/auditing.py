@@ -191,7 +191,9 @@ def look(work, run, config, layout, names, rows, options: Options) -> Seen:
             path = place.cell(seed, cell)
             files[str(path.relative_to(work.path))] = jfu.ledger.digest(path)
         of_seed = [row for row in rows if row["seed"] == seed]
-        of_models = evidence.of_seed(study, trial, models, of_seed, tools, options.relearn_rounds)
+        of_models = evidence.of_seed(
+            study, trial, models, of_seed, tools, options.relearn_rounds, options.resurfacing_rounds
+        )
         for name, measured in of_models.items():
             for key, arrays in measured.items():
                 found.setdefault(name, {}).setdefault(key, {})[seed] = arrays
@@ -226,12 +228,12 @@ def judged(name, measures, absent, rows, poison_named: bool, controls) -> dict[s
     """The report's entry for one method."""
     from jfu.audit import verdicts
     from jfu.audit.costs import ratios
-    from jfu.audit.measures import REFERENCES
+    from jfu.audit.measures import REFERENCES, kind_of
 
     costs = ratios(rows, name)
     given = verdicts.verdicts(name, measures[name], costs, absent, poison_named, controls)
     if name in REFERENCES:
-        anywhere = {key.partition(".")[0] for shown in measures.values() for key in shown}
+        anywhere = {kind_of(key) for shown in measures.values() for key in shown}
         absent = absent | {k: "others are compared with it" for k in absent if k in anywhere}
     return dict(
         seeds=sorted({row["seed"] for row in rows if row["method"] == name}),

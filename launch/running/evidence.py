@@ -1,5 +1,6 @@
 """What an audit reads from a work directory: its models and their outputs (``jfu.audit``)."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -77,6 +78,7 @@ def of_seed(
     rows: Sequence[dict],
     tools: Tools,
     relearn_rounds: int,
+    resurfacing_rounds: int,
 ) -> evidence.Samples:
     """All measures of one seed's models, by method and measure.
 
@@ -84,27 +86,32 @@ def of_seed(
       models: variables by method, with ``original`` and the retrained ones.
       rows: the seed's lines of results.jsonl.
     """
+    more = functools.partial(further, study, programs=tools.programs)
+    key = lambda stream: place(jax.random.fold_in(trial.key, stream))
     return evidence.of_seed(
         tools.model,
         models,
         trial.evaluation,
         np.random.default_rng([trial.seed, keys.COMPARED]),
         rows=rows,
-        again=with_the_forgotten(study, trial, tools.programs, relearn_rounds),
+        again=more(trial.everything.retain, key(keys.RELEARN), rounds=relearn_rounds),
         limit=relearn_rounds,
+        onward=more(trial.request.retain, key(keys.RESURFACE), rounds=resurfacing_rounds),
+        rounds=resurfacing_rounds,
         say=lambda line: say(f"  seed {trial.seed}  {line}"),
     )
 
 
-def with_the_forgotten(study: Study, trial: Trial, programs: Programs, rounds: int) -> Callable:
-    """A function that trains a model with the forgotten data too; it yields each round's model."""
-    fed, everything = study.further, trial.everything.retain
-    key = place(jax.random.fold_in(trial.key, keys.RELEARN))
+def further(
+    study: Study, clients: jfu.ClientData, key: Any, *, programs: Programs, rounds: int
+) -> Callable:
+    """A function that trains a model further with these clients; yields each round's model."""
+    fed = study.further
 
     def after_each_round(variables):
         state = place(fed.init(variables))
-        step = programs(fed.round, state, everything, key, donate=(0,))
-        for done in jfu.rounds(step, state, everything, key, stop=rounds):
+        step = programs(fed.round, state, clients, key, donate=(0,))
+        for done in jfu.rounds(step, state, clients, key, stop=rounds):
             yield done.state.variables
 
     return after_each_round

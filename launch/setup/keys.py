@@ -22,6 +22,7 @@ TRAIN, REQUEST, RECOVER, RETRAIN, RETRAIN_AGAIN = range(1, 6)
 RELEARN = 6  # an audit's rounds with the forgotten data
 SHADOW = 7  # an audit's shadow federations
 RETRAIN_THIRD = 8  # an audit's control
+RESURFACE = 9  # an audit's further rounds on retained data
 
 # The stream of a method's run; all others have RECOVER.
 STREAMS = {

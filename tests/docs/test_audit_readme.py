@@ -29,6 +29,6 @@ def test_the_example_audits_two_models(capsys):
 
 
 def test_every_measure_and_question_is_named():
-    assert set(TABLE) <= set(re.findall(r"`(\w+)`", README))
+    assert set(TABLE) <= set(re.findall(r"`([\w.]+)`", README))
     assert all(TITLES[question] in README for question in QUESTIONS)
     assert README.count("\n") <= 150
