@@ -219,6 +219,18 @@ def load_arrays(path: str | os.PathLike[str] | BinaryIO) -> dict[str, jax.Array]
     return {name: jnp.asarray(a) for name, a in _checkpoint(path)[0].items()}
 
 
+def load_checkpoint(
+    path: str | os.PathLike[str] | BinaryIO,
+) -> tuple[dict[str, np.ndarray], Any]:
+    """The arrays of a checkpoint by their paths, in NumPy and with all their bits, and its notes.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: truncated, of another kind, or changed since it was written.
+    """
+    return _checkpoint(path)
+
+
 def load_notes(path: str | os.PathLike[str]) -> Any:
     """The JSON notes of a checkpoint, without its arrays.
 

@@ -31,7 +31,7 @@ import jfu.ledger
 from helpers.federation import bits
 from helpers.scripts import ROOT
 from helpers.workdirs import LAYOUT, PLAIN, rows
-from jfu import files
+from jfu import files, live
 from jfu.data import npz, partition
 from launch.records import ledgers
 from launch.report import recorded
@@ -46,6 +46,7 @@ from launch.workdir.places import WorkDir
 SECONDS, BYTES = 10, 2 * 2**30
 PARAMS = {"params": {"stem": {"kernel": np.ones((3, 4), np.float32)}, "b": np.zeros(2, np.float32)}}
 CELL = dict(run="r", method="not", seed=0, draws="d")
+LIVE = {"stem": np.ones(3, np.float32), "head": np.zeros(2, np.float32)}
 ROWS = [*rows("retrain", 10.0, 90.0), *rows("not", 10.0, 80.0)]
 NOTES = dict(round=1, rows=ROWS, spent=dict(seconds=1.0), finished=True, of=CELL)
 
@@ -148,6 +149,14 @@ READERS = {
         of_draws, lambda p: identity.read(p.parents[1], [0], needed=True), "json", whole=True
     ),
     "ledger.jsonl": Reader(of_ledger, jfu.ledger.read, "jsonl"),
+    "requests.jsonl": Reader(text('{"id": 7, "forget": ["12"]}\n'), live.read, "jsonl"),
+    "checkpoint.safetensors": Reader(
+        lambda p: live.end(live.Server(p.parent, [0]), LIVE, live.Standing(), {"1": (0.5, 9)}),
+        lambda p: (lambda model, standing: (bits(model), standing))(
+            *live.resume(live.Server(p.parent, [0]), LIVE)
+        ),
+        **dict(suffix="safetensors", whole=True),
+    ),
     "pays.jsonl": Reader(text(PAYS.read_text()), pays.known_rows, "jsonl"),
     "row-cpu.jsonl": Reader(of_recorded, recorded.read, "jsonl"),
     "key": Reader(text("sixteen bytes or more"), keyed, "bytes"),
@@ -157,7 +166,7 @@ READERS = {
 
 # Of jfu itself, whose errors no script makes one line of.
 LIBRARY = ("model.safetensors", "model.msgpack", "own.npz", "packed.npz", "by_row.npz", "lists.npz")
-LIBRARY += ("lists.json", "state.safetensors", "history.safetensors")
+LIBRARY += ("lists.json", "state.safetensors", "history.safetensors", "checkpoint.safetensors")
 
 
 @pytest.fixture(scope="module")
