@@ -13,6 +13,11 @@ A strategy is DxC: D devices, and C clients at once on each; C = 0 means all cli
 is jfu's own rule. DxC:product computes convolutions as matrix products, DxC:stock leaves them to
 XLA. PyTorch, FedJAX, DrJAX and Flower are measured where they are installed, for the jobs mlp and
 cnn (DrJAX for mlp alone). --python=torch=PATH,flower=PATH names the interpreters that have them.
+
+On an accelerator one command measures in a quarter of an hour what matters most. What does not fit
+is listed, and the same command goes on. --rehearse tries all of it on CPU.
+
+  python -m launch.bench --suite=accelerator --minutes=12 --out=DIR
 """
 
 from absl import flags
@@ -49,13 +54,29 @@ def define() -> None:
     flags.DEFINE_integer("clients", None, "Clients. Default: the job's.", lower_bound=1)
     flags.DEFINE_integer("examples", None, "Examples a client. Default: the job's.", lower_bound=1)
     flags.DEFINE_integer("batch_size", None, "Batch size. Default: the job's.", lower_bound=1)
+    flags.DEFINE_enum(
+        "suite", None, ["accelerator"], "A list of steps in place of one job; see launch/timing."
+    )
+    flags.DEFINE_float(
+        "minutes", 12.0, "How long the suite may take; what does not fit is listed.", lower_bound=0
+    )
+    flags.DEFINE_string(
+        "out", None, "The suite's folder; the same command goes on there. Default: accelerator."
+    )
+    flags.DEFINE_bool("rehearse", False, "Run every step of the suite on CPU, at a small size.")
+    flags.DEFINE_string("data_dir", None, "Where the suite finds data sets, packed or prepared.")
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def bench() -> None:
-    from launch.timing import bench
+    if flags.FLAGS.suite:
+        from launch.timing.accelerator import suite
 
-    bench.bench()
+        suite.suite()
+    else:
+        from launch.timing import bench
+
+        bench.bench()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ PATHS = (
     "key_file",
     "gone",
 )
-PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record")
+PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record", "out")
 WORDS = dict(dataset="", partition="file:", forget="mask:")
 
 # A flag, and the one without which it does nothing.
@@ -35,6 +35,9 @@ NEEDS = dict(
     gone="prove_erased",
     cold_runs="cold",
     shadows_chunk="shadows",
+    minutes="suite",
+    out="suite",
+    rehearse="suite",
 )
 
 # Lists that may be empty, although their default is not.

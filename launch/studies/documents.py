@@ -20,6 +20,7 @@ from launch.report import recorded, report, terminal
 from launch.running import table, targets
 from launch.studies import pays_report, rates, recoveries, robustness, theory
 from launch.timing import bench, streaming
+from launch.timing.accelerator import tables as accelerator
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOPS = ("jfu", "launch", "tests")  # in addition to the documents at the root
@@ -168,6 +169,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "bench-mlp": _of_lines("bench-mlp-cpu", bench.markdown),
     "bench-cnn": _of_lines("bench-cnn-cpu", bench.markdown),
     "aims": aims,
+    "accelerator": accelerator.overview,
     "streaming": _of_lines("streaming-cpu", streaming.markdown),
 }
 
