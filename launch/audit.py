@@ -55,6 +55,9 @@ def define() -> None:
     flags.DEFINE_integer(
         "draws", 1000, "Bootstrap draws for the intervals over one seed's examples.", 100, 1_000_000
     )
+    flags.DEFINE_string(
+        "model", None, "The run's own network, such as net.py:Net, to say that its file may run."
+    )
     flags.DEFINE_string("data_dir", None, "The folder of the prepared data, if it has moved.")
     flags.DEFINE_string("dataset", None, "Your own data file (.npz), if it has moved.")
     flags.DEFINE_string("key_file", None, "The key of the ledger, if it has one.")

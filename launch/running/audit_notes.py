@@ -18,6 +18,7 @@ class Options(NamedTuple):
     resurfacing_rounds: int = 10
     control: bool | None = None  # None means only with shadows
     draws: int = 1000
+    model: str | None = None
     data_dir: str | None = None
     dataset: str | None = None
     compilation_cache: str | None = None

@@ -100,7 +100,8 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
     work = places.WorkDir(where, run.layout, run.more, run.fingerprint, run.data, lock=lock)
     rows = outcome.read_results(work)
     identity.same_numerics(run.numerics, where)
-    config = runs.found(run, str(where), data_dir=options.data_dir, dataset=options.dataset)
+    moved = dict(data_dir=options.data_dir, dataset=options.dataset, model=options.model)
+    config = runs.found(run, str(where), **moved)
     config = dataclasses.replace(config, init_params=None)
     layout = devices.start(None, None, config.clients, run.layout, options.compilation_cache)
     # Training's own rows describe the original model too.

@@ -17,7 +17,7 @@ from jfu.augment import AUGMENTS
 from jfu.costs import entries
 from jfu.stacking import aligned
 from jfu.unlearn import Setting, received_loss
-from launch.setup import federation, identity, private, ridge, schedules
+from launch.setup import federation, identity, network, private, ridge, schedules
 from launch.setup.clients import Drawn, as_wide, draw
 from launch.setup.options import read_options
 from launch.shell import hosts
@@ -83,6 +83,7 @@ def prepare_study(
         )  # the clients of all seeds share it
     drawn = hosts.together(lambda: draw_all(config, dataset, seeds, taken or {}))
     identity.same_draws_on_hosts({seed: drawn[seed].draws for seed in seeds})
+    network.same_on_hosts(config)
     with hosts.aside():
         return assemble(config, layout, dataset, digests, drawn, (given, frozen), proxy)
 
@@ -167,10 +168,7 @@ def assemble(
       files: those of ``--init_params`` and ``--features``, open, or None.
       proxy: unlabelled images at the server.
     """
-    from jfu import models
-
-    sizes = dict(classes=len(dataset.labels), image_shape=dataset.x_train.shape[1:])
-    model = models.build(config.model, **sizes, norm=config.norm, precision=config.precision)
+    model = network.build(config, dataset)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     given = jfu.io.adopt(files[0], variables) if files[0] else None
     if ridge.chosen(config):
@@ -218,7 +216,7 @@ def assemble(
         logits=compiled(apply),
         judge=compiled(jfu.per_example(apply)),
         per_client=jfu.wire(feds.sender, variables, one.clients),
-        **flops(config, dataset, variables),
+        **flops(config, dataset, model, variables),
         data=digests,
         drawn=drawn,
     )
@@ -310,21 +308,13 @@ def recovering(config: Config) -> Config:
     return dataclasses.replace(config, **changes)
 
 
-def flops(config: Config, dataset: Any, variables: Any) -> dict[str, float]:
+def flops(config: Config, dataset: Any, model: jfu.Model, variables: Any) -> dict[str, float]:
     """FLOPs of a local step and of a forward pass of a batch, ``per_step`` and ``per_forward``.
 
     They are those of the plain model with stock convolutions, whose operations XLA counts.
     """
-    from jfu import models
-
     shape, size = dataset.x_train.shape[1:], config.batch_size
-    stock = models.build(
-        config.model,
-        classes=len(dataset.labels),
-        image_shape=shape,
-        norm=config.norm,
-        convolution=jax.lax.conv_general_dilated,
-    )
+    stock = network.stock(config, dataset, model)
     abstract = jax.ShapeDtypeStruct
     batch = jfu.Batch(
         abstract((size, *shape), dataset.x_train.dtype),

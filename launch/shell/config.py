@@ -23,7 +23,7 @@ ONE_ROUND = dict(rounds=1, batch_size=256)
 
 # Roles of fields, for code that treats some fields differently from others.
 ROLES = dict(
-    place="the place of data, which may move; the content is compared instead",
+    place="the place of data or code, which may move; the content is compared instead",
     poison="does nothing without --backdoor",
     request="set by a request; the training before it does not depend on it",
     renewed="launch.unlearn may change it for a model that was trained with another value",
@@ -62,7 +62,7 @@ class Config:
     backdoor_fraction: float = field(metadata=has("poison"))
     backdoor_label: int = field(metadata=has("poison"))
     backdoor_size: int | None = field(metadata=has("poison"))
-    model: str
+    model: str = field(metadata=has("place"))
     norm: str | None
     augment: str
     rounds: int = field(metadata=has("continued"))
@@ -125,7 +125,7 @@ def having(*roles: str) -> tuple[str, ...]:
       KeyError: there is no such role.
 
     >>> having("place")
-    ('dataset', 'data_dir', 'partition')
+    ('dataset', 'data_dir', 'partition', 'model')
     """
     wanted = {role: ROLES[role] for role in roles}.keys()
     return tuple(

@@ -26,7 +26,7 @@ PATHS = (
     "gone",
 )
 PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record", "out")
-WORDS = dict(dataset="", partition="file:", forget="mask:")
+WORDS = dict(dataset="", partition="file:", forget="mask:", model="")
 
 # A flag, and the one without which it does nothing.
 NEEDS = dict(

@@ -9,6 +9,7 @@ from typing import Any
 
 import jfu.io
 import jfu.ledger
+from launch.setup import network
 from launch.shell.config import FIELDS, Config, having
 
 # Values of later fields with which older configurations were run.
@@ -54,12 +55,16 @@ def named_by_content(kept: dict[str, Any]) -> dict[str, Any]:
     for name, kind in dict(partition="file:", forget="mask:").items():
         if config[name].startswith(kind):
             changes[name] = named(config[name], kind)
+    if (place := network.place(config["model"])) in digests:
+        changes["model"] = digests[place] + config["model"].removeprefix(place)
     return config | changes | (dict(dataset=".npz") if own else {})
 
 
 def files(config: Config, data: bool = True) -> dict[str, str]:
     """Digests of the files that a configuration names, so that a changed file is noticed."""
-    return digests([*named_files(config, data), config.init_params, config.features])
+    found = digests([*named_files(config, data), config.init_params, config.features])
+    place = network.place(config.model)
+    return found | ({place: network.digest(config.model)} if place else {})
 
 
 def named_files(config: Config, data: bool = True) -> list[str]:

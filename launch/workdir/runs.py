@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jfu.files import MOST, parse_json, read_bytes
-from launch.setup import identity
+from launch.setup import identity, network
 from launch.setup.private import unknown
 from launch.setup.requests import forgotten
 from launch.shell import hosts
@@ -76,10 +76,10 @@ def found(run: Run, path: str, **moved: str | None) -> Config:
     is read.
 
     Args:
-      moved: dataset, data_dir and partition that a user gives now; None means no change.
+      moved: dataset, data_dir, partition and model that a user gives now; None means no change.
 
     Raises:
-      ValueError: a value means other data, and not another place of the same data.
+      ValueError: a value means other data or another network, and not another place of the same.
     """
     config, places, said = run.config, run.places or {}, {}
     for name, value in moved.items():
@@ -92,6 +92,8 @@ def found(run: Run, path: str, **moved: str | None) -> Config:
                 "a new model"
             )
         said[name] = value
+
+    _check_own(run, path, moved.get("model"))
 
     def now(name: str) -> str:
         there = places.get(name)
@@ -111,14 +113,38 @@ def found(run: Run, path: str, **moved: str | None) -> Config:
     return dataclasses.replace(config, **(changes | said))
 
 
+def _check_own(run: Run, path: str, given: str | None) -> None:
+    """Refuses to run code that only a work directory names, and code that has changed.
+
+    Args:
+      given: what the user typed now.
+    """
+    kept = run.config.model
+    place = network.place(kept)
+    if not place:
+        return
+    if given is None:
+        raise ValueError(
+            f"{path} has a model of {kept}, a file of your own, and a work directory alone runs no "
+            f"code; say that it may run with --model={kept}"
+        )
+    if may_move("model", kept, given) and network.digest(given) != run.files.get(place):
+        raise ValueError(
+            f"{network.place(given)} is not the file that {path} was made with; restore it"
+        )
+
+
 def may_move(name: str, kept: str | None, now: str | None) -> bool:
-    """Whether a setting is only a place of data, whose content is compared instead.
+    """Whether a setting is only a place of data or code, whose content is compared instead.
 
     >>> may_move("dataset", "a.npz", "/b.npz"), may_move("dataset", "digits", "b.npz")
     (True, False)
     """
     pairs = dict(dataset=lambda text: text.endswith(".npz"))
     pairs |= dict(partition=lambda text: text.startswith("file:"))
+    if name == "model":
+        same = kept is not None and now is not None and kept.split(":")[-1] == now.split(":")[-1]
+        return same and bool(network.place(kept) and network.place(now))
     return name == "data_dir" or (name in pairs and pairs[name](kept) and pairs[name](now))
 
 
