@@ -13,9 +13,10 @@ import jfu
 from helpers.crashes import CHECKPOINT, TRAIN
 from helpers.federation import ROWS, network
 from helpers.forks import server
-from helpers.scripts import CHEAP
+from helpers.scripts import CHEAP, ROOT
 from jfu.data import Dataset
 
+LONG = ("tests/scripts", "tests/launch", "tests/slow", "tests/helpers")  # they start processes
 # Flags that somebody gives come last and win.
 os.environ["XLA_FLAGS"] = f"{CHEAP} {os.environ.get('XLA_FLAGS', '')}"
 jfu.cpu_devices(8)
@@ -31,6 +32,12 @@ def pytest_configure(config):
     """The conformance job asks besides whether any random key is used twice."""
     if config.option.markexpr == "conformance":
         jax.config.update("jax_debug_key_reuse", True)
+
+
+def pytest_collection_modifyitems(items):
+    """Files whose tests take long first, so that neither process waits for the other at the end."""
+    last = lambda item: not str(item.path.relative_to(ROOT)).startswith(LONG)
+    items.sort(key=last)
 
 
 def pytest_collection_finish(session):
