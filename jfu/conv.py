@@ -19,14 +19,16 @@ channels. Single pixels are a product.
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import core
 
 from jfu.devices import setting
+
+if TYPE_CHECKING:  # it takes a tenth of the time of ``import jfu``
+    from jax.extend import core
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -222,14 +224,16 @@ def check_convs(step: Callable, *args) -> list[str]:
     return slow_convs(jax.make_jaxpr(step)(*args))
 
 
-def slow_convs(closed: core.ClosedJaxpr) -> list[str]:
+def slow_convs(closed: "core.ClosedJaxpr") -> list[str]:
     """``check_convs`` of what is traced already, such as ``jax.jit(step).trace(*args).jaxpr``."""
     convolutions = _convolutions(closed.jaxpr, False)
     return [text for eqn, looped in convolutions if (text := _say(eqn, looped))]
 
 
-def _convolutions(jaxpr: core.Jaxpr, looped: bool) -> Iterator[tuple[core.JaxprEqn, bool]]:
+def _convolutions(jaxpr: "core.Jaxpr", looped: bool) -> Iterator[tuple["core.JaxprEqn", bool]]:
     """Every convolution of a jaxpr and of those inside it, and whether a loop runs it."""
+    from jax.extend import core
+
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "conv_general_dilated":
             yield eqn, looped
@@ -237,7 +241,7 @@ def _convolutions(jaxpr: core.Jaxpr, looped: bool) -> Iterator[tuple[core.JaxprE
             yield from _convolutions(inner, looped or eqn.primitive.name in ("scan", "while"))
 
 
-def _say(eqn: core.JaxprEqn, looped: bool) -> str:
+def _say(eqn: "core.JaxprEqn", looped: bool) -> str:
     lhs, rhs = (cast(jax.core.ShapedArray, v.aval) for v in eqn.invars)
     layer = str(eqn.source_info.name_stack)  # Linen writes the layer's path there
     what = f"the convolution of {lhs.str_short()} with {rhs.str_short()}"

@@ -30,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfu.io import by_name, unflatten
 from jfu.sums import norm, wide
 from jfu.types import (
     ClientData,
@@ -156,11 +155,18 @@ def needed(history: Mapping[str, Any], kinds: Collection[str]) -> dict[str, Any]
     return {kind: history[kind] for kind in kinds} | {b: history[b] for b in beside if b in history}
 
 
+def _dictionary(state: PyTree) -> dict[str, Any]:
+    """A state as files keep it; ``import jfu`` is sooner without what files need."""
+    from jfu.io import by_name, unflatten
+
+    return unflatten(by_name(state))
+
+
 def _nobody_yet(state: PyTree, count: int, rounds: int) -> dict[str, Any]:
     """The history ``before``, of states like this one, before any round."""
     room = lambda leaf: jnp.zeros((min(count, rounds), *leaf.shape), leaf.dtype)
     return dict(
-        states=unflatten(by_name(jax.tree.map(room, state))),
+        states=_dictionary(jax.tree.map(room, state)),
         used=jnp.zeros((), jnp.int32),
         joined=jnp.full(count, rounds, jnp.int32),
     )
@@ -175,7 +181,7 @@ def _with_state(history: dict[str, Any], state: PyTree, clients: ClientData, inf
     fresh = (joined != old).any()
     place = jnp.where(fresh, used, old.shape[0])  # beyond all room, so that nothing is written
     put = lambda kept, now: kept.at[place].set(now, mode="drop")
-    states = jax.tree.map(put, states, unflatten(by_name(state)))
+    states = jax.tree.map(put, states, _dictionary(state))
     return {**history, "before": dict(states=states, used=used + fresh, joined=joined)}
 
 

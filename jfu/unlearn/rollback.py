@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jfu.io import by_name
 from jfu.types import ClientData, FederatedAlgorithm, Needs, Unlearner
 from jfu.unlearn.finetune import on_retained
 
@@ -43,6 +42,8 @@ def rollback(fed: FederatedAlgorithm) -> Unlearner:
     """
 
     def perturb(trained, request, key):
+        from jfu.io import by_name  # ``import jfu`` is sooner without what files need
+
         del key
         before, like = trained.history["before"], fed.init(trained.variables)
         number, states = first_round(before, request.forget), by_name(before["states"])
