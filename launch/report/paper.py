@@ -38,6 +38,8 @@ class Row(NamedTuple):
     # The fields of a configuration that make it this row.
     config: Mapping[str, Any]
     note: str = ""  # what differs between the paper's measures and ours
+    methods: tuple[str, ...] = ("not", "not_blend")  # that the row is about
+    within: str = ""  # a row of the same configuration, whose runs hold this one's
 
 
 def _federation(dataset: str, model: str, partition: str = "iid", **changes: Any) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def _federation(dataset: str, model: str, partition: str = "iid", **changes: Any
     common |= dict(layers=("first",), weights_only=False, norm=None, drop_labels=())
     # No absent clients, no faults, no noise, no robust aggregator.
     common |= dict(sample=0, absent=0.0, faults=(), dp_clip=None, aggregator="mean")
-    common |= dict(init_params=None, past=(), image_size=None, resplit=None)
+    common |= dict(init_params=None, past=(), resplit=None)
     return dict(dataset=dataset, model=model, partition=partition, **common) | changes
 
 
@@ -171,14 +173,22 @@ ROWS: dict[str, Row] = {
         "which layers",
         {"not": _gap(0.29), "not_all": _gap(0.84), "not_last": _gap(1.12)},
         _federation("cifar10", "cnn"),
+        methods=("not", "not_first_weight", "not_all", "not_last"),
+        within="cifar10_cnn_iid",
     ),
     "cifar10_cnn_perturbations": Row(
         "which perturbation",
         {"not": _gap(0.29), "noise": _gap(1.55), "reinit": _gap(3.23)},
         _federation("cifar10", "cnn"),
+        methods=("not", "noise", "reinit", "permute"),
+        within="cifar10_cnn_iid",
     ),
     "cifar10_cnn_weights_only": Row(
-        "the first weight alone", CIFAR10_CNN_IID, _federation("cifar10", "cnn", weights_only=True)
+        "the first weight alone",
+        CIFAR10_CNN_IID,
+        _federation("cifar10", "cnn", weights_only=True),
+        methods=("not_first_weight",),
+        within="cifar10_cnn_iid",
     ),
     "cifar10_resnet18_group": Row("ResNet-18 with GroupNorm", {}, _resnet("cifar10", norm="group")),
     "cifar10_resnet18_batch": Row(
@@ -220,7 +230,8 @@ def notes(config: Mapping[str, Any]) -> list[str]:
 def differing(name: str, config: Mapping[str, Any]) -> list[str]:
     """The fields in which a configuration differs from a row.
 
-    Both readings of the first layer are the same row.
+    Both readings of the first layer are the same row. So are smaller images and a narrower network,
+    which are scale.
 
     >>> differing("cifar10_cnn_iid", dict(_federation("cifar10", "cnn"), clients=20))
     ['clients']
@@ -232,6 +243,7 @@ def differing(name: str, config: Mapping[str, Any]) -> list[str]:
     if mine.get("layers") == ("first_weight",):
         mine["layers"] = ("first",)
     mine["dataset"] = mine["dataset"].partition(":")[0]  # without its version
+    mine["model"] = mine["model"].removesuffix("_narrow")
     return [field for field, value in ROWS[name].config.items() if mine.get(field) != value]
 
 

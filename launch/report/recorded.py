@@ -52,31 +52,36 @@ def overview(results: pathlib.Path) -> str:
 
     Args:
       results: the folder of recorded files, ``<row>-<device>.jsonl``. A row may have several files;
-        without a file its places stay empty.
+        without a file its places stay empty. Ablations may stand in the file of another row.
 
     Raises:
       ValueError: a file has another row's configuration than its name says.
     """
     header = ["row", "preset", "retrain: paper", "NoT's gap: paper", "device", "scale", "seeds"]
-    header += ["retrain", "NoT's gap", "floor", "rounds to recover: NoT", "retrain"]
+    header += ["retrain", "floor", "NoT's gap", "`not_blend`", "fine-tuning"]
+    header += ["rounds: retrain", "NoT", "`not_blend`", "in a sentence"]
     lines = [header]
     for name, row in paper.ROWS.items():
         theirs = [row.known.get("retrain"), row.known.get("not", {}).get("gap")]
         begin = [row.title, f"`{name}`", accuracies(theirs[0]), number(theirs[1], 2)]
-        found = sorted(results.glob(f"{name}-*.jsonl"))
-        for path in found:
-            summary = read(path)
+        found = [(path, read(path)) for path in sorted(results.glob(f"{name}-*.jsonl"))]
+        for path, summary in found:
             if differing := paper.differing(name, summary["config"]):
                 has = ", ".join(f"{field}={summary['config'][field]}" for field in differing)
                 raise ValueError(f"{path} has {has}, which is not the row {name}; rename it")
-            lines.append([*begin, path.stem.partition("-")[2], *measured(summary)])
+        if row.within:
+            others = [(path, read(path)) for path in sorted(results.glob(f"{row.within}-*.jsonl"))]
+            found += [(p, s) for p, s in others if set(row.methods) <= set(s["methods"])]
+        for path, summary in found:
+            device = path.stem.partition("-")[2]
+            lines.append([*begin, device, *measured(summary), sentence(summary, row.methods)])
         if not found:
             lines.append([*begin, *[""] * (len(header) - len(begin))])
     return tables.aligned(lines)
 
 
 def measured(summary: Mapping[str, Any]) -> list[str]:
-    """Scale, seeds, retrain, NoT's gap, floor and rounds to recover of a summary."""
+    """Scale, seeds, retrain, gaps per seed and rounds to recover of a summary."""
     config, methods = summary["config"], summary["methods"]
     mean = lambda name, key: ((methods.get(name) or {}).get(key) or {}).get("mean")
     retrain = {m: mean("retrain", m) for m in GAP_MEASURES}
@@ -89,11 +94,39 @@ def measured(summary: Mapping[str, Any]) -> list[str]:
         f"{scale}, {config['rounds']} + {config['recovery_rounds']} rounds",
         f"{compared} of {seeds}" if compared < seeds else str(seeds),
         accuracies(retrain),
-        number((methods.get("not") or {}).get("gap"), 2),
-        number((summary["floor"] or {}).get("gap"), 2),
-        rounds("not"),  # "-" if a seed never recovered
-        rounds("retrain"),
+        number(floor_of(summary), 2),
+        *(number(mean(name, "gap_per_seed"), 2) for name in ("not", "not_blend", "finetune")),
+        *(rounds(name) for name in ("retrain", "not", "not_blend")),  # "-": a seed never recovered
     ]
+
+
+def floor_of(summary: Mapping[str, Any]) -> float | None:
+    """The mean gap per seed between two retrainings."""
+    return ((summary["floor"] or {}).get("gap_per_seed") or {}).get("mean")
+
+
+def sentence(summary: Mapping[str, Any], methods: Sequence[str]) -> str:
+    """Which methods of a row are inside the floor; empty if there is none.
+
+    A method is inside if its gap per seed is at most the floor's.
+
+    >>> gap = lambda value: dict(gap_per_seed=dict(mean=value))
+    >>> sentence(dict(floor=gap(1.0), methods={"not": gap(0.9), "not_all": gap(3.5)}), ["not"])
+    'NoT is inside the floor.'
+    >>> sentence(dict(floor=gap(1.0), methods={"not": gap(0.9), "not_all": gap(3.5)}),
+    ...          ["not", "not_all"])
+    'NoT is inside the floor, `not_all` 2.5 points outside.'
+    """
+    floor, said = floor_of(summary), []
+    for name in methods if floor is not None else ():
+        entry = summary["methods"].get(name) or {}
+        value = (entry.get("gap_per_seed") or {}).get("mean")
+        if value is not None:
+            away = round(value - floor, 1)
+            where = "inside" if away <= 0 else f"{away} points outside"
+            verb, end = ("", "") if said else ("is ", " the floor")
+            said.append(f"{'NoT' if name == 'not' else f'`{name}`'} {verb}{where}{end}")
+    return f"{', '.join(said)}." if said else ""
 
 
 def reduced(config: Mapping[str, Any]) -> str:
@@ -103,6 +136,9 @@ def reduced(config: Mapping[str, Any]) -> str:
     '5,000 training images and 90 % of the test images'
     >>> reduced(dict(train_size=5000, test_size=2000, proxy=0.1))
     '5,000 training images and 1,800 test images'
+    >>> small = dict(dataset="cifar10", image_size=16, model="resnet18_narrow")
+    >>> reduced(dict(train_size=2000, test_size=2000, proxy=0) | small)
+    '2,000 training images and 2,000 test images in 16x16, a network a quarter as wide'
     """
     train, test, proxy = (config[name] for name in ("train_size", "test_size", "proxy"))
     words = [f"{train:,} training images"] if train else []
@@ -110,7 +146,13 @@ def reduced(config: Mapping[str, Any]) -> str:
         words.append(f"{test - int(test * proxy):,} test images")
     elif proxy:
         words.append(f"{1 - proxy:.0%} of the test images".replace("%", " %"))
-    return " and ".join(words)
+    size, narrow = config.get("image_size"), config.get("model", "").endswith("_narrow")
+    smaller = size and not config["dataset"].startswith("caltech")  # whose images have no one size
+    return (
+        (" and ".join(words) or "all images" * bool(smaller))
+        + f" in {size}x{size}" * bool(smaller)
+        + ", a network a quarter as wide" * narrow
+    )
 
 
 def accuracies(values: Mapping[str, float] | None) -> str:

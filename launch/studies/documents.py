@@ -156,6 +156,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "digits-blend-cpu": _recorded("digits-blend-cpu"),
     "fashion-iid-blend-cpu": _recorded("fashion-iid-blend-cpu"),
     "fashion-dirichlet-blend-cpu": _recorded("fashion-dirichlet-blend-cpu"),
+    "cifar10_cnn_iid-cpu-2000": _recorded("cifar10_cnn_iid-cpu-2000"),
     "cifar10_cnn_iid-cpu-3000": _recorded("cifar10_cnn_iid-cpu-3000"),
     "digits-rivals-cpu": _recorded("digits-rivals-cpu"),
     "recoveries": lambda results: recoveries.markdown(results / "recovery"),

@@ -51,7 +51,8 @@ def resolved(*names):
 
 
 def test_every_row_has_a_preset_and_every_preset_is_listed():
-    own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short", "resnet_cpu"}
+    own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short"}
+    own |= {"resnet_cpu", "rows_cpu"}
     assert {path.stem for path in PRESETS.glob("*.flags")} == set(paper.ROWS) | own
 
 
@@ -149,13 +150,13 @@ def test_scripts_take_every_preset(script):
 
 def test_what_comes_after_a_row_changes_its_scale_and_not_the_row(presets):
     names = [name for name in paper.ROWS if name.startswith("cifar10_cnn")]
-    found = resolved(*[f"{name}+{scale}" for name in names for scale in ("cpu", "short")])
+    scales = {"cpu": 40, "short": 20, "rows_cpu": 70}  # rounds of recovery
+    found = resolved(*[f"{name}+{scale}" for name in names for scale in scales])
     for name in names:
-        for scale in ("cpu", "short"):
+        for scale, half in scales.items():
             config = found[f"{name}+{scale}"]
             assert paper.differing(name, config) == []
             assert paper.known(config) == paper.known(presets[name])
-            half = {"cpu": 40, "short": 20}[scale]
             assert config["recovery_rounds"] == config["rounds"] // 2 == half
         assert found[f"{name}+cpu"]["methods"] == presets[name]["methods"]
         cut = {"rounds", "recovery_rounds", "seeds", "methods", "proxy"}

@@ -1,10 +1,11 @@
 """Recorded rows give their tables again."""
 
+import dataclasses
 import json
 
 import pytest
 
-from helpers.comparisons import all_runs, directory
+from helpers.comparisons import CONFIG, RUNS, all_runs, directory
 from launch.report import recorded, report
 from launch.running import table
 
@@ -19,11 +20,11 @@ def test_recorded_rows_give_the_table_again(tmp_path):
     (line,) = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_iid`" in x]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == [
         *["CIFAR-10, CNN, IID", "`cifar10_cnn_iid`", "91.66 / 83.05 / 82.32", "0.29", "h100"],
-        *["500 training images, 4 + 2 rounds", "2", "90.50 / 82.50 / 81.50", "0.75", "0.38"],
-        *["2.0", "4.0"],
+        *["500 training images, 4 + 2 rounds", "2", "90.50 / 82.50 / 81.50", "0.38", "0.75"],
+        *["", "1.50", "4.0", "2.0", "", "NoT is 0.4 points outside the floor."],
     ]
     empty = [x for x in recorded.overview(tmp_path).splitlines() if "`cifar10_cnn_class`" in x]
-    assert [cell.strip() for cell in empty[0].split("|")[3:-1]] == [""] * 10
+    assert [cell.strip() for cell in empty[0].split("|")[3:-1]] == [""] * 14
     file.rename(tmp_path / "cifar10_cnn_dirichlet-h100.jsonl")
     with pytest.raises(ValueError, match="has partition=iid, which is not the row cifar10_cnn_d"):
         recorded.overview(tmp_path)
@@ -31,6 +32,30 @@ def test_recorded_rows_give_the_table_again(tmp_path):
         (tmp_path / "cifar10_cnn_iid-other.jsonl").write_text(text)
         with pytest.raises(ValueError, match="iid-other.jsonl is not a recorded table .*--record"):
             recorded.overview(tmp_path)
+
+
+def test_an_ablation_stands_in_the_file_of_its_row(tmp_path):
+    """Noise is one of the row's perturbations; without all of them the file is not its."""
+    others = ["noise", "reinit", "permute"]
+    runs = directory(tmp_path / "W", all_runs(names=RUNS + others), names=RUNS + others)
+    stored = table.read([runs])
+    recorded.write(
+        tmp_path / "cifar10_cnn_iid-h100.jsonl", stored.config, stored.names, table.rows(stored)
+    )
+    of = {x.split("|")[2].strip(): x for x in recorded.overview(tmp_path).splitlines()}
+    # Those three end at retraining's accuracy.
+    said = "NoT is 0.4 points outside the floor, `noise` inside, `reinit` inside, `permute` inside."
+    assert said in of["`cifar10_cnn_perturbations`"]
+    assert "h100" in of["`cifar10_cnn_iid`"] and "h100" not in of["`cifar10_cnn_layers`"]
+
+
+def test_smaller_images_and_narrower_networks_are_scale(tmp_path):
+    config = dataclasses.replace(CONFIG, model="resnet18_narrow", norm="group", image_size=16)
+    stored = table.read([directory(tmp_path / "W", all_runs(), config=config)])
+    file = tmp_path / "cifar10_resnet18_group-cpu.jsonl"
+    recorded.write(file, stored.config, stored.names, table.rows(stored))
+    (line,) = [x for x in recorded.overview(tmp_path).splitlines() if "18_group`" in x]
+    assert "| 500 training images in 16x16, a network a quarter as wide, 4 + 2 rounds |" in line
 
 
 def test_gaps_by_round_of_a_recorded_file(tmp_path):
