@@ -115,7 +115,8 @@ def memorised(evaluation: Evaluation, phi: Mapping[str, np.ndarray]) -> dict[str
     order = {name: np.argsort(-one, kind="stable") for name, one in fell.items()}
     out: dict[str, dict] = {}
     for name, logits in phi.items():
-        chosen = [ranks for other, ranks in order.items() if other != name]
+        chosen = [order[other] for other in RETRAINED if other != name]
+        chosen *= 2 // len(chosen)  # so that all models have equally many rows
         out[name] = {}
         for share in SHARES:
             many = max(1, round(share / 100 * len(rows)))

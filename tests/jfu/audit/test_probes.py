@@ -81,13 +81,29 @@ def test_the_most_memorised_by_hand():
     phi["mine"][10:20] = [1, -1, -1, 7, 7, 7, 7, 7, 7, 7]
     found = probes.memorised(one, phi)
     share = lambda name: found[name]["memorised.20"][0].tolist()
-    assert share("retrain") == [True, False]  # of 2, 1, which the other one chose
-    assert share("retrain_again") == [True, False]  # of 0, 1
+    assert share("retrain") == 2 * [True, False]  # of 2, 1, which the other one chose
+    assert share("retrain_again") == 2 * [True, False]  # of 0, 1
     assert share("mine") == [True, False, False, False]  # of 0, 1 and of 2, 1
     loss = np.log1p(np.exp([-1, 1, 1, 1]))
     np.testing.assert_allclose(found["mine"]["memorised.loss_20"][0], loss)
     del phi["retrain_again"]
     assert probes.memorised(one, phi) == {}
+
+
+def test_one_seed_has_intervals_over_examples():
+    """Of every measure that compares examples, for which all models need as many of them."""
+    draw, one = np.random.default_rng(5), made()
+    weights = lambda: {"params": {"w": jnp.asarray(draw.normal(size=(4, CLASSES)), jnp.float32)}}
+    models = {name: weights() for name in ("original", "retrain", "retrain_again", "mine")}
+    onward = lambda variables: iter([variables])
+    outputs = lambda variables, x: dict(head=linear(variables, x))
+    options = dict(outputs=outputs, layers=("head",), onward=onward, rounds=1)
+    found = audit.estimate(audit.collect(linear, {0: models}, one, **options), draws=50)
+    for key in ("memorised.20", "probe.head", "gradient_auc_matched", "resurfacing.forget"):
+        entry = found.measures["mine"][key]
+        assert entry["resampled"] == "examples" and entry["seeds"] == 1
+        ends = entry["difference"]
+        assert ends["low"] < ends["value"] < ends["high"]
 
 
 def test_an_exact_retraining_looks_like_the_others_on_the_most_memorised():
