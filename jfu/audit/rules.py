@@ -17,8 +17,8 @@ RULES = dict(
         "next question, without rounds to relearn. The verdict is yes if the old model shows the "
         "data beyond chance in one of them. It is no if all of them were taken, and the 95 % "
         "interval of every difference to retraining lies within its margin. Otherwise it is "
-        "inconclusive. Where the verdict is no, there was nothing to forget, and no model is said "
-        "to have forgotten."
+        "inconclusive. Where the verdict is no, there was nothing to forget beyond the margins. "
+        "Then no model is said to have forgotten."
     ),
     forgotten=(
         "On every seed a method's model is compared with two retrained models on the same "

@@ -161,7 +161,7 @@ def forgotten(
         words = "It differs from models that never saw the data in"
         return NO, f"{words} {titles([*memory, *also])}."
     if known.there and known.there[0] == NO:
-        return NOT_SHOWN, f"There was nothing to forget. {known.there[1]}"
+        return NOT_SHOWN, f"There was nothing to forget beyond the margins. {known.there[1]}"
     why = [*unfit(known, third), *doubts(counted, measures, known)]
     why += lacking(counted, measures, missing, (*NEEDED, "asr") if poison_named else NEEDED)
     if why:

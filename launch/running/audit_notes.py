@@ -53,8 +53,8 @@ def partial(names: Sequence[str], config: Config, seeds: Sequence[int], controls
         )
     elif controls.there and controls.there[0] == rules.NO:
         notes.append(
-            "There was nothing to forget: the old model is within the margins of retrained ones. "
-            "So no model is said to have forgotten."
+            "There was nothing to forget beyond the margins: the old model is within them of "
+            "retrained ones. So no model is said to have forgotten."
         )
     elif controls.old and not controls.detecting and "retrain" in names and enough:
         notes.append(

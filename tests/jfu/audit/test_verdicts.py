@@ -225,7 +225,7 @@ def test_what_the_old_model_never_knew_cannot_be_forgotten():
     assert known.there[0] == "no" and "accuracy on forgotten data" in known.there[1]
     verdict, why = forgotten(known=known._replace(third=("yes", "")))
     assert verdict == "not shown" and why.startswith(
-        "There was nothing to forget. The old model is"
+        "There was nothing to forget beyond the margins. The"
     )
     # Memory in the answer itself is still a no.
     assert forgotten(known=known, rmia=entry(0.2, 0.1, 0.3, 0.05, 0.004))[0] == "no"
