@@ -195,7 +195,7 @@ def append(
     for entry in entries:
         if {name: value for name, value in entry.items() if name not in CHAIN} == same:
             return entry
-    entries.append(chained(same, entries, time=_now(), key=key))
+    entries.append(chained(same, entries, time=now(), key=key))
     _write(path, entries)
     return entries[-1]
 
@@ -220,7 +220,7 @@ def rekey(
         raise ValueError(f"{path} is kept with a key, and none was given; give --key_file")
     if key == new:
         raise ValueError(f"{path} is kept with this key already; give another one")
-    entry = chained(content, entries, time=_now(), key=key)
+    entry = chained(content, entries, time=now(), key=key)
     entries.append(entry | dict(next=_mac(entry["hash"], new)))
     _write(path, entries)
     return entries[-1]
@@ -230,7 +230,8 @@ def _write(path: pathlib.Path, entries: Sequence[dict[str, Any]]) -> None:
     write_bytes(path, "".join(canonical(entry) + "\n" for entry in entries).encode())
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as lines have it: UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -14,6 +14,13 @@ status is 1 if a check fails, and 2 if there is nothing to check.
   python -m launch.ledger --workdir=B --key_file=OLD --new_key_file=NEW
 
 The last command gives the ledger another key; without --key_file, its first key.
+
+A request begins when it arrives. These commands write its receipt, a later due date, or a refusal.
+launch.unlearn then says which received requests it answers: those with the same text.
+
+  python -m launch.ledger --workdir=A --receive=client:0 --requester=p-17
+  python -m launch.ledger --workdir=A --request_id=3f2a --due=2027-02-28 --reason='many requests'
+  python -m launch.ledger --workdir=A --refuse=3f2a --reason='not a client of this federation'
 """
 
 from absl import flags
@@ -40,6 +47,26 @@ def define() -> None:
         "Sources of the model that you removed yourself: work directories, or models from "
         "elsewhere. All that these came from must be removed too. The output says that this is "
         "your statement, and was not checked.",
+    )
+    flags.DEFINE_string(
+        "receive", None, "A request that has arrived, such as client:0. Its id is printed."
+    )
+    flags.DEFINE_string(
+        "requester", None, "A pseudonym of who asked. The ledger keeps it, so give no name."
+    )
+    flags.DEFINE_string(
+        "submitted", None, "The day when the request was made, if earlier, such as 2026-11-30."
+    )
+    flags.DEFINE_string(
+        "due",
+        None,
+        "The day by which the request must be answered. Default: one month after it was made. "
+        "With --request_id, a later day for a request that was received before.",
+    )
+    flags.DEFINE_string("refuse", None, "The id of a request that is refused, or its beginning.")
+    flags.DEFINE_string("reason", None, "Why it is refused, or due later. Give no names.")
+    flags.DEFINE_string(
+        "request_id", None, "The id of a request that was received, or its beginning."
     )
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 

@@ -65,9 +65,14 @@ FOLDERS = ("cells", "shadows", DRAWS, secret.FOLDER)
 FIELDS = dict(
     trained="from history dataset clients past rounds seed model results cells draws "
     "outside_epsilon",
-    asked="request method from",
+    asked="request method from subject_request_ids",
     answered="request method from model history weights rounds before after costs results cells "
-    "draws wrote outside_epsilon",
+    "draws wrote outside_epsilon subject_request_ids",
+    audited="request seeds verdicts subject_request_ids wrote since",
+    received="subject_request_id subject_request_type regulation request requester submitted_time "
+    "received_time expected_completion_time status",
+    due="subject_request_id request reason expected_completion_time",
+    refused="subject_request_id request reason status",
     compared="request methods seeds results cells wrote draws",
     begun="run path from beside",
     wrote="wrote since",

@@ -1,4 +1,8 @@
-"""Prints and verifies a work directory's ledger, changes its key, and proves what was erased."""
+"""Prints and verifies a work directory's ledger, changes its key, and proves what was erased.
+
+It also writes into the ledger what happens to a request beside the scripts: its receipt, a later
+due date, a refusal.
+"""
 
 import pathlib
 from typing import Any
@@ -7,9 +11,9 @@ from absl import flags
 
 import jfu.ledger
 from jfu.files import shown
-from launch.records import erasure, ledgers, verification
+from launch.records import erasure, ledgers, life, records, verification
 from launch.shell.printing import show
-from launch.shell.say import complain
+from launch.shell.say import complain, say
 from launch.workdir import locks, places, runs
 
 FLAGS = flags.FLAGS
@@ -29,9 +33,60 @@ def ledger() -> None:
         absent(path)
     if FLAGS.new_key_file:
         return rekey(path)
+    if FLAGS.receive or FLAGS.refuse or FLAGS.due:
+        return tell(path)
     lines = verified(path)
+    show_lives(path, lines)
     if FLAGS.prove_erased:
         prove(path, FLAGS.prove_erased, lines)
+
+
+def tell(path: pathlib.Path) -> None:
+    """Writes what happened to a request: it arrived, was refused, or is due later."""
+    if FLAGS.head or FLAGS.prove_erased or (FLAGS.receive and FLAGS.refuse):
+        raise ValueError("--receive, --refuse and --due each write one line; give one alone")
+    if FLAGS.refuse and FLAGS.due:
+        raise ValueError("a refused request is not due; leave --due out")
+    lines, now = ledgers.check(path), jfu.ledger.now()
+    found = life.lives(life.everywhere(path, lines))
+    if FLAGS.receive:
+        if not FLAGS.requester or FLAGS.reason:
+            raise ValueError(
+                "--receive needs --requester, a pseudonym of who asked; --reason belongs to a "
+                "refusal or to a later --due"
+            )
+        days = dict(submitted=FLAGS.submitted, due=FLAGS.due)
+        content = life.received(FLAGS.receive, FLAGS.requester, now=now, **days)
+    else:
+        name = FLAGS.refuse or FLAGS.request_id
+        if not (name and FLAGS.reason):
+            raise ValueError(
+                "--due moves the day of a request that was received; give --request_id and "
+                "--reason, too; or give the day with --receive"
+                if FLAGS.due
+                else "--refuse needs --reason"
+            )
+        one = life.chosen(found, name)
+        due = lambda: life.extended(one, FLAGS.due, FLAGS.reason)
+        content = life.refused(one, FLAGS.reason) if FLAGS.refuse else due()
+        if FLAGS.due and FLAGS.due > life.month_after(one.submitted[:10], 3):
+            say("note: GDPR Article 12(3) allows two months more than the first one")
+    event = content.pop("event")
+    with locks.take(path) as lock:
+        records.write(places.WorkDir(path, None, lock=lock), event, **content)
+    lines = ledgers.lines_of(path, None, None)
+    show(f"{in_words(lines[-1])}\nhead: {lines[-1]['hash']}")
+
+
+def show_lives(path: pathlib.Path, lines: list[dict[str, Any]]) -> None:
+    """Prints the requests that were received, those that are late first."""
+    now = jfu.ledger.now()
+    found = life.lives(life.everywhere(path, lines))
+    if found:
+        late = [one for one in found if life.is_late(one, now)]
+        show(f"\n{len(found)} requests were received, and {len(late)} are or were late:")
+        for one in [*late, *(one for one in found if one not in late)]:
+            show(shown(life.in_words(one, now)))
 
 
 def verified(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -68,6 +123,8 @@ def rekey(path: pathlib.Path) -> None:
     """Gives the ledger another key, or its first."""
     if FLAGS.head or FLAGS.prove_erased:
         raise ValueError("--new_key_file only changes the key; leave --head and --prove_erased out")
+    if FLAGS.receive or FLAGS.refuse or FLAGS.due:
+        raise ValueError("--new_key_file only changes the key; give it alone")
     old, new = ledgers.key(), ledgers.key("new_key_file")
     try:
         verification.read(path)
@@ -117,6 +174,18 @@ def in_words(line: dict[str, Any]) -> str:
             text += f"{len(line['seeds'])} seeds"
         case "erased":
             text = f"erased {len(line['files'])} files that depended on {line['request']}"
+        case "received":
+            text = f"received {line['subject_request_id']}: {line['requester']} asks to forget "
+            text += f"{line['request']}, due {line['expected_completion_time'][:10]}"
+        case "due":
+            text = f"{line['subject_request_id']}, {line['request']}: due "
+            text += f"{line['expected_completion_time'][:10]}, because: {line['reason']}"
+        case "refused":
+            text = f"refused {line['subject_request_id']}, {line['request']}: {line['reason']}"
+        case "audited":
+            given = {name: found.get("forgotten") for name, found in line["verdicts"].items()}
+            told = ", ".join(f"{name} {verdict}" for name, verdict in given.items() if verdict)
+            text = f"audited {line['request']}, {len(line['seeds'])} seeds; forgotten: {told}"
         case "begun":
             text = f"{line['path']} was begun from {short(line['from'])}"
         case "wrote":

@@ -15,6 +15,11 @@ from launch.shell.say import say
 from launch.workdir.places import CONFIG, HISTORY, MODEL, RESULTS
 
 LEDGER = "ledger.jsonl"
+# Texts that a line about a received request must have.
+TEXTS = dict.fromkeys(("received", "due", "refused"), ("subject_request_id", "request"))
+TEXTS["due"] += ("reason", "expected_completion_time")
+TEXTS["refused"] += ("reason",)
+TEXTS["received"] += ("requester", "submitted_time", "received_time", "expected_completion_time")
 
 
 def key(flag: str = "key_file") -> bytes | None:
@@ -56,15 +61,25 @@ def lines_of(path: pathlib.Path, head: str | None, secret: bytes | None) -> list
     if not lines and os.path.lexists(path / LEDGER):
         raise ValueError(f"{path / LEDGER} is empty: its lines were removed; restore it")
     for line in lines:
-        named = [line.get(name, {}) for name in ("files", "cells", "wrote", "draws")]
-        named = all(isinstance(one, dict) for one in named)
-        if not (named and isinstance(line.get("event"), str)) or not isinstance(
-            line.get("missing", []), list
-        ):
+        if not _is_formed(line):
             raise ValueError(
                 f"line {line['number']} of {path / LEDGER} is not one that jfu's scripts write"
             )
     return lines
+
+
+def _is_formed(line: dict[str, Any]) -> bool:
+    """Whether the fields of a line that other code reads have the types that they must have."""
+    named = ("files", "cells", "wrote", "draws", "verdicts")
+    if not all(isinstance(line.get(name, {}), dict) for name in named):
+        return False
+    if not all(isinstance(one, dict) for one in line.get("verdicts", {}).values()):
+        return False
+    lists = [line.get("missing", []), line.get("subject_request_ids", [])]
+    if not all(isinstance(one, list) for one in lists):
+        return False
+    texts = [line.get("event"), *map(line.get, TEXTS.get(str(line.get("event")), ())), *lists[1]]
+    return all(isinstance(text, str) for text in texts)
 
 
 def check(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ wrote     tables, figures and reports
 missing   checkpoints that were missing when a run continued, and are made again
 key       a new key for the lines that follow, or the first key
 erased    files with data that was to be forgotten
+audited   an audit's verdicts, and the digests of its report
+received  a request that has arrived; ``due`` and ``refused`` are about one, too (``life``)
 
 Each line has the digest of its work directory's config.json (``config``). A later run's ledger
 begins with a copy of its source's lines. So this digest shows which lines are the later run's own.
@@ -29,7 +31,7 @@ import jfu.ledger
 from jfu.files import read_bytes
 from jfu.io import load_params, load_seal, write_bytes
 from jfu.results import SPENT
-from launch.records import ledgers, verification
+from launch.records import ledgers, life, verification
 from launch.setup.identity import DRAWS
 from launch.shell import hosts
 from launch.shell.config import Config
@@ -124,19 +126,52 @@ def wrote(work: WorkDir, names: Iterable[str]) -> None:
 
     A proof of erasure accepts a file as jfu's if a line has its digest.
     """
-    if not (work.path / ledgers.LEDGER).is_file():
+    now = outputs(work, names)
+    if not (lines := _open_to(work, now)):
         return
-    lines, now = ledgers.lines_of(work.path, None, None), outputs(work, names)
     known = ledgers.vouched(ledgers.own(work.path, lines))
-    if all(known.get(name) == digest for name, digest in now.items()):
+    if not all(known.get(name) == digest for name, digest in now.items()):
+        write(work, "wrote", wrote=now, since=lines[-1]["hash"])  # a line of its own each time
+
+
+@by_first
+def audited(work: WorkDir, report: dict[str, Any], names: Iterable[str]) -> None:
+    """Writes an audit's verdicts and the digests of its files, if there is a ledger and its key.
+
+    Args:
+      report: the content of audit.json; every method and question in it is taken.
+      names: the files that the audit wrote.
+    """
+    now = outputs(work, names)
+    if not (lines := _open_to(work, now)):
         return
+    mine, request = ledgers.own(work.path, lines), report["asked"]["request"]
+    answers = [x for x in mine if x["event"] == "answered" and x["request"] == request]
+    ids = sorted({name for line in answers for name in line.get(life.IDS, [])})
+    content = dict(
+        request=request,
+        seeds=report["seeds"],
+        verdicts={name: entry["verdicts"] for name, entry in report["methods"].items()},
+        wrote=now,
+        **({life.IDS: ids} if ids else {}),
+    )
+    before = [line for line in mine if line["event"] == "audited"]
+    if not (before and content.items() <= before[-1].items()):
+        write(work, "audited", **content, since=lines[-1]["hash"])
+
+
+def _open_to(work: WorkDir, now: dict[str, str]) -> list[dict[str, Any]]:
+    """The ledger's lines; none if there is no ledger, or, with a note, if its key is missing."""
+    if not (work.path / ledgers.LEDGER).is_file():
+        return []
+    lines = ledgers.lines_of(work.path, None, None)
     if jfu.ledger.keyed(lines) and ledgers.key() is None:
         say(
             f"note: the ledger has a key, so without --key_file it gets no line about "
             f"{', '.join(now)}"
         )
-        return
-    write(work, "wrote", wrote=now, since=lines[-1]["hash"])  # a line of its own each time
+        return []
+    return lines
 
 
 def outputs(work: WorkDir, names: Iterable[str]) -> dict[str, str]:
@@ -178,7 +213,19 @@ def trained(
 @by_first
 def asked(work: WorkDir, config: Config, method: str) -> None:
     met = jfu.ledger.digest(config.init_params)
-    write(work, "asked", request=config.forget, method=method, **{"from": met})
+    about = {"request": config.forget, "method": method, "from": met}
+    lines = ledgers.lines_of(work.path, None, None)
+    if not _asked(work.path, lines, about):  # else a run that continues
+        ids = life.waiting(lines, config.forget)
+        write(work, "asked", **about, **({life.IDS: ids} if ids else {}))
+
+
+def _asked(
+    path: pathlib.Path, lines: list[dict[str, Any]], about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The run's own lines in which it began to answer a request."""
+    mine = [line for line in ledgers.own(path, lines) if line["event"] == "asked"]
+    return [line for line in mine if about.items() <= line.items()]
 
 
 @by_first
@@ -198,12 +245,15 @@ def answered(
     pick = lambda row, names: {n: row[n] for n in names if row.get(n) is not None}
     exact = rows[-1].get("outside_epsilon", "").split(", ")
     exact = ", ".join(name for name in exact if name in EVIDENCE + SPENT)
+    met = jfu.ledger.digest(config.init_params)
+    about = {"request": config.forget, "method": method, "from": met}
+    began = _asked(work.path, ledgers.lines_of(work.path, None, None), about)
+    ids = began[-1].get(life.IDS) if began else None
     write(
         work,
         "answered",
-        request=config.forget,
-        method=method,
-        **{"from": jfu.ledger.digest(config.init_params)},
+        **about,
+        **({life.IDS: ids} if ids else {}),
         model=jfu.ledger.digest(work.path / MODEL),
         rounds=rows[-1]["round"],
         **({"history": jfu.ledger.digest(work.path / HISTORY)} if kept else {}),

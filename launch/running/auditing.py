@@ -43,7 +43,7 @@ def audit() -> None:
     outputs.put(where / "audit.html", page.html(report).encode())
     controls = sorted((where / evidence.CONTROLS / "cells").glob("*.safetensors"))
     names = ["audit.json", "audit.html", *(str(path.relative_to(where)) for path in controls)]
-    records.wrote(places.WorkDir(where, None, lock=lock), names)
+    records.audited(places.WorkDir(where, None, lock=lock), report, names)
     show(terminal.text(report))
     show(f"audit.html and audit.json are in {where}/")
     if lock:

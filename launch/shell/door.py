@@ -38,6 +38,8 @@ NEEDS = dict(
     minutes="suite",
     out="suite",
     rehearse="suite",
+    requester="receive",
+    submitted="receive",
 )
 
 # Lists that may be empty, although their default is not.

@@ -31,11 +31,12 @@ def clients():
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """Trained, one client out, another out, the first back."""
+    """Trained, one client out, another out on a request that was received, the first back."""
     root = tmp_path_factory.mktemp("chain")
     launch("train", *SMALL, f"--workdir={root / 'A'}")
     launch("unlearn", f"--init_from={root / 'A'}", f"--workdir={root / 'B'}", "--stop=budget")
     out = "--method=retrain", "--forget=client:1"
+    launch("ledger", f"--workdir={root / 'B'}", "--receive=client:1", "--requester=p-17")
     launch("unlearn", f"--init_from={root / 'B'}", *out, f"--workdir={root / 'C'}")
     back = "--returns=client:0", "--rounds=1"
     launch("train", f"--init_from={root / 'C'}", *back, f"--workdir={root / 'D'}")
@@ -53,7 +54,7 @@ def copy(chain, tmp_path):
 
 def test_the_ledger_tells_what_was_asked_and_done(chain):
     entries = ledger.read(chain / "D" / "ledger.jsonl")
-    events = ["trained", "asked", "answered", "asked", "answered", "trained"]
+    events = ["trained", "asked", "answered", "received", "asked", "answered", "trained"]
     assert [entry["event"] for entry in entries] == events
     digest = {name: ledger.digest(chain / name / "model.safetensors") for name in "ABCD"}
     steps = [(e.get("from"), e.get("model")) for e in entries if "model" in e]
@@ -69,8 +70,25 @@ def test_the_ledger_tells_what_was_asked_and_done(chain):
     out, _ = launch("ledger", f"--workdir={chain / 'D'}")
     assert "answered client:1 by retrain" in out
     assert "client:0 back" in out
-    assert "6 lines are valid, checked against its files." in out
+    assert "7 lines are valid, checked against its files." in out
     assert "could rewrite all" in out
+
+
+def test_a_received_request_is_followed_to_its_answer(chain):
+    """B's ledger does not have the answer; C's, which was begun from it, does."""
+    received, asked, answered = ledger.read(chain / "C" / "ledger.jsonl")[3:6]
+    name = received["subject_request_id"]
+    assert asked["subject_request_ids"] == answered["subject_request_ids"] == [name]
+    assert "subject_request_ids" not in ledger.read(chain / "B" / "ledger.jsonl")[1]
+    for place in "BCD":
+        out, _ = launch("ledger", f"--workdir={chain / place}")
+        assert "1 requests were received, and 0 are or were late:" in out
+        days = [line["time"][:10] for line in (received, asked, answered)]
+        assert f"{name}  client:1 by p-17: received {days[0]}, due " in out
+        assert f", decided {days[1]}, answered {days[2]} by retrain" in out
+    flags = [f"--workdir={chain / 'B'}", "--reason=no"]
+    _, error = launch("ledger", *flags, f"--refuse={name[:6]}", expect=2)
+    assert f"the request {name} is not open: it was answered" in error
 
 
 def test_the_next_request_trains_without_those_before(chain):
