@@ -97,7 +97,7 @@ def holding(path, wanted, gone=()):
 def proof(monkeypatch, capsys, path, *, status=0, **given):
     """What launch.ledger prints, and its error."""
     flags = dict(workdir=str(path), head=None, key_file=None, prove_erased=None, gone=[])
-    flags |= dict(new_key_file=None)
+    flags |= dict.fromkeys(("new_key_file", "receive", "refuse", "due", "export"))
     monkeypatch.setattr(inspection, "FLAGS", types.SimpleNamespace(**flags | given))
     capsys.readouterr()
     if status:
