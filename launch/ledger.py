@@ -21,6 +21,14 @@ launch.unlearn then says which received requests it answers: those with the same
   python -m launch.ledger --workdir=A --receive=client:0 --requester=p-17
   python -m launch.ledger --workdir=A --request_id=3f2a --due=2027-02-28 --reason='many requests'
   python -m launch.ledger --workdir=A --refuse=3f2a --reason='not a client of this federation'
+
+Evidence about one request can be handed over. --export writes a new folder with the answer, the
+audit, the ledger without other requests, a page in plain words, and a program that checks all of it
+without jfu. Everything is signed (Ed25519, needs the package cryptography).
+
+  openssl genpkey -algorithm ed25519 -out sign.pem
+  python -m launch.ledger --workdir=B --export=evidence --sign_key=sign.pem
+  python -I evidence/verify.py
 """
 
 from absl import flags
@@ -67,6 +75,17 @@ def define() -> None:
     flags.DEFINE_string("reason", None, "Why it is refused, or due later. Give no names.")
     flags.DEFINE_string(
         "request_id", None, "The id of a request that was received, or its beginning."
+    )
+    flags.DEFINE_string(
+        "export", None, "A new folder for evidence about the request, to be handed over."
+    )
+    flags.DEFINE_string(
+        "sign_key", None, "The private key that signs the evidence: Ed25519, a PEM file."
+    )
+    flags.DEFINE_string(
+        "timestamp_url",
+        None,
+        "A time-stamping service (RFC 3161) that signs the ledger's head with its own time.",
     )
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 

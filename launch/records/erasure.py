@@ -69,6 +69,7 @@ FIELDS = dict(
     answered="request method from model history weights rounds before after costs results cells "
     "draws wrote outside_epsilon subject_request_ids",
     audited="request seeds verdicts subject_request_ids wrote since",
+    exported="request lines subject_request_ids",
     received="subject_request_id subject_request_type regulation request requester submitted_time "
     "received_time expected_completion_time status",
     due="subject_request_id request reason expected_completion_time",

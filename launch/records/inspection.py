@@ -11,7 +11,7 @@ from absl import flags
 
 import jfu.ledger
 from jfu.files import shown
-from launch.records import erasure, ledgers, life, records, verification
+from launch.records import erasure, folder, ledgers, life, records, signing, verification
 from launch.shell.printing import show
 from launch.shell.say import complain, say
 from launch.workdir import locks, places, runs
@@ -39,11 +39,28 @@ def ledger() -> None:
     show_lives(path, lines)
     if FLAGS.prove_erased:
         prove(path, FLAGS.prove_erased, lines)
+    if FLAGS.export:
+        hand_over(path)
+
+
+def hand_over(path: pathlib.Path) -> None:
+    """Writes the folder of evidence."""
+    if not FLAGS.sign_key:
+        raise ValueError(
+            "--export signs what it writes: give --sign_key, a private key that this makes: "
+            "openssl genpkey -algorithm ed25519 -out sign.pem"
+        )
+    key, target = signing.signing_key(FLAGS.sign_key), pathlib.Path(FLAGS.export)
+    more = dict(name=FLAGS.request_id, gone=FLAGS.gone, stamp_url=FLAGS.timestamp_url)
+    names = folder.export(path, target, key, **more)
+    head = ledgers.lines_of(path, None, None)[-1]["hash"]
+    show(f"\n{folder.summary(target, names, key, head)}")
 
 
 def tell(path: pathlib.Path) -> None:
     """Writes what happened to a request: it arrived, was refused, or is due later."""
-    if FLAGS.head or FLAGS.prove_erased or (FLAGS.receive and FLAGS.refuse):
+    other = FLAGS.head or FLAGS.prove_erased or FLAGS.export
+    if other or (FLAGS.receive and FLAGS.refuse):
         raise ValueError("--receive, --refuse and --due each write one line; give one alone")
     if FLAGS.refuse and FLAGS.due:
         raise ValueError("a refused request is not due; leave --due out")
@@ -123,7 +140,7 @@ def rekey(path: pathlib.Path) -> None:
     """Gives the ledger another key, or its first."""
     if FLAGS.head or FLAGS.prove_erased:
         raise ValueError("--new_key_file only changes the key; leave --head and --prove_erased out")
-    if FLAGS.receive or FLAGS.refuse or FLAGS.due:
+    if FLAGS.receive or FLAGS.refuse or FLAGS.due or FLAGS.export:
         raise ValueError("--new_key_file only changes the key; give it alone")
     old, new = ledgers.key(), ledgers.key("new_key_file")
     try:
@@ -186,6 +203,8 @@ def in_words(line: dict[str, Any]) -> str:
             given = {name: found.get("forgotten") for name, found in line["verdicts"].items()}
             told = ", ".join(f"{name} {verdict}" for name, verdict in given.items() if verdict)
             text = f"audited {line['request']}, {len(line['seeds'])} seeds; forgotten: {told}"
+        case "exported":
+            text = f"exported evidence on {line['request']}, with {len(line['lines'])} lines"
         case "begun":
             text = f"{line['path']} was begun from {short(line['from'])}"
         case "wrote":

@@ -10,6 +10,7 @@ missing   checkpoints that were missing when a run continued, and are made again
 key       a new key for the lines that follow, or the first key
 erased    files with data that was to be forgotten
 audited   an audit's verdicts, and the digests of its report
+exported  evidence that was handed over, with the hashes of the lines that it shows
 received  a request that has arrived; ``due`` and ``refused`` are about one, too (``life``)
 
 Each line has the digest of its work directory's config.json (``config``). A later run's ledger
@@ -182,7 +183,11 @@ def outputs(work: WorkDir, names: Iterable[str]) -> dict[str, str]:
 
 def write(work: WorkDir, event: str, **content: Any) -> None:
     locks.check(work.path, work.lock)
-    content = dict(event=event, config=ledgers.settings(work.path), **content)
+    lines = ledgers.lines_of(work.path, None, None)
+    # A line that names its run would disown the lines of an older ledger, none of which does.
+    older = bool(lines) and not any("config" in line for line in lines)
+    named = {} if older else dict(config=ledgers.settings(work.path))
+    content = dict(event=event, **named, **content)
     if "results" in content and (kept := sorted((work.path / DRAWS).glob("*.json"))):
         content |= dict(draws={f"{DRAWS}/{path.name}": jfu.ledger.digest(path) for path in kept})
     jfu.ledger.append(work.path / ledgers.LEDGER, content, key=ledgers.key())

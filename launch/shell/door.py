@@ -26,6 +26,7 @@ PATHS = (
     "gone",
 )
 PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record", "out")
+PATHS += ("export", "sign_key")
 WORDS = dict(dataset="", partition="file:", forget="mask:", model="")
 
 # A flag, and the one without which it does nothing.
@@ -38,6 +39,8 @@ NEEDS = dict(
     minutes="suite",
     out="suite",
     rehearse="suite",
+    sign_key="export",
+    timestamp_url="export",
     requester="receive",
     submitted="receive",
 )
