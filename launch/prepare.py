@@ -3,13 +3,23 @@
     python -m launch.prepare --dataset=cifar10 --data_dir=~/tensorflow_datasets
 
 This is the only script that needs TensorFlow: pip install 'jfu[prepare]'. It runs on CPU.
+
+--pack writes a part of a prepared set into one file. In another machine's --data_dir that file
+stands for the set, without tensorflow-datasets:
+
+    python -m launch.prepare --dataset=cifar10 --pack=cifar10.npz --train_size=5000 --test_size=2000
 """
+
+import os
 
 from absl import flags
 
+from jfu import data
+from jfu.data import packed
 from jfu.data import tfds as reader
 from launch.shell import entry
 from launch.shell.printing import show
+from launch.shell.say import open_up
 
 FLAGS = flags.FLAGS
 
@@ -27,6 +37,9 @@ def define() -> None:
         None,
         "The folder to write to. Default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.",
     )
+    flags.DEFINE_string("pack", None, "Write a part of the prepared set into this file, NAME.npz.")
+    flags.DEFINE_integer("train_size", 5000, "Training images to pack.", lower_bound=1)
+    flags.DEFINE_integer("test_size", 2000, "Test images to pack.", lower_bound=1)
     flags.DEFINE_boolean("debug", False, "Show the traceback of an error.")
 
 
@@ -67,6 +80,33 @@ def prepare(name: str, data_dir: str | None = None) -> str:
     return f"{name} is prepared in {builder.data_dir}."
 
 
+def pack(name: str, data_dir: str | None, path: str, train_size: int, test_size: int) -> str:
+    """Packs a part of a prepared set and returns a sentence about it.
+
+    Raises:
+      ValueError: the set is not prepared or smaller, or the file has another name.
+      FileExistsError: the file is there already.
+    """
+    plain = name.partition(":")[0]
+    if os.path.basename(path) != f"{plain}.npz":
+        raise ValueError(f"{path} would not be found; name the file {plain}.npz, in any folder")
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already; choose another folder or remove it first")
+    whole = data.load(name, data_dir=data_dir, by_row=True)
+    size = packed.write(path, whole, train_size, test_size)
+    open_up(path)
+    images = f"{train_size:,} training and {test_size:,} test images"
+    return f"{images} of {name} are in {path}, {size / 2**20:.1f} MiB."
+
+
+def main() -> None:
+    if FLAGS.pack:
+        sizes = (FLAGS.train_size, FLAGS.test_size)
+        show(pack(FLAGS.dataset, FLAGS.data_dir, FLAGS.pack, *sizes))
+    else:
+        show(prepare(FLAGS.dataset, FLAGS.data_dir))
+
+
 if __name__ == "__main__":
     define()
-    entry.run(lambda: show(prepare(FLAGS.dataset, FLAGS.data_dir)))
+    entry.run(main)

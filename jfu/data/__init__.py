@@ -11,7 +11,7 @@ from typing import overload
 
 import numpy as np
 
-from jfu.data import npz, tfds
+from jfu.data import npz, packed, tfds
 from jfu.data.dataset import Dataset, check_room, choose, resize
 from jfu.data.embedded import EMBEDDED, digits
 from jfu.data.rows import Rows, joined, take
@@ -37,8 +37,8 @@ def load(
       name: an embedded set (``digits``, ``synthetic``) or the path of your own ``.npz`` file
         (``jfu.data.npz``). Any other name is an image-classification set of tensorflow-datasets,
         such as ``cifar10`` or ``cifar10:3.0.2`` (``jfu.data.tfds``).
-      data_dir: the folder of prepared tensorflow-datasets; ``$TFDS_DATA_DIR`` or
-        ``~/tensorflow_datasets`` if not given.
+      data_dir: the folder of prepared tensorflow-datasets, or of a packed part of one
+        (``jfu.data.packed``); ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets`` if not given.
       image_size: resizes every image to ``[image_size, image_size, C]``, bilinear (Pillow).
         Needed where a set's images differ in size.
       train_size: uses only so many training images, a random subset that ``seed`` fixes; a
@@ -74,16 +74,20 @@ def load(
     else:
         # Where nothing comes before train_size, only the chosen images need decoding.
         first = resplit is None and not len(drop_labels)
-        data = tfds.read(
-            name,
-            data_dir=data_dir,
-            image_size=image_size,
-            train_size=train_size if first else None,
-            test_size=test_size if first else None,
-            need_test=resplit is None,
-            seed=seed,
-            by_row=by_row,
-        )
+        sizes = dict(train_size=train_size, test_size=test_size) if first else {}
+        sizes = dict(train_size=None, test_size=None) | sizes
+        if part := packed.find(name, tfds.folder(data_dir)):
+            data = packed.read(part, **sizes, seed=seed)
+        else:
+            data = tfds.read(
+                name,
+                data_dir=data_dir,
+                image_size=image_size,
+                need_test=resplit is None,
+                seed=seed,
+                by_row=by_row,
+                **sizes,
+            )
     if len(drop_labels):
         data = _drop(data, drop_labels)
     if resplit is not None:

@@ -31,8 +31,8 @@ import jfu.ledger
 from helpers.federation import bits
 from helpers.scripts import ROOT
 from helpers.workdirs import LAYOUT, PLAIN, rows
-from jfu import files, live
-from jfu.data import npz, partition
+from jfu import data, files, live
+from jfu.data import npz, packed, partition
 from launch.records import ledgers
 from launch.report import recorded
 from launch.running import shadows
@@ -62,6 +62,12 @@ def of_arrays(path, pack=np.savez):
     x, y = np.arange(96, dtype=np.uint8).reshape(6, 4, 4), np.arange(6)
     client = np.array(["a", "b"])[y % 2]
     pack(path, x_train=x, y_train=y, x_test=x[:2], y_test=y[:2], client=client)
+
+
+def of_packed(path):
+    x, y = np.arange(96, dtype=np.uint8).reshape(6, 4, 4, 1), np.arange(6) % 2
+    path.unlink(missing_ok=True)
+    packed.write(path, data.Dataset(x, y, x[:2], y[:2], ("a", "b")), 3, 2)
 
 
 def of_workdir(path):
@@ -127,6 +133,9 @@ READERS = {
     ),
     "own.npz": Reader(of_arrays, npz.read, "npz"),
     "packed.npz": Reader(lambda p: of_arrays(p, np.savez_compressed), npz.read, "npz"),
+    "cifar10.npz": Reader(
+        of_packed, lambda p: packed.read(str(p), train_size=2, test_size=1), "npz"
+    ),
     "by_row.npz": Reader(of_arrays, lambda p: npz.read(p, by_row=True).x_train[:2], "npz"),
     "lists.npz": Reader(
         lambda p: np.savez(p, anna=[0, 2], ben=[1]), lambda p: partition.from_file(p, 5), "npz"
@@ -165,7 +174,15 @@ READERS = {
 
 
 # Of jfu itself, whose errors no script makes one line of.
-LIBRARY = ("model.safetensors", "model.msgpack", "own.npz", "packed.npz", "by_row.npz", "lists.npz")
+LIBRARY = (
+    "model.safetensors",
+    "model.msgpack",
+    "own.npz",
+    "packed.npz",
+    "by_row.npz",
+    "lists.npz",
+    "cifar10.npz",
+)
 LIBRARY += ("lists.json", "state.safetensors", "history.safetensors", "checkpoint.safetensors")
 
 
