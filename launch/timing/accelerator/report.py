@@ -27,9 +27,10 @@ def markdown(rows: Sequence[Row], states: Sequence[Row]) -> str:
     limits = jfu.devices.PARAMETERS_AT_ONCE
     limit = limits.get(facts.get("backend", "gpu"), limits["gpu"]) or 1
     parts += ["## Clients at once", rule.markdown(rounds, limit)]
-    parts += ["## Compiling", compiling(rounds)]
+    parts += ["## Compiling", compiling(rounds), starts(mine("startup"))]
+    parts += ["## Calibration of the CIFAR-10/CNN recipe", calibration(rows)]
     parts += ["## Steps", steps(states)]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
+    return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
 def device(rows: Sequence[Row]) -> str:
@@ -55,9 +56,29 @@ def compiling(rows: Sequence[Row]) -> str:
     return tables.aligned(lines)
 
 
+def starts(rows: Sequence[Row]) -> str:
+    """The cold start's times in a sentence."""
+    times = [f"{row['seconds_median']:.1f} s with cache {row['cache']}" for row in rows]
+    return f"The quickstart's first round takes {', '.join(times)}." if times else ""
+
+
+def calibration(rows: Sequence[Row]) -> str:
+    lines = [["rate", "rounds", "test %", "chosen"]]
+    for row in {r["precision"]: r for r in rows if r.get("what") == "calibration"}.values():
+        chosen = "yes" if row["chosen"] else ""
+        lines.append([f"{row['lr']}", str(row["round"]), f"{row['test']:.1f}", chosen])
+    return tables.aligned(lines)
+
+
 def way(row: Row) -> str:
     words = "central" if row["name"] == "central" else row["strategy"]
     return f"{words}, batch {row['batch_size']}"
+
+
+def short(why: str | None) -> str:
+    """A reason in at most 90 letters; ``steps.jsonl`` has all of it."""
+    why = why or ""
+    return why if len(why) <= 90 else why[:87] + "..."
 
 
 def steps(states: Sequence[Row]) -> str:
@@ -65,7 +86,7 @@ def steps(states: Sequence[Row]) -> str:
     lines = [["step", "state", "took s", "expected s", "why"]]
     for row in states:
         took = "-" if row["took"] is None else f"{row['took']:.0f}"
-        lines.append([row["step"], row["state"], took, f"{row['seconds']:.0f}", row["why"] or ""])
+        lines.append([row["step"], row["state"], took, f"{row['seconds']:.0f}", short(row["why"])])
     left = [row for row in states if row["state"] != "done"]
     words = "All steps are done."
     if left:

@@ -25,9 +25,12 @@ WHOLE_RATES = (0.01, 0.02, 0.05)  # of the whole set; the preset has the first
 METHODS = "retrain,not,finetune"  # then a second retraining, which is the floor
 
 # A rehearsal's federation: a perceptron on made-up images, two rounds.
-SMALL = """--dataset=synthetic --model=mlp1 --train_size=100 --test_size=40 --image_size=8
---clients=4 --rounds=2 --recovery_rounds=1 --eval_every=1 --attack_every=1 --batch_size=16
---augment=none --proxy=0 --warmup_rounds=0 --recovery_warmup_rounds=0 --devices=1""".split()
+SMALL = [
+    *("--dataset=synthetic", "--model=mlp1", "--train_size=100", "--test_size=40"),
+    *("--clients=4", "--rounds=2", "--recovery_rounds=1", "--batch_size=16", "--augment=none"),
+    *("--eval_every=1", "--attack_every=1", "--proxy=0", "--devices=1"),
+    *("--warmup_rounds=0", "--recovery_warmup_rounds=0"),
+]
 
 
 def main(asked: dict[str, Any]) -> int:
@@ -39,7 +42,7 @@ def main(asked: dict[str, Any]) -> int:
 
 
 def recipe(asked: dict[str, Any], preset: str = "cifar10_cnn_iid") -> list[str]:
-    """The flags of a row: at full size, or at that of two cores if only a part of the set is here."""
+    """A row's flags, with those of two cores if only a packed part of its data set is here."""
     flags = [f"--flagfile=launch/presets/{preset}.flags"]
     if asked["packed"]:
         flags.append("--flagfile=launch/presets/cpu.flags")
@@ -65,7 +68,12 @@ def script(name: str, *flags: str) -> int:
 
 
 def calibrate(out: pathlib.Path, asked: dict[str, Any]) -> int:
-    flags = [f"--first_seed={NOT_REPORTED}", "--seeds=1", "--methods=retrain", f"--lr={asked['lr']}"]
+    flags = [
+        f"--first_seed={NOT_REPORTED}",
+        "--seeds=1",
+        "--methods=retrain",
+        f"--lr={asked['lr']}",
+    ]
     return compare(out, f"calibrate-{asked['lr']}", [*recipe(asked), *flags], asked["minutes"])
 
 
@@ -104,9 +112,10 @@ def seed(out: pathlib.Path, asked: dict[str, Any]) -> int:
 
 
 def paper(out: pathlib.Path, asked: dict[str, Any]) -> int:
+    """A row of the paper, or with other flags a run beside it, in a folder ``name``."""
     flags = recipe(asked, asked["row"]) + asked["more"]
     flags += ["--seeds=1", "--methods=retrain"] * asked["rehearse"]
-    return recorded(out, asked["row"], flags, asked)
+    return recorded(out, asked["name"], flags, asked)
 
 
 def recorded(out: pathlib.Path, row: str, flags: Sequence[str], asked: dict[str, Any]) -> int:
@@ -137,7 +146,7 @@ def quickstart(out: pathlib.Path, asked: dict[str, Any]) -> int:
 
 def shadows(out: pathlib.Path, asked: dict[str, Any]) -> int:
     work = out / "work" / "quickstart"
-    many = 4 if asked["rehearse"] else 64
+    many = 8 if asked["rehearse"] else 64
     flags = [f"--workdir={work}", f"--shadows={many}", f"--compilation_cache={out / 'cache'}"]
     code = script("audit", *flags)
     if code == 0:

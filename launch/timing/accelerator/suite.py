@@ -24,11 +24,13 @@ from typing import Any
 
 from absl import flags
 
+from jfu.data import packed, tfds
 from jfu.io import write_bytes
 from launch.shell.folders import make_folder
 from launch.shell.printing import show
 from launch.shell.say import say
 from launch.timing.accelerator import files, report, steps
+from launch.timing.accelerator.row import UNFINISHED
 from launch.timing.accelerator.steps import Setting, Step
 
 FLAGS = flags.FLAGS
@@ -89,7 +91,7 @@ def run(
 def state(step: Step, setting: Setting, known: Mapping[str, Any] | None) -> dict[str, Any]:
     """A step's line: what is known of it, or that it was not begun."""
     fresh = dict(step=step.name, state="left", why="not begun", took=None)
-    fresh |= dict(seconds=step.seconds, limit=step.limit, command=steps.shown(step.command))
+    fresh |= dict(seconds=step.seconds, limit=step.limit, command=steps.shown(step))
     fresh |= dict(rehearsed=setting.rehearse)
     kept = known or {}
     return fresh | {name: kept[name] for name in ("state", "why", "took") if name in kept}
@@ -105,6 +107,18 @@ def lacking(step: Step, setting: Setting) -> str | None:
     missing = [name for name in step.needs if importlib.util.find_spec(name) is None]
     if missing:
         return f"Python's {', '.join(missing)} is not installed here"
+    return None if setting.rehearse or not step.data else without(step.data, setting)
+
+
+def without(data: str, setting: Setting) -> str | None:
+    """What keeps a data set from being read here, in a sentence."""
+    where = tfds.folder(setting.data_dir)
+    if packed.find(data, where):
+        return None
+    if not os.path.isdir(os.path.join(where, data)):
+        return f"{data} is not in {where}; give --data_dir, packed or prepared by launch.prepare"
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        return f"tensorflow_datasets is not installed here; pack {data} with launch.prepare --pack"
     return None
 
 
@@ -113,11 +127,12 @@ def once(step: Step, setting: Setting, limit: float) -> dict[str, Any]:
     began = time.monotonic()
     with open(setting.out / "logs" / f"{step.name}.txt", "ab") as log:
         process = subprocess.Popen(
-            steps.argv(step),
+            steps.argv(step, limit),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=os.environ | environment(setting),
+            cwd=steps.ROOT,
             start_new_session=True,  # so that what it has started ends with it
         )
         try:
@@ -129,6 +144,8 @@ def once(step: Step, setting: Setting, limit: float) -> dict[str, Any]:
     took = round(time.monotonic() - began, 1)
     if code is None:
         return dict(state="cut", took=took, why=f"it was ended after {took:.0f} s")
+    if code == UNFINISHED:
+        return dict(state="cut", took=took, why="it stopped in time; the same command goes on")
     if code:
         return dict(state="failed", took=took, why=last_line(setting, step))
     return dict(state="done", took=took, why=None)
@@ -150,10 +167,11 @@ def end(process: subprocess.Popen) -> None:
 
 def environment(setting: Setting) -> dict[str, str]:
     """A rehearsal runs on CPU, compiles without trouble, and no program twice."""
+    own = dict(PYTHONPATH=os.pathsep.join(filter(None, (str(steps.ROOT), os.getenv("PYTHONPATH")))))
     if not setting.rehearse:
-        return {}
+        return own
     cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    return dict(
+    return own | dict(
         JAX_PLATFORMS="cpu",
         XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {cheap}".strip(),
         JAX_COMPILATION_CACHE_DIR=str(setting.out / "cache"),

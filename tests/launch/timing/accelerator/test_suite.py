@@ -1,13 +1,14 @@
 """The runner: order, limits, what is begun, what is kept, and what the next start does."""
 
 import itertools
+import json
 
 import pytest
 
-from helpers.forks import launch
 from helpers.scripts import ROOT
+from launch.report import paper, recorded
 from launch.studies import documents
-from launch.timing.accelerator import files, jobs, steps, suite, tables
+from launch.timing.accelerator import files, jobs, row, steps, suite, tables
 from launch.timing.accelerator.steps import Setting, Step
 
 # Writes a row, says so, and waits; then writes another one.
@@ -107,11 +108,6 @@ def test_a_rehearsal_and_measurements_do_not_mix(tmp_path):
         suite.refuse_other(setting._replace(rehearse=False))
 
 
-def test_flags_of_the_suite_need_it():
-    _, error = launch("bench", "--rehearse", expect=2)
-    assert "does nothing without --suite" in error
-
-
 def test_every_empty_row_of_the_documents_has_a_step(tmp_path):
     """And the rows of that step fill it."""
     every = steps.all_steps(Setting(tmp_path, False, None))
@@ -137,13 +133,71 @@ def test_every_empty_row_of_the_documents_has_a_step(tmp_path):
         assert values[1:] == ["test", "tf32", "1x1", "2.000", "0.50", "10", "1x0", "1.600", "1.100"]
 
 
+def test_every_row_of_the_paper_has_a_step_with_its_preset(tmp_path):
+    """Rows without a record are empty; a record of the step's file fills one."""
+    every = steps.all_steps(Setting(tmp_path, False, None))
+    lines = recorded.overview(tmp_path).splitlines()[2:]
+    for line, name in zip(lines, paper.ROWS, strict=True):
+        assert f"`{name}`" in line and line.replace(" ", "").endswith("|" * 9)
+        mine = [step for step in every if f"rows: {name}" in step.fills]
+        assert mine and {step.data for step in mine} == {paper.ROWS[name].config["dataset"]}
+        assert (ROOT / "launch" / "presets" / f"{name}.flags").exists()
+        asked = [json.loads(step.command[-1]) for step in mine]
+        written = {one.get("name", "cifar10_cnn_iid") for one in asked}
+        assert name in written and all(one.startswith(f"{name}") for one in written)
+
+
+def test_a_data_set_that_is_not_here_is_a_sentence(tmp_path, monkeypatch):
+    setting = Setting(tmp_path, False, str(tmp_path))
+    (step,) = [step for step in steps.all_steps(setting) if step.name == "row-seed0"]
+    assert "cifar10 is not in" in suite.lacking(step, setting)
+    (tmp_path / "cifar10").mkdir()
+    assert suite.lacking(step, setting) is None
+    found = suite.importlib.util.find_spec
+    hidden = lambda name: None if name == "tensorflow_datasets" else found(name)
+    monkeypatch.setattr(suite.importlib.util, "find_spec", hidden)
+    assert "pack cifar10 with launch.prepare --pack" in suite.lacking(step, setting)
+    (tmp_path / "cifar10").rmdir()
+    (tmp_path / "cifar10.npz").write_bytes(b"")
+    assert suite.lacking(step, setting) is None
+    (step,) = [step for step in steps.all_steps(setting) if step.name == "row-seed0"]
+    assert json.loads(step.command[-1])["packed"] is True
+
+
+def test_the_minutes_of_a_command_are_those_that_are_left(tmp_path):
+    (step,) = [s for s in steps.all_steps(Setting(tmp_path, True, None)) if s.name == "quickstart"]
+    assert json.loads(steps.argv(step, 70)[-1])["minutes"] == 1.0
+    assert json.loads(steps.argv(step, 5)[-1])["minutes"] == 0.05
+
+
+def test_a_comparison_that_stopped_in_time_goes_on(tmp_path):
+    setting, every = made(tmp_path, quick("a", "raise SystemExit(75)"))
+    suite.run(every, setting, 60)
+    assert states(tmp_path) == dict(a="cut")
+    suite.run([quick("a")], setting, 60)
+    assert states(tmp_path) == dict(a="done")
+
+
+def test_the_best_rate_is_read_off_what_was_retrained(tmp_path):
+    lines = lambda *tests: [
+        dict(method="retrain", round=4 * i, test=test) for i, test in enumerate(tests, 1)
+    ]
+    for rate, tests in {0.03: (40.0, 45.0), 0.05: (30.0, 48.0), 0.1: (60.0,)}.items():
+        folder = tmp_path / "work" / f"calibrate-{rate}"
+        folder.mkdir(parents=True)
+        files.write(folder / "results.jsonl", lines(*tests))
+    found = row.calibrated(tmp_path)
+    assert [(one["lr"], one["test"]) for one in found] == [(0.03, 45.0), (0.05, 48.0), (0.1, 60.0)]
+    assert row.best_rate(found) == 0.05  # 0.1 was cut after half of its rounds
+
+
 @pytest.mark.slow
 def test_rehearsed_steps_write_what_the_tables_read(tmp_path):
     """The device, and one job with convolutions; killed once after its first way."""
     setting = Setting(tmp_path, True, None)
     every = {step.name: step for step in steps.all_steps(setting)}
     made(tmp_path)
-    two = [every["device"], every["rounds-resnet18-10"]]
+    two = [every[name] for name in ("device", "rounds-resnet18-10", "row-seed0")]
     suite.run(two, setting, 300)
     assert set(states(tmp_path).values()) == {"done"}
     rows = [row for row in files.read(tmp_path / "accelerator.jsonl") if "job" in row]
@@ -155,12 +209,13 @@ def test_rehearsed_steps_write_what_the_tables_read(tmp_path):
         ("jfu", "1x1", 8),
         ("jfu", "1x1", 4),
     ]
-    for row in rows:
-        assert "error" not in row
-        assert 0 < row["seconds_min"] <= row["seconds_median"] <= row["seconds_max"]
-        assert row["compile_seconds"] > 0 and row["device_mb"] > 0 and row["gflop"] > 0
+    for one in rows:
+        assert "error" not in one
+        assert 0 < one["seconds_min"] <= one["seconds_median"] <= one["seconds_max"]
+        assert one["compile_seconds"] > 0 and one["device_mb"] > 0 and one["gflop"] > 0
     line = next(line for line in tables.rounds(dict(cpu=rows)).splitlines() if "tf32" in line)
     assert "| - |" not in line.replace("  ", "")
+    assert recorded.read(tmp_path / "cifar10_cnn_iid-cpu.jsonl")["seeds"] == [0]
     device = files.read(tmp_path / "rows" / "device.jsonl")
     assert [row for row in device if "error" in row] == []
     assert {row["what"] for row in device} >= {"facts", "product", "copy", "call"}
