@@ -39,11 +39,28 @@ def all_reduce(tree: PyTree) -> PyTree:
     return treedef.unflatten(done[i] for i in range(len(leaves)))
 
 
-def in_batches(fn: Callable, batch_size: int) -> Callable:
+def examples_at_once(x: jax.Array) -> int:
+    """How many examples ``[M, ...]`` a forward pass takes at a time.
+
+    On a CPU a convolution's results for 500 images do not fit its cache. One core of an AMD EPYC
+    passed 28x28 images through the CNN 4.2 times as fast in batches of 16, and 16x16 images through
+    the narrow ResNet-18 1.7 times. For 8x8 images and perceptrons it makes no difference.
+
+    >>> examples_at_once(jnp.zeros((9, 28, 28))), examples_at_once(jnp.zeros((9, 8, 8)))
+    (16, 500)
+    """
+    large = x.ndim > 2 and math.prod(x.shape[1:]) > 100
+    return 16 if large and jax.default_backend() == "cpu" else 500
+
+
+def in_batches(fn: Callable, batch_size: int | None = None) -> Callable:
     """``fn(shared, rows [B, ...]) -> results [B, ...]`` on any number of rows, over the devices.
 
     For work that belongs to no client, such as evaluation. Rows that fill the last batch hold
     zeros and their results are dropped.
+
+    Args:
+      batch_size: rows at a time on each device; by default ``examples_at_once`` of the first array.
 
     Returns:
       A function ``(shared, rows [M, ...]) -> results [M, ...]``.
@@ -56,8 +73,9 @@ def in_batches(fn: Callable, batch_size: int) -> Callable:
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:share], results)
 
     def everywhere(shared, rows):
-        count, devices = len(jax.tree.leaves(rows)[0]), device_count()
-        run = partial(here, max(1, min(batch_size, -(-count // devices))))
+        first, devices = jax.tree.leaves(rows)[0], device_count()
+        count, size = len(first), batch_size or examples_at_once(first)
+        run = partial(here, max(1, min(size, -(-count // devices))))
         specs = dict(in_specs=(PartitionSpec(), PartitionSpec(AXIS)), out_specs=PartitionSpec(AXIS))
         run = jax.shard_map(run, **specs, check_vma=False) if devices > 1 else run
         results = run(shared, jax.tree.map(lambda a: grow(a, -count % devices), rows))

@@ -55,7 +55,7 @@ def tools(
         return optax.softmax_cross_entropy_with_integer_labels(logits(variables, x), y).mean()
 
     return Tools(
-        jax.jit(in_batches(logits, 500)),
+        jax.jit(in_batches(logits)),
         jax.jit(lambda variables, x: flat(outputs(variables, x))) if outputs else None,
         layers,
         jax.jit(undo) if undo else None,

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedShuffleSplit, cross_val_score
 
 import jfu
+from jfu.collectives import examples_at_once
 
 pytestmark = pytest.mark.conformance
 
@@ -32,6 +33,18 @@ def test_per_example_against_numpy(model, variables, examples, batch_size):
     np.testing.assert_array_equal(correct, logits.argmax(1) == y)
     assert loss.shape == correct.shape == (examples,)
     assert (loss.dtype, correct.dtype) == (jnp.float32, bool)
+
+
+def test_large_images_a_few_at_a_time_are_the_same():
+    """Sixteen of them on a CPU, where all at once are slow; the order of sums may differ."""
+    x = jax.random.normal(jax.random.key(1), (37, 12, 12))
+    kernel = jax.random.normal(jax.random.key(2), (144, 5))
+    apply = lambda variables, rows: rows.reshape(len(rows), -1) @ variables
+    assert examples_at_once(x) == 16
+    y = jnp.arange(37) % 5
+    few, all_ = (jfu.per_example(apply, batch_size=b)(kernel, x, y) for b in (None, 500))
+    np.testing.assert_allclose(few[0], all_[0], rtol=1e-6)
+    assert (few[1] == all_[1]).all() and 0 < few[1].sum() < 37
 
 
 @pytest.mark.parametrize(
