@@ -13,14 +13,17 @@ first array that the module was given. It returns the result, and may write arra
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.extend import core
 
+from jfu.conv import jaxprs_in
 from jfu.types import Model
+
+if TYPE_CHECKING:
+    from jax.extend import core
 
 # Kinds of modules that a watch is told of; others have the kind "".
 LAYER, NORM, DROPOUT = "layer", "norm", "dropout"  # a norm has running means; a dropout has a rate
@@ -183,13 +186,13 @@ def _cuts(run: Callable, layers: Sequence[str], variables, x) -> tuple[tuple[str
 CALLS = ("jit", "pjit", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call")
 
 
-def _reached(jaxpr: core.Jaxpr, given: Sequence[bool], without: Sequence[str]) -> list[bool]:
+def _reached(jaxpr: "core.Jaxpr", given: Sequence[bool], without: Sequence[str]) -> list[bool]:
     """Which outputs depend on the inputs that are ``given``, once some layers pass nothing on."""
     reached = {id(v) for v, is_given in zip(jaxpr.invars, given, strict=True) if is_given}
     for eqn in jaxpr.eqns:
         into = [id(v) in reached for v in eqn.invars]
         out = [any(into)] * len(eqn.outvars)
-        inner = list(core.jaxprs_in_params(eqn.params))
+        inner = list(jaxprs_in(eqn))
         if eqn.primitive.name == "name" and eqn.params["name"] in without:
             out = [False]
         elif eqn.primitive.name in CALLS and len(inner) == 1:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jfu.conv import NHWC, check_convs, conv
+from jfu.conv import NHWC, check_convs, conv, jaxprs_in
 
 STRIDES = (1, 1), (2, 2), (3, 3), (2, 1)
 IMAGES = (8, 8), (7, 10), (9, 5)
@@ -257,3 +257,21 @@ def test_inside_shard_map():
         step, params = _epoch(convolution, "fori_loop")
         step = jax.shard_map(step, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
         assert len(check_convs(step, params)) == count
+
+
+def test_jaxprs_in_an_equation_are_those_that_jax_names():
+    """Loops, branches, inner jits and custom derivatives; equations without any."""
+    from jax.extend import core
+
+    relu = jax.custom_jvp(lambda x: jnp.maximum(x, 0))
+    relu.defjvp(lambda primals, tangents: (relu(*primals), tangents[0]))
+
+    def step(x):
+        x = jax.lax.cond(x.sum() > 0, jnp.sin, jnp.cos, jax.jit(lambda a: a + 1)(x))
+        return jax.lax.scan(lambda c, _: (relu(c), None), x, length=3)[0]
+
+    eqns = jax.make_jaxpr(step)(jnp.ones(3)).jaxpr.eqns
+    assert {"scan", "cond", "jit", "gt"} <= {eqn.primitive.name for eqn in eqns}
+    for eqn in eqns:
+        assert [*jaxprs_in(eqn)] == [*core.jaxprs_in_params(eqn.params)]
+    assert sum(len([*jaxprs_in(eqn)]) for eqn in eqns) >= 4
