@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from jfu import pools
-from jfu.metrics import match, mia, per_example
-from jfu.stacking import empty_aligned
+from jfu.metrics import Judge, classes, match, mia, per_example
+from jfu.stacking import as_targets, empty_aligned
 from jfu.types import ClientData, Split, Variables
 
 
@@ -159,7 +159,7 @@ def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Eval
     lazy = any(isinstance(part, Rows) for part in xs)
     return Evaluation(
         joined(xs) if lazy else _whole(xs),
-        np.concatenate(ys).astype(np.int32),
+        as_targets(np.concatenate(ys)),
         retain,
         forget,
         y_test,
@@ -172,13 +172,15 @@ def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Eval
 
 
 def commonest(y: np.ndarray) -> float | None:
-    """The share of the most frequent label, percent; None without labels.
+    """The share of the most frequent label, percent; None without labels, 0 of a regression.
 
     >>> commonest(np.array([3, 1, 3, 3]))
     75.0
     """
     if not len(y):
         return None
+    if np.issubdtype(y.dtype, np.floating):
+        return 0.0  # what the mean of all targets explains
     return round(100 * float(np.unique(y, return_counts=True)[1].max() / len(y)), 10)
 
 
@@ -228,7 +230,12 @@ def sides(evaluation: Evaluation) -> dict[str, np.ndarray]:
 
 
 def measures(
-    apply: Callable, variables: Variables, evaluation: Evaluation, *, attack: bool = True
+    apply: Callable,
+    variables: Variables,
+    evaluation: Evaluation,
+    *,
+    attack: bool = True,
+    judge: Judge = classes,
 ) -> dict[str, float | None]:
     """All measures of a model: accuracies, backdoor success, losses, membership attacks.
 
@@ -238,6 +245,7 @@ def measures(
       variables: the model's variables.
       evaluation: as ``of_request`` or ``of_arrays`` makes it.
       attack: whether to run the attacks ``mia`` and ``mia_matched``, which take longer.
+      judge: the task's loss and score of an example (``jfu.tasks``); classes if not given.
 
     Returns:
       ``retain``, ``forget``, ``test``, ``mia``, ``mia_matched``, ``asr``, ``loss_retain``,
@@ -253,7 +261,7 @@ def measures(
     (100.0, 0.0, 100.0, None)
     """
     x = evaluation.x if isinstance(evaluation.x, jax.Array) else np.asarray(evaluation.x)
-    loss, correct = _per_example(apply, variables, x, evaluation.y)
+    loss, correct = _per_example(apply, judge, variables, x, evaluation.y)
     return measures_of(evaluation, loss, correct, attack=attack)
 
 
@@ -291,7 +299,9 @@ def measures_of(
 
 
 # jit caches the program of each function.
-_per_example = jax.jit(lambda apply, *rest: per_example(apply)(*rest), static_argnums=0)
+_per_example = jax.jit(
+    lambda apply, judge, *rest: per_example(apply, judge=judge)(*rest), static_argnums=(0, 1)
+)
 
 
 def _share(correct: np.ndarray) -> float | None:

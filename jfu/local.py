@@ -301,6 +301,11 @@ def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
     >>> cross_entropy(jnp.zeros((2, 4)), batch)
     Array(1.3862944, dtype=float32)
     """
+    if not jnp.issubdtype(batch.y.dtype, jnp.integer):
+        raise ValueError(
+            f"labels are {batch.y.dtype}, and classes are integers; jfu.tasks.regression is the "
+            "loss of other targets"
+        )
     # A sum over classes, not a lookup; the derivative of a lookup is a scatter, slow on CPUs.
     each = -jax.nn.log_softmax(logits.astype(jnp.float32))
     label = jax.nn.one_hot(batch.y, logits.shape[-1], dtype=bool)

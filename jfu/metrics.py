@@ -8,6 +8,7 @@ the trigger that get the trigger's label; images of that class are left out. All
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,22 @@ from jfu.types import PyTree, Variables
 GAP_MEASURES = ("retain", "forget", "test", "mia")
 
 
-def per_example(apply: Callable, *, batch_size: int | None = None) -> Callable:
+# (outputs of a model, y [B]) -> (loss [B], score [B]); see jfu.tasks
+Judge: TypeAlias = Callable[[PyTree, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def classes(out: PyTree, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The cross-entropy of each example, and whether the predicted class is the label."""
+    logits = logits_of(out).astype(jnp.float32)
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+    loss = jnp.where(unknown(y, logits.shape[-1]), jnp.nan, loss)
+    # The argmax of a model that has diverged is not a prediction.
+    return loss, (logits.argmax(-1) == y) & jnp.isfinite(loss)
+
+
+def per_example(
+    apply: Callable, *, batch_size: int | None = None, judge: Judge = classes
+) -> Callable:
     """A function of ``(variables, x [M, ...], y [M])`` that evaluates every example.
 
     Args:
@@ -29,6 +45,7 @@ def per_example(apply: Callable, *, batch_size: int | None = None) -> Callable:
         several outputs, pick one: ``lambda variables, x: apply(variables, x)["a"]``.
       batch_size: examples at a time on every device of the mesh. The default is 500, and 16 for
         images of more than 100 values on a CPU, whose cache then holds what is computed.
+      judge: the task's loss and score of each example (``jfu.tasks``); classes if not given.
 
     Returns:
       ``(loss [M] float32, correct [M] bool)``: cross-entropy, and whether the predicted class is
@@ -43,17 +60,13 @@ def per_example(apply: Callable, *, batch_size: int | None = None) -> Callable:
     [True, True, False]
     """
 
-    def judge(variables: Variables, x: jax.Array, y: jax.Array):
+    def judged(variables: Variables, x: jax.Array, y: jax.Array):
         def batch(variables, rows):
-            logits = logits_of(apply(variables, rows[0])).astype(jnp.float32)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, rows[1])
-            loss = jnp.where(unknown(rows[1], logits.shape[-1]), jnp.nan, loss)
-            # The argmax of a model that has diverged is not a prediction.
-            return loss, (logits.argmax(-1) == rows[1]) & jnp.isfinite(loss)
+            return judge(apply(variables, rows[0]), rows[1])
 
         return in_batches(batch, batch_size)(variables, (x, y))
 
-    return judge
+    return judged
 
 
 def logits_of(out: PyTree) -> jax.Array:
@@ -179,7 +192,8 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
     any. The caller gives it the same trigger and label.
 
     Args:
-      classes: true classes of the forgotten examples, ``[n]``.
+      classes: true classes of the forgotten examples, ``[n]``. Targets that are floats have no
+        classes; all of them match.
       test_classes: classes of the test images, ``[m]``.
 
     Returns:
@@ -189,6 +203,8 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
     >>> np.array([0, 0, 1])[members].tolist(), np.array([1, 1, 0])[others].tolist()
     ([0, 1], [0, 1])
     """
+    if np.issubdtype(np.asarray(classes).dtype, np.floating):
+        classes, test_classes = np.zeros(len(classes), int), np.zeros(len(test_classes), int)
     rng = np.random.default_rng(seed)
     members, others = [np.zeros(0, int)], [np.zeros(0, int)]
     for label in np.unique(classes):

@@ -30,7 +30,7 @@ def stack(
     Args:
       x: ``[M, ...]`` examples; uint8 images stay uint8, float64 becomes float32 and integers
         int32 unless ``jax_enable_x64`` is set. Arrays of any byte order.
-      y: ``[M]`` integer labels, int32.
+      y: ``[M]`` integer labels, int32; or the targets of a regression, float32.
       indices: an array of rows for each client, of any lengths; short ones are padded.
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
       classes: the number of classes; labels outside ``0 ... classes-1`` are refused. Without it,
@@ -65,11 +65,20 @@ def stack(
     mask = np.zeros((len(rows), longest), bool)
     for k, i in enumerate(rows):
         index[k, : len(i)], mask[k, : len(i)] = i, True
-    arrays = (y.astype(np.int32), index, mask, np.asarray(ids, np.int32))
+    arrays = (as_targets(y), index, mask, np.asarray(ids, np.int32))
     if host:
         return ClientData._make((x, *arrays, None))
     x = x.astype(on_device(x.dtype), copy=False)
     return _placed(ClientData._make((x, *arrays, None)))
+
+
+def as_targets(y: np.ndarray) -> np.ndarray:
+    """Labels as int32, and targets that are floats as float32.
+
+    >>> as_targets(np.array([1, 2])).dtype.name, as_targets(np.array([0.5])).dtype.name
+    ('int32', 'float32')
+    """
+    return y.astype(np.float32 if np.issubdtype(y.dtype, np.floating) else np.int32)
 
 
 def on_device(dtype: np.dtype) -> np.dtype:
@@ -97,11 +106,16 @@ def _array(given, what: str) -> np.ndarray:
 
 
 def _check_labels(y: np.ndarray, classes: int | None) -> None:
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+    floats = np.issubdtype(y.dtype, np.floating) and classes is None
+    if y.ndim != 1 or not (floats or np.issubdtype(y.dtype, np.integer)):
         raise ValueError(
-            f"labels must be integers [M], got {y.dtype} {list(y.shape)}; targets that are no "
-            "classes can be columns of x"
+            f"labels must be integers [M], or floats for a regression, got {y.dtype} "
+            f"{list(y.shape)}; other targets can be columns of x"
         )
+    if floats:
+        if bad := int((~np.isfinite(y.astype(np.float32))).sum()):
+            raise ValueError(f"{bad} of {len(y)} targets are not finite; remove or repair them")
+        return
     low, high = (int(y.min()), int(y.max())) if len(y) else (0, 0)
     if low < INT32.min or high > INT32.max:
         raise ValueError(

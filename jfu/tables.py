@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jfu.results import AGAIN, COSTS, NEEDS, RULES, Summary
+from jfu.tasks import TASKS, Words
 
 
 class Column(NamedTuple):
@@ -206,28 +207,28 @@ def cell(value: Any, unit: float = 1, digits: int = 1) -> str:
 def legend(summary: Summary) -> str:
     """The meaning of the columns, then a line about the outcome of each method."""
     methods = {name: entry for name, entry in summary["methods"].items() if entry}
-    lines = [*_meanings(summary, methods), ""]
+    lines, words = [*_meanings(summary, methods), ""], _words(summary)
     retrain = methods.get("retrain", {})
     if not retrain.get("sound", True):
         lines.append(
             f"  retraining has learnt nothing: it retains {retrain['retain']['mean']:.1f} %, which "
-            "naming one class gets too. There is no reference for forgetting; try another --lr"
+            f"{words.trivial} gets too. There is no reference for forgetting; try another --lr"
         )
     for name, entry in methods.items():
-        if words := _outcome(methods, name):
+        if said := _outcome(methods, name, words):
             when = "" if name == "original" else f"after {entry['rounds']['mean']:.0f} rounds "
-            lines.append(f"  {name + ':':<11} {when}{'; '.join(words)}")
+            lines.append(f"  {name + ':':<11} {when}{'; '.join(said)}")
     return "\n".join(lines) + "\n"
 
 
 def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The meaning of a summary's columns, in lines."""
-    seeds = len(summary["seeds"])
+    seeds, words = len(summary["seeds"]), _words(summary)
     lines = [
         f"Mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}, after each method's "
         "last round. Columns rounds, MB, GFLOP and seconds count up to the first round whose",
-        "retained accuracy is within 0.5 points of retraining's final one (- where a seed never "
-        "got there). MIA: 50 is a coin toss. gap: distance to retraining over retain,",
+        f"retained {words.score} is within 0.5 points of retraining's final one (- where a seed "
+        "never got there). MIA: 50 is a coin toss. gap: distance to retraining over retain,",
         "forget, test and MIA; 'retrain again' is the noise floor, the same for a second "
         "retraining with other randomness.",
     ]
@@ -248,21 +249,31 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
     return lines
 
 
-def _outcome(methods: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+def _words(summary: Summary) -> Words:
+    """The words of a summary's task."""
+    return TASKS[(summary.get("config") or {}).get("task", "classify")].words
+
+
+def _outcome(methods: Mapping[str, Mapping[str, Any]], name: str, task: Words) -> list[str]:
     """One method's backdoor, recovery and updates that were left out, in words."""
     entry, words = methods[name], []
     if asr := entry.get("asr"):
         what = "obeys the trigger on" if name == "original" else "the backdoor works on"
         words.append(f"{what} {asr['mean']:.1f} % of test images")
-    if back := regained(methods, name):
+    if back := regained(methods, name, task):
         words.append(back)
     if left_out(entry) and name != "original":
         words.append(f"{left_out(entry):.1f} updates of clients were left out")
     return words
 
 
-def regained(methods: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def regained(
+    methods: Mapping[str, Mapping[str, Any]], name: str, task: Words = TASKS["classify"].words
+) -> str:
     """Whether and when a method's retained accuracy reached retraining's, in words.
+
+    Args:
+      task: the words of the task.
 
     >>> value = lambda mean: dict(mean=mean, std=0.0)
     >>> good = dict(retain=value(90.0), rounds_to_recover=value(2.0), sound=True)
@@ -275,12 +286,13 @@ def regained(methods: Mapping[str, Mapping[str, Any]], name: str) -> str:
     """
     entry, reference = methods[name], methods.get("retrain", {})
     if not entry.get("sound", True):
-        return "it has learnt nothing: naming one class gets as much of the retained data right"
+        return f"it has learnt nothing: {task.nothing}"
     rounds = entry.get("rounds_to_recover")
     if rounds is None or name == "original" or not reference.get("sound", True):
         return ""
     if entry["retain"]["mean"] < reference["retain"]["mean"] - 0.5:
         return (
-            f"retained accuracy was back after {rounds['mean']:.1f} rounds, and is not at the end"
+            f"retained {task.score} was back after {rounds['mean']:.1f} rounds, and is not at the "
+            "end"
         )
-    return f"retained accuracy is back after {rounds['mean']:.1f} rounds"
+    return f"retained {task.score} is back after {rounds['mean']:.1f} rounds"

@@ -87,7 +87,7 @@ class Batch(NamedTuple):
     """One minibatch. Rows that are not live are zeros, whatever the pool has there."""
 
     x: jax.Array  # [B, ...]
-    y: jax.Array  # [B] int32
+    y: jax.Array  # [B] int32, or float32 for a regression
     mask: jax.Array  # [B] float32, 1 for live rows, 0 for padding
 
 
@@ -105,7 +105,7 @@ class ClientData(NamedTuple):
     """
 
     x: jax.Array  # [M, ...] the pool; uint8 images stay uint8 until the model
-    y: jax.Array  # [M] int32
+    y: jax.Array  # [M] int32, or float32 for a regression
     index: jax.Array  # [K, N] int32, rows of the pool
     mask: jax.Array  # [K, N] bool, True if the client has the example and may use it
     id: jax.Array  # [K] int32, at least 0: the client's identity, from which its keys derive
@@ -230,6 +230,7 @@ class Traits(NamedTuple):
     weights: bool = False  # the layers are changed without their biases, whatever a setting says
     teaches: bool = False  # clients get the old model once, and ask it in every step
     doubles: bool = False  # in recovery a step is two forward and backward passes
+    labels: bool = False  # its formulas are for classes, or its loss is cross-entropy
     solves: bool = False  # it computes a head in closed form, in a federation of such heads
 
 

@@ -34,9 +34,9 @@ def load(
     """Reads a data set. The options apply in the order drop, resplit, sizes, image size.
 
     Args:
-      name: an embedded set (``digits``, ``synthetic``) or the path of your own ``.npz`` file
-        (``jfu.data.npz``). Any other name is an image-classification set of tensorflow-datasets,
-        such as ``cifar10`` or ``cifar10:3.0.2`` (``jfu.data.tfds``).
+      name: an embedded set of ``EMBEDDED``, such as ``digits``, or the path of your own ``.npz``
+        file (``jfu.data.npz``). Any other name is an image-classification set of
+        tensorflow-datasets, such as ``cifar10`` or ``cifar10:3.0.2`` (``jfu.data.tfds``).
       data_dir: the folder of prepared tensorflow-datasets, or of a packed part of one
         (``jfu.data.packed``); ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets`` if not given.
       image_size: resizes every image to ``[image_size, image_size, C]``, bilinear (Pillow).
@@ -116,6 +116,8 @@ SCALE = 10.0  # images that are divided by 255, or by their deviation, stay belo
 
 def _check_gaps(data: Dataset, name: str) -> None:
     """Refuses labels that would make a network mostly of outputs that no example has."""
+    if data.y_train.dtype.kind == "f":
+        return
     classes, used = len(data.labels), _used(data)
     if classes - len(used) > MOST_UNUSED and classes > 2 * len(used):
         raise ValueError(
@@ -146,6 +148,14 @@ def oddities(data: Dataset) -> list[str]:
             f"images are floats of up to {largest:.4g}, and networks learn badly from these; store "
             "uint8, which is divided by 255 on its way in, or divide them"
         )
+    if data.y_train.dtype.kind == "f":
+        few = len(np.unique(data.y_train)) <= MOST_UNUSED
+        if few and not (data.y_train % 1).any():
+            sentences.append(
+                "targets are whole numbers stored as floats, and are taken for a regression; store "
+                "classes as integers"
+            )
+        return sentences
     missing = np.setdiff1d(np.arange(len(data.labels)), _used(data))
     if len(missing):
         names = ", ".join(data.labels[c] for c in missing[:5]) + ", ..." * (len(missing) > 5)
@@ -182,6 +192,8 @@ def _resize_all(x, size):
 
 
 def _drop(data: Dataset, names: Sequence[str | int]) -> Dataset:
+    if not data.labels:
+        raise ValueError(f"drop_labels={list(names)} names classes, and a regression has none")
     dropped = {_label(name, data.labels) for name in names}
     kept = [c for c in range(len(data.labels)) if c not in dropped]
     train, test = np.isin(data.y_train, kept), np.isin(data.y_test, kept)

@@ -15,10 +15,10 @@ class Dataset(NamedTuple):
 
     # [M, H, W, C] uint8; own arrays may be float32, or flat [M, D]
     x_train: np.ndarray | Rows
-    y_train: np.ndarray  # [M] int32
+    y_train: np.ndarray  # [M] int32, or float32 for a regression
     x_test: np.ndarray  # [T, ...] like x_train
-    y_test: np.ndarray  # [T] int32
-    labels: tuple[str, ...]  # the classes' names
+    y_test: np.ndarray  # [T] like y_train
+    labels: tuple[str, ...]  # the classes' names; none of a regression
     client: np.ndarray | None = None  # [M] own client ids, strings or ints, from .npz files
 
 

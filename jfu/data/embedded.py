@@ -24,5 +24,40 @@ def digits() -> Dataset:
     return Dataset(x[train], y[train], x[test], y[test], tuple(map(str, range(10))))
 
 
+def breast_cancer() -> Dataset:
+    """scikit-learn's breast cancer (Wisconsin): 30 features of 569 tumours, 455 to train.
+
+    Two classes, malignant and benign. The split is ``default_rng(0).permutation(569)``, the first
+    455 train.
+    """
+    from sklearn.datasets import load_breast_cancer
+
+    raw: Any = load_breast_cancer()
+    x, y = raw.data.astype(np.float32), raw.target.astype(np.int32)
+    return _split(x, y, 455, tuple(map(str, raw.target_names)))
+
+
+def diabetes() -> Dataset:
+    """scikit-learn's diabetes: 10 features of 442 patients, 354 to train; a regression.
+
+    The target is the progress of the disease after a year, 25 to 346. The split is
+    ``default_rng(0).permutation(442)``, the first 354 train.
+    """
+    from sklearn.datasets import load_diabetes
+
+    raw: Any = load_diabetes(scaled=False)
+    return _split(raw.data.astype(np.float32), raw.target.astype(np.float32), 354, ())
+
+
+def _split(x: np.ndarray, y: np.ndarray, many: int, labels: tuple[str, ...]) -> Dataset:
+    train, test = np.split(np.random.default_rng(0).permutation(len(y)), [many])
+    return Dataset(x[train], y[train], x[test], y[test], labels)
+
+
 # The sets that need no files, by name.
-EMBEDDED: Mapping[str, Callable[[], Dataset]] = {"digits": digits, "synthetic": synthetic}
+EMBEDDED: Mapping[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "synthetic": synthetic,
+    "breast_cancer": breast_cancer,
+    "diabetes": diabetes,
+}

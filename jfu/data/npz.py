@@ -2,9 +2,9 @@
 
 ========  ===========================================================================
 x_train   ``[M, H, W, C]`` or ``[M, H, W]`` images, or ``[M, D]``; uint8 or floats
-y_train   ``[M]`` integers, the classes 0, 1, ...
+y_train   ``[M]`` integers, the classes 0, 1, ...; floats are the targets of a regression
 x_test    ``[T, ...]`` like x_train
-y_test    ``[T]`` integers
+y_test    ``[T]`` like y_train
 client    optional ``[M]`` strings or integers: the client of each training example
 ========  ===========================================================================
 
@@ -82,6 +82,13 @@ def _dataset(arrays: dict, by_row: Rows | None) -> Dataset:
             f"client is {client.dtype} {list(client.shape)}; give one string or integer for each "
             f"of the {len(y_train)} training examples"
         )
+    if y_train.dtype != y_test.dtype:
+        raise ValueError(
+            f"y_train is {y_train.dtype} and y_test {y_test.dtype}; give both integers for "
+            "classes, or both floats for a regression"
+        )
+    if y_train.dtype.kind == "f":
+        return Dataset(x_train, y_train, x_test, y_test, (), client)
     classes = max(int(y_train.max()), int(y_test.max())) + 1
     labels = tuple(map(str, range(classes)))
     return Dataset(x_train, y_train, x_test, y_test, labels, client)
@@ -154,8 +161,18 @@ def _labels(arrays: dict, name: str, examples: int) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {list(y.shape)}, its examples are {examples}; give one label each"
         )
+    if y.dtype.kind == "f":
+        bad = ~np.isfinite(y.astype(np.float32))
+        if bad.any():
+            raise ValueError(
+                f"{name} holds NaN or infinity in {bad.sum()} of {len(y)} targets, first in row "
+                f"{bad.argmax()}; remove or repair them"
+            )
+        return y.astype(np.float32)
     if y.dtype.kind not in "iu":
-        raise ValueError(f"{name} is {y.dtype}; give integers, the classes 0, 1, ...")
+        raise ValueError(
+            f"{name} is {y.dtype}; give integers, the classes 0, 1, ..., or floats for a regression"
+        )
     if y.min() < 0 or y.max() >= _MOST_CLASSES:
         raise ValueError(f"{name} runs from {y.min()} to {y.max()}; number the classes 0, 1, ...")
     return y.astype(np.int32)

@@ -22,7 +22,7 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
 
     Args:
       spec: ``iid``; ``dirichlet:0.5`` with any beta > 0; ``shards:2`` with shards a client.
-      y: ``[M]`` integer labels.
+      y: ``[M]`` integer labels; floats, the targets of a regression, count as ten classes by size.
       minimum: examples that each client gets at least.
 
     Raises:
@@ -36,6 +36,8 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
             f"{clients} clients of at least {minimum} examples need {minimum * clients}, and there "
             f"are {len(y)}"
         )
+    if np.issubdtype(np.asarray(y).dtype, np.floating):
+        y = tenths(np.asarray(y))
     if spec == "iid":
         return iid(y, clients, seed)
     kind, _, value = spec.partition(":")
@@ -58,6 +60,15 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
             "give fewer clients, a smaller minimum, or dirichlet:B, which evens them out"
         )
     return lists
+
+
+def tenths(y: np.ndarray) -> np.ndarray:
+    """Ten classes of targets by their size, as equal as equal targets allow.
+
+    >>> tenths(np.arange(20.0))[[0, 1, 2, 19]].tolist()
+    [0, 0, 1, 9]
+    """
+    return np.searchsorted(np.quantile(y, np.arange(1, 10) / 10), y, side="left")
 
 
 def iid(y: np.ndarray, clients: int, seed: int = 0) -> Rows:

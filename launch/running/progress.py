@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 
 import jfu
+from jfu.tasks import TASKS
 from launch.setup import private, ridge
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -34,9 +35,10 @@ def announce(
       plan: rounds by method.
     """
     config, clients = study.config, trial.everything.retain
+    words = TASKS[config.task].words
     sizes = clients.mask.sum(-1)  # integers: weights are float32, whose sum may be rounded
     say(
-        f"{config.dataset}: {int(sizes.sum())} images with {clients.id.shape[0]} clients "
+        f"{config.dataset}: {int(sizes.sum())} {words.examples} with {clients.id.shape[0]} clients "
         f"({int(sizes.min())} to {int(sizes.max())} each), model {config.model}, "
         f"{config.rounds} rounds; {in_words(study.layout)}"
     )
@@ -48,7 +50,7 @@ def announce(
         )
     if config.forget:
         gone = int(trial.request.forget.mask.sum())
-        say(f"request: forget {config.forget} ({gone} images)")
+        say(f"request: forget {config.forget} ({gone} {words.examples})")
     say(head_of(study) if ridge.chosen(config) else layers_of(study))
     for line in [*private.outlook(config, trial, plan), *private.lonely(config, trial, plan)]:
         say(line)

@@ -36,7 +36,7 @@ def draw(config: Config, dataset: Any, seed: int, taken: identity.Draws | None =
     """
     lists, names = divide(config, dataset, seed)
     x, y = dataset.x_train, dataset.y_train
-    clients = jfu.stack(x, y, lists, classes=len(dataset.labels), host=True)
+    clients = jfu.stack(x, y, lists, classes=len(dataset.labels) or None, host=True)
     key = keys.request(seed)
     taken_past = taken.past if taken else ()
     after = lambda past: requests.standing(past, clients, names, key, taken_past)

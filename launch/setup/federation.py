@@ -13,6 +13,7 @@ import jfu
 import jfu.history
 from jfu.augment import AUGMENTS
 from jfu.faults import censored, guarded
+from jfu.tasks import TASKS
 from launch.setup import idle, ridge, schedules
 from launch.shell.config import Config
 
@@ -177,11 +178,30 @@ def check(
         )
     if config.dp_clip is not None:
         _check_private(config)
+    _check_task(config, names)
     ridge.check(config, names)
     for name in names:
         if name in jfu.unlearn.UNLEARNERS:  # build_methods refuses other names
             _check_method(config, name)
     _check_history(config, keep)
+
+
+def _check_task(config: Config, names: Sequence[str]) -> None:
+    """Refuses what is for classes, if targets are numbers."""
+    if TASKS[config.task].classes:
+        return
+    given = dict(backdoor=config.backdoor, drop_labels=config.drop_labels)
+    given["federation=ridge"] = ridge.chosen(config)
+    given[f"forget={config.forget}"] = config.forget.startswith("class:")
+    given[f"augment={config.augment}"] = config.augment != "none"
+    if first := next((name for name, value in given.items() if value), None):
+        raise ValueError(f"--{first} is for classes of images, and --task={config.task} has none")
+    labels = [name for name in names if jfu.unlearn.traits_of(name).labels]
+    if labels:
+        raise ValueError(
+            f"{', '.join(labels)} uses classes, and --task={config.task} has none; choose other "
+            "methods, such as not, not_blend, finetune or puf"
+        )
 
 
 def _check_method(config: Config, name: str) -> None:

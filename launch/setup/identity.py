@@ -125,7 +125,7 @@ def _whole(x: np.ndarray | Rows, rows: bytes, y: np.ndarray) -> str:
 
 
 def _labels(y: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(y, "<i4")
+    return np.ascontiguousarray(y, "<f4" if y.dtype.kind == "f" else "<i4")
 
 
 def _rows(x: np.ndarray | Rows, start: int, stop: int) -> bytes:

@@ -7,6 +7,7 @@ import jax
 
 import jfu
 import jfu.ledger
+from jfu.tasks import TASKS
 from launch.shell import hosts
 from launch.shell.config import Config
 from launch.shell.say import say
@@ -25,7 +26,7 @@ def build(config: Config, dataset: Any) -> jfu.Model:
         return _known(config, dataset)
     if config.norm:
         raise ValueError(f"--norm does nothing with --model={config.model}; leave it out")
-    thing, outputs = own.read(config.model), len(dataset.labels)
+    thing, outputs = own.read(config.model), TASKS[config.task].outputs(dataset)
     example = jax.ShapeDtypeStruct((2, *dataset.x_train.shape[1:]), dataset.x_train.dtype)
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", UserWarning)
@@ -72,6 +73,7 @@ def stock(config: Config, dataset: Any, model: jfu.Model) -> jfu.Model:
 def _known(config: Config, dataset: Any, **changes: Any) -> jfu.Model:
     from jfu import models
 
-    sizes = dict(classes=len(dataset.labels), image_shape=dataset.x_train.shape[1:])
+    outputs = TASKS[config.task].outputs(dataset)
+    sizes = dict(classes=outputs, image_shape=dataset.x_train.shape[1:])
     options = dict(norm=config.norm, precision=config.precision)
     return models.build(config.model, **sizes, **(options | changes))

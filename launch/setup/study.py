@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import jfu.io
 from jfu.augment import AUGMENTS
 from jfu.costs import entries
 from jfu.stacking import aligned
+from jfu.tasks import TASKS
 from jfu.unlearn import Setting, received_loss
 from launch.setup import federation, identity, network, private, ridge, schedules
 from launch.setup.clients import Drawn, as_wide, draw
@@ -40,7 +40,7 @@ class Study(NamedTuple):
     further: jfu.FederatedAlgorithm  # all clients at the recovery rate: further training
     given: Any  # variables of --init_params, or None
     logits: Callable  # (variables, x) -> [B, C]
-    judge: Callable  # (variables, x, y) -> (loss, correct)
+    judge: Callable  # (variables, x, y) -> (loss, score), as jfu.tasks has them
     per_client: tuple[int, int]  # bytes down and up for a client in a round
     per_step: float  # FLOPs of a local step
     per_forward: float  # FLOPs of a forward pass of a batch
@@ -66,7 +66,8 @@ def prepare_study(
     Raises:
       ValueError: the data or its split is not that of one of these work directories.
     """
-    from jfu import data
+    from jfu import data, tasks
+    from jfu.data.standardise import standardised
 
     given = hosts.opened(config.init_params) if config.init_params else None
     frozen = hosts.opened(config.features) if config.features and given is None else None
@@ -76,6 +77,8 @@ def prepare_study(
         identity.same_data(kept, digests, where)
     for text in data.oddities(dataset):
         say(f"note: {text}")
+    tasks.check(config.task, dataset)
+    dataset = standardised(dataset) if config.standardise else dataset
     dataset, proxy = set_aside(dataset, config.proxy)
     if not config.backdoor and isinstance(dataset.x_train, np.ndarray):
         dataset = dataset._replace(
@@ -168,7 +171,7 @@ def assemble(
       files: those of ``--init_params`` and ``--features``, open, or None.
       proxy: unlabelled images at the server.
     """
-    model = network.build(config, dataset)
+    task, model = TASKS[config.task], network.build(config, dataset)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     given = jfu.io.adopt(files[0], variables) if files[0] else None
     if ridge.chosen(config):
@@ -192,7 +195,7 @@ def assemble(
         within=config.recovery_rounds,
         proxy=proxy,
         # Under privacy nothing may depend on exact losses of clients.
-        guess=None if config.dp_clip is not None else math.log(len(dataset.labels)),
+        guess=None if config.dp_clip is not None else task.guess(dataset),
         warmup=config.recovery_warmup_rounds,
         eased=feds.eased,
         penalty=config.penalty,
@@ -214,7 +217,7 @@ def assemble(
         further=feds.further,
         given=given,
         logits=compiled(apply),
-        judge=compiled(jfu.per_example(apply)),
+        judge=compiled(jfu.per_example(apply, judge=task.judge(dataset))),
         per_client=jfu.wire(feds.sender, variables, one.clients),
         **flops(config, dataset, model, variables),
         data=digests,
@@ -256,7 +259,7 @@ def federations(
     if ridge.chosen(config):
         fed, send = ridge.federation(config, model, chunk, len(drawn.clients.id))
         return Federations(fed, fed, fed, fed, None, None, None, send)
-    loss = jfu.classification(model.apply)
+    loss = TASKS[config.task].loss(model.apply)
     # Noisy sums are divided by the number of clients: all before the request, then those that stay.
     clients = drawn.clients
     gone = clients.mask & (False if drawn.forget is None else drawn.forget)
@@ -318,10 +321,10 @@ def flops(config: Config, dataset: Any, model: jfu.Model, variables: Any) -> dic
     abstract = jax.ShapeDtypeStruct
     batch = jfu.Batch(
         abstract((size, *shape), dataset.x_train.dtype),
-        abstract((size,), jnp.int32),
+        abstract((size,), dataset.y_train.dtype),
         abstract((size,), jnp.float32),
     )
-    loss = jfu.classification(stock.apply)
+    loss = TASKS[config.task].loss(stock.apply)
     alone = ridge.block(stock) if ridge.chosen(config) else loss
     return dict(
         per_step=jfu.step_flops(loss, variables, batch),

@@ -1,5 +1,6 @@
 """The frozen configuration that flags make, and the default recipe of each data set."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -10,11 +11,18 @@ from typing import Any
 
 from absl import flags
 
+from jfu.files import npz_headers
+
+# Tables of numbers.
+TABLE: dict[str, Any] = dict(model="mlp1", rounds=40, batch_size=16, lr=0.01, backdoor=False)
+TABLE |= dict(standardise=True)
 # The default recipe of each data set; "" is for all others. The settings of "digits" were chosen
 # on a seed that is not reported (launch/results/README.md, "Quickstart").
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": dict(model="small", rounds=80, batch_size=16, lr=0.15, backdoor=True),
     "synthetic": dict(model="small", rounds=20, batch_size=16, lr=0.1, backdoor=True),
+    "breast_cancer": TABLE,
+    "diabetes": TABLE | dict(task="regress"),
     "": dict(model="cnn", rounds=200, batch_size=32, lr=0.05, backdoor=False),
 }
 # What --federation=ridge changes in each: one round, in blocks of many examples.
@@ -112,6 +120,8 @@ class Config:
     federation: str = field(default="fedavg", metadata=has("later", "quiet", "not_in_pays"))
     penalty: float = field(default=1.0, metadata=has("later", "quiet", "not_in_pays"))
     features: str | None = field(default=None, metadata=has("later", "quiet", "not_in_pays"))
+    task: str = field(default="classify", metadata=has("later", "quiet", "not_in_pays"))
+    standardise: bool = field(default=False, metadata=has("later", "quiet", "not_in_pays"))
     dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 
@@ -146,7 +156,8 @@ def resolve(methods: Sequence[str] = ()) -> Config:
     """The configuration that the flags describe, with defaults filled in."""
     given = flags.FLAGS
     proxy = 0.1 if needs_proxy(methods) else 0.0
-    recipe = RECIPES.get(given.dataset, RECIPES[""])
+    recipe = dict(task="classify", standardise=False)
+    recipe |= RECIPES.get(given.dataset, RECIPES[""]) | _of_own(given.dataset)
     recipe = recipe | (ONE_ROUND if given.federation == "ridge" else {})
     own = lambda name: getattr(given, name) if getattr(given, name) is not None else recipe[name]
     rounds, lr = own("rounds"), own("lr")
@@ -172,6 +183,8 @@ def resolve(methods: Sequence[str] = ()) -> Config:
     schedule = given.recovery_lr_schedule
     derived = dict(
         model=own("model"),
+        task=own("task"),
+        standardise=own("standardise"),
         rounds=rounds,
         batch_size=own("batch_size"),
         lr=lr,
@@ -191,6 +204,18 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         rounds_before=0,
     )
     return Config(**{n: derived[n] if n in derived else getattr(given, n) for n in FIELDS})
+
+
+def _of_own(dataset: str) -> dict[str, Any]:
+    """What one's own arrays change in a recipe: a table's model, and the task of its targets."""
+    if not dataset.endswith(".npz"):
+        return {}
+    with contextlib.suppress(ValueError, OSError):  # the error comes when it is read
+        arrays = npz_headers(dataset)
+        table = "x_train" in arrays and len(arrays["x_train"].shape) == 2
+        floats = "y_train" in arrays and arrays["y_train"].dtype.kind == "f"
+        return (dict(model="mlp") if table else {}) | (dict(task="regress") if floats else {})
+    return {}
 
 
 def needs_proxy(methods: Sequence[str]) -> bool:

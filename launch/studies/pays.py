@@ -18,6 +18,7 @@ from absl import flags
 import jfu
 from jfu import shadows
 from jfu.evaluation import Evaluation, measures_of, sides
+from jfu.tasks import TASKS
 from launch.report import advice
 from launch.shell import entry
 from launch.shell.config import Config, having, resolve, workdir_for
@@ -241,7 +242,8 @@ def _course(study: Any, fed: jfu.FederatedAlgorithm):
       ``(last state, seen)``. Seen are every example's loss and correctness at the start, half-way
       and at the end, and the number of correct images of each mask, by round ``[R, A]``.
     """
-    judge = jfu.per_example(lambda variables, x: study.model.apply(variables, x)[0])
+    task = TASKS[study.config.task].judge(study.dataset)
+    judge = jfu.per_example(lambda variables, x: study.model.apply(variables, x)[0], judge=task)
     rounds, half = study.config.rounds, study.config.rounds // 2
 
     def course(_, row):

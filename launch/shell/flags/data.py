@@ -7,8 +7,21 @@ def define() -> None:
     flags.DEFINE_string(
         "dataset",
         "digits",
-        "digits (embedded), synthetic, the name of a prepared tensorflow-datasets set, or a "
-        "FILE.npz of your own. It has x_train, y_train, x_test, y_test and optionally client.",
+        "digits, synthetic, breast_cancer or diabetes (embedded), the name of a prepared "
+        "tensorflow-datasets set, or a FILE.npz of your own. It has x_train, y_train, x_test, "
+        "y_test and optionally client.",
+    )
+    flags.DEFINE_enum(
+        "task",
+        None,
+        ["classify", "regress"],
+        "What targets are: classes, or numbers. Default: numbers if they are floats.",
+    )
+    flags.DEFINE_boolean(
+        "standardise",
+        None,
+        "Features of mean 0 and variance 1, from sums over all training examples, which clients "
+        "would send. Float targets too. Default: on for breast_cancer and diabetes.",
     )
     flags.DEFINE_string("data_dir", None, "The folder of prepared tensorflow-datasets sets.")
     flags.DEFINE_integer("train_size", None, "Use only this many training images.", lower_bound=1)

@@ -8,7 +8,8 @@ def define() -> None:
         "model",
         None,
         "small, mlp (2 hidden layers; mlp1 and mlp4: 1 and 4), cnn, resnet18, resnet18_narrow, "
-        "vit_tiny, vit_small or vit_base. Default: small for digits and synthetic, cnn elsewhere. "
+        "vit_tiny, vit_small or vit_base. Default: small for digits and synthetic, mlp1 or mlp for "
+        "tables of numbers, cnn elsewhere. "
         "Or a network of your own, path/to/file.py:Net or package.module:Net, a Linen, NNX or "
         "Equinox module or a function that makes one. The file is run.",
     )

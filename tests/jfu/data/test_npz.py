@@ -56,7 +56,7 @@ def bad_pixel(value):
         (bad_pixel(1e300), "x_train holds NaN or infinity"),  # too large for float32
         ({"y_train": np.arange(5)}, "y_train has shape"),
         ({"y_train": np.zeros((6, 1), int)}, "y_train has shape"),
-        ({"y_train": np.zeros(6)}, "y_train is float64"),
+        ({"y_train": np.zeros(6)}, "y_train is float32 and y_test int32; give both"),
         ({"y_train": np.zeros(6, bool)}, "y_train is bool"),
         ({"y_test": np.array([0, -1])}, "y_test runs from -1"),
         ({"y_test": np.array([0, 10**12])}, "y_test runs from 0 to 1000000000000"),

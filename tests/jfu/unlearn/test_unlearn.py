@@ -284,10 +284,15 @@ TRAITS = dict(
 )
 
 
+# Their formulas have logits of classes, or cross-entropy.
+OF_CLASSES = {"anchored", "coun", "fcu", "fedosd", "fedquit", "fukd", "ga", "mode", "not_coun"}
+OF_CLASSES |= {"not_deepest", "pgd"}
+
+
 @methods
 def test_traits_are_what_a_method_does(build, variables, request_, name):
     traits, state = jfu.unlearn.traits_of(name), _unlearn(build(name), variables, request_, 0)
-    assert traits == Traits(**TRAITS.get(name, {}))
+    assert traits == Traits(**TRAITS.get(name, {}), labels=name in OF_CLASSES)
     old, new = (
         {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
         for leaves in map(jax.tree_util.tree_leaves_with_path, (variables["params"], state.params))

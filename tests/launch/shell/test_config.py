@@ -19,7 +19,7 @@ REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
 @pytest.mark.parametrize(
     ("role", "names"),
     dict(
-        place=["dataset", "data_dir", "partition"],
+        place=["dataset", "data_dir", "partition", "model"],
         poison=["backdoor_clients", "backdoor_fraction", "backdoor_label", "backdoor_size"],
         request=REQUEST,
         renewed=["max_grad_norm", "eval_every", "attack_every", "proxy", "dp_noise_from_seed"],
@@ -29,10 +29,12 @@ REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
         + ["dp_noise_from_seed"],
         derived=["backdoor_forget", "past", "rounds_before"],
         not_in_pays=["init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"]
-        + ["options", "proxy", "federation", "penalty", "features"],
+        + ["options", "proxy", "federation", "penalty", "features", "task", "standardise"],
         later=["precision", "max_grad_norm", "recovery_warmup_rounds"]
-        + ["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"],
-        quiet=["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"],
+        + ["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"]
+        + ["task", "standardise"],
+        quiet=["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"]
+        + ["task", "standardise"],
     ).items(),
 )
 def test_the_fields_of_a_role(role, names):

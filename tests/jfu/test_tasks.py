@@ -1,0 +1,106 @@
+"""Tasks: losses and scores against NumPy in float64, and targets that are not a task's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jfu
+from jfu import evaluation, tasks
+from jfu.data import Dataset, load, partition
+from jfu.data.standardise import added, centre, standardised, sums
+
+RNG = np.random.default_rng(0)
+SLOPE = np.array([1.0, -2.0, 0.5])
+
+
+def table(many, noise=0.1):
+    x = RNG.normal(size=(many, 3)).astype(np.float32)
+    return x, (x @ SLOPE + noise * RNG.normal(size=many)).astype(np.float32)
+
+
+def apply(variables, x, **how):
+    return x @ variables["params"]["w"], {}
+
+
+MODEL = {"params": {"w": RNG.normal(size=(3, 1)).astype(np.float32)}}
+
+
+def test_measures_of_a_regression():
+    retain, forget, test = table(40), table(30), table(50)
+    made = evaluation.of_arrays(retain, forget, test)
+    variance = float(np.var(np.r_[retain[1], forget[1]].astype(np.float64)))
+    judge = tasks.explained(variance)
+    found = evaluation.measures(apply, MODEL, made, judge=judge)
+    for name, (x, y) in dict(retain=retain, forget=forget, test=test).items():
+        error = (x.astype(np.float64) @ MODEL["params"]["w"][:, 0].astype(np.float64) - y) ** 2
+        assert found[name] == pytest.approx(100 * (1 - error.mean() / variance), rel=1e-4)
+        if name != "test":
+            assert found[f"loss_{name}"] == pytest.approx(error.mean(), rel=1e-4)
+    assert found["guess"] == 0 and found["asr"] is None
+    # Every forgotten example has a test example beside it, as if all were of one class.
+    assert len(made.members) == 30 and made.y.dtype == np.float32
+
+
+def test_a_federation_fits_a_line_and_padding_does_not_count():
+    x, y = table(60, noise=0.0)
+    clients = jfu.stack(x, y, [range(5), range(5, 30), range(30, 60)])
+    assert clients.y.dtype == jnp.float32
+    loss = tasks.TASKS["regress"].loss(apply)
+    fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.1), batch_size=8))
+    state = fed.init(jax.tree.map(jnp.asarray, MODEL))
+    for done in jfu.rounds(jax.jit(fed.round), state, clients, jax.random.key(0), stop=20):
+        state = done.state
+    np.testing.assert_allclose(state.params["w"][:, 0], SLOPE, atol=1e-3)
+
+
+def test_the_loss_is_the_mean_square_over_live_examples():
+    out, y, mask = RNG.normal(size=(4, 1)), RNG.normal(size=4), np.array([1.0, 0, 1, 1])
+    batch = jfu.Batch(None, jnp.float32(y), jnp.float32(mask))
+    wanted = ((out[:, 0] - y) ** 2)[mask > 0].mean()
+    assert float(tasks.squared_error(jnp.float32(out), batch)) == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(ValueError, match="labels are float32, and classes are integers"):
+        jfu.cross_entropy(jnp.zeros((4, 2)), batch)
+
+
+def test_a_model_that_has_diverged_has_the_least_score():
+    _, score = tasks.explained(1.0)(jnp.array([[jnp.nan], [jnp.inf], [1e30], [1.0]]), jnp.ones(4))
+    assert score.tolist() == [tasks.LEAST] * 3 + [1]
+
+
+def test_sums_of_clients_standardise_as_the_pool_does():
+    x = RNG.normal(3, 5, (50, 4))
+    x[:, 2] = 7.0
+    parts = [sums(x[rows]) for rows in np.array_split(np.arange(50), 7)]
+    mean, scale = centre(added(parts))
+    np.testing.assert_allclose(mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(scale, np.where(x.std(0) > 1e-9, x.std(0), 1), rtol=1e-9)
+    data = Dataset(np.float32(x), np.float32(x[:, 0]), np.float32(x[:9]), np.float32(x[:9, 0]), ())
+    turned = standardised(data)
+    np.testing.assert_allclose(turned.x_test, (x[:9] - mean) / scale, atol=1e-5)
+    np.testing.assert_allclose(turned.y_train, (x[:, 0] - mean[0]) / scale[0], atol=1e-5)
+    with pytest.raises(ValueError, match="features that are floats, and these are uint8"):
+        standardised(load("synthetic"))
+
+
+def test_targets_of_another_task_are_a_sentence():
+    classes, numbers = load("breast_cancer"), load("diabetes")
+    assert classes.x_train.shape == (455, 30) and classes.labels == ("malignant", "benign")
+    assert numbers.x_train.shape == (354, 10) and numbers.labels == ()
+    tasks.check("classify", classes)
+    tasks.check("regress", numbers)
+    with pytest.raises(ValueError, match="does not take targets that are floats.*task=regress"):
+        tasks.check("classify", numbers)
+    with pytest.raises(ValueError, match="does not take targets that are integers.*=classify"):
+        tasks.check("regress", classes)
+    flat = numbers._replace(y_train=np.ones(4, np.float32))
+    with pytest.raises(ValueError, match="all 4 training targets are 1"):
+        tasks.TASKS["regress"].judge(flat)
+
+
+def test_shards_of_a_regression_go_by_the_size_of_targets():
+    y = RNG.permutation(100).astype(np.float32)
+    lists = partition.partition("shards:1", y, clients=10)
+    assert sorted(sorted(y[rows] // 10) for rows in lists) == [[float(n)] * 10 for n in range(10)]
+    assert sum(map(len, partition.partition("iid", y, clients=3))) == 100

@@ -1,0 +1,52 @@
+"""Runs of tables of numbers: a regression, classes, and own arrays."""
+
+import json
+
+import numpy as np
+import pytest
+
+from helpers.scripts import rows_of
+
+FEW = ["--clients=3", "--rounds=2", "--recovery_rounds=1", "--devices=1"]
+
+
+def test_a_regression_goes_through_a_comparison_in_its_own_words(forks, tmp_path):
+    flags = ["--dataset=diabetes", *FEW, "--seeds=1", f"--workdir={tmp_path / 'A'}"]
+    done = forks.run("compare", *flags, "--methods=retrain,not")
+    assert done.status == 0, done.said
+    assert "354 examples with 3 clients" in done.said and "retained explained variance" in done.said
+    config = json.loads((tmp_path / "A" / "config.json").read_text())["config"]
+    assert (config["task"], config["model"], config["standardise"]) == ("regress", "mlp1", True)
+    last = {row["method"]: row for row in rows_of(tmp_path / "A")}
+    assert 0 < last["retrain"]["retain"] <= 100 and last["retrain"]["guess"] == 0
+    audited = forks.run("audit", f"--workdir={tmp_path / 'A'}")
+    assert audited.status == 2 and "an audit examines classifiers" in audited.said
+
+
+WRONG = {
+    "--methods=pgd": "pgd uses classes, and --task=regress has none",
+    "--forget=class:1": "--forget=class:1 is for classes of images",
+    "--backdoor": "--backdoor is for classes of images",
+    "--task=classify": "does not take targets that are floats",
+    "--federation=ridge": "--federation=ridge is for classes",
+}
+
+
+@pytest.mark.parametrize("flag", WRONG)
+def test_what_a_regression_lacks_is_a_sentence(forks, tmp_path, flag):
+    done = forks.run("compare", "--dataset=diabetes", *FEW[:1], flag, f"--workdir={tmp_path}/A")
+    assert done.status == 2 and WRONG[flag] in done.said, done.said
+
+
+@pytest.mark.slow
+def test_own_tables_take_a_perceptron(forks, tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 5)).astype(np.float32)
+    for name, y in dict(numbers=x @ np.arange(5.0), classes=(x[:, 0] > 0).astype(int)).items():
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+        flags = [f"--dataset={tmp_path / name}.npz", *FEW, f"--workdir={tmp_path / name}"]
+        done = forks.run("train", *flags)
+        assert done.status == 0, done.said
+        config = json.loads((tmp_path / name / "config.json").read_text())["config"]
+        assert config["model"] == "mlp"
+        assert config["task"] == dict(numbers="regress", classes="classify")[name]
