@@ -251,7 +251,8 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
 
 def _words(summary: Summary) -> Words:
     """The words of a summary's task."""
-    return TASKS[(summary.get("config") or {}).get("task", "classify")].words
+    name = (summary.get("config") or {}).get("task")
+    return TASKS[name if name in TASKS else "classify"].words
 
 
 def _outcome(methods: Mapping[str, Mapping[str, Any]], name: str, task: Words) -> list[str]:

@@ -72,11 +72,6 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
             f"{where} has a run of launch.{run.script}; audit a run of launch.compare, "
             "launch.unlearn or launch.train"
         )
-    if run.config.task != "classify":
-        raise ValueError(
-            f"{where} has a model with --task={run.config.task}, and an audit examines classifiers "
-            "only; its table has the measures that apply"
-        )
     if options.data_dir and not idle.NEEDS["data_dir"].met(run.config):
         raise ValueError(
             f"--data_dir does nothing for {run.config.dataset}, which is not a set of "
@@ -91,6 +86,11 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
             "run launch.compare with retrain among --methods and audit that"
         )
     verification.settle(where)
+    if run.config.task != "classify":
+        raise ValueError(
+            f"{where} has a model with --task={run.config.task}, and an audit examines classifiers "
+            "only; its table has the measures that apply"
+        )
     return run
 
 
