@@ -66,13 +66,18 @@ def locked(server: Server) -> Generator[None]:
     import fcntl
 
     os.makedirs(server.folder, mode=0o700, exist_ok=True)
-    with open(server.path("lock"), "w") as file:
+    with open(server.path("lock"), "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            file.seek(0)
             raise RuntimeError(
-                f"another server works in {server.folder}; end it, or give another folder"
+                f"another server works in {server.folder} (process {file.read(20)}); end it, or "
+                "give another folder"
             ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
         yield
 
 

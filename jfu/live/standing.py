@@ -58,7 +58,10 @@ def met(standing: Standing, nodes: Iterable[Node]) -> Standing:
 def decided(standing: Standing, requests: Iterable[Request]) -> Standing:
     """The standing once requests are known: each new one is accepted, or refused in a sentence.
 
-    >>> three = met(Standing(), [Node("1"), Node("2"), Node("3")])
+    Before the first round nodes may still be connecting. So a request that names a node that has
+    not come yet waits until then.
+
+    >>> three = met(Standing(round=1), [Node("1"), Node("2"), Node("3")])
     >>> after = decided(three, [Request("a", ("2",), digest="x"), Request("b", ("9",), digest="y")])
     >>> after.gone, list(after.open)
     (['2'], ['a'])
@@ -68,13 +71,19 @@ def decided(standing: Standing, requests: Iterable[Request]) -> Standing:
     True
     """
     for request in requests:
-        if request.digest not in standing.settled:
+        early = not standing.round and not all(_named(standing, word) for word in words_of(request))
+        if request.digest not in standing.settled and not early:
             standing = _decided(standing, request)
     return standing
 
 
+def words_of(request: Request) -> tuple[str, ...]:
+    """What a request calls the nodes that it names."""
+    return request.forget or request.returns
+
+
 def _decided(standing: Standing, request: Request) -> Standing:
-    named = [(word, _named(standing, word)) for word in request.forget or request.returns]
+    named = [(word, _named(standing, word)) for word in words_of(request)]
     nodes = list(dict.fromkeys(node for _, some in named for node in some))
     why = _refusal(standing, request, named, nodes)
     settled = standing.settled | {request.digest: request.id}

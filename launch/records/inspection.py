@@ -10,6 +10,7 @@ from typing import Any
 from absl import flags
 
 import jfu.ledger
+from jfu import live
 from jfu.files import shown
 from launch.records import erasure, folder, ledgers, life, records, signing, verification
 from launch.shell.printing import show
@@ -213,6 +214,8 @@ def in_words(line: dict[str, Any]) -> str:
             text = "from here on with another key" if "mac" in line else "from here on with a key"
         case "missing":
             text = f"{len(line['missing'])} checkpoints were missing, and are made again"
+        case "negated" | "refused" | "returned":
+            text = live.in_words(line)
         case other:
             text = other
     return f"{line['number']:3d}  {line['time']}  {shown(text)}"

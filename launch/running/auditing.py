@@ -26,13 +26,15 @@ FLAGS = flags.FLAGS
 def audit() -> None:
     from launch.records import records
     from launch.report import page, terminal
-    from launch.running import evidence
+    from launch.running import evidence, served
     from launch.shell import outputs
     from launch.workdir import locks, places
 
     if not FLAGS.workdir:
         raise ValueError("--workdir is missing; give a work directory of launch.compare")
     where = pathlib.Path(FLAGS.workdir)
+    if served.here(where):
+        return served.audit(where)
     options = Options(*(getattr(FLAGS, name) for name in Options._fields))
     run = auditable(where, options)  # before anything is written there
     lock = locks.take(where)

@@ -14,6 +14,7 @@ BELOW = dict(
     records=("report", "workdir", "setup", "shell"),
     running=("records", "report", "workdir", "setup", "shell"),
     timing=("report", "shell"),
+    live=("shell",),
     studies=("running", "timing", "records", "report", "workdir", "setup", "shell"),
 )
 

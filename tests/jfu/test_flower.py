@@ -235,3 +235,64 @@ def test_a_strategy_that_waits_for_more_nodes_than_stay_is_noted(server, grid, c
     strategy = flower.FedAvg(min_available_nodes=3)
     jfu.flower._tell(standing, strategy, jfu.flower.nodes_of(grid))
     assert f"2 {waits} 3" in caplog.text
+
+
+def test_the_adapter_gives_the_model_of_a_simulation(server):
+    """The same clients, request and rounds through jfu's own federation."""
+    import jax
+    import optax
+
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(60, 4)).astype(np.float32)
+    y = (x[:, 0] > 0).astype(np.int32)
+    parts = [range(10), range(10, 35), range(35, 60)]
+    start_ = {"stem": 0.5 * draw.normal(size=(4, 6)), "head": draw.normal(size=(6, 2))}
+    start_ = {name: a.astype(np.float32) for name, a in start_.items()}
+
+    def loss(variables, batch, key):
+        hidden = jax.numpy.tanh(batch.x @ variables["params"]["stem"])
+        return jfu.cross_entropy(hidden @ variables["params"]["head"], batch)
+
+    def rounds_of(clients, state, number):
+        for _ in range(number):
+            state, _ = step(state, clients, jax.random.key(0))
+        return state
+
+    local = jfu.local_sgd(loss, optax.sgd(0.5), epochs=3, batch_size=25)
+    fed = jfu.fedavg(local)
+    step = jax.jit(fed.round)
+    clients = jfu.stack(x, y, parts)
+    request = jfu.split(clients, jfu.forget_client(clients, [1]))
+    trained = rounds_of(clients, fed.init({"params": start_}), 2)
+    method = jfu.negation(fed, jfu.by_path("stem"))
+    answer = method.perturb(jfu.Trained(trained.variables), request, None)
+    simulated = rounds_of(request.retain, answer, 3).params
+
+    def node(number):
+        """A client as a federation of its own: its model after a round is its local model."""
+        only = jax.numpy.arange(3)[:, None] == number
+        alone = clients._replace(mask=clients.mask & only)
+
+        def work(model, config, kind):
+            if kind == "evaluate":
+                return 0.5, len(parts[number])
+            state = rounds_of(alone, fed.init({"params": model}), 1)
+            return state.params, len(parts[number])
+
+        return work
+
+    grid = LocalGrid({number + 1: node(number) for number in range(3)})
+    found = jfu.flower.start(
+        flower.FedAvg(**SMALL),
+        grid,
+        record(start_),
+        server._replace(select=jfu.by_path("stem"), most=3),
+        num_rounds=5,
+        evaluate_fn=lambda number, _: (
+            ask(server, {"id": "a", "forget": ["2"]}) if number == 2 else None
+        ),
+    )
+    assert [node for node, kind, _ in grid.sent if kind == "train"] == [1, 2, 3] * 2 + [1, 3] * 3
+    for name, a in arrays(found).items():
+        assert np.abs(a - start_[name]).max() > 0.1
+        np.testing.assert_allclose(a, simulated[name], rtol=2e-5, atol=2e-6)

@@ -108,7 +108,7 @@ def test_a_request_by_id_key_or_name_takes_out_the_same_node(server):
 )
 def test_an_impossible_request_is_refused_in_one_sentence(server, line, words):
     ask(server, line)
-    model, standing = live.begin(server, TORCH, live.Standing(), NODES)
+    model, standing = live.begin(server, TORCH, live.Standing(round=1), NODES)
     (why,) = refusals(server).values()
     assert words in why and "\n" not in why
     assert bits(model) == bits(TORCH) and all(live.stays(standing, node) for node in NODES)
@@ -141,6 +141,14 @@ def test_an_id_is_used_once(server):
     _, standing = live.begin(server, TORCH, live.Standing(), NODES)
     assert [live.stays(standing, node) for node in NODES] == [False, True, True]
     assert "another request has the id a" in refusals(server)["a"]
+
+
+def test_before_the_first_round_a_request_waits_for_its_node(server):
+    ask(server, {"id": "a", "forget": ["3"]})
+    _, standing = live.begin(server, TORCH, live.Standing(), NODES[:2])
+    assert not server.path("ledger.jsonl").exists()
+    _, standing = live.begin(server, TORCH, standing._replace(round=1), NODES)
+    assert events(server) == ["asked", "negated"]
 
 
 def rounds(server, model, standing, accuracies, nodes=NODES, model_of=lambda model: model):
