@@ -10,7 +10,7 @@ from launch.setup import private, ridge
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
-from launch.shell.devices import Layout
+from launch.shell.devices import Layout, near
 from launch.shell.say import say
 from launch.workdir.places import WorkDir
 
@@ -36,7 +36,7 @@ def announce(
     """
     config, clients = study.config, trial.everything.retain
     words = TASKS[config.task].words
-    sizes = clients.mask.sum(-1)  # integers: weights are float32, whose sum may be rounded
+    sizes = near(clients.mask).sum(-1)  # integers: weights are float32, whose sum may be rounded
     say(
         f"{config.dataset}: {int(sizes.sum())} {words.examples} with {clients.id.shape[0]} clients "
         f"({int(sizes.min())} to {int(sizes.max())} each), model {config.model}, "
@@ -49,7 +49,7 @@ def announce(
             f"{config.backdoor_label}"
         )
     if config.forget:
-        gone = int(trial.request.forget.mask.sum())
+        gone = int(near(trial.request.forget.mask).sum())
         say(f"request: forget {config.forget} ({gone} {words.examples})")
     say(head_of(study) if ridge.chosen(config) else layers_of(study))
     for line in [*private.outlook(config, trial, plan), *private.lonely(config, trial, plan)]:

@@ -21,6 +21,7 @@ import numpy as np
 
 import jfu
 from launch.shell.config import FIELDS, Config, having
+from launch.shell.devices import near
 
 # Fields of a row that depend only on the model, test images and settings; all others are exact.
 COVERED = ("method", "seed", "round", "own", "test", "test_kept", "test_forgotten", "asr")
@@ -46,7 +47,7 @@ def hides_clients(config: Config) -> str:
 
 def holding(clients: jfu.ClientData) -> int:
     """The number of clients with live examples, from which a round draws."""
-    return int((jfu.weights(clients) > 0).sum())
+    return int(near(clients.mask).any(-1).sum())
 
 
 def epsilon(config: Config, phases: Sequence[tuple[int, int]]) -> float:

@@ -16,6 +16,7 @@ import numpy as np
 import jfu
 from jfu.files import read_npy, shown
 from launch.setup import identity
+from launch.shell.devices import near
 
 FORMS = "client:0,3 | class:7 | class:7@client:0 | fraction:0.1@client:0 | mask:FILE.npy"
 
@@ -52,9 +53,9 @@ def parse(text: str, clients: jfu.ClientData, names: Sequence, key: jax.Array) -
     else:
         raise ValueError(f"--forget={text} is not understood; write one of {FORMS}")
     request = jfu.split(clients, forget)
-    if not bool(request.forget.mask.any()):
+    if not near(request.forget.mask).any():
         raise ValueError(f"--forget={text} names no example of any client; name some that exist")
-    if not bool(request.retain.mask.any()):
+    if not near(request.retain.mask).any():
         raise ValueError(
             f"--forget={text} would forget everything and leave nothing to train on; leave some "
             "examples to at least one client"

@@ -9,9 +9,9 @@ from jfu import results
 from launch.records import records
 from launch.shell.config import Config
 from launch.shell.devices import Layout
-from launch.workdir import checkpoints, outcome, places, workdir
+from launch.workdir import checkpoints, fingerprint, outcome, places, workdir
 
-BLANK = {field.name: None for field in dataclasses.fields(Config)}
+BLANK = {field.name: None for field in dataclasses.fields(Config)} | fingerprint.LATER
 
 
 CONFIG = Config(
