@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jfu.metrics import Judge, classes
 from jfu.select import by_layer, first_weight
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
 from jfu.unlearn.anchored import anchored
@@ -36,6 +37,7 @@ from jfu.unlearn.negation import check_changed, negate, negation
 from jfu.unlearn.no_return import no_return
 from jfu.unlearn.noise import add_noise, noise
 from jfu.unlearn.none import none
+from jfu.unlearn.npo import npo
 from jfu.unlearn.permute import permute, shuffle
 from jfu.unlearn.pgd import pgd
 from jfu.unlearn.puf import puf
@@ -75,6 +77,7 @@ class Setting(NamedTuple):
     eased: Callable[[int], FederatedAlgorithm] | None = None
     augment: Augment | None = None  # how clients change each example in training
     penalty: float = 1.0  # of ridge heads
+    judge: Judge = classes  # the task's loss and score of each example
     options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
 
 
@@ -341,6 +344,16 @@ METHODS = (
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
         compared=True,
     ),
+    Method(
+        "npo",
+        lambda s, **options: npo(
+            s.fed, s.model, batch_size=s.batch_size, judge=s.judge, chunk=s.chunk, **options
+        ),
+        _LEAVING,
+        _options(npo, "lr beta epochs"),
+        Traits(lonely=True),
+        tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
+    ),
     # of ridge heads on frozen features (``jfu.ridge``)
     Method(
         "ridge",
@@ -418,6 +431,7 @@ __all__ = [
     "no_return",
     "noise",
     "none",
+    "npo",
     "on_retained",
     "permute",
     "pgd",

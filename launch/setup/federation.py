@@ -200,7 +200,7 @@ def _check_task(config: Config, names: Sequence[str]) -> None:
     if labels:
         raise ValueError(
             f"{', '.join(labels)} uses classes, and --task={config.task} has none; choose other "
-            "methods, such as not, not_blend, finetune or puf"
+            "methods, such as not, not_blend, finetune or npo"
         )
 
 

@@ -199,6 +199,7 @@ def assemble(
         warmup=config.recovery_warmup_rounds,
         eased=feds.eased,
         penalty=config.penalty,
+        judge=task.judge(dataset),
         options=read_options(config.options),
     )
     jfu.select(variables["params"], setting.selector)  # refuses unknown layers before any work

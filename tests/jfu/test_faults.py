@@ -383,9 +383,11 @@ def move(a, b):
 
 
 # Every method that has rounds of its own, and how many are run; the slow ones are like the others.
-OWN = dict(ga=1, mode=2, fedosd=2, not_deepest=1, federaser=2, pgd=1, fedquit=1, fcu=1, puf=1)
+OWN = dict(
+    ga=1, mode=2, fedosd=2, not_deepest=1, federaser=2, pgd=1, fedquit=1, fcu=1, puf=1, npo=1
+)
 OWN |= dict(ridge_subtract=1)
-SLOW = ("pgd", "fedquit", "fcu", "puf")
+SLOW = ("pgd", "fedquit", "fcu", "puf", "npo")
 
 
 def bold(model, fed):
@@ -410,6 +412,7 @@ def bold(model, fed):
         pgd=dict(lr=1.0, margin=-1.0),
         ga=dict(lr=1.0),
         fedquit=dict(lr=0.1),
+        npo=dict(lr=1.0),
     )
     layers = jfu.by_layer(model, 0)
     return jfu.unlearn.Setting(

@@ -187,6 +187,7 @@ OPTIONS = {
     "fukd": dict(temperature=[*RATES, 0], lr=RATES, momentum=[*RATES, 1.0], epochs=[NAN, -1]),
     "ga": dict(lr=RATES, epochs=COUNTS, clip=[NAN, 0, -1], rounds=COUNTS),
     "mode": dict(lam=[NAN, 2], degrade=[NAN, -1], guide=[NAN, 0], stay_lr=RATES),
+    "npo": dict(lr=RATES, beta=[NAN, 0, -1], epochs=COUNTS),
     "pgd": dict(lr=RATES, momentum=[*RATES, 1.0], clip=[NAN, 0], epochs=COUNTS, draws=COUNTS)
     | dict(margin=[NAN, INF]),
     "puf": dict(rate=[NAN, INF, True]),

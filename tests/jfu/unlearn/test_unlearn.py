@@ -253,7 +253,7 @@ NEEDS = dict(
     fedosd=dict(LEAVING, per_client=True),
     ridge=dict(history=("statistics",), per_client=True),
     ridge_subtract=dict(LEAVING, history=("total",)),
-    **dict.fromkeys(("mode", "fcu", "puf", "fedquit", "ga"), LEAVING),
+    **dict.fromkeys(("mode", "fcu", "puf", "fedquit", "ga", "npo"), LEAVING),
 )
 
 
@@ -277,7 +277,7 @@ TRAITS = dict(
     not_deepest=dict(negates=True),
     anchored=dict(perturbs=True, selects=True, negates=True, teaches=True),
     **{key: dict(of_means=True) for key in ("fukd", "pgd")},
-    **{key: dict(lonely=True) for key in ("fcu", "fedquit", "ga")},
+    **{key: dict(lonely=True) for key in ("fcu", "fedquit", "ga", "npo")},
     ridge=dict(recovers=False, solves=True),
     ridge_subtract=dict(recovers=False, solves=True, lonely=True),
     **{key: dict(perturbs=True, selects=True) for key in ("noise", "reinit", "permute")},
@@ -341,7 +341,7 @@ FACTORIES |= {"not_deepest": "deepest", "not_blend": "blended", "not_no_return":
 FACTORIES |= {"not_coun": "coun"}
 # What a setting gives; everything else that a factory takes by name is an option.
 GIVEN = {"follows", "within", "around", "chunk", "batch_size", "weights_only", "augment"}
-GIVEN |= {"penalty"}
+GIVEN |= {"penalty", "judge"}
 
 
 @methods
@@ -495,7 +495,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("ridge", {"head"}),
         ("ridge_subtract", set()),
         *((name, set()) for name in ("not_deepest", "fedmemprune")),
-        *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga")),
+        *((name, set()) for name in ("mode", "fcu", "fedosd", "puf", "fedquit", "ga", "npo")),
     ],
 )
 def test_which_layers_a_method_perturbs(build, variables, request_, name, changed):
