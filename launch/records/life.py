@@ -208,8 +208,8 @@ def lives(lines: Iterable[dict[str, Any]]) -> list[Life]:
         if line["event"] == "received":
             found.setdefault(line["subject_request_id"], _begun(line))
             continue
-        one = [line["subject_request_id"]] if line["event"] in EVENTS else []
-        for name in [*one, *line.get(IDS, [])]:
+        one = line.get("subject_request_id") if line["event"] in EVENTS else None
+        for name in [one, *line.get(IDS, [])]:
             if name in found:
                 found[name] = _after(found[name], line)
     return list(found.values())
