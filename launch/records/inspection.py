@@ -198,7 +198,7 @@ def in_words(line: dict[str, Any]) -> str:
         case "due":
             text = f"{line['subject_request_id']}, {line['request']}: due "
             text += f"{line['expected_completion_time'][:10]}, because: {line['reason']}"
-        case "refused" if "subject_request_id" in line:  # others are of a live federation
+        case "refused" if "why" not in line:  # which a live federation gives
             text = f"refused {line['subject_request_id']}, {line['request']}: {line['reason']}"
         case "audited":
             given = {name: found.get("forgotten") for name, found in line["verdicts"].items()}

@@ -78,7 +78,10 @@ def _is_formed(line: dict[str, Any]) -> bool:
     lists = [line.get("missing", []), line.get("subject_request_ids", [])]
     if not all(isinstance(one, list) for one in lists):
         return False
-    texts = [line.get("event"), *map(line.get, TEXTS.get(str(line.get("event")), ())), *lists[1]]
+    event = str(line.get("event"))
+    # A live federation refuses requests that never got an id here (``jfu.live``).
+    wanted = ("request", "why") if event == "refused" and "why" in line else TEXTS.get(event, ())
+    texts = [line.get("event"), *map(line.get, wanted), *lists[1]]
     return all(isinstance(text, str) for text in texts)
 
 
