@@ -19,6 +19,7 @@ def write(
 ) -> None:
     """Writes the configuration and the methods' names in one line, then one line for each row."""
     values = dataclasses.asdict(config) | dict(data_dir=None)  # a path on one machine
+    values["model"] = values["model"].rpartition("/")[2]  # one's own: the name of its file
     lines = [dict(config=values, cells=names), *rows]
     jfu.io.write_bytes(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 

@@ -158,6 +158,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "fashion-dirichlet-blend-cpu": _recorded("fashion-dirichlet-blend-cpu"),
     "cifar10_cnn_iid-cpu-2000": _recorded("cifar10_cnn_iid-cpu-2000"),
     "cifar10_cnn_iid-cpu-3000": _recorded("cifar10_cnn_iid-cpu-3000"),
+    "digits-vit-cpu": _recorded("digits-vit-cpu"),
     "digits-rivals-cpu": _recorded("digits-rivals-cpu"),
     "recoveries": lambda results: recoveries.markdown(results / "recovery"),
     "digits-bf16": _summary("digits-bf16-cpu"),
