@@ -18,6 +18,10 @@ On an accelerator one command measures in a quarter of an hour what matters most
 is listed, and the same command goes on. --rehearse tries all of it on CPU.
 
   python -m launch.bench --suite=accelerator --minutes=12 --out=DIR
+
+Where the time of a round goes, with a trace for TensorBoard and Perfetto:
+
+  python -m launch.bench --workload=resnet18 --strategies=1x5 --profile=DIR
 """
 
 from absl import flags
@@ -65,6 +69,11 @@ def define() -> None:
     )
     flags.DEFINE_bool("rehearse", False, "Run every step of the suite on CPU, at a small size.")
     flags.DEFINE_string("data_dir", None, "Where the suite finds data sets, packed or prepared.")
+    flags.DEFINE_string(
+        "profile",
+        None,
+        "Trace rounds of the first strategy into this folder, and show the longest operations.",
+    )
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 

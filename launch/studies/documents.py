@@ -20,6 +20,7 @@ from launch.report import recorded, report, terminal
 from launch.running import table, targets
 from launch.studies import pays_report, rates, recoveries, robustness, theory
 from launch.timing import bench, streaming
+from launch.timing.accelerator import expected
 from launch.timing.accelerator import tables as accelerator
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -172,6 +173,9 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "bench-cnn": _of_lines("bench-cnn-cpu", bench.markdown),
     "aims": aims,
     "accelerator": accelerator.overview,
+    "expected-steps": _of_lines("lowered-cpu", expected.steps),
+    "expected": _of_lines("lowered-cpu", expected.markdown),
+    "lowered": _of_lines("lowered-cpu", expected.programs),
     "streaming": _of_lines("streaming-cpu", streaming.markdown),
 }
 

@@ -1,6 +1,7 @@
 """Timed rounds: all candidates in turns, then each alone."""
 
 import importlib.util
+import pathlib
 import random
 import statistics
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 
 from absl import flags
 
+from launch.shell.printing import show
 from launch.shell.say import say
 from launch.timing import points, workloads
 from launch.timing.process import PEERS, Worker, free, publish, told_by
@@ -35,6 +37,9 @@ def bench() -> None:
     strategies = FLAGS.strategies or [facts["strategy"]]
     for strategy in strategies:
         workloads.strategy(strategy)
+    if FLAGS.profile:
+        profile(common | dict(name="jfu", strategy=strategies[0]))
+        return
     asked = [common | dict(name="jfu", strategy=strategy) for strategy in strategies]
     if facts["devices"] == 1 or FLAGS.central:
         asked.append(common | dict(name="central", strategy="1x1"))
@@ -61,6 +66,18 @@ def bench() -> None:
         row["gflop_per_second"] = row["gflop"] and row["gflop"] / row["seconds_median"]
     judge(rows, facts["backend"] == "cpu" or facts["devices"] == 1)
     publish(FLAGS.json, rows, markdown(rows))
+
+
+def profile(asked: dict) -> None:
+    """Traces rounds of one candidate in this process, and shows where their time goes."""
+    from launch.shell.folders import make_folder
+    from launch.timing import workers
+    from launch.timing.accelerator import profile
+
+    folder = pathlib.Path(FLAGS.profile)
+    make_folder(folder)
+    path = profile.record(workers.jfu_rounds(asked).run, folder)
+    show(f"{profile.markdown(list(profile.events(path)))}The trace is in {path.parent}.")
 
 
 def judge(rows: list[dict], whole: bool) -> None:

@@ -56,6 +56,7 @@ def all_steps(setting: Setting) -> list[Step]:
         device(setting),
         *rounds(setting, first=True),
         start(setting),
+        profile(setting),
         *the_row(setting),
         *shadows(setting),
         *rounds(setting, first=False),
@@ -100,6 +101,14 @@ def start(setting: Setting) -> Step:
     command = ("-m", "launch.startup", "--runs=1", f"--json={path}")
     about = "the quickstart's first round, cold and warm"
     return Step("startup", about, 60, 120, command, "startup", needs=SCRIPTS)
+
+
+def profile(setting: Setting) -> Step:
+    """A trace of rounds; the table of the longest operations is in the step's log."""
+    small = ("--workload=mlp", "--clients=2", "--examples=32")
+    job = small if setting.rehearse else ("--workload=resnet18",)
+    command = ("-m", "launch.bench", *job, f"--profile={setting.out / 'profile'}")
+    return Step("profile", "where the time of a round of resnet18 goes", 50, 90, command)
 
 
 def _row(setting: Setting, do: str, **asked: object) -> tuple[str, ...]:
