@@ -27,7 +27,7 @@ audit, the ledger without other requests, a page in plain words, and a program t
 without jfu. Everything is signed (Ed25519, needs the package cryptography).
 
   openssl genpkey -algorithm ed25519 -out sign.pem
-  python -m launch.ledger --workdir=B --export=evidence --sign_key=sign.pem
+  python -m launch.ledger --workdir=B --export=evidence --sign_key=sign.pem --audit=W
   python -I evidence/verify.py
 """
 
@@ -78,6 +78,12 @@ def define() -> None:
     )
     flags.DEFINE_string(
         "export", None, "A new folder for evidence about the request, to be handed over."
+    )
+    flags.DEFINE_string(
+        "audit",
+        None,
+        "A work directory of launch.compare with the same settings, whose audit supports the "
+        "answer. One model alone decides nothing.",
     )
     flags.DEFINE_string(
         "sign_key", None, "The private key that signs the evidence: Ed25519, a PEM file."

@@ -68,7 +68,7 @@ FIELDS = dict(
     asked="request method from subject_request_ids",
     answered="request method from model history weights rounds before after costs results cells "
     "draws wrote outside_epsilon subject_request_ids",
-    audited="request seeds verdicts subject_request_ids wrote since",
+    audited="request seeds verdicts subject_request_ids wrote since of named head",
     exported="request lines subject_request_ids",
     received="subject_request_id subject_request_type regulation request requester submitted_time "
     "received_time expected_completion_time status",

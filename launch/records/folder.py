@@ -4,7 +4,8 @@ The folder has what an auditor needs, and nothing about other requests:
 
 evidence.json             what was asked, done and found; its form is in evidence.schema.json
 attestation.intoto.jsonl  signed statements with the digests of all files, models and verdicts
-audit.html                the audit's page, if there was an audit
+audit.html                the audit's page, if there was an audit; of a comparison's audit,
+                          audit-comparison.html
 ledger.jsonl              the ledger; of lines about other requests only number, time and hashes
 summary.html              one page in plain words
 VERIFY.md, verify.py      how to check all of this, and the program that does
@@ -23,15 +24,22 @@ from typing import Any
 
 import jfu
 import jfu.ledger
-from jfu.files import read_json, shown
+from jfu.files import shown
 from jfu.io import write_bytes
-from launch.records import erasure, ledgers, life, records, schema, signing, stamps, verifier
+from launch.records import (
+    erasure,
+    ledgers,
+    life,
+    records,
+    schema,
+    signing,
+    stamps,
+    support,
+    verifier,
+)
 from launch.report import officer
 from launch.workdir import locks, runs
 from launch.workdir.places import CONFIG, MODEL, RESULTS, WorkDir
-
-THIS = "this model"
-MOST = 2**26  # bytes of audit.json
 
 
 def export(
@@ -42,6 +50,7 @@ def export(
     name: str | None = None,
     gone: Sequence[str] = (),
     stamp_url: str | None = None,
+    audit: pathlib.Path | None = None,
 ) -> list[str]:
     """Writes the evidence of a work directory's request into a new folder; returns the files.
 
@@ -51,6 +60,7 @@ def export(
       name: the id of a received request, or its beginning; by default the run's own request.
       gone: sources that the user says were removed, as for a proof of erasure.
       stamp_url: a time-stamping service (RFC 3161) for the ledger's head.
+      audit: a comparison with the same settings, whose audit counts too (``support``).
 
     Raises:
       ValueError: the folder is not empty, or the request has no evidence here.
@@ -59,18 +69,21 @@ def export(
     lines = ledgers.check(path)
     text, found = requested(path, lines, name)
     ids = [one.id for one in found]
-    audits = audits_of(path, ledgers.own(path, lines), text)
+    if audit:
+        support.write(path, support.checked(path, audit)[1])
+        lines = ledgers.check(path)
+        found = [one for one in life.lives(lines) if one.id in ids]
+    audits, pages = audits_of(path, ledgers.own(path, lines), text, audit)
     left = erased(path, text, gone)
     target.mkdir(parents=True, exist_ok=True)
     lines = exported(path, lines, text, ids)
-    files = {"ledger.jsonl": excerpt(path, lines, text, ids)}
+    files = pages | {"ledger.jsonl": excerpt(path, lines, text, ids)}
     evidence = gathered(path, lines, text, found, audits, left)
     evidence["ledger"]["shown"] = files["ledger.jsonl"].count(b'"event":')
     if stamp_url:
         head = evidence["ledger"]["head"]
         files["head.tsr"], time = stamps.stamp(stamp_url, head)
         evidence["ledger"]["timestamp"] = dict(time=time, url=stamp_url)
-    files |= {one["page"]: (path / "audit.html").read_bytes() for one in audits if one["page"]}
     for place, content in sealed(files, evidence, key).items():
         write_bytes(target / place, content)
     return sorted(os.listdir(target))
@@ -157,55 +170,78 @@ def requested(
 
 
 def audits_of(
-    path: pathlib.Path, mine: Sequence[dict[str, Any]], request: str
-) -> list[dict[str, Any]]:
-    """The audit of a work directory, as evidence.json has it; none if there was none.
+    path: pathlib.Path,
+    mine: Sequence[dict[str, Any]],
+    request: str,
+    other: pathlib.Path | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """The audits of a request, as evidence.json has them, and their pages.
 
     Every method, question and verdict of audit.json is taken, whatever their names are.
 
+    Args:
+      mine: the lines of the work directory's own run.
+      other: a comparison whose audit also counts, by a line of ``support``.
+
     Raises:
-      ValueError: the audit's files are missing, or not those that the ledger names.
+      ValueError: an audit's files are missing, or not those that the ledger names.
+    """
+    of = life.THIS if (path / MODEL).is_file() else "this comparison"
+    lines = [x for x in mine if x["event"] == "audited" and x["request"] == request]
+    own, beside = ([x for x in lines if ("of" in x) == said][-1:] for said in (False, True))
+    audits, pages = [], {}
+    report = support.report_of(path, mine)
+    if report and report["asked"]["request"] == request:
+        known = ledgers.vouched(mine)
+        digests = {name: known[name] for name in support.REPORT}
+        pages["audit.html"] = (path / "audit.html").read_bytes()
+        audits.append(audit_of(report, of, "audit.html", digests, own))
+    if beside and not other:
+        raise ValueError(
+            f"the ledger of {path} has the audit of a comparison; give its work directory with "
+            "--audit, since no audit may be left out"
+        )
+    if other:
+        report, digests = support.checked(path, other)[0], beside[-1]["named"]
+        pages["audit-comparison.html"] = (other / "audit.html").read_bytes()
+        audits.append(audit_of(report, support.OF, "audit-comparison.html", digests, beside))
+    return audits, pages
+
+
+def audit_of(
+    report: dict[str, Any],
+    of: str,
+    page: str,
+    digests: dict[str, str],
+    lines: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """One audit, as evidence.json has it.
+
+    Args:
+      lines: of the ledger, about this audit; none in older ones.
     """
     from jfu.audit import rules
     from jfu.audit.measures import REFERENCES
 
-    known = ledgers.vouched(mine)
-    names = [name for name in ("audit.json", "audit.html") if name in known]
-    if not names:
-        return []
-    for name in names:
-        if not (path / name).is_file() or jfu.ledger.digest(path / name) != known[name]:
-            raise ValueError(
-                f"{path / name} is not what its ledger says; restore it, or run launch.audit again"
-            )
-    report = read_json(path / "audit.json", most=MOST)
-    line = [x for x in mine if x["event"] == "audited" and x["request"] == request][-1:]
-    page = "audit.html" if "audit.html" in names else None
-    try:
-        if report["asked"]["request"] != request:
-            return []
-        found = dict(
-            of=THIS if (path / MODEL).is_file() else "this comparison",
-            audited=report["audited"],
-            seeds=report["seeds"],
-            questions={
-                question: dict(title=rules.TITLES.get(question, question), rule=rule)
-                for question, rule in report["questions"].items()
-            },
-            controls=report["controls"],
-            methods={
-                name: dict(verdicts=entry["verdicts"], reasons=entry["reasons"])
-                for name, entry in report["methods"].items()
-                if name not in REFERENCES
-            },
-            notes=report["notes"],
-            page=page,
-            sha256={name: known[name] for name in names},
-            line=line[0]["hash"] if line else None,
-        )
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path / 'audit.json'} has not the form of an audit") from None
-    return [found]
+    return dict(
+        of=of,
+        audited=report["audited"],
+        seeds=report["seeds"],
+        questions={
+            question: dict(title=rules.TITLES.get(question, question), rule=rule)
+            for question, rule in report["questions"].items()
+        },
+        controls=report["controls"],
+        methods={
+            name: dict(verdicts=entry["verdicts"], reasons=entry["reasons"])
+            for name, entry in report["methods"].items()
+            if name not in REFERENCES
+        },
+        notes=report["notes"],
+        page=page,
+        sha256=digests,
+        line=lines[-1]["hash"] if lines else None,
+    )
 
 
 def erased(path: pathlib.Path, request: str, gone: Sequence[str]) -> dict[str, Any] | None:
@@ -273,7 +309,8 @@ def state(
     if not answer:
         return "compared"
     given = [audit["methods"].get(answer["method"], {}).get("verdicts", {}) for audit in audits]
-    return "verified" if [one.get("forgotten") for one in given][-1:] == ["yes"] else "answered"
+    verdict = life.together([str(one.get("forgotten")) for one in given])
+    return "verified" if verdict == "yes" else "answered"
 
 
 def answered(line: dict[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def hand_over(path: pathlib.Path) -> None:
         )
     key, target = signing.signing_key(FLAGS.sign_key), pathlib.Path(FLAGS.export)
     more = dict(name=FLAGS.request_id, gone=FLAGS.gone, stamp_url=FLAGS.timestamp_url)
+    more |= dict(audit=FLAGS.audit and pathlib.Path(FLAGS.audit))
     names = folder.export(path, target, key, **more)
     head = ledgers.lines_of(path, None, None)[-1]["hash"]
     show(f"\n{folder.summary(target, names, key, head)}")
@@ -203,7 +204,8 @@ def in_words(line: dict[str, Any]) -> str:
         case "audited":
             given = {name: found.get("forgotten") for name, found in line["verdicts"].items()}
             told = ", ".join(f"{name} {verdict}" for name, verdict in given.items() if verdict)
-            text = f"audited {line['request']}, {len(line['seeds'])} seeds; forgotten: {told}"
+            of = f" ({line['of']})" if "of" in line else ""
+            text = f"audited {line['request']}{of}, {len(line['seeds'])} seeds; forgotten: {told}"
         case "exported":
             text = f"exported evidence on {line['request']}, with {len(line['lines'])} lines"
         case "begun":

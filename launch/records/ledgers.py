@@ -70,7 +70,7 @@ def lines_of(path: pathlib.Path, head: str | None, secret: bytes | None) -> list
 
 def _is_formed(line: dict[str, Any]) -> bool:
     """Whether the fields of a line that other code reads have the types that they must have."""
-    named = ("files", "cells", "wrote", "draws", "verdicts", "lines")
+    named = ("files", "cells", "wrote", "draws", "verdicts", "lines", "named")
     if not all(isinstance(line.get(name, {}), dict) for name in named):
         return False
     if not all(isinstance(one, dict) for one in line.get("verdicts", {}).values()):

@@ -38,6 +38,7 @@ EVENTS = ("received", "due", "refused")  # lines that only ``launch.ledger`` wri
 IDS = "subject_request_ids"  # in the lines of scripts: the received requests that they are about
 REQUEST = re.compile(r"(client|class|fraction|mask):.+")
 PSEUDONYM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+THIS = "this model"  # what an audit tested, unless its line says something else
 LONGEST = 1000  # letters of a reason
 
 
@@ -57,7 +58,12 @@ class Life(NamedTuple):
     refused: str | None = None
     reason: str | None = None  # of a refusal, or of a later due date
     method: str | None = None
-    verdict: str | None = None  # of an audit: whether the data was forgotten
+    verdicts: tuple[tuple[str, str], ...] = ()  # of audits, by what they tested: was it forgotten
+
+    @property
+    def verdict(self) -> str | None:
+        """Of all audits together: whether the data was forgotten. One no outweighs any yes."""
+        return together([verdict for _, verdict in self.verdicts])
 
     @property
     def status(self) -> str:
@@ -240,10 +246,22 @@ def _after(life: Life, line: dict[str, Any]) -> Life:
         case "answered" if life.state in OPEN:
             return life._replace(state="answered", answered=time, method=line["method"])
         case "audited" if life.answered:
-            verdict = line["verdicts"].get(life.method, {}).get("forgotten")
-            state, when = ("verified", time) if verdict == "yes" else ("answered", None)
-            return life._replace(state=state, verified=when, verdict=verdict)
+            verdict = str(line["verdicts"].get(life.method, {}).get("forgotten"))
+            given = dict(life.verdicts) | {line.get("of", THIS): verdict}
+            life = life._replace(verdicts=tuple(given.items()))
+            state, when = ("verified", time) if life.verdict == "yes" else ("answered", None)
+            return life._replace(state=state, verified=when)
     return life
+
+
+def together(verdicts: Sequence[str]) -> str | None:
+    """One verdict for several audits; None if there are none.
+
+    >>> together(["inconclusive", "yes"]), together(["yes", "no"]), together(["inconclusive"])
+    ('yes', 'no', 'inconclusive')
+    """
+    deciding = [one for one in ("no", "yes") if one in verdicts]
+    return [*deciding, *verdicts[-1:], None][0]
 
 
 def waiting(lines: Iterable[dict[str, Any]], request: str) -> list[str]:

@@ -355,11 +355,12 @@ def check_same(files, statement, evidence, whole):
         if audit["line"] and not (
             line
             and line["verdicts"].items() >= given.items()
-            and line["wrote"].items() >= audit["sha256"].items()
+            and line.get("named", line.get("wrote")).items() >= audit["sha256"].items()
+            and line.get("of", audit["of"]) == audit["of"]
         ):
             raise Refused(f"no line of {LEDGER} has the audit's verdicts")
-    last = [line["hash"] for line in whole if line["event"] == "audited"][-1:]
-    if last and last[0] not in [audit["line"] for audit in evidence["audits"]]:
+    last = {line.get("of"): line["hash"] for line in whole if line["event"] == "audited"}
+    if not set(last.values()) <= {audit["line"] for audit in evidence["audits"]}:
         raise Refused(f"the last audit that {LEDGER} names is not in the evidence")
 
 

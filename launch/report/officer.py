@@ -21,11 +21,14 @@ table { width: 100%; border-collapse: collapse; table-layout: fixed; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .5rem .2rem 0; font-weight: 400;
   border-bottom: 1px solid var(--soft); overflow-wrap: anywhere; }
 th { color: var(--dim); width: 32%; }
-td.verdict { width: 20%; font-weight: 600; overflow-wrap: normal; }
+.verdicts th { color: var(--ink); border: 0; padding-bottom: 0; }
+.verdicts td.verdict { font-weight: 600; border: 0; padding-bottom: 0; }
+.verdicts td.why { color: var(--dim); font-size: .82rem; line-height: 1.3; padding-top: 0; }
 code { font-size: .85em; overflow-wrap: anywhere; }
-@media (max-width: 32rem) { th { width: 30%; } td.verdict { width: 32%; } }
+@media (max-width: 32rem) { .verdicts th { width: 55%; } }
 @page { size: A4; margin: 14mm; }
-@media print { body { font-size: 9.5pt; } main { max-width: none; padding: 0; }
+@media print { body { font-size: 9pt; line-height: 1.3; } .verdicts td.why { font-size: 7.5pt; }
+   main { max-width: none; padding: 0; }
   h2 { margin-top: .8rem; } h2, tr, .result { break-inside: avoid; } h2 { break-after: avoid; } }
 """
 
@@ -52,7 +55,8 @@ def html(evidence: dict[str, Any], fingerprint: str) -> str:
     """
     request = evidence["request"]
     words, kind = headline(evidence)
-    title = f"Answer to a deletion request: {request['text']}"
+    what = "Methods compared on" if request["state"] == "compared" else "Answer to"
+    title = f"{what} a deletion request: {request['text']}"
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">Written on {date(evidence["made"])} by {escape(evidence["made_by"])}.</p>',
@@ -189,10 +193,10 @@ def audited(audits: list[dict[str, Any]], answer: dict[str, Any] | None) -> list
                 title = audit["questions"].get(question, {}).get("title", question)
                 reason = escape(entry["reasons"].get(question, ""))
                 lines.append(
-                    f'<tr><th>{escape(title)}</th><td class="verdict">{escape(verdict)}</td>'
-                    f"<td>{reason}</td></tr>"
+                    f'<tr><th>{escape(title)}</th><td class="verdict">{escape(verdict)}</td></tr>'
+                    f'<tr><td class="why" colspan="2">{reason}</td></tr>'
                 )
-            out.append(f"<table>{''.join(lines)}</table>")
+            out.append(f'<table class="verdicts">{"".join(lines)}</table>')
         out += [f'<p class="dim">{escape(note)}</p>' for note in audit["notes"][:NOTES]]
     return out
 
@@ -248,6 +252,7 @@ def escape(words: str) -> str:
 WHAT = {
     "attestation.intoto.jsonl": "signed statements: the digests of all files, the verdicts",
     "audit.html": "the audit's page, as it was written",
+    "audit-comparison.html": "the page of an audit of the same method in a comparison",
     "evidence.json": "what was asked, done and found",
     "evidence.schema.json": "the form of evidence.json (JSON Schema 2020-12)",
     "head.tsr": "a time stamp of the ledger's head (RFC 3161)",

@@ -26,7 +26,7 @@ PATHS = (
     "gone",
 )
 PATHS += ("new_key_file", "compilation_cache", "json", "plot", "record", "out")
-PATHS += ("export", "sign_key", "pack", "profile")
+PATHS += ("audit", "export", "sign_key", "pack", "profile")
 WORDS = dict(dataset="", partition="file:", forget="mask:", model="")
 
 # A flag, and the one without which it does nothing.
@@ -39,6 +39,7 @@ NEEDS = dict(
     minutes="suite",
     out="suite",
     rehearse="suite",
+    audit="export",
     sign_key="export",
     timestamp_url="export",
     requester="receive",

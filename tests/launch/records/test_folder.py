@@ -1,5 +1,6 @@
 """The folder that is handed over: what is in it, and that nobody can change it unseen."""
 
+import dataclasses
 import http.server
 import json
 import shutil
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from helpers import browser
-from helpers.answers import train, unlearn
+from helpers.answers import begun, train, unlearn
 from jfu import ledger
 from jfu.audit import rules
 from launch.records import (
@@ -27,9 +28,11 @@ from launch.records import (
     schema,
     signing,
     stamps,
+    support,
     verifier,
 )
 from launch.report import officer
+from launch.workdir import runs
 from launch.workdir.places import WorkDir
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -371,6 +374,74 @@ def test_an_answer_without_a_receipt_or_an_audit(tmp_path):
     lines = ledgers.lines_of(tmp_path / "B", None, None)
     assert ledgers.own(tmp_path / "B", lines) == lines  # none was disowned
     inspection.verification.read(tmp_path / "B")
+
+
+def compared(path, config):
+    """A comparison on five seeds with an audit, in which the method forgot and another did not."""
+    work, rows = begun(path, config, "compare")
+    records.compared(work, config, rows)
+    content = report(config.forget, "yes") | dict(seeds=[0, 1, 2, 3, 4])
+    content["methods"]["finetune"] = report(config.forget, "no")["methods"]["not"]
+    audit(path, content)
+
+
+def test_an_audit_of_a_comparison_supports_an_answer(made, tmp_path, monkeypatch):
+    """One model decides nothing; the same method on more seeds does. A no outweighs a yes."""
+    same = lambda path, read=runs.read_run: read(path)._replace(data=dict(train="x"))
+    monkeypatch.setattr(support.runs, "read_run", same)
+    root = shutil.copytree(made.root, tmp_path / "runs")
+    config = dataclasses.replace(same(str(root / "B")).config, init_params=None, eval_every=3)
+    compared(tmp_path / "W", config)
+    audit(root / "B", report("client:0"))
+    out = tmp_path / "out"
+    folder.export(root / "B", out, KEY, audit=tmp_path / "W")
+    files = verifier.read(out)
+    assert verifier.check(files)
+    evidence = evidence_of(files)
+    assert evidence["request"]["state"] == "verified"
+    assert [one["of"] for one in evidence["audits"]] == ["this model", support.OF]
+    assert [list(one["methods"]) for one in evidence["audits"]] == [["not"], ["not"]]
+    assert files["audit-comparison.html"] == (tmp_path / "W" / "audit.html").read_bytes()
+    assert b"an audit found that the data was forgotten" in files["summary.html"]
+    line = [x for x in ledger.read(root / "B" / "ledger.jsonl") if x["event"] == "audited"][-1]
+    assert line["head"] == ledger.read(tmp_path / "W" / "ledger.jsonl")[-1]["hash"]
+    assert erasure._is_plain(line) and support.OF in inspection.in_words(line)
+    assert evidence["digests"]["audit.html"] == ledger.digest(root / "B" / "audit.html")
+    # It is named in the ledger now, and cannot be left out: neither here nor by who signs.
+    with pytest.raises(ValueError, match="give its work directory with --audit"):
+        folder.export(root / "B", tmp_path / "new", KEY)
+    kept = {name: files[name] for name in ("ledger.jsonl", "audit.html")}
+    evidence["audits"].pop()
+    with pytest.raises(verifier.Refused, match="the last audit that .* names is not in the evid"):
+        verifier.check(folder.sealed(kept, evidence, KEY))
+    audit(root / "B", report("client:0", "no"))
+    folder.export(root / "B", tmp_path / "new", KEY, audit=tmp_path / "W")
+    assert evidence_of(verifier.read(tmp_path / "new"))["request"]["state"] == "answered"
+    assert b"the data was not forgotten" in (tmp_path / "new" / "summary.html").read_bytes()
+    for change, why in [
+        (dict(lr=0.7), "was run with lr=0.7, not None, so its audit says nothing"),
+        (dict(forget="client:2"), "was run with forget=client:2, not client:0"),
+        (dict(options=("not.x=1",)), r"was run with options=\['not.x=1'\], not \[\]"),
+    ]:
+        other = tmp_path / f"W-{next(iter(change))}"
+        compared(other, dataclasses.replace(config, **change))
+        with pytest.raises(ValueError, match=why):
+            support.checked(root / "B", other)
+    with pytest.raises(ValueError, match="has no audit of a comparison with not"):
+        support.checked(root / "B", root / "C")
+    (tmp_path / "W" / "audit.html").write_text("All is well.")
+    with pytest.raises(ValueError, match=r"audit.html is not what its ledger says"):
+        support.checked(root / "B", tmp_path / "W")
+
+
+def test_a_comparison_of_other_data_supports_nothing(made, tmp_path):
+    """Nor does one that does not say which data it had, as these made-up ones."""
+    config = dataclasses.replace(runs.read_run(str(made.root / "B")).config, init_params=None)
+    compared(tmp_path / "W", config)
+    with pytest.raises(ValueError, match="has other data than .*B, or data that it does not name"):
+        support.checked(made.root / "B", tmp_path / "W")
+    with pytest.raises(ValueError, match="supports an answer of launch.unlearn, and .*A has none"):
+        support.checked(made.root / "A", tmp_path / "W")
 
 
 def test_keys_that_sign(tmp_path, monkeypatch):

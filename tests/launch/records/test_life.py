@@ -1,11 +1,11 @@
 """The life of a request: what the lines of ledgers say about it."""
 
 import re
+import types
 
 import pytest
 
 from helpers.comparisons import written
-from helpers.forks import launch
 from jfu import ledger
 from launch.records import erasure, inspection, ledgers, life, records
 from launch.workdir.places import WorkDir
@@ -125,34 +125,42 @@ def test_what_is_not_received(given, why):
         life.received(**usual | given)
 
 
-def test_late_requests_are_listed_first(work):
-    """By the script, with the messages of impossible flags."""
-    flags = [f"--workdir={work.path}"]
-    receive = ["--receive=client:0", "--requester=p-1"]
-    launch("ledger", *flags, *receive)
-    out, _ = launch(
-        "ledger", *flags, "--receive=client:1", "--requester=p-2", "--submitted=2026-01-05"
-    )
+def test_late_requests_are_listed_first(work, monkeypatch, capsys):
+    """What launch.ledger does, with the messages of impossible flags."""
+    names = "head key_file prove_erased new_key_file receive requester submitted due refuse reason"
+    usual = dict.fromkeys([*names.split(), "request_id", "export"]) | dict(gone=[])
+
+    def said(**given):
+        flags = types.SimpleNamespace(**usual | dict(workdir=str(work.path)) | given)
+        monkeypatch.setattr(inspection, "FLAGS", flags)
+        inspection.ledger()
+        return "".join(capsys.readouterr())
+
+    said(receive="client:0", requester="p-1")
+    out = said(receive="client:1", requester="p-2", submitted="2026-01-05")
     late = re.search(r"received (\S+): p-2 asks to forget client:1, due 2026-02-05", out)[1]
-    out, _ = launch("ledger", *flags)
+    out = said()
     listed = out[out.index("2 requests were received, and 1 are or were late:") :].splitlines()
     assert listed[1].startswith(f"LATE  {late}  client:1 by p-2")
     assert listed[2].startswith("      ") and "client:0 by p-1" in listed[2]
-    path, more = work.path / "ledger.jsonl", f"--request_id={late[:8]}"
+    path = work.path / "ledger.jsonl"
     kept = path.read_bytes()
     for wrong, why in [
-        (["--refuse=nobody", "--reason=x"], "nobody is not the id of a received request; those"),
-        (["--refuse=nobody"], "--refuse needs --reason"),
-        (["--due=2027-01-01", more], "give --request_id and --reason"),
-        (["--receive=client:0"], "--receive needs --requester"),
-        ([*receive, "--refuse=x"], "give one alone"),
-        (["--requester=p-1"], "--requester does nothing without --receive"),
+        (dict(refuse="nobody", reason="x"), "nobody is not the id of a received request; those"),
+        (dict(refuse="nobody"), "--refuse needs --reason"),
+        (dict(refuse=late, reason="two\nlines"), "--reason must be one line of text"),
+        (dict(due="2027-01-01", request_id=late), "give --request_id and --reason"),
+        (dict(receive="client:0"), "--receive needs --requester"),
+        (dict(receive="client:0", requester="p-1", refuse="x"), "give one alone"),
+        (dict(refuse=late, reason="x", due="2027-01-01"), "a refused request is not due"),
     ]:
-        assert why in launch("ledger", *flags, *wrong, expect=2)[1]
+        with pytest.raises(ValueError, match=re.escape(why)):
+            said(**wrong)
         assert path.read_bytes() == kept
-    _, said = launch("ledger", *flags, more, "--due=2026-06-30", "--reason=many")
-    assert "Article 12(3) allows two months more" in said
-    launch("ledger", *flags, f"--refuse={late}", "--reason=no client here")
+    assert "Article 12(3) allows two months more" in said(
+        request_id=late[:8], due="2026-06-30", reason="many"
+    )
+    said(refuse=late, reason="no client here")
     assert ledger.read(path)[-1]["status"] == "cancelled"
 
 
