@@ -72,6 +72,22 @@ def test_a_comparison_and_its_audit(tmp_path):
     assert hidden == "Accuracies of single clients would show what --sum_only hides."
 
 
+@pytest.mark.slow
+def test_the_audit_says_yes_to_an_exact_answer_and_no_to_the_old_model(tmp_path):
+    """The control whose unlearning equals retraining by construction, on five seeds."""
+    workdir = tmp_path / "W"
+    flags = ["--federation=ridge", "--model=mlp", "--devices=1", "--seeds=5"]
+    launch("compare", *flags, f"--workdir={workdir}")
+    few = ["--shadows=64", "--relearn_rounds=2", "--resurfacing_rounds=1", "--draws=100"]
+    launch("audit", f"--workdir={workdir}", *few)
+    report = json.loads((workdir / "audit.json").read_text())
+    given = {name: entry["verdicts"] for name, entry in report["methods"].items()}
+    assert given["ridge"]["forgotten"] == given["retrain_third"]["forgotten"] == "yes"
+    assert given["none"]["forgotten"] == "no"
+    for question in ("was_it_there", "backdoor_gone", "useful", "others_unharmed"):
+        assert given["ridge"][question] == "yes"
+
+
 def test_stopped_and_started_again_gives_the_same_bits(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     launch("compare", *SMALL, "--seeds=1", f"--workdir={whole}")
