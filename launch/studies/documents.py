@@ -51,6 +51,12 @@ def _of_lines(name: str, shown: Callable[[Sequence[dict]], str]) -> Callable[[Re
     return lambda results: shown(_lines(results / f"{name}.jsonl"))
 
 
+def verdicts_of(name: str) -> Callable[[Results], str]:
+    """The first table of a recorded audit: its verdicts."""
+    tables_ = lambda results: terminal.text({**_whole(results, name), "notes": []}).strip()
+    return lambda results: tables_(results).split("\n\n")[0] + "\n"
+
+
 FRONT = {
     "original": "before the request",
     "finetune": "fine-tuned without the client",
@@ -167,6 +173,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "audit": lambda results: (
         terminal.text({**_whole(results, "audit-digits-cpu"), "notes": []}).strip() + "\n"
     ),
+    "audit-ridge": verdicts_of("audit-ridge-cpu"),
     "theory": _of_lines("theory-cpu", lambda rows: theory.markdown(rows).split("\n\n")[1]),
     "robustness": _of_lines("robustness-digits-cpu", robustness.markdown),
     "bench-mlp": _of_lines("bench-mlp-cpu", bench.markdown),

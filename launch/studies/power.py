@@ -37,7 +37,7 @@ def power() -> None:
         rows += judged(kind, found, {}, asked)
         if shadows:
             rows += judged(kind, found, shadows, asked)
-    publish(FLAGS.json, rows, markdown(rows))
+        publish(FLAGS.json, rows, markdown(rows))  # the results so far, if it is stopped
     if FLAGS.plot:
         figures.drawn(power_figure.draw, rows, FLAGS.plot)
 
@@ -78,19 +78,29 @@ def case(kind: str, seed: int, digits: Any) -> Case:
     return Case(request, made)
 
 
-def program() -> tuple[Any, Any]:
-    """The network, and a program that trains federations: ``((request, key), back) -> models``."""
+def federation() -> tuple[Any, Any]:
+    """The network and its federation."""
     import jax
     import optax
 
     import jfu
-    from jfu import models, shadows
+    from jfu import models
     from jfu.models.mlp import MLP
 
     image = jax.ShapeDtypeStruct((1, 8, 8, 1), np.uint8)
     model = models.from_linen(MLP(10, width=WIDTH, depth=1), image)
     local = jfu.local_sgd(jfu.classification(model.apply), optax.sgd(RATE), batch_size=BATCH)
-    fed = jfu.fedavg(local, chunk=0)
+    return model, jfu.fedavg(local, chunk=0)
+
+
+def program() -> tuple[Any, Any]:
+    """The network, and a program that trains federations: ``((request, key), back) -> models``."""
+    import jax
+
+    import jfu
+    from jfu import shadows
+
+    model, fed = federation()
     answer = shadows.answer(jfu.unlearn.retrain(fed, model.init), ROUNDS)
 
     def one(shared, row):
