@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from jfu import tables
 from launch.report import recorded, report, terminal
 from launch.running import table, targets
-from launch.studies import pays_report, rates, recoveries, robustness, theory
+from launch.studies import apart, pays_report, power, rates, recoveries, robustness, theory
 from launch.timing import bench, streaming
 from launch.timing.accelerator import expected
 from launch.timing.accelerator import tables as accelerator
@@ -174,6 +174,8 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
         terminal.text({**_whole(results, "audit-digits-cpu"), "notes": []}).strip() + "\n"
     ),
     "audit-ridge": verdicts_of("audit-ridge-cpu"),
+    "power": _of_lines("power-digits-cpu", power.markdown),
+    "apart": _of_lines("apart-digits-cpu", apart.markdown),
     "theory": _of_lines("theory-cpu", lambda rows: theory.markdown(rows).split("\n\n")[1]),
     "robustness": _of_lines("robustness-digits-cpu", robustness.markdown),
     "bench-mlp": _of_lines("bench-mlp-cpu", bench.markdown),
