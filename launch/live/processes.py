@@ -96,10 +96,18 @@ def environment(folder: pathlib.Path, connection: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def simulation(folder: pathlib.Path, nodes: int) -> Generator[Federation]:
-    """Flower's simulation engine in place of SuperNodes; ``flwr run`` starts it."""
-    connection = '[superlink.live]\naddress = ":local-in-memory:"\n'
-    connection += f"options.num-supernodes = {nodes}"
-    yield Federation(folder, environment(folder, connection), [])
+    """A SuperLink with Flower's simulation engine in place of SuperNodes."""
+    (port,) = free_ports(1)
+    connection = f'[superlink.live]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    variables = environment(folder, connection + f"options.num-supernodes = {nodes}")
+    here = ["--host=127.0.0.1", f"--port={port}", "--disable-runtime-dependency-installation"]
+    command = ["flower-superlink", "--insecure", "--simulation", *here]
+    link = started(command, variables, folder / "superlink.log")
+    try:
+        wait(lambda: listening(port), [link], folder / "superlink.log")
+        yield Federation(folder, variables, [link])
+    finally:
+        stop(link)
 
 
 @contextlib.contextmanager

@@ -78,7 +78,9 @@ def start(strategy, grid, server, rounds, asked=None, **more):
 
 def test_without_requests_it_is_the_strategy_itself(server, grid):
     plain = flower.FedAdam(eta=0.5, **SMALL).start(grid, record(MODEL), num_rounds=3)
+    sent, grid.sent = grid.sent, []
     found = start(flower.FedAdam(eta=0.5, **SMALL), grid, server, 3)
+    assert grid.sent == sent  # no other message, and nothing else in one
     assert bits(arrays(found)) == bits(jfu.flower.arrays_of(plain.arrays))
     assert found.evaluate_metrics_clientapp == plain.evaluate_metrics_clientapp
 
