@@ -54,7 +54,8 @@ def ways(job: jobs.Job, precisions: Sequence[str], chosen: int) -> list[Way]:
     for precision in precisions:
         found.append(Way("central", "1x1", job.sizes.batch_size, precision))
         found += [Way("jfu", strategy, size, precision) for strategy, size in job.strategies]
-        if not any(at_once(job, way.strategy) == chosen for way in found if way.name == "jfu"):
+        usual = [strategy for strategy, size in job.strategies if size == job.sizes.batch_size]
+        if not any(at_once(job, s) == chosen for s in usual if ":" not in s):
             found.append(Way("jfu", f"1x{chosen}", job.sizes.batch_size, precision))
     return found
 
