@@ -32,7 +32,9 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("flag", WRONG)
+@pytest.mark.parametrize(
+    "flag", [pytest.param(f, marks=pytest.mark.slow) if n > 1 else f for n, f in enumerate(WRONG)]
+)
 def test_what_a_regression_lacks_is_a_sentence(forks, tmp_path, flag):
     done = forks.run("compare", "--dataset=diabetes", *FEW[:1], flag, f"--workdir={tmp_path}/A")
     assert done.status == 2 and WRONG[flag] in done.said, done.said

@@ -22,7 +22,7 @@ def slope(w, beta):
     return X[0].T @ (weight[:, None] * (softmax(X[0] @ w) - np.eye(3)[Y[0]])) / 3
 
 
-@pytest.mark.parametrize("beta", [0.1, 2.0])
+@pytest.mark.parametrize("beta", [0.1, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_npo(beta):
     w = W.copy()
     for _ in range(3):
@@ -33,6 +33,7 @@ def test_npo(beta):
     assert (losses(w) > losses(W)).all()
 
 
+@pytest.mark.slow
 def test_padding_with_a_label_that_is_none_changes_nothing():
     old = {"params": {"head": {"kernel": jnp.float32(W)}}}
     new = {"params": {"head": {"kernel": jnp.float32(1.5 * W)}}}
