@@ -4,12 +4,14 @@ Importing takes as long as these small runs do. A run meets the faults that a te
 killed where or when the test says, or is short of room or rights. What kills it is SIGKILL.
 """
 
+import contextlib
 import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,13 +78,20 @@ class Runs:
         faults = dict(kill=kill, slow=slow, limit=limit, by=by, powerless=powerless)
         places = dict(out=out, err=err or "", log=self.log, cwd=cwd)
         places = {name: str(place) for name, place in places.items()}
+        spoils, began = bool(limit), time.time()
         pid = self._ask(script=script, flags=flags, **faults, **places)
-        self.outs[pid] = out
+        self.outs[pid] = out, began, spoils
         return pid
 
     def wait(self, pid: int, after: float = 300) -> Ended:
         """Its end; it is killed if that does not come after so many seconds."""
-        return Ended(self._ask(wait=pid, after=after), self.outs.pop(pid).read_text())
+        status, (out, began, spoils) = self._ask(wait=pid, after=after), self.outs.pop(pid)
+        if spoils or status not in (0, 1, 2):  # half of a compiled program may be left behind
+            for program in Path(os.environ["JFU_TEST_CACHE"]).iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if program.stat().st_mtime >= began - 1:
+                        program.unlink()
+        return Ended(status, out.read_text())
 
     def run(self, script, *flags, after: float = 300, **faults) -> Ended:
         return self.wait(self.start(script, *flags, **faults), after)

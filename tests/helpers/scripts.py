@@ -56,10 +56,10 @@ def rare(*values):
 
 
 def started(*command, **more):
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=environment(), **pipes, **more
-    )
+    pipes, env = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), environment()
+    if "preexec_fn" in more:  # under a limit it would leave half of a compiled program behind
+        del env["JAX_COMPILATION_CACHE_DIR"]
+    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=env, **pipes, **more)
 
 
 def planted(code, **more):

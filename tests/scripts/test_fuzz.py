@@ -85,6 +85,17 @@ def of_draws(path):
     identity.write(path.parents[1], 0, identity.Draws("p", "q", ({"0": [1, 2]}, None), {"1": [3]}))
 
 
+def of_requests(path):
+    """A live server goes on beside a bad request, and says why it is none; no file is none yet."""
+    found = live.read(path)
+    if not found and not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    wrong = [request.wrong for request in found if request.wrong]
+    if wrong:
+        raise ValueError(f"{path.name}: {wrong[0]}")
+    return found
+
+
 def of_recorded(path):
     recorded.write(path, PLAIN, ["original", "retrain", "not"], ROWS)
 
@@ -158,7 +169,7 @@ READERS = {
         of_draws, lambda p: identity.read(p.parents[1], [0], needed=True), "json", whole=True
     ),
     "ledger.jsonl": Reader(of_ledger, jfu.ledger.read, "jsonl"),
-    "requests.jsonl": Reader(text('{"id": 7, "forget": ["12"]}\n'), live.read, "jsonl"),
+    "requests.jsonl": Reader(text('{"id": 7, "forget": ["12"]}\n'), of_requests, "jsonl"),
     "checkpoint.safetensors": Reader(
         lambda p: live.end(live.Server(p.parent, [0]), LIVE, live.Standing(), {"1": (0.5, 9)}),
         lambda p: (lambda model, standing: (bits(model), standing))(
@@ -489,16 +500,21 @@ def put(kind, path):
 KINDS = ["pipe", "device", "folder", "empty", "loop", "dangling", "sparse", "socket", "missing"]
 
 
+EMPTY = "results.jsonl", "ledger.jsonl", "pays.jsonl", "requests.jsonl", "a.flags"  # may be
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_file_is_refused_at_once(kind, samples, tmp_path):
     for name, reader in READERS.items():
         path = tmp_path / name.replace("/", "-") / name
         path.parent.mkdir(parents=True)
         put(kind, path)
-        absent = "results", "plan", "ledger", "draws", "pays", "config", "0-not"
+        absent = "results", "plan", "ledger", "draws", "pays", "config", "0-not", "requests"
         found = tried(reader, path)
-        if kind == "empty" and name in ("results.jsonl", "ledger.jsonl", "pays.jsonl", "a.flags"):
+        if kind == "empty" and name in EMPTY:
             assert not found
+        elif (kind, name) == ("missing", "checkpoint.safetensors"):
+            assert found  # a live federation begins
         elif kind in ("missing", "dangling", "loop") and path.name.startswith(absent):
             pass  # a directory that has none, or cannot have one
         else:
