@@ -85,7 +85,7 @@ def longest(found: Iterable[Event]) -> list[tuple[str, int, float]]:
     """
     sums: dict[str, list[float]] = {}
     for event in found:
-        if on_device(event):
+        if on_device(event) and "::" not in event.name:  # the thread pool's own, such as its waits
             sums.setdefault(event.name, []).append(event.seconds)
     totals = [(name, len(each), sum(each)) for name, each in sums.items()]
     return sorted(totals, key=lambda row: -row[2])[:LONGEST]
