@@ -90,7 +90,8 @@ def start(
             _tell(standing, strategy, nodes)
             if set(standing.open) - before:
                 forget(strategy, blank)
-            number, those, arrays = standing.round + 1, Staying(grid, standing), record_of(model)
+            number, arrays = standing.round + 1, record_of(model)
+            those: Any = Staying(grid, standing)  # a grid in all that strategies ask of one
             count = number - standing.negated
             warm = live.warm(standing, server.warmup)
             config = ConfigRecord(train | ({rate: train[rate] * warm} if warm < 1 else {}))
@@ -148,8 +149,7 @@ def record_of(arrays: Mapping[str, np.ndarray]) -> "ArrayRecord":
 
 def node_of(info: "NodeInfo") -> live.Node:
     """A node as ``jfu.live`` knows it: its id, the digest of its public key, its name."""
-    key = bytes(info.public_key)
-    name = getattr(info, "name", "")
+    key, name = info.public_key, getattr(info, "name", "")
     return live.Node(str(info.node_id), hashlib.sha256(key).hexdigest() if key else "", name)
 
 
@@ -164,6 +164,7 @@ def accuracies_of(
     """Node -> (accuracy, examples), of the replies that have both."""
     found = {}
     for reply in replies:
+        metrics: Mapping[str, Any]
         for metrics in [] if reply.has_error() else reply.content.metric_records.values():
             if accuracy in metrics and examples in metrics:
                 values = float(metrics[accuracy]), float(metrics[examples])
