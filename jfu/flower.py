@@ -164,11 +164,10 @@ def accuracies_of(
     """Node -> (accuracy, examples), of the replies that have both."""
     found = {}
     for reply in replies:
-        metrics: Mapping[str, Any]
         for metrics in [] if reply.has_error() else reply.content.metric_records.values():
             if accuracy in metrics and examples in metrics:
-                values = float(metrics[accuracy]), float(metrics[examples])
-                found[str(reply.metadata.src_node_id)] = values
+                values: list[Any] = [metrics[accuracy], metrics[examples]]
+                found[str(reply.metadata.src_node_id)] = float(values[0]), float(values[1])
     return found
 
 
