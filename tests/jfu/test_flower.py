@@ -16,6 +16,8 @@ from flwr.serverapp import strategy as flower
 
 from helpers.grids import LocalGrid
 
+pytestmark = pytest.mark.flower
+
 MODEL = {"stem.weight": np.float32([[1, -2], [3, 4]]), "head.weight": np.float32([5, -6])}
 SMALL = dict(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
 

@@ -20,7 +20,7 @@ from helpers import flowers
 from helpers.forks import launch
 from launch.live import processes, running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.flower]
 
 CONFIG = dict(clients="numpy", nodes=3, rounds=4, lr=0.1, epochs=5, warmup=0)
 CONFIG |= {"recovery-rounds": 4}
