@@ -7,7 +7,7 @@ import numpy as np
 from absl import flags
 
 from jfu import attacks, results, tables
-from jfu.audit import estimates, verdicts
+from jfu.audit import estimates, rules, verdicts
 from jfu.audit.measures import OLD, RETRAINED, TABLE, THIRD, Evidence
 from jfu.audit.pairs import areas
 from launch.report.terminal import is_small
@@ -210,6 +210,7 @@ def markdown(lines: list[dict[str, Any]]) -> str:
         "exact: no": ("exact", "no"),
         "yes": ("exact", "yes"),
         "too small": ("exact", "too small"),
+        "nothing there": ("exact", rules.NOT_SHOWN),
     }
     rows = [["request", "examples", "seeds", *shown, "95 % hold", "90 % hold"]]
     for line in lines:
