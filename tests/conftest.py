@@ -16,7 +16,7 @@ from helpers.forks import server
 from helpers.scripts import CHEAP, ROOT
 from jfu.data import Dataset
 
-LONG = ("tests/scripts", "tests/launch", "tests/slow", "tests/helpers")  # they start processes
+LONG = ("tests/slow", "tests/scripts", "tests/launch", "tests/helpers")  # they start processes
 # Flags that somebody gives come last and win.
 os.environ["XLA_FLAGS"] = f"{CHEAP} {os.environ.get('XLA_FLAGS', '')}"
 jfu.cpu_devices(8)
@@ -36,8 +36,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     """Files whose tests take long first, so that neither process waits for the other at the end."""
-    last = lambda item: not str(item.path.relative_to(ROOT)).startswith(LONG)
-    items.sort(key=last)
+    place = lambda item: str(item.path.relative_to(ROOT))
+    items.sort(key=lambda item: [not place(item).startswith(folder) for folder in LONG])
 
 
 def pytest_collection_finish(session):
