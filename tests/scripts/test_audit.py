@@ -192,7 +192,9 @@ def test_a_third_retraining_is_a_control_that_is_kept(memorised, tmp_path):
     assert [(work / name).read_bytes() for name in mine] == before
     more = (work / "ledger.jsonl").read_bytes()
     assert more.startswith(ledger)  # then it says what the report is
-    assert {json.loads(line)["event"] for line in more[len(ledger) :].splitlines()} == {"wrote"}
+    added = [json.loads(line) for line in more[len(ledger) :].splitlines()]
+    assert {line["event"] for line in added} == {"audited"}
+    assert all("audit.json" in line["wrote"] for line in added)
     files, _ = erasure.holdings(work, "client:0")
     (file,) = [f for f in files if f.path == kept[0]]
     assert not file.depends and "never trained on" in file.what
