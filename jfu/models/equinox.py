@@ -188,24 +188,13 @@ def _watched(module: eqx.Module, watch: Callable) -> Any:
         kind = _kind(node)
         if not kind:
             return node
-        copy = object.__new__(_showing(type(node)))
+        copy = object.__new__(watching.showing(type(node)))
         for field, value in vars(node).items():
             object.__setattr__(copy, field, value)
         object.__setattr__(copy, "_shown", functools.partial(watch, _name(path), kind))
         return copy
 
     return jax.tree_util.tree_map_with_path(shown, module, is_leaf=lambda node: bool(_kind(node)))
-
-
-@functools.cache  # JAX registers each class for good, so there is one
-def _showing(kind: type) -> type:
-    """A class like this one, whose objects show what they were called with."""
-
-    def call(self, *args, **kwargs):
-        result = kind.__call__(self, *args, **kwargs)
-        return vars(self)["_shown"](next(iter((*args, *kwargs.values())), None), result)
-
-    return type(kind)(kind.__name__, (kind,), {"__call__": call})
 
 
 def _kind(node: Any) -> str:

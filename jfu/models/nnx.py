@@ -143,18 +143,7 @@ def _watched(module: nnx.Module, watch: Callable) -> None:
         kind = _kind(inner)
         if kind:
             vars(inner)["_shown"] = functools.partial(watch, "/".join(map(str, path)), kind)
-            object.__setattr__(inner, "__class__", _showing(type(inner)))
-
-
-@functools.cache  # JAX registers each class for good, so there is one
-def _showing(kind: type) -> type:
-    """A class like this one, whose objects show what they were called with."""
-
-    def call(self, *args, **kwargs):
-        result = kind.__call__(self, *args, **kwargs)
-        return vars(self)["_shown"](next(iter((*args, *kwargs.values())), None), result)
-
-    return type(kind)(kind.__name__, (kind,), {"__call__": call})
+            object.__setattr__(inner, "__class__", watching.showing(type(inner)))
 
 
 def _kind(module: nnx.Module) -> str:

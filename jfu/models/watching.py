@@ -10,6 +10,7 @@ A watch is called after each call of a module: ``watch(notes, path, kind, given,
 first array that the module was given. It returns the result, and may write arrays into ``notes``.
 """
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
 # Kinds of modules that a watch is told of; others have the kind "".
 LAYER, NORM, DROPOUT = "layer", "norm", "dropout"  # a norm has running means; a dropout has a rate
 MODES = ("train", "training", "is_training", "deterministic")  # arguments that switch training on
+
+
+@functools.cache  # JAX registers each class for good, so there is one
+def showing(kind: type) -> type:
+    """A class like this one, whose objects show what they were called with."""
+
+    def call(self, *args, **kwargs):
+        result = kind.__call__(self, *args, **kwargs)
+        return vars(self)["_shown"](next(iter((*args, *kwargs.values())), None), result)
+
+    return type(kind)(kind.__name__, (kind,), {"__call__": call})
 
 
 def mode(names: Sequence[str], train: bool, mask: jax.Array | None) -> dict[str, Any]:

@@ -57,6 +57,21 @@ def rehearsed(job: Job) -> Job:
     return job._replace(sizes=sizes, strategies=tuple(ways))
 
 
+def batch(job: Job, size: int) -> Any:
+    """The shapes of a client's batch, a ``jfu.Batch``: x uint8 [size, ...], y, live rows."""
+    import jax
+    import jax.numpy as jnp
+
+    import jfu
+
+    shaped = jax.ShapeDtypeStruct
+    return jfu.Batch(
+        shaped((size, *job.sizes.shape), jnp.uint8),
+        shaped((size,), jnp.int32),
+        shaped((size,), jnp.float32),
+    )
+
+
 def network(job: Job, convolution: str, rehearse: bool) -> Any:
     """The job's network as a ``jfu.Model``, or its stand-in."""
     if not rehearse:

@@ -152,7 +152,6 @@ def lowered(name: str, strategy: str, size: int, precision: str, platform: str) 
 def step(workload: str, size: int) -> dict[str, Any]:
     """XLA's analysis of one local step, compiled for CPU."""
     import jax
-    import jax.numpy as jnp
     import optax
 
     import jfu
@@ -162,12 +161,7 @@ def step(workload: str, size: int) -> dict[str, Any]:
     model = jobs.network(job, "stock", False)
     optimizer = optax.sgd(job.sizes.lr, job.sizes.momentum)
     loss = jfu.classification(model.apply)
-    shaped = jax.ShapeDtypeStruct
-    batch = jfu.Batch(
-        shaped((size, *job.sizes.shape), jnp.uint8),
-        shaped((size,), jnp.int32),
-        shaped((size,), jnp.float32),
-    )
+    batch = jobs.batch(job, size)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     params = variables["params"]
     memory = jax.eval_shape(optimizer.init, params)

@@ -106,17 +106,11 @@ def measure(asked: dict[str, Any]) -> None:
 def operations(job: jobs.Job, rehearse: bool) -> float | None:
     """GFLOP of a round by XLA's count of one step, with stock convolutions."""
     import jax
-    import jax.numpy as jnp
 
     import jfu
 
     model, size = jobs.network(job, "stock", rehearse), job.sizes.batch_size
-    shaped = jax.ShapeDtypeStruct
-    batch = jfu.Batch(
-        shaped((size, *job.sizes.shape), jnp.uint8),
-        shaped((size,), jnp.int32),
-        shaped((size,), jnp.float32),
-    )
+    batch = jobs.batch(job, size)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     try:
         step = jfu.step_flops(jfu.classification(model.apply), variables, batch)
