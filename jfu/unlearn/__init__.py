@@ -31,6 +31,7 @@ from jfu.unlearn.fedquit import fedquit
 from jfu.unlearn.finetune import finetune, on_retained
 from jfu.unlearn.fukd import fukd
 from jfu.unlearn.ga import ga
+from jfu.unlearn.ga_first import ga_first
 from jfu.unlearn.mode import mode
 from jfu.unlearn.needs import check_request
 from jfu.unlearn.negation import check_changed, negate, negation
@@ -345,12 +346,20 @@ METHODS = (
         compared=True,
     ),
     Method(
+        "ga_first",
+        lambda s, **options: ga_first(s.fed, s.selector, **options),
+        Needs(history=("first",), per_client=True, whole_clients=True),
+        _options(ga_first, "scale"),
+        Traits(perturbs=True, selects=True),
+        tried=dict(scale=(1.0, 3.0, 10.0, 30.0)),
+    ),
+    Method(
         "npo",
         lambda s, **options: npo(
             s.fed, s.model, batch_size=s.batch_size, judge=s.judge, chunk=s.chunk, **options
         ),
         _LEAVING,
-        _options(npo, "lr beta epochs"),
+        _options(npo, "lr beta epochs calibrated margin"),
         Traits(lonely=True),
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
     ),
@@ -424,6 +433,7 @@ __all__ = [
     "first_round",
     "fukd",
     "ga",
+    "ga_first",
     "mode",
     "needs_of",
     "negate",

@@ -8,10 +8,22 @@ step is that of gradient ascent. After it, an example whose loss has risen by so
 1 / beta counts for little, so the model does not run away as under ascent. As beta goes to 0 it is
 ascent.
 
+NPO pushes an example by how far it is from the old model. One that the old model hardly knew is
+pushed as hard as one that it knew by heart. ``calibrated`` leaves the old model out, and a margin
+takes its place. This is SimNPO, the length-calibrated form:
+
+    minimise  -(2 / beta) mean log sigmoid( beta (L_theta(x, y) - margin) )
+
+Its L is the mean loss of an example's tokens, so that a long text counts no more than a short one.
+An example with one target has length one.
+
 Zhang, Lin, Bai, Mei. Negative Preference Optimization: From Catastrophic Collapse to Effective
 Unlearning. COLM 2024, arXiv 2404.05868. The formula is that of their code
 (licong-lin/negative-preference-optimization), without their terms on retained data, which the
-leaving client lacks; recovery takes their place.
+leaving client lacks; recovery takes their place. Fan, Liu, Lin, Jia, Zhang, Mei, Liu. Simplicity
+Prevails: Rethinking Negative Preference Optimization for LLM Unlearning. 2024, arXiv 2410.07163.
+The formula is that of their code (OPTML-Group/Unlearn-Simple). It has margin 0, and beta 2.5 and
+4.5 on TOFU.
 """
 
 import jax
@@ -42,6 +54,8 @@ def npo(
     lr: float = 0.01,
     beta: float = 0.1,
     epochs: int = 1,
+    calibrated: bool = False,
+    margin: float = 0.0,
     batch_size: int = 32,
     judge: Judge = classes,
     chunk: int | None = None,
@@ -52,22 +66,33 @@ def npo(
       lr: learning rate of SGD.
       beta: the inverse temperature; 0.1 in the authors' code.
       epochs: passes over the forgotten data.
+      calibrated: whether the loss is SimNPO's, without the old model. Its authors use a larger
+        ``beta``, 2.5 and 4.5.
+      margin: the loss that SimNPO compares with; only with ``calibrated``.
       judge: the task's loss of an example (``jfu.tasks``); cross-entropy if not given.
+
+    Raises:
+      ValueError: a number out of range, or a margin without ``calibrated``.
 
     >>> npo(fed, model, beta=0.5).needs.forget_data
     True
     """
     check_numbers("npo", "[0, inf)", lr=lr)
     check_numbers("npo", "(0, inf)", beta=beta)
+    check_numbers("npo", "(-inf, inf)", margin=margin)
     check_counts("npo", 1, epochs=epochs, batch_size=batch_size)
+    if margin and not calibrated:
+        raise ValueError(f"npo was given margin={margin}, which has an effect with calibrated only")
 
     def early(state, request, key):
-        loss = preference(model, state.variables, beta, judge)
+        old = None if calibrated else state.variables
+        loss = preference(model, old, beta, judge, margin)
         learn = local_sgd(loss, optax.sgd(lr), epochs=epochs, batch_size=batch_size)
 
         def work(shared, client, key):
             update, info = learn(shared, client, key)
-            return update, info._replace(forwards=info.steps)  # the old model's
+            asked = info.steps * (not calibrated)  # of the old model
+            return update, info._replace(forwards=asked)
 
         return borrowed(fedavg(params_only(work), chunk=chunk))(state, request.forget, key)
 
@@ -76,11 +101,17 @@ def npo(
     return finetune(fed)._replace(recover=recover, needs=needs, own=1)
 
 
-def preference(model: Model, old: Variables, beta: float, judge: Judge = classes) -> LossFn:
-    """The loss above, mean over live rows."""
+def preference(
+    model: Model,
+    old: Variables | None,
+    beta: float,
+    judge: Judge = classes,
+    margin: float = 0.0,
+) -> LossFn:
+    """The loss above, mean over live rows; without an old model that of SimNPO."""
 
     def loss(variables, batch, key):
-        before, _ = judge(model.apply(old, batch.x)[0], batch.y)
+        before = margin if old is None else judge(model.apply(old, batch.x)[0], batch.y)[0]
         outputs, changed = model.apply(variables, batch.x, train=True, mask=batch.mask, key=key)
         now, _ = judge(outputs, batch.y)
         each = -2 / beta * jax.nn.log_sigmoid(beta * (now - before))

@@ -187,7 +187,8 @@ OPTIONS = {
     "fukd": dict(temperature=[*RATES, 0], lr=RATES, momentum=[*RATES, 1.0], epochs=[NAN, -1]),
     "ga": dict(lr=RATES, epochs=COUNTS, clip=[NAN, 0, -1], rounds=COUNTS),
     "mode": dict(lam=[NAN, 2], degrade=[NAN, -1], guide=[NAN, 0], stay_lr=RATES),
-    "npo": dict(lr=RATES, beta=[NAN, 0, -1], epochs=COUNTS),
+    "ga_first": dict(scale=RATES),
+    "npo": dict(lr=RATES, beta=[NAN, 0, -1], epochs=COUNTS, margin=[NAN, INF, True]),
     "pgd": dict(lr=RATES, momentum=[*RATES, 1.0], clip=[NAN, 0], epochs=COUNTS, draws=COUNTS)
     | dict(margin=[NAN, INF]),
     "puf": dict(rate=[NAN, INF, True]),
@@ -201,7 +202,8 @@ OPTIONS = {
 def test_every_option_of_every_method_is_met_at_the_door():
     tried = {(name, key) for name, options in OPTIONS.items() for key in options}
     known = {(m.name, key) for m in UNLEARNERS.values() for key in m.options}
-    assert known - tried == {("fcu", "low"), ("puf", "alone")}  # a word, and yes or no
+    # A word, and yes or no.
+    assert known - tried == {("fcu", "low"), ("puf", "alone"), ("npo", "calibrated")}
 
 
 @pytest.mark.parametrize("name", OPTIONS)

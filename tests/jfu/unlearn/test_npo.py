@@ -33,6 +33,37 @@ def test_npo(beta):
     assert (losses(w) > losses(W)).all()
 
 
+def test_the_calibrated_form_asks_no_old_model():
+    """Three steps of -(2 / beta) mean log sigmoid(beta (L - margin)), each slope by hand."""
+    w, beta, margin = W.copy(), 2.5, 0.4
+    for _ in range(3):
+        weight = -2 / (1 + np.exp(beta * (losses(w) - margin)))
+        pull = weight[:, None] * (softmax(X[0] @ w) - np.eye(3)[Y[0]])
+        w = w - 0.5 * X[0].T @ pull / 3
+    how = dict(lr=0.5, beta=beta, epochs=3, calibrated=True, margin=margin)
+    models, facts = run("npo", 2, **how)
+    close(models, [W, w, plain_round(w)])
+    assert counts(facts) == [[1, 1, 3, 0], OTHERS]
+    with pytest.raises(ValueError, match="margin=0.4, which has an effect with calibrated only"):
+        run("npo", 1, margin=0.4)
+
+
+def test_the_calibrated_form_pushes_what_is_known_well_harder():
+    """Of two examples with losses 0.1 and 3, whatever the old model knew of them."""
+    slope = jax.grad(lambda now: -jax.nn.log_sigmoid(2.5 * now).sum())(jnp.array([0.1, 3.0]))
+    apply = lambda variables, x, **how: (x * variables["params"], {})
+    model = jfu.Model(lambda key: {"params": jnp.zeros(())}, apply)
+    judge = lambda outputs, y: (outputs[:, 0], outputs[:, 0])
+    loss = preference(model, None, 2.5, judge)
+    each = []
+    for x in (0.1, 3.0):
+        batch = jfu.Batch(jnp.full((1, 1), x), jnp.zeros(1), jnp.ones(1))
+        grad = jax.grad(lambda p, b: loss({"params": p}, b, jax.random.key(0))[0])(1.0, batch)
+        each.append(float(grad) / x)  # by the loss, not by the parameter
+    assert each == pytest.approx(2 / 2.5 * np.asarray(slope), rel=1e-5)
+    assert each[0] < 10 * each[1] < 0
+
+
 @pytest.mark.slow
 def test_padding_with_a_label_that_is_none_changes_nothing():
     old = {"params": {"head": {"kernel": jnp.float32(W)}}}

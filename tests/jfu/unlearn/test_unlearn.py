@@ -250,6 +250,7 @@ NEEDS = dict(
     fukd=dict(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
     pgd=dict(LEAVING, history=("last",), whole_clients=True),
     rollback=dict(history=("before",)),
+    ga_first=dict(history=("first",), per_client=True, whole_clients=True),
     fedosd=dict(LEAVING, per_client=True),
     ridge=dict(history=("statistics",), per_client=True),
     ridge_subtract=dict(LEAVING, history=("total",)),
@@ -280,7 +281,9 @@ TRAITS = dict(
     **{key: dict(lonely=True) for key in ("fcu", "fedquit", "ga", "npo")},
     ridge=dict(recovers=False, solves=True),
     ridge_subtract=dict(recovers=False, solves=True, lonely=True),
-    **{key: dict(perturbs=True, selects=True) for key in ("noise", "reinit", "permute")},
+    **{
+        key: dict(perturbs=True, selects=True) for key in ("noise", "reinit", "permute", "ga_first")
+    },
 )
 
 
@@ -421,7 +424,7 @@ def test_requests_that_a_method_cannot_answer_are_refused(data, request_):
         method = jfu.Unlearner(None, None, jfu.unlearn.needs_of(name))
         history = dict.fromkeys(method.needs.history)
         jfu.unlearn.check_request(method, whole, history, name)
-        if name in ("federaser", "fukd", "pgd"):
+        if name in ("federaser", "fukd", "pgd", "ga_first"):
             with pytest.raises(ValueError, match=f"{name} takes whole clients out, .* leaves 1 of"):
                 jfu.unlearn.check_request(method, request_, history, name)
             with pytest.raises(ValueError, match=r"and there is no history; train with --keep_hi"):
@@ -489,6 +492,7 @@ def test_negating_twice_and_recovering_is_finetuning(build, variables, request_,
         ("noise", {"stem"}),
         ("reinit", {"stem"}),
         ("permute", {"stem"}),
+        ("ga_first", {"stem"}),
         *((name, {"stem", "head"}) for name in ("retrain", "rollback")),
         # At the server, before any round; the others begin with the model as it is.
         *((name, {"stem", "head"}) for name in ("federaser", "fukd", "pgd")),
