@@ -45,6 +45,7 @@ from jfu.history import Recorded, recorded
 from jfu.local import classification, cross_entropy, local_sgd
 from jfu.loop import Done, rounds
 from jfu.metrics import first_round_within, gap, gap_per_seed, match, mia, per_example
+from jfu.participation import evened, fedau
 from jfu.pools import spread
 from jfu.requests import (
     forget_class,
@@ -112,8 +113,10 @@ __all__ = [
     "distance",
     "dot_general",
     "evaluation",
+    "evened",
     "faults",
     "fedadam",
+    "fedau",
     "fedavg",
     "fedyogi",
     "first_round_within",

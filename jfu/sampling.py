@@ -1,7 +1,10 @@
 """Partial participation, as wrappers round a federation: who works this round."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jfu.clients import pick
 from jfu.types import FederatedAlgorithm, is_whole
@@ -64,18 +67,19 @@ def sampled(fed: FederatedAlgorithm, size: int) -> FederatedAlgorithm:
     return FederatedAlgorithm(fed.init, round, watched)
 
 
-def absent(fed: FederatedAlgorithm, rate: float) -> FederatedAlgorithm:
+def absent(fed: FederatedAlgorithm, rate: float | Sequence[float]) -> FederatedAlgorithm:
     """Each round, every client stays away with probability ``rate``, by a zero mask.
 
     Args:
-      rate: in [0, 1).
+      rate: in [0, 1); or one for each client [K], in their order.
     """
-    if not 0 <= rate < 1:
+    if not all(0 <= one < 1 for one in np.ravel(rate)):
         raise ValueError(f"the rate of absence is {rate}; it must lie in [0, 1)")
+    missing = float(rate) if isinstance(rate, int | float) else np.asarray(rate, np.float32)
 
     def present(clients, key):
         value = jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i)))(clients.id)
-        return clients._replace(mask=clients.mask & (value >= rate)[:, None])
+        return clients._replace(mask=clients.mask & (value >= missing)[:, None])
 
     def round(state, clients, key):
         draw_key, key = jax.random.split(key)

@@ -24,7 +24,8 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
     """The federation, and its parts.
 
     Args:
-      clients: the number of clients with examples; the divisor of ``--dp_clip``.
+      clients: the divisor of ``--dp_clip``, the number of clients with examples; or the number of
+        rows of clients, with ``--aggregator=fedau``.
 
     Returns:
       ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=..., augment=...)`` makes a
@@ -45,7 +46,7 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
         work = with_faults(local(*loss, **changes))
         return guarded(work) if limit is None else censored(work, limit)
 
-    def around(work, limit=None):
+    def rounds(work, limit=None):
         fed = jfu.fedavg(
             work,
             server=server(config),
@@ -55,6 +56,12 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
         )
         fed = jfu.absent(fed, config.absent) if config.absent else fed
         return jfu.sampled(fed, config.sample) if config.sample else fed
+
+    def around(work, limit=None):
+        if config.aggregator != "fedau":
+            return rounds(work, limit)
+        # A limit is for what clients send, before it is weighed.
+        return jfu.evened(work if limit is None else censored(work, limit), rounds)
 
     return around(with_faults(local()), limit), own, around
 
@@ -102,7 +109,7 @@ def aggregator(config: Config, clients: int) -> jfu.Aggregator:
     """The aggregator of ``--aggregator``, or the noisy mean of ``--dp_clip``.
 
     Args:
-      clients: the number of clients, for the noisy mean.
+      clients: as in ``build``.
     """
     if config.dp_clip is not None:
         drawn = min(config.sample, clients)
@@ -111,6 +118,7 @@ def aggregator(config: Config, clients: int) -> jfu.Aggregator:
     return {
         "mean": jfu.weighted_mean,
         "clipped": lambda: jfu.clipped_mean(config.clip),
+        "fedau": lambda: jfu.fedau(clients),
         "median": jfu.coordinate_median,
         "trimmed": lambda: jfu.trimmed_mean(config.trim),
         "krum": lambda: jfu.krum(config.byzantine),
@@ -219,6 +227,11 @@ def _check_method(config: Config, name: str) -> None:
         raise ValueError(
             f"{name} needs single updates at the server, which --sum_only hides; leave one out"
         )
+    if needs.history and config.aggregator == "fedau":
+        raise ValueError(
+            f"{name} needs a history of training, and --aggregator=fedau keeps none; use "
+            "--aggregator=mean, or methods without a history, such as not"
+        )
     bare = needs.history or needs.per_client or needs.target or needs.counts
     if config.dp_clip is not None and bare:
         raise ValueError(
@@ -228,7 +241,12 @@ def _check_method(config: Config, name: str) -> None:
 
 
 def _check_history(config: Config, keep: Sequence[str]) -> None:
-    """Refuses to keep what the server may not see."""
+    """Refuses to keep what the server may not see, or what it does not have."""
+    if keep and config.aggregator == "fedau":
+        raise ValueError(
+            f"--aggregator=fedau weighs updates, and no history of them is kept; leave out "
+            f"--keep_history={','.join(keep)}, or use --aggregator=mean"
+        )
     single = [kind for kind in keep if kind in jfu.history.SINGLE]
     if single and config.sum_only:
         raise ValueError(

@@ -274,7 +274,7 @@ def federations(
         return federation.build(config, loss, rate, chunk, clients)
 
     def build(config, rate, clients):
-        return made(config, rate, 0 if config.dp_clip is None else clients)
+        return made(config, rate, len(drawn.clients.id) if config.dp_clip is None else clients)
 
     training, local, _ = build(config, config.lr, everybody)
     recovery, own, around = build(recovering(config), config.recovery_lr, staying)

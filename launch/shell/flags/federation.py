@@ -36,8 +36,9 @@ def define() -> None:
     flags.DEFINE_enum(
         "aggregator",
         "mean",
-        ["mean", "clipped", "median", "trimmed", "krum"],
-        "How the server combines updates. mean: FedAvg's weighted mean. clipped: the same mean of "
+        ["mean", "fedau", "clipped", "median", "trimmed", "krum"],
+        "How the server combines updates. mean: FedAvg's weighted mean. fedau: the same mean, with "
+        "clients that come rarely weighed up. clipped: the same mean of "
         "updates clipped to --clip. median: the median of each coordinate. trimmed: a mean without "
         "the --trim largest and smallest of each coordinate. krum: for --byzantine bad clients. "
         "The last three see single updates. A method's own rounds use the method's own formula.",

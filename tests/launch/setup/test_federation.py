@@ -56,6 +56,12 @@ from launch.setup.study import recovering
         ),
         (dict(dp_clip=1.0), dict(names=["rollback"]), "rollback has rounds of its own or a hist"),
         (dict(sum_only=True, aggregator="krum"), {}, "krum needs single updates"),
+        (
+            dict(aggregator="fedau"),
+            dict(names=["pgd"]),
+            "pgd needs a history of training, and --agg",
+        ),
+        (dict(aggregator="fedau"), dict(keep=["before"]), "leave out --keep_history=before"),
         (dict(sum_only=True), dict(names=["federaser"]), "federaser needs single updates"),
         (dict(sum_only=True), dict(names=["not", "pgd"]), "pgd needs single updates"),
         *(
@@ -76,6 +82,7 @@ def test_flags_that_cannot_be_are_refused(changes, more, words):
 def test_flags_that_can_be_are_not():
     federation.check(PLAIN, ["retrain", "puf", "pgd"], ["last", "updates"])
     federation.check(changed(PLAIN, sum_only=True), ["not", "puf", "mode", "ga"], ["start"])
+    federation.check(changed(PLAIN, sum_only=True, aggregator="fedau"), ["not", "puf"])
     federation.check(changed(PLAIN, max_update_norm=np.inf, faults=("late:0.1",)))
     federation.check(
         changed(PLAIN, sum_only=True), ["fedmemprune", "rollback"], ["start", "before"]
