@@ -19,6 +19,7 @@ A round keeps a running sum over chunks of clients. It stores all updates only i
 needs single ones, or on request. On a mesh it has one all-reduce, of sums and scalars together.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -29,6 +30,7 @@ from jax.sharding import PartitionSpec
 from jfu.collectives import all_reduce, device_count, grow, on_all, pack, unpack
 from jfu.costs import entries
 from jfu.devices import AXIS, clients_at_once
+from jfu.stacking import pools_of
 from jfu.sums import summable
 from jfu.types import ClientData, Key, PyTree, is_whole
 
@@ -130,7 +132,7 @@ def sum_clients(fn: Callable, *, chunk: int | None = None) -> Callable:
         clients = _pad(clients, device_count())
         missing = clients.id.shape[0] - count
         # For clients that are spread by device, a sample has padding on devices too.
-        padded = missing > 0 or clients.y.ndim == 2
+        padded = missing > 0 or pools_of(clients) is not None
         sums = _sums_of_all if device_count() > 1 else _sums_alone
         run = partial(sums, work, size=size, padded=padded, few=few)
         if device_count() > 1:
@@ -267,9 +269,9 @@ def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array 
     """
     count, many = clients.id.shape[0], chosen.shape[0]
     rows = {name: getattr(clients, name)[chosen] for name in ("index", "mask", "id")}
-    if clients.y.ndim == 1:
+    devices = pools_of(clients)
+    if devices is None:
         return clients._replace(**on_all(rows)), None
-    devices = clients.y.shape[0]
     share = -(-count // devices)
     room = min(share, many)
     home = chosen // share
@@ -284,9 +286,10 @@ def pick(clients: ClientData, chosen: jax.Array) -> tuple[ClientData, jax.Array 
 def _few(clients: ClientData) -> int | None:
     """Slots that are enough for most clients, if the largest has many more."""
     many, slots = clients.mask.shape
-    if many * slots < SPARSE * clients.y.size:
+    pool = math.prod(clients.y.shape[: 1 if pools_of(clients) is None else 2])
+    if many * slots < SPARSE * pool:
         return None
-    few = max(64, 1 << (4 * -(-clients.y.size // many) - 1).bit_length())
+    few = max(64, 1 << (4 * -(-pool // many) - 1).bit_length())
     return few if 2 * few <= slots else None
 
 
@@ -356,19 +359,19 @@ def _pad(clients: ClientData, multiple: int) -> ClientData:
 
 
 def _check_pool(clients: ClientData) -> None:
-    if clients.y.ndim == 2 and clients.y.shape[0] != device_count():
+    devices = pools_of(clients)
+    if devices not in (None, device_count()):
         raise ValueError(
-            f"these clients' examples were spread over {clients.y.shape[0]} devices, and they run "
+            f"these clients' examples were spread over {devices} devices, and they run "
             f"on {device_count()}; spread the clients that stack returned on the mesh in use"
         )
 
 
 def _own_pool(clients: ClientData) -> ClientData:
     """One device's part of a pool that is spread by device."""
-    if clients.y.ndim == 1:
+    if clients.row is None or pools_of(clients) is None:
         return clients
-    row = None if clients.row is None else clients.row[0]
-    return clients._replace(x=clients.x[0], y=clients.y[0], row=row)
+    return clients._replace(x=clients.x[0], y=clients.y[0], row=clients.row[0])
 
 
 def _client(clients: ClientData, row: Sequence[jax.Array]) -> ClientData:
@@ -380,7 +383,7 @@ def _client(clients: ClientData, row: Sequence[jax.Array]) -> ClientData:
 def _shard(fn: Callable, clients: ClientData, out_specs: PyTree, more: tuple = ()) -> Callable:
     rows, whole = PartitionSpec(AXIS), PartitionSpec()
     # A pool that is spread by device is sharded like its clients; another is on every device.
-    pool = whole if clients.y.ndim == 1 else rows
+    pool = whole if pools_of(clients) is None else rows
     specs = (whole, ClientData._make((pool, pool, rows, rows, rows, pool)), whole, *more)
     # check_vma is off, since a gradient inside belongs to one client and must not be summed.
     return jax.shard_map(fn, in_specs=specs, out_specs=out_specs, check_vma=False)

@@ -15,6 +15,13 @@ from jfu.metrics import Judge, classes, match, mia, per_example
 from jfu.stacking import as_targets, empty_aligned
 from jfu.types import ClientData, Split, Variables
 
+More = Callable[[dict[str, np.ndarray]], dict[str, float | None]]  # as in jfu.tasks
+
+
+def nothing_more(losses: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """No further measures."""
+    return {}
+
 
 class Evaluation(NamedTuple):
     """The examples for evaluation, and the measures that each is used for.
@@ -24,16 +31,16 @@ class Evaluation(NamedTuple):
     """
 
     x: Any  # [E, ...]
-    y: Any  # int32 [E]; the trigger's label for examples with the trigger
+    y: Any  # targets [E], as in ClientData; the trigger's label for examples with the trigger
     retain: np.ndarray  # bool [M]: at least one client keeps it
     forget: np.ndarray  # bool [M]: to be forgotten, and no client keeps it
-    test_y: np.ndarray  # int [T]
+    test_y: np.ndarray  # targets [T]
     forgotten_classes: tuple[int, ...]  # of a request that names classes
     members: np.ndarray  # positions in x of forgotten examples, each paired with one of others,
     others: np.ndarray  # test examples of the same class, and with the trigger if the member has it
     target: int | None  # the trigger's label
     where: np.ndarray | None = None  # positions in x and y, if these are spread over devices
-    guess: float | None = None  # percent of retained data in its most frequent class
+    guess: float | None = None  # percent of retained data in its most frequent class or token
     # Positions in x of examples that clients keep, and the id of the client of each; or None.
     clients: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -54,6 +61,7 @@ def of_request(
     *,
     backdoor: Backdoor | None = None,
     forgotten_classes: tuple[int, ...] = (),
+    kinds: tuple[np.ndarray, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Evaluation:
     """The evaluation for a request to a federation.
@@ -66,6 +74,8 @@ def of_request(
       test: ``(x, y)``, T examples that no client trains on.
       backdoor: the backdoor, if one was planted.
       forgotten_classes: the classes that the request names; they get their own test accuracies.
+      kinds: kinds of training and test examples, ``[M]`` and ``[T]`` integers, such as topics of
+        texts. Pairs are of one kind. If not given, they are of one class.
       seed: draws the test examples that are paired with forgotten ones.
 
     >>> import jfu
@@ -92,6 +102,7 @@ def of_request(
         backdoor,
         forgotten_classes,
         seed,
+        kinds,
     )
     client, slot = np.nonzero(np.asarray(request.retain.mask))
     rows = np.asarray(request.retain.index)[client, slot]
@@ -140,19 +151,20 @@ def _whole(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(parts, out=empty_aligned(shape, np.result_type(*parts)))
 
 
-def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Evaluation:
+def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed, kinds=None) -> Evaluation:
     """An evaluation with M training examples, test examples and the matched pairs."""
     from jfu.data.rows import Rows, joined
 
     x_test, y_test = test
     xs, ys = [x, x_test], [y, y_test]
-    classes, poisoned = y, np.zeros(len(y), bool)
+    classes, test_classes = kinds or (y, y_test)
+    poisoned = np.zeros(len(y), bool)
     if backdoor is not None:
         classes, poisoned = backdoor.classes, backdoor.poisoned
         xs.append(backdoor.x_test)
         ys.append(np.full(len(y_test), backdoor.label, np.int32))
     rows = np.flatnonzero(forget)
-    members, others = match(classes[rows], y_test, seed)
+    members, others = match(classes[rows], test_classes, seed)
     members = rows[members]
     # The match has the trigger if the forgotten example has it.
     others = len(y) + others + len(y_test) * poisoned[members]
@@ -172,7 +184,7 @@ def _made(x, y, retain, forget, test, backdoor, forgotten_classes, seed) -> Eval
 
 
 def commonest(y: np.ndarray) -> float | None:
-    """The share of the most frequent label, percent; None without labels, 0 of a regression.
+    """The share of the most frequent label or token, percent; None without any, 0 of a regression.
 
     >>> commonest(np.array([3, 1, 3, 3]))
     75.0
@@ -181,7 +193,8 @@ def commonest(y: np.ndarray) -> float | None:
         return None
     if np.issubdtype(y.dtype, np.floating):
         return 0.0  # what the mean of all targets explains
-    return round(100 * float(np.unique(y, return_counts=True)[1].max() / len(y)), 10)
+    many = np.unique(y[y >= 0], return_counts=True)[1]  # -1 is a place without a next token
+    return round(100 * float(many.max() / many.sum()), 10)
 
 
 def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...], np.ndarray]:
@@ -236,6 +249,7 @@ def measures(
     *,
     attack: bool = True,
     judge: Judge = classes,
+    more: More = nothing_more,
 ) -> dict[str, float | None]:
     """All measures of a model: accuracies, backdoor success, losses, membership attacks.
 
@@ -246,6 +260,7 @@ def measures(
       evaluation: as ``of_request`` or ``of_arrays`` makes it.
       attack: whether to run the attacks ``mia`` and ``mia_matched``, which take longer.
       judge: the task's loss and score of an example (``jfu.tasks``); classes if not given.
+      more: the task's further measures, such as perplexity.
 
     Returns:
       ``retain``, ``forget``, ``test``, ``mia``, ``mia_matched``, ``asr``, ``loss_retain``,
@@ -262,11 +277,16 @@ def measures(
     """
     x = evaluation.x if isinstance(evaluation.x, jax.Array) else np.asarray(evaluation.x)
     loss, correct = _per_example(apply, judge, variables, x, evaluation.y)
-    return measures_of(evaluation, loss, correct, attack=attack)
+    return measures_of(evaluation, loss, correct, attack=attack, more=more)
 
 
 def measures_of(
-    evaluation: Evaluation, loss: Any, correct: Any, *, attack: bool = True
+    evaluation: Evaluation,
+    loss: Any,
+    correct: Any,
+    *,
+    attack: bool = True,
+    more: More = nothing_more,
 ) -> dict[str, float | None]:
     """``measures`` from the losses and correctness of ``per_example``, ``[E]`` each.
 
@@ -286,6 +306,7 @@ def measures_of(
         loss_retain=_mean(loss[rows["retain"]]),
         loss_forget=_mean(loss[rows["forget"]]),
     )
+    found |= more({name: loss[of] for name, of in rows.items()})
     if evaluation.guess is not None:
         found["guess"] = evaluation.guess
     if attack:

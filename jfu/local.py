@@ -107,7 +107,7 @@ def local_sgd(
         def step(i, carry):
             params, rest, memory, total = carry
             epoch, number = (0, i) if epochs == 1 else _divmod(i, per_epoch)
-            here = lambda a: jax.lax.dynamic_slice(a, (epoch, number * size), (1, size))[0]
+            here = partial(_minibatch, epoch=epoch, start=number * size, size=size)
             batch, names = _batch(client, *map(here, entries))
             if augment is not None:
                 keys = jax.random.fold_in(augment_key, i)
@@ -216,7 +216,7 @@ def _entries(client: ClientData, slots: jax.Array) -> tuple[jax.Array, jax.Array
     beyond = dict(mode="fill", wrap_negative_indices=False)
     mask = client.mask.at[slots].get(**beyond, fill_value=False)
     rows = client.index.at[slots].get(**beyond, fill_value=0)
-    return mask, rows, jnp.where(mask, _at(client.y, rows), 0)
+    return mask, rows, _shown(_at(client.y, rows), mask)
 
 
 def _batch(client: ClientData, mask: jax.Array, rows: jax.Array, y: jax.Array):
@@ -231,19 +231,31 @@ def _at(pool: jax.Array, rows: jax.Array) -> jax.Array:
 
 def _shown(x: jax.Array, mask: jax.Array) -> jax.Array:
     """Live rows, and zeros elsewhere; it does not multiply, since NaN times 0 is NaN."""
-    return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 1)) > 0, x, jnp.zeros_like(x))
+    return jnp.where(
+        mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)) > 0, x, jnp.zeros_like(x)
+    )
 
 
 def _shuffled(client: ClientData, key: Key, epochs: int, size: int) -> tuple[jax.Array, ...]:
-    """The entries of a client's shuffles, ``[epochs, multiple of size]`` each."""
+    """The entries of a client's shuffles, ``[epochs, multiple of size, ...]`` each."""
     slots = client.mask.shape[0]
 
     def within(length):
         order = _shuffles(key, client.mask[:length], epochs)
         room = slots + -slots % size - length
-        return jax.tree.map(lambda a: jnp.pad(a, ((0, 0), (0, room))), _entries(client, order))
+        pad = lambda a: jnp.pad(a, [(0, 0), (0, room)] + [(0, 0)] * (a.ndim - 2))
+        return jax.tree.map(pad, _entries(client, order))
 
     return sized(client.mask, key, within)
+
+
+def _minibatch(
+    a: jax.Array, epoch: jax.Array | int, start: jax.Array | int, size: int
+) -> jax.Array:
+    """``a[epoch, start : start + size]``."""
+    rest = a.shape[2:]
+    begin = (epoch, start, *[0] * len(rest))
+    return jax.lax.dynamic_slice(a, begin, (1, size, *rest))[0]
 
 
 def _shuffles(key: Key, mask: jax.Array, epochs: int) -> jax.Array:

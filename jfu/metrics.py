@@ -69,8 +69,11 @@ def per_example(
     return judged
 
 
-def logits_of(out: PyTree) -> jax.Array:
+def logits_of(out: PyTree, *, ndim: int | None = 2) -> jax.Array:
     """The logits ``[B, C]`` in a model's result, which may also have changed collections.
+
+    Args:
+      ndim: 3 for the logits of every token, ``[B, T, V]``; None for either.
 
     >>> logits_of((jnp.zeros((2, 3)), {"batch_stats": jnp.zeros(4)})).shape
     (2, 3)
@@ -86,10 +89,11 @@ def logits_of(out: PyTree) -> jax.Array:
             f"{jax.tree_util.keystr(named[-1][0]) if named else ''}"
         )
     ((_, logits),) = named
-    if logits.ndim != 2:
+    if ndim is not None and logits.ndim != ndim:
+        wanted = "[B, C]: a row of classes for each example"
+        wanted = wanted if ndim == 2 else "[B, T, V]: a row of the vocabulary for each token"
         raise ValueError(
-            f"the model gives {list(logits.shape)} for a batch, and logits are [B, C]: a row of "
-            "classes for each example"
+            f"the model gives {list(logits.shape)} for a batch, and logits are {wanted}"
         )
     return logits
 
@@ -193,7 +197,7 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
 
     Args:
       classes: true classes of the forgotten examples, ``[n]``. Targets that are floats have no
-        classes; all of them match.
+        classes; all of them match. So do next tokens ``[n, T]``.
       test_classes: classes of the test images, ``[m]``.
 
     Returns:
@@ -203,7 +207,7 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
     >>> np.array([0, 0, 1])[members].tolist(), np.array([1, 1, 0])[others].tolist()
     ([0, 1], [0, 1])
     """
-    if np.issubdtype(np.asarray(classes).dtype, np.floating):
+    if np.issubdtype(np.asarray(classes).dtype, np.floating) or np.ndim(classes) == 2:
         classes, test_classes = np.zeros(len(classes), int), np.zeros(len(test_classes), int)
     rng = np.random.default_rng(seed)
     members, others = [np.zeros(0, int)], [np.zeros(0, int)]

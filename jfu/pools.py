@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jfu.devices import AXIS
-from jfu.stacking import on_device
+from jfu.stacking import on_device, pools_of
 from jfu.types import ClientData
 
 
@@ -47,9 +47,9 @@ def spread(clients: ClientData, mesh: Mesh | None = None) -> ClientData:
     >>> apart.row.tolist(), apart.index.tolist()
     ([[0, 1], [3, 0]], [[0, 1], [0, 0]])
     """
-    if clients.y.ndim != 1:
+    if (already := pools_of(clients)) is not None:
         raise ValueError(
-            f"these clients' examples lie on {clients.y.shape[0]} devices already; spread those "
+            f"these clients' examples lie on {already} devices already; spread those "
             "that stack made"
         )
     mesh = jax.sharding.get_mesh() if mesh is None else mesh

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfu.stacking import weights
+from jfu.stacking import pools_of, weights
 from jfu.types import ClientData, Key, Split
 
 
@@ -62,6 +62,11 @@ def forget_class(
     """
     _whole(clients)
     wanted = _named(labels, "labels")
+    if clients.y.ndim == 2:
+        raise ValueError(
+            f"a request for classes {wanted.tolist()} was given texts, which have no classes; "
+            "name clients, a fraction or examples"
+        )
     y = clients.y[clients.index]
     live = clients.mask & _of_clients(clients, ids)[:, None]
     present = np.unique(np.asarray(y)[np.asarray(live)])
@@ -94,7 +99,7 @@ def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
     """The examples of your own mask over the pool, bool ``[M]`` -> bool ``[K, N]``."""
     _whole(clients)
     rows = jnp.asarray(chosen)
-    if rows.shape != clients.y.shape or rows.dtype != bool:
+    if rows.shape != (len(clients.y),) or rows.dtype != bool:
         raise ValueError(
             f"the mask is {rows.dtype} {list(rows.shape)}; it must be bool, one value for "
             f"each of the {len(clients.y)} examples of the pool"
@@ -124,7 +129,7 @@ def _named(given, what: str) -> np.ndarray:
 
 
 def _whole(clients: ClientData) -> None:
-    if clients.y.ndim != 1:
+    if pools_of(clients) is not None:
         raise ValueError(
             "these clients' examples are spread over devices; make the request from the clients "
             "that stack returned, since its mask fits both"

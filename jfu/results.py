@@ -16,8 +16,9 @@ from jfu.types import Needs
 
 AGAIN = "retrain_again"  # the second retraining, whose gap is the noise floor
 
-# Measures of a model, in the order of tables. All are in percent.
+# Measures of a model, in the order of tables. All are in percent, except perplexities.
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
+MEASURES += ("perplexity_forget", "perplexity_test")
 # Measures of every evaluated round; membership attacks run in some rounds only.
 BRIEF = ("retain", "forget", "test", "asr")
 # Costs of a method up to a round; they are the same on every machine.
@@ -49,6 +50,8 @@ class Row(TypedDict):
     seconds: float  # on this machine, without evaluation and compilation
     test_kept: NotRequired[float | None]  # test accuracy on retained classes, percent
     test_forgotten: NotRequired[float | None]  # test accuracy on classes to forget, percent
+    perplexity_forget: NotRequired[float | None]  # of a language model, on data to forget
+    perplexity_test: NotRequired[float | None]  # on test data
     loss_retain: NotRequired[float | None]  # mean cross-entropy on retained data, nats
     loss_forget: NotRequired[float | None]  # mean cross-entropy on data to forget, nats
     guess: NotRequired[float | None]  # retained data in its most frequent class, percent

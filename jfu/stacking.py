@@ -30,7 +30,8 @@ def stack(
     Args:
       x: ``[M, ...]`` examples; uint8 images stay uint8, float64 becomes float32 and integers
         int32 unless ``jax_enable_x64`` is set. Arrays of any byte order.
-      y: ``[M]`` integer labels, int32; or the targets of a regression, float32.
+      y: ``[M]`` integer labels, int32; the targets of a regression, float32; or the next tokens of
+        texts, ``[M, T]`` integers, -1 where there is none (``jfu.data.tokens``).
       indices: an array of rows for each client, of any lengths; short ones are padded.
       ids: the clients' identities, int32; ``0 ... K-1`` if not given.
       classes: the number of classes; labels outside ``0 ... classes-1`` are refused. Without it,
@@ -107,6 +108,9 @@ def _array(given, what: str) -> np.ndarray:
 
 def _check_labels(y: np.ndarray, classes: int | None) -> None:
     floats = np.issubdtype(y.dtype, np.floating) and classes is None
+    texts = y.ndim == 2 and np.issubdtype(y.dtype, np.integer)
+    if texts:
+        return _check_tokens(y, classes)
     if y.ndim != 1 or not (floats or np.issubdtype(y.dtype, np.integer)):
         raise ValueError(
             f"labels must be integers [M], or floats for a regression, got {y.dtype} "
@@ -127,6 +131,20 @@ def _check_labels(y: np.ndarray, classes: int | None) -> None:
             f"labels run from {low} to {high}, and there are {classes} classes; number them 0 to "
             f"{classes - 1}"
         )
+
+
+def _check_tokens(y: np.ndarray, vocabulary: int | None) -> None:
+    """Refuses next tokens ``[M, T]`` that are none of a vocabulary."""
+    low, high = (int(y.min()), int(y.max())) if y.size else (0, 0)
+    if low < -1 or high > INT32.max or (vocabulary is not None and high >= vocabulary):
+        last = INT32.max if vocabulary is None else vocabulary - 1
+        raise ValueError(
+            f"next tokens run from {low} to {high}, and the vocabulary is 0 to {last}; -1 marks a "
+            "place without a next token"
+        )
+    if len(y) and not (y >= 0).any(1).all():
+        first = int((y < 0).all(1).argmax())
+        raise ValueError(f"example {first} has no next token at any place; leave it out")
 
 
 def _check_examples(x: np.ndarray) -> None:
@@ -246,6 +264,16 @@ def _held(block: np.ndarray, kind: np.dtype) -> bool:
         return np.iinfo(kind).min <= block.min() and block.max() <= np.iinfo(kind).max
     with np.errstate(over="ignore"):
         return bool(np.isfinite(block.astype(kind)).all())
+
+
+def pools_of(clients: ClientData) -> int | None:
+    """The number of devices that have a pool of their own after ``jfu.spread``; None before it.
+
+    >>> pools_of(stack(np.zeros((2, 1)), np.arange(2), [[0], [1]])) is None
+    True
+    """
+    row = clients.row
+    return None if row is None or row.ndim == 1 else row.shape[0]
 
 
 def weights(clients: ClientData) -> jax.Array:

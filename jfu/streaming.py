@@ -50,7 +50,7 @@ class Piece(NamedTuple):
     """Some clients with their own examples, of P clients with S slots each."""
 
     x: np.ndarray  # [P, S, ...], zeros where there is no live example
-    y: np.ndarray  # [P, S] int32
+    y: np.ndarray  # [P, S, ...], as in ClientData
     mask: np.ndarray  # [P, S] bool
     row: np.ndarray  # [P, S] int32, rows of the whole pool
     id: np.ndarray  # [P] int32, NOBODY where nobody is
@@ -189,7 +189,7 @@ def gather(clients: ClientData, who: np.ndarray, slots: int) -> Piece:
     shape = (len(who), slots)
     some = Piece(
         np.zeros((*shape, *clients.x.shape[1:]), kind),
-        np.zeros(shape, np.int32),
+        np.zeros((*shape, *clients.y.shape[1:]), clients.y.dtype),
         np.zeros(shape, bool),
         np.zeros(shape, np.int32),
         np.where(who == NOBODY, NOBODY, clients.id[who]).astype(np.int32),

@@ -28,6 +28,8 @@ COLUMNS = dict(
     mia=Column("MIA %"),
     mia_matched=Column("MIA matched %"),
     asr=Column("backdoor %"),
+    perplexity_forget=Column("perplexity forget"),
+    perplexity_test=Column("perplexity test"),
     gap=Column("gap", digits=2),
     gap_per_seed=Column("gap per seed", digits=2),
     rounds_to_recover=Column("rounds"),

@@ -5,11 +5,17 @@ task         targets y                  output              score of an example,
 ===========  =========================  ==================  ====================================
 classify     int32 [M], 0 ... C-1       logits [B, C]       100 if the largest logit is the label
 regress      float32 [M]                [B, 1]              100 (1 - (f(x) - y)^2 / var(y))
+tokens       int32 [M, T], next tokens  logits [B, T, V]    share of tokens that are the largest
 ===========  =========================  ==================  ====================================
 
-The mean score is the accuracy of a classification, and the explained variance (R squared, relative
-to the training targets) of a regression. So gaps, stopping rules and tables are the same for both:
-more is better, and 100 is perfect. Predicting the mean of all targets explains 0 %.
+The mean score is the accuracy of a classification, the explained variance (R squared, relative to
+the training targets) of a regression, and the token accuracy of a language model. So gaps, stopping
+rules and tables are the same for all: more is better, and 100 is perfect. Predicting the mean of
+all targets explains 0 %.
+
+A language model's examples are token ids ``[M, T]``, and its targets the tokens that come next, -1
+where none does (``jfu.data.tokens``). Its loss is the mean over an example's tokens, then over
+examples, in nats. Perplexity is the exponential of the mean loss.
 """
 
 import math
@@ -27,10 +33,16 @@ from jfu.types import Batch, LossFn
 LEAST = -1e6  # the score of an example whose prediction is not finite, or as wrong as that
 
 
+def no_more(losses: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """A task without further measures."""
+    return {}
+
+
 class Words(NamedTuple):
     """What messages call things."""
 
     examples: str
+    targets: str
     score: str  # the mean score
     trivial: str  # what has the score of a model that has learned nothing
     nothing: str  # that it has
@@ -39,12 +51,14 @@ class Words(NamedTuple):
 class Task(NamedTuple):
     """A line of the table. ``data`` is a ``jfu.data.Dataset``."""
 
-    outputs: Callable[[Any], int]  # data -> size of the last axis of the network's output
+    shape: Callable[[Any], tuple[int, ...]]  # data -> the network's output for one example
     loss: Callable[[Callable], LossFn]  # apply -> the training loss
     judge: Callable[[Any], Judge]  # data -> (outputs, y) -> (loss [B], score [B])
     guess: Callable[[Any], float]  # data -> the loss of a model that has learned nothing
     classes: bool  # whether targets are classes
     words: Words
+    # losses by side, [n] each -> further measures
+    more: Callable[[dict[str, np.ndarray]], dict[str, float | None]] = no_more
 
 
 def squared_error(outputs: jax.Array, batch: Batch) -> jax.Array:
@@ -106,34 +120,129 @@ def spread(data: Any) -> float:
     return variance
 
 
+def next_token_loss(outputs: jax.Array, batch: Batch) -> jax.Array:
+    """Mean cross-entropy of the next token: over an example's tokens, then over live examples.
+
+    Args:
+      outputs: logits ``[B, T, V]``.
+      batch: with next tokens ``y`` ``[B, T]``; places with -1 do not count.
+
+    >>> batch = Batch(None, jnp.array([[2, -1], [0, 1]]), jnp.array([1.0, 0.0]))
+    >>> next_token_loss(jnp.zeros((2, 2, 4)), batch)  # log 4
+    Array(1.3862944, dtype=float32)
+    """
+    each, _ = _by_token(outputs, batch.y)
+    # Rows that are not live may have a token that is none, and NaN times 0 is NaN.
+    each = jnp.where(batch.mask > 0, each, 0)
+    return each.sum() / jnp.maximum(batch.mask.sum(), 1)
+
+
+def language(apply: Callable) -> LossFn:
+    """The loss of a language ``Model``: that of the next token, and the statistics that changed."""
+
+    def loss(variables, batch: Batch, key):
+        outputs, changed = apply(variables, batch.x, train=True, mask=batch.mask, key=key)
+        return next_token_loss(outputs, batch), changed
+
+    return loss
+
+
+def next_tokens(outputs: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The loss of each example, and the share of its tokens that the model predicts: a ``Judge``.
+
+    >>> logits = jnp.log(jnp.array([[[0.5, 0.5], [0.9, 0.1]]]))
+    >>> loss, score = next_tokens(logits, jnp.array([[1, 0]]))  # (log 2 + log 10/9) / 2
+    >>> round(float(loss[0]), 4), float(score[0])
+    (0.3993, 0.5)
+    """
+    logits = logits_of(outputs, ndim=3)
+    loss, live = _by_token(logits, y)
+    right = (logits.argmax(-1) == y) & (live > 0)
+    score = right.sum(-1) / jnp.maximum(live.sum(-1), 1)
+    return loss, jnp.where(jnp.isfinite(loss), score, 0)
+
+
+def _by_token(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean losses ``[B]``, NaN for tokens beyond the vocabulary; and which tokens count."""
+    live = (y >= 0).astype(jnp.float32)
+    # A sum over the vocabulary, not a lookup; the derivative of a lookup is a scatter.
+    each = -jax.nn.log_softmax(logits.astype(jnp.float32))
+    beyond = y >= logits.shape[-1]
+    token = jax.nn.one_hot(y, logits.shape[-1], dtype=bool) | beyond[..., None]
+    each = jnp.where(token, each, 0).sum(-1) * jnp.where(beyond, jnp.nan, 1.0)
+    return (each * live).sum(-1) / jnp.maximum(live.sum(-1), 1), live
+
+
+def perplexities(losses: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """``exp`` of mean losses on forgotten and on test data; None without data, or if not finite.
+
+    >>> perplexities(dict(forget=np.log([2.0, 8.0]), test=np.zeros(0)))
+    {'perplexity_forget': 4.0, 'perplexity_test': None}
+    """
+    found: dict[str, float | None] = {}
+    for side in ("forget", "test"):
+        loss = losses[side]
+        known = loss.size and np.isfinite(loss).all() and loss.mean() < 700  # the largest exponent
+        found[f"perplexity_{side}"] = float(f"{math.exp(loss.mean()):.6g}") if known else None
+    return found
+
+
 TASKS: dict[str, Task] = {
     "classify": Task(
-        outputs=lambda data: len(data.labels),
+        shape=lambda data: (len(data.labels),),
         loss=classification,
         judge=lambda data: classes,
         guess=lambda data: math.log(len(data.labels)),
         classes=True,
         words=Words(
             "images",
+            "classes",
             "accuracy",
             "naming one class",
             "naming one class gets as much of the retained data right",
         ),
     ),
     "regress": Task(
-        outputs=lambda data: 1,
+        shape=lambda data: (1,),
         loss=regression,
         judge=lambda data: explained(spread(data)),
         guess=spread,
         classes=False,
         words=Words(
             "examples",
+            "numbers",
             "explained variance",
             "predicting the mean",
             "predicting the mean explains as much of the retained data",
         ),
     ),
+    "tokens": Task(
+        shape=lambda data: (data.y_train.shape[1], len(data.labels)),
+        loss=language,
+        judge=lambda data: next_tokens,
+        guess=lambda data: math.log(len(data.labels)),
+        classes=False,
+        words=Words(
+            "texts",
+            "tokens",
+            "token accuracy",
+            "naming one token",
+            "naming one token gets as many of the retained tokens right",
+        ),
+        more=perplexities,
+    ),
 }
+
+
+def of_targets(y: np.ndarray) -> tuple[str, str]:
+    """The task that takes such targets, and what they are.
+
+    >>> of_targets(np.zeros(2)), of_targets(np.zeros((2, 8), int))
+    (('regress', 'floats'), ('tokens', 'next tokens'))
+    """
+    if np.issubdtype(y.dtype, np.floating):
+        return "regress", "floats"
+    return ("tokens", "next tokens") if y.ndim == 2 else ("classify", "integers")
 
 
 def check(name: str, data: Any) -> None:
@@ -142,10 +251,8 @@ def check(name: str, data: Any) -> None:
     Raises:
       ValueError: what they are, and the task that takes them.
     """
-    floats = np.issubdtype(data.y_train.dtype, np.floating)
-    if floats != (name == "regress"):
-        kind = "floats" if floats else "integers"
-        other = "regress" if floats else "classify"
+    other, kind = of_targets(data.y_train)
+    if other != name:
         raise ValueError(
             f"--task={name} does not take targets that are {kind}; leave it out, or add "
             f"--task={other}"

@@ -87,7 +87,7 @@ class Batch(NamedTuple):
     """One minibatch. Rows that are not live are zeros, whatever the pool has there."""
 
     x: jax.Array  # [B, ...]
-    y: jax.Array  # [B] int32, or float32 for a regression
+    y: jax.Array  # [B] int32, float32 for a regression, or tokens [B, T] int32
     mask: jax.Array  # [B] float32, 1 for live rows, 0 for padding
 
 
@@ -105,7 +105,7 @@ class ClientData(NamedTuple):
     """
 
     x: jax.Array  # [M, ...] the pool; uint8 images stay uint8 until the model
-    y: jax.Array  # [M] int32, or float32 for a regression
+    y: jax.Array  # [M] int32, float32 for a regression, or tokens [M, T] int32
     index: jax.Array  # [K, N] int32, rows of the pool
     mask: jax.Array  # [K, N] bool, True if the client has the example and may use it
     id: jax.Array  # [K] int32, at least 0: the client's identity, from which its keys derive

@@ -98,10 +98,12 @@ def load(
             x_train=take(data.x_train, rows),
             y_train=data.y_train[rows],
             client=None if data.client is None else data.client[rows],
+            topics=data.topics and (data.topics[0][rows], data.topics[1]),
         )
     if test_size is not None:
         rows = choose(len(data.y_test), test_size, seed, "test_size")
-        data = data._replace(x_test=data.x_test[rows], y_test=data.y_test[rows])
+        topics = data.topics and (data.topics[0], data.topics[1][rows])
+        data = data._replace(x_test=data.x_test[rows], y_test=data.y_test[rows], topics=topics)
     if image_size is not None:
         data = data._replace(
             x_train=_resize_all(data.x_train, image_size),
@@ -116,7 +118,7 @@ SCALE = 10.0  # images that are divided by 255, or by their deviation, stay belo
 
 def _check_gaps(data: Dataset, name: str) -> None:
     """Refuses labels that would make a network mostly of outputs that no example has."""
-    if data.y_train.dtype.kind == "f":
+    if data.y_train.dtype.kind == "f" or data.y_train.ndim == 2:
         return
     classes, used = len(data.labels), _used(data)
     if classes - len(used) > MOST_UNUSED and classes > 2 * len(used):
@@ -157,7 +159,7 @@ def oddities(data: Dataset) -> list[str]:
             )
         return sentences
     missing = np.setdiff1d(np.arange(len(data.labels)), _used(data))
-    if len(missing):
+    if len(missing) and data.y_train.ndim == 1:
         names = ", ".join(data.labels[c] for c in missing[:5]) + ", ..." * (len(missing) > 5)
         sentences.append(
             f"of {len(data.labels)} classes {len(missing)} have no example ({names}); the network "
@@ -192,8 +194,9 @@ def _resize_all(x, size):
 
 
 def _drop(data: Dataset, names: Sequence[str | int]) -> Dataset:
-    if not data.labels:
-        raise ValueError(f"drop_labels={list(names)} names classes, and a regression has none")
+    if not data.labels or data.y_train.ndim == 2:
+        what = "texts have" if data.labels else "a regression has"
+        raise ValueError(f"drop_labels={list(names)} names classes, and {what} none")
     dropped = {_label(name, data.labels) for name in names}
     kept = [c for c in range(len(data.labels)) if c not in dropped]
     train, test = np.isin(data.y_train, kept), np.isin(data.y_test, kept)
@@ -237,4 +240,6 @@ def _resplit(data: Dataset, share: float, seed: int) -> Dataset:
     if many == 0:
         raise ValueError(f"resplit={share} of {len(y)} images leaves none to test; raise it")
     test, train = np.split(np.random.default_rng(seed).permutation(len(y)), [many])
-    return Dataset(take(x, train), y[train], x[test], y[test], data.labels)
+    topics = data.topics and np.concatenate(data.topics)
+    kinds = None if topics is None else (topics[train], topics[test])
+    return Dataset(take(x, train), y[train], x[test], y[test], data.labels, topics=kinds)

@@ -15,11 +15,15 @@ class Dataset(NamedTuple):
 
     # [M, H, W, C] uint8; own arrays may be float32, or flat [M, D]
     x_train: np.ndarray | Rows
-    y_train: np.ndarray  # [M] int32, or float32 for a regression
+    # [M] int32, float32 for a regression, or next tokens [M, T] int32
+    y_train: np.ndarray
     x_test: np.ndarray  # [T, ...] like x_train
     y_test: np.ndarray  # [T] like y_train
-    labels: tuple[str, ...]  # the classes' names; none of a regression
+    # the classes' names, or the vocabulary of next tokens; none of a regression
+    labels: tuple[str, ...]
     client: np.ndarray | None = None  # [M] own client ids, strings or ints, from .npz files
+    # kinds of training and test examples that have no classes, [M] and [T] int32: topics of texts
+    topics: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def choose(examples: int, size: int, seed: int, option: str = "train_size") -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jfu.data.dataset import Dataset
 from jfu.data.synthetic import synthetic
+from jfu.data.tokens import pydoc_topics
 
 
 def digits() -> Dataset:
@@ -60,4 +61,5 @@ EMBEDDED: Mapping[str, Callable[[], Dataset]] = {
     "synthetic": synthetic,
     "breast_cancer": breast_cancer,
     "diabetes": diabetes,
+    "pydoc_topics": pydoc_topics,
 }

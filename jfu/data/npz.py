@@ -8,6 +8,10 @@ y_test    ``[T]`` like y_train
 client    optional ``[M]`` strings or integers: the client of each training example
 ========  ===========================================================================
 
+Texts are ``x_train [M, T]`` and ``x_test`` of other integers than uint8: token ids, -1 after the
+end of a text. They have no ``y_train`` and ``y_test``, since targets are the next tokens. They may
+have ``vocabulary [V]``, a string for each token; without it, ids go up to the largest.
+
 uint8 stays uint8, floats become float32 and keep their scale. Files with pickled objects
 are refused, because reading them would run code from the file.
 """
@@ -19,6 +23,7 @@ from collections.abc import Generator
 
 import numpy as np
 
+from jfu.data import tokens
 from jfu.data.dataset import Dataset, memory
 from jfu.data.rows import Rows
 from jfu.files import npz_headers, read_npz, shown
@@ -48,12 +53,62 @@ def read(path: str | os.PathLike[str], *, by_row: bool = False) -> Dataset:
     >>> data.x_train.shape, data.labels
     ((4, 8, 8, 1), ('0', '1', '2', '3'))
     """
+    path = os.fspath(path)
+    if is_texts(path):
+        arrays = _arrays(path, ("x_train", "x_test"), ("client", "vocabulary"))
+        with _named(path):
+            return _texts(arrays)
     needed, x_train = ("x_train", "y_train", "x_test", "y_test"), None
     if by_row and (mapped := _mapped(os.fspath(path), "x_train")) is not None:
         x_train, needed = _by_row(mapped, path), needed[1:]
     arrays = _arrays(os.fspath(path), needed, ("client",))
     with _named(path):
         return _dataset(arrays, x_train)
+
+
+def is_texts(path: str) -> bool:
+    """Whether a file has token ids to train on: integers without labels.
+
+    Raises:
+      ValueError: the file is damaged.
+    """
+    there = npz_headers(path)
+    header = None if "y_train" in there else there.get("x_train")
+    return header is not None and header.dtype.kind in "iu" and header.dtype != np.uint8
+
+
+def _texts(arrays: dict) -> Dataset:
+    """Token ids, checked, as inputs and next tokens."""
+    x = {name: arrays[name] for name in ("x_train", "x_test")}
+    vocabulary = arrays.get("vocabulary")
+    if vocabulary is not None and (vocabulary.ndim != 1 or vocabulary.dtype.kind != "U"):
+        raise ValueError(
+            f"vocabulary is {vocabulary.dtype} {list(vocabulary.shape)}; give [V] strings, one for "
+            "each token"
+        )
+    most = _MOST_CLASSES if vocabulary is None else len(vocabulary)
+    for name, ids in x.items():
+        tokens.check(name, ids, most)
+    if x["x_train"].shape[1] != x["x_test"].shape[1]:
+        raise ValueError(
+            f"x_train has texts of {x['x_train'].shape[1]} tokens and x_test of "
+            f"{x['x_test'].shape[1]}; fill the shorter ones up with -1"
+        )
+    if vocabulary is None:
+        vocabulary = map(str, range(1 + max(int(ids.max()) for ids in x.values())))
+    sides = [tokens.inputs_and_targets(ids) for ids in x.values()]
+    client = _clients(arrays, len(x["x_train"]))
+    return Dataset(*sides[0], *sides[1], tuple(map(str, vocabulary)), client)
+
+
+def _clients(arrays: dict, many: int) -> np.ndarray | None:
+    client = arrays.get("client")
+    if client is not None and (client.shape != (many,) or client.dtype.kind not in "iuU"):
+        raise ValueError(
+            f"client is {client.dtype} {list(client.shape)}; give one string or integer for each "
+            f"of the {many} training examples"
+        )
+    return client
 
 
 @contextlib.contextmanager
@@ -76,12 +131,7 @@ def _dataset(arrays: dict, by_row: Rows | None) -> Dataset:
         )
     y_train = _labels(arrays, "y_train", len(x_train))
     y_test = _labels(arrays, "y_test", len(x_test))
-    client = arrays.get("client")
-    if client is not None and (client.shape != y_train.shape or client.dtype.kind not in "iuU"):
-        raise ValueError(
-            f"client is {client.dtype} {list(client.shape)}; give one string or integer for each "
-            f"of the {len(y_train)} training examples"
-        )
+    client = _clients(arrays, len(y_train))
     if y_train.dtype != y_test.dtype:
         raise ValueError(
             f"y_train is {y_train.dtype} and y_test {y_test.dtype}; give both integers for "
@@ -141,7 +191,9 @@ def _examples(arrays: dict, name: str, rows: np.ndarray | None = None) -> np.nda
             "them zero"
         )
     if x.dtype != np.uint8 and x.dtype.kind != "f":
-        raise ValueError(f"{name} is {x.dtype}; give uint8 (0 ... 255) or floats")
+        raise ValueError(
+            f"{name} is {x.dtype}; give uint8 (0 ... 255) or floats, or token ids without y_train"
+        )
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):  # values too large for float32 are reported below
             x = x.astype(np.float32)

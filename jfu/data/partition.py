@@ -22,7 +22,8 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
 
     Args:
       spec: ``iid``; ``dirichlet:0.5`` with any beta > 0; ``shards:2`` with shards a client.
-      y: ``[M]`` integer labels; floats, the targets of a regression, count as ten classes by size.
+      y: ``[M]`` integer labels, or topics of texts; floats, the targets of a regression, count as
+        ten classes by size. Next tokens ``[M, T]`` have no classes.
       minimum: examples that each client gets at least.
 
     Raises:
@@ -36,8 +37,16 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
             f"{clients} clients of at least {minimum} examples need {minimum * clients}, and there "
             f"are {len(y)}"
         )
-    if np.issubdtype(np.asarray(y).dtype, np.floating):
-        y = tenths(np.asarray(y))
+    y = np.asarray(y)
+    if np.issubdtype(y.dtype, np.floating):
+        y = tenths(y)
+    if y.ndim == 2 and spec != "iid":
+        raise ValueError(
+            f"the partition is {spec!r}, which goes by classes, and these texts have none; use "
+            "iid, your own lists, or an array client in the file"
+        )
+    if y.ndim == 2:
+        y = np.zeros(len(y), int)
     if spec == "iid":
         return iid(y, clients, seed)
     kind, _, value = spec.partition(":")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jfu.models.cnn import CNN, SmallNet
 from jfu.models.linen import from_linen
+from jfu.models.lm import LM
 from jfu.models.mlp import MLP
 from jfu.models.precision import at_precision
 from jfu.models.resnet import ResNet18
@@ -36,6 +37,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vit_tiny": partial(ViT, width=192, depth=12, heads=3),
     "vit_small": partial(ViT, width=384, depth=12, heads=6),
     "vit_base": partial(ViT, width=768, depth=12, heads=12),
+    "lm_tiny": partial(LM, width=64, depth=2, heads=4),
 }
 
 # The normalisations that a model can have, its default first; the others have a fixed one.
@@ -60,8 +62,9 @@ def build(
 
     Args:
       name: a key of ``MODELS``.
-      classes: how many logits.
-      image_shape: ``(H, W, channels)``; images may be uint8, or float in [0, 1].
+      classes: how many logits; for ``lm_tiny`` the size of the vocabulary.
+      image_shape: ``(H, W, channels)``; images may be uint8, or float in [0, 1]. For ``lm_tiny`` it
+        is ``(T,)``, the number of tokens.
       norm: one of ``NORMS[name]``; the first of them if not given.
       convolution: replaces ``jfu.conv`` in convolutional networks. With
         ``lax.conv_general_dilated`` the same network trains more slowly on CPU, but XLA's cost
@@ -77,7 +80,10 @@ def build(
     """
     if name not in MODELS:
         raise ValueError(f"there is no model {name!r}; choose one of {sorted(MODELS)}")
-    flat = MODELS[name] is MLP or getattr(MODELS[name], "func", None) is MLP
+    kind = getattr(MODELS[name], "func", MODELS[name])
+    if kind is LM:
+        return _of_tokens(name, classes, image_shape, norm, precision)
+    flat = kind is MLP
     if len(image_shape) != 3 and not flat:
         raise ValueError(
             f"image_shape is {tuple(image_shape)}; pass (height, width, channels), with 1 "
@@ -102,6 +108,22 @@ def build(
         options["convolution"] = convolution
     module = MODELS[name](classes=classes, **options)
     model = from_linen(module, jax.ShapeDtypeStruct((1, *image_shape), jnp.uint8))
+    return at_precision(model, precision)
+
+
+def _of_tokens(
+    name: str, vocabulary: int, shape: Sequence[int], norm: str | None, precision: str | None
+) -> Model:
+    """A language model."""
+    if len(shape) != 1:
+        raise ValueError(
+            f"{name} reads token ids [M, T], and these examples are {list(shape)}; choose another "
+            "model"
+        )
+    if norm is not None:
+        raise ValueError(f"the model {name!r} has no norm {norm!r}; leave it out")
+    module = MODELS[name](classes=vocabulary)
+    model = from_linen(module, jax.ShapeDtypeStruct((1, *shape), jnp.int32))
     return at_precision(model, precision)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jfu.models.layers import pixels
 from jfu.models.linen import from_linen
@@ -223,6 +225,31 @@ def check(model: Model, example: Any, outputs: Sequence[int], name: str) -> None
         raise ValueError(
             f"{name} gives {out.dtype} {list(shape)} for {example.shape[0]} examples of "
             f"{list(example.shape[1:])}, and floats {list(wanted)} are wanted"
+        )
+
+
+def check_causal(model: Model, example: Any, vocabulary: int, name: str) -> None:
+    """Refuses a language model whose predictions depend on tokens that come later.
+
+    Two texts differ in their last token alone, so the logits of all places before it must be equal.
+
+    Args:
+      example: shape and dtype of a batch of token ids ``[B, T]``.
+
+    Raises:
+      ValueError: the logits differ.
+    """
+    variables = model.init(jax.random.key(0))
+    ids = np.arange(math.prod(example.shape)).reshape(example.shape) % vocabulary
+    other = ids.copy()
+    other[:, -1] = (other[:, -1] + 1) % vocabulary
+    one, two = (
+        np.asarray(model.apply(variables, jnp.asarray(x, example.dtype))[0]) for x in (ids, other)
+    )
+    if not np.allclose(one[:, :-1], two[:, :-1], rtol=1e-4, atol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"{name} predicts a token from the tokens after it; let each place see only itself and "
+            "those before it, such as with nn.make_causal_mask"
         )
 
 

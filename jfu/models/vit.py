@@ -11,19 +11,22 @@ from jfu.models.layers import pixels
 
 
 class Block(nn.Module):
-    """Attention and a two-layer perceptron, each after a LayerNorm and beside a shortcut."""
+    """Attention and a two-layer perceptron, each after a LayerNorm and beside a shortcut.
+
+    ``seen`` says which places each place attends to, bool ``[B, 1, T, T]``; all if not given.
+    """
 
     heads: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, seen=None):
         width = x.shape[-1]
         glorot, tiny = nn.initializers.xavier_uniform(), nn.initializers.normal(1e-6)
         y = nn.LayerNorm(name="norm1")(x)
         attention = nn.MultiHeadDotProductAttention(
             self.heads, kernel_init=glorot, name="attention"
         )
-        x = x + attention(y)
+        x = x + attention(y, mask=seen)
         y = nn.LayerNorm(name="norm2")(x)
         y = nn.Dense(4 * width, kernel_init=glorot, bias_init=tiny, name="mlp1")(y)
         y = nn.gelu(y, approximate=False)

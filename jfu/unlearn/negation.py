@@ -139,7 +139,7 @@ over 4 inputs is 0, and the largest output is 1.52. The negations cancel. Choose
 not feed each other, such as the first alone
     """
     first = lambda out: out[0] if isinstance(out, tuple) else out
-    logits = lambda variables: logits_of(first(apply(variables, x)))
+    logits = lambda variables: logits_of(first(apply(variables, x)), ndim=None)
     old, new = logits(before), logits(after)
     difference, scale = float(jnp.abs(new - old).max()), float(jnp.abs(old).max())
     if not (np.isfinite(difference) and np.isfinite(scale)):

@@ -10,6 +10,7 @@ import jfu
 from jfu.evaluation import measures_of
 from jfu.faults import REASONS
 from jfu.results import Row
+from jfu.tasks import TASKS
 from launch.setup import private
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -105,7 +106,8 @@ def row(
     outcomes = jax.block_until_ready(study.judge(state.variables, x, y))
 
     def line():
-        measures = measures_of(trial.evaluation, *outcomes, attack=attack)
+        more = TASKS[study.config.task].more
+        measures = measures_of(trial.evaluation, *outcomes, attack=attack, more=more)
         looked = study.config.faults or study.config.max_update_norm is not None
         hidden = {"seconds", *(k for k in FAILURES if not (looked or costs.get(k)))}
         hidden |= set() if costs.get(CALMED) else {CALMED}

@@ -77,8 +77,9 @@ def divide(config: Config, dataset: Any, seed: int) -> tuple[list[np.ndarray], S
         return partition.from_ids(dataset.client)
     if config.partition.startswith("file:"):
         return partition.from_file(config.partition.removeprefix("file:"), len(y))
+    kinds = y if dataset.topics is None else dataset.topics[0]
     lists = partition.partition(
-        config.partition, y, config.clients, seed, minimum=config.min_examples
+        config.partition, kinds, config.clients, seed, minimum=config.min_examples
     )
     return lists, list(range(len(lists)))
 

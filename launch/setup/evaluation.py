@@ -36,6 +36,7 @@ def evaluation_of(
         (dataset.x_test, dataset.y_test),
         backdoor=backdoor(config, dataset, poisoned),
         forgotten_classes=classes(config.forget),
+        kinds=dataset.topics,
         seed=keys.match(seed),
     )
     if config.dp_clip is not None:

@@ -23,18 +23,31 @@ def build(config: Config, dataset: Any) -> jfu.Model:
     from jfu.models import own
 
     if not own.is_own(config.model):
+        _check_kind(config, dataset)
         return _known(config, dataset)
     if config.norm:
         raise ValueError(f"--norm does nothing with --model={config.model}; leave it out")
-    thing, outputs = own.read(config.model), TASKS[config.task].outputs(dataset)
+    thing, shape = own.read(config.model), TASKS[config.task].shape(dataset)
     example = jax.ShapeDtypeStruct((2, *dataset.x_train.shape[1:]), dataset.x_train.dtype)
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", UserWarning)
-        model = own.as_model(thing, example, outputs, name=config.model)
+        model = own.as_model(thing, example, shape[-1], name=config.model)
     for text in dict.fromkeys(str(n.message) for n in noticed if n.category is UserWarning):
         say(f"note: {text}")
-    own.check(model, example, (outputs,), config.model)
+    own.check(model, example, shape, config.model)
+    if len(shape) == 2:
+        own.check_causal(model, example, shape[-1], config.model)
     return models.at_precision(model, config.precision)
+
+
+def _check_kind(config: Config, dataset: Any) -> None:
+    """Refuses a network of the table whose output has another shape than the task's."""
+    many = len(TASKS[config.task].shape(dataset))
+    if (many == 2) != (config.model == "lm_tiny"):
+        raise ValueError(
+            f"--model={config.model} does not fit --task={config.task}; choose "
+            f"{'lm_tiny' if many == 2 else 'another, such as mlp'}, or a network of your own"
+        )
 
 
 def place(name: str | None) -> str:
@@ -73,7 +86,7 @@ def stock(config: Config, dataset: Any, model: jfu.Model) -> jfu.Model:
 def _known(config: Config, dataset: Any, **changes: Any) -> jfu.Model:
     from jfu import models
 
-    outputs = TASKS[config.task].outputs(dataset)
+    *_, outputs = TASKS[config.task].shape(dataset)
     sizes = dict(classes=outputs, image_shape=dataset.x_train.shape[1:])
     options = dict(norm=config.norm, precision=config.precision)
     return models.build(config.model, **sizes, **(options | changes))

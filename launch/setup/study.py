@@ -322,7 +322,7 @@ def flops(config: Config, dataset: Any, model: jfu.Model, variables: Any) -> dic
     abstract = jax.ShapeDtypeStruct
     batch = jfu.Batch(
         abstract((size, *shape), dataset.x_train.dtype),
-        abstract((size,), dataset.y_train.dtype),
+        abstract((size, *dataset.y_train.shape[1:]), dataset.y_train.dtype),
         abstract((size,), jnp.float32),
     )
     loss = TASKS[config.task].loss(stock.apply)

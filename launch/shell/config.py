@@ -23,6 +23,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "synthetic": dict(model="small", rounds=20, batch_size=16, lr=0.1, backdoor=True),
     "breast_cancer": TABLE,
     "diabetes": TABLE | dict(task="regress"),
+    "pydoc_topics": dict(
+        model="lm_tiny", rounds=40, batch_size=16, lr=0.3, backdoor=False, task="tokens"
+    ),
     "": dict(model="cnn", rounds=200, batch_size=32, lr=0.05, backdoor=False),
 }
 # What --federation=ridge changes in each: one round, in blocks of many examples.
@@ -208,11 +211,15 @@ def resolve(methods: Sequence[str] = ()) -> Config:
 
 def _of_own(dataset: str) -> dict[str, Any]:
     """What one's own arrays change in a recipe: a table's model, and the task of its targets."""
+    from jfu.data.npz import is_texts
+
     if not dataset.endswith(".npz"):
         return {}
     with contextlib.suppress(ValueError, OSError):  # the error comes when it is read
         arrays = npz_headers(dataset)
         table = "x_train" in arrays and len(arrays["x_train"].shape) == 2
+        if is_texts(dataset):
+            return dict(model="lm_tiny", task="tokens")
         floats = "y_train" in arrays and arrays["y_train"].dtype.kind == "f"
         return (dict(model="mlp") if table else {}) | (dict(task="regress") if floats else {})
     return {}

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import pathlib
+import platform
 from typing import Any
 
 import jax
@@ -26,9 +27,15 @@ def numerics() -> dict[str, Any]:
     return {name: getattr(jax.config, name, kept.get(name)) for name in NUMERICS}
 
 
+def packages() -> dict[str, str]:
+    """The versions of the packages that a run's results depend on."""
+    names = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+    return {name: importlib.metadata.version(name) for name in names}
+
+
 def versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
-    return {name: importlib.metadata.version(name) for name in packages}
+    """What a work directory writes down: packages, and Python, whose help is a data set."""
+    return packages() | dict(python=platform.python_version())
 
 
 def own() -> dict[str, Any]:
@@ -38,4 +45,4 @@ def own() -> dict[str, Any]:
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         code.update(path.read_bytes())
     mine = dict(jfu=f"{jfu.__version__} ({code.hexdigest()[:8]})")
-    return mine | versions() | numerics()
+    return mine | packages() | numerics()

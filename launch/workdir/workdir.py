@@ -106,8 +106,9 @@ def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:
             "continue it, or another --workdir"
         )
     identity.same_numerics(kept.get("numerics"), where)
-    if versions_kept != versions():
-        was = ", ".join(f"{n} {v}" for n, v in versions_kept.items() if v != versions().get(n))
+    # Older work directories do not name Python.
+    if was := [f"{n} {v}" for n, v in versions_kept.items() if v != versions().get(n)]:
+        was = ", ".join(was)
         say(f"note: {where} was begun with {was}; results from now on may differ in the last bits")
     return WorkDir(where, layout, kept["more"], run, kept.get("data"))
 

@@ -99,3 +99,35 @@ def number():
 
 def nothing():
     return jfu.Model(lambda key: {"params": {}}, lambda variables, x, **how: (x, {}))
+
+
+class Bigram(nn.Module):
+    """A language model that reads one token."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, ids):
+        return nn.Dense(self.classes, name="head")(nn.Embed(self.classes, 8, name="embed")(ids))
+
+
+class NnxBigram(nnx.Module):
+    """The same."""
+
+    def __init__(self, classes, rngs):
+        self.embed = nnx.Embed(classes, 8, rngs=rngs)
+        self.head = nnx.Linear(8, classes, rngs=rngs)
+
+    def __call__(self, ids):
+        return self.head(self.embed(ids))
+
+
+class Clairvoyant(nn.Module):
+    """It sees the whole text at each place."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, ids):
+        x = nn.Embed(self.classes, 8)(ids)
+        return nn.Dense(self.classes)(x + x.mean(1, keepdims=True))

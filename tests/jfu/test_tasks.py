@@ -10,6 +10,7 @@ import jfu
 from jfu import evaluation, tasks
 from jfu.data import Dataset, load, partition
 from jfu.data.standardise import added, centre, standardised, sums
+from jfu.data.tokens import inputs_and_targets
 
 RNG = np.random.default_rng(0)
 SLOPE = np.array([1.0, -2.0, 0.5])
@@ -104,3 +105,99 @@ def test_shards_of_a_regression_go_by_the_size_of_targets():
     lists = partition.partition("shards:1", y, clients=10)
     assert sorted(sorted(y[rows] // 10) for rows in lists) == [[float(n)] * 10 for n in range(10)]
     assert sum(map(len, partition.partition("iid", y, clients=3))) == 100
+
+
+def texts(many, length=6, vocabulary=5):
+    tokens = RNG.integers(0, vocabulary, (many, length + 1))
+    tokens[1, 3:] = -1
+    return inputs_and_targets(tokens)
+
+
+TABLE = {"params": {"w": RNG.normal(size=(5, 5)).astype(np.float32)}}
+
+
+def bigram(variables, x, **how):
+    return variables["params"]["w"][x], {}
+
+
+def by_hand(x, y):
+    """Mean losses of texts, and shares of right tokens, in float64."""
+    w = TABLE["params"]["w"].astype(np.float64)
+    each = np.log(np.exp(w).sum(1))[x] - w[x, np.maximum(y, 0)]
+    live = y >= 0
+    right = (w[x].argmax(-1) == y) & live
+    return (each * live).sum(1) / live.sum(1), right.sum(1) / live.sum(1)
+
+
+def test_measures_of_a_language_model():
+    retain, forget, test = texts(40), texts(30), texts(50)
+    made = evaluation.of_arrays(retain, forget, test)
+    found = evaluation.measures(
+        bigram, TABLE, made, judge=tasks.next_tokens, more=tasks.TASKS["tokens"].more
+    )
+    for name, (x, y) in dict(retain=retain, forget=forget, test=test).items():
+        loss, right = by_hand(x, y)
+        assert found[name] == pytest.approx(100 * right.mean(), rel=1e-5)
+        if name != "test":
+            assert found[f"loss_{name}"] == pytest.approx(loss.mean(), rel=1e-5)
+        if name != "retain":
+            assert found[f"perplexity_{name}"] == pytest.approx(np.exp(loss.mean()), rel=1e-5)
+    live = retain[1][retain[1] >= 0]
+    assert found["guess"] == pytest.approx(100 * np.bincount(live).max() / len(live))
+    assert len(made.members) == 30 and 0 <= found["mia"] <= 100
+
+
+def test_the_loss_of_texts_skips_padding_and_tokens_without_a_next():
+    x, y = texts(4)
+    mask = np.array([1.0, 1, 0, 1], np.float32)
+    batch = jfu.Batch(jnp.asarray(x), jnp.asarray(y), jnp.asarray(mask))
+    wanted = by_hand(x, y)[0][mask > 0].mean()
+    loss = lambda variables: tasks.language(bigram)(variables, batch, None)[0]
+    assert float(loss(TABLE)) == pytest.approx(wanted, rel=1e-5)
+    beyond = batch._replace(y=batch.y.at[0, 0].set(7))
+    assert np.isnan(tasks.next_token_loss(bigram(TABLE, batch.x)[0], beyond))
+    hidden = batch._replace(y=batch.y.at[2, 0].set(7))
+    assert float(tasks.next_token_loss(bigram(TABLE, batch.x)[0], hidden)) == float(loss(TABLE))
+
+
+def test_a_federation_learns_which_token_follows():
+    """Each token is followed by the next number; clients on two devices, or in pieces, agree."""
+    start = RNG.integers(0, 5, (30, 1))
+    x, y = inputs_and_targets((start + np.arange(7)) % 5)
+    rows = [range(4), range(4, 15), range(15, 30)]
+    clients = jfu.stack(x, y, rows, classes=5)
+    fed = jfu.fedavg(jfu.local_sgd(tasks.language(bigram), optax.sgd(2.0), batch_size=8))
+    step, key = jax.jit(fed.round), jax.random.key(0)
+    state = fed.init(jax.tree.map(jnp.asarray, TABLE))
+    for done in jfu.rounds(step, state, clients, key, stop=20):
+        state = done.state
+    follows = np.asarray(state.params["w"]).argmax(1)
+    assert follows.tolist() == [1, 2, 3, 4, 0]
+    with jax.set_mesh(jfu.clients_mesh(jax.devices()[:2])):
+        spread = jfu.spread(clients)
+        assert spread.y.ndim == 3
+        apart, _ = step(fed.init(jax.tree.map(jnp.asarray, TABLE)), spread, key)
+    whole, _ = step(fed.init(jax.tree.map(jnp.asarray, TABLE)), clients, key)
+    np.testing.assert_allclose(apart.params["w"], whole.params["w"], rtol=1e-5)
+    pieces = jfu.streamed(fed, piece=2**10)
+    host = jfu.stack(x, y, rows, host=True)
+    streamed, _ = pieces.round(pieces.init(jax.tree.map(jnp.asarray, TABLE)), host, key)
+    np.testing.assert_allclose(streamed.params["w"], whole.params["w"], rtol=1e-5)
+
+
+def test_next_tokens_that_are_none_are_a_sentence():
+    x, y = texts(4)
+    with pytest.raises(
+        ValueError, match="next tokens run from -1 to 4, and the vocabulary is 0 to 2"
+    ):
+        jfu.stack(x, y, [range(4)], classes=3)
+    with pytest.raises(ValueError, match="example 2 has no next token"):
+        jfu.stack(x, np.where(np.arange(4)[:, None] == 2, -1, y), [range(4)])
+    clients = jfu.stack(x, y, [range(4)])
+    with pytest.raises(ValueError, match="texts, which have no classes"):
+        jfu.forget_class(clients, [1])
+    with pytest.raises(ValueError, match=r"logits are \[B, T, V\]"):
+        tasks.next_tokens(jnp.zeros((2, 3)), jnp.zeros((2, 3), int))
+    for name in ("classify", "regress"):
+        with pytest.raises(ValueError, match="targets that are next tokens.*--task=tokens"):
+            tasks.check(name, load("pydoc_topics", train_size=10))

@@ -1,10 +1,12 @@
 """Runs of tables of numbers: a regression, classes, and own arrays."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from helpers import own_networks
 from helpers.scripts import rows_of
 
 FEW = ["--clients=3", "--rounds=2", "--recovery_rounds=1", "--devices=1"]
@@ -52,3 +54,50 @@ def test_own_tables_take_a_perceptron(forks, tmp_path):
         config = json.loads((tmp_path / name / "config.json").read_text())["config"]
         assert config["model"] == "mlp"
         assert config["task"] == dict(numbers="regress", classes="classify")[name]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A file of token ids in which each is followed by the next, and one with a wrong token."""
+    folder = tmp_path_factory.mktemp("texts")
+    ids = (np.arange(60)[:, None] + np.arange(9)) % 7
+    np.savez(folder / "own.npz", x_train=ids, x_test=ids[:20])
+    np.savez(folder / "few.npz", x_train=ids, x_test=ids[:20], vocabulary=list("abcdef"))
+    shutil.copy(own_networks.__file__, folder / "net.py")
+    return folder
+
+
+def test_a_language_model_goes_through_a_comparison_in_its_own_words(forks, texts, tmp_path):
+    flags = [f"--dataset={texts / 'own.npz'}", *FEW, "--seeds=1", f"--workdir={tmp_path / 'A'}"]
+    model = f"--model={texts / 'net.py'}:Bigram"
+    done = forks.run("compare", *flags, model, "--lr=2", "--methods=retrain,not")
+    assert done.status == 0, done.said
+    assert "60 texts with 3 clients" in done.said and "retained token accuracy" in done.said
+    assert "perplexity test" in done.said and "embed/embedding [7, 8]" in done.said
+    config = json.loads((tmp_path / "A" / "config.json").read_text())["config"]
+    assert config["task"] == "tokens"
+    last = {row["method"]: row for row in rows_of(tmp_path / "A")}
+    assert last["retrain"]["perplexity_test"] < 7 and 10 < last["retrain"]["guess"] < 20
+
+
+NOT_TEXTS = {
+    "--methods=pgd": "pgd uses classes, and --task=tokens has none",
+    "--model=mlp": "--model=mlp does not fit --task=tokens",
+    "--task=classify": "does not take targets that are next tokens",
+    "--partition=shards:2": "goes by classes, and these texts have none",
+    "--standardise": "--standardise is for features that are floats",
+    "few": "has the token 6 in row 0, and the vocabulary of 6",
+    "Clairvoyant": "predicts a token from the tokens after it",
+    "Plain": "gives float32",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", NOT_TEXTS)
+def test_what_texts_lack_is_a_sentence(forks, texts, tmp_path, wrong):
+    data = f"--dataset={texts / ('few' if wrong == 'few' else 'own')}.npz"
+    name = wrong if wrong in ("Clairvoyant", "Plain") else "Bigram"
+    more = [wrong] if wrong.startswith("--") else []
+    model = f"--model={texts / 'net.py'}:{name}"
+    done = forks.run("compare", data, model, *FEW[:1], *more, f"--workdir={tmp_path}/A")
+    assert done.status == 2 and NOT_TEXTS[wrong] in done.said, done.said

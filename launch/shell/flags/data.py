@@ -7,15 +7,16 @@ def define() -> None:
     flags.DEFINE_string(
         "dataset",
         "digits",
-        "digits, synthetic, breast_cancer or diabetes (embedded), the name of a prepared "
-        "tensorflow-datasets set, or a FILE.npz of your own. It has x_train, y_train, x_test, "
-        "y_test and optionally client.",
+        "digits, synthetic, breast_cancer, diabetes or pydoc_topics (embedded), the name of a "
+        "prepared tensorflow-datasets set, or a FILE.npz of your own. It has x_train, y_train, "
+        "x_test, y_test and optionally client. Token ids [M, T] need no y_train and y_test.",
     )
     flags.DEFINE_enum(
         "task",
         None,
-        ["classify", "regress"],
-        "What targets are: classes, or numbers. Default: numbers if they are floats.",
+        ["classify", "regress", "tokens"],
+        "What targets are: classes, numbers, or the next tokens of texts. Default: numbers if they "
+        "are floats, and next tokens if x_train has token ids and there is no y_train.",
     )
     flags.DEFINE_boolean(
         "standardise",

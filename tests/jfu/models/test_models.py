@@ -14,7 +14,7 @@ from helpers.networks import Mixed, images_of, quick_jit, same_bits, started
 from jfu import models
 from jfu.fedavg import fedavg
 from jfu.local import classification, local_sgd
-from jfu.models import MODELS, NORMS, build, from_linen
+from jfu.models import MODELS, NORMS, build, from_linen, own
 from jfu.models.layers import pixels
 from jfu.models.resnet import ResNet18
 from jfu.models.vit import ViT
@@ -54,15 +54,20 @@ def test_parameter_counts(name, classes, shape, norm, count):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_starts_at_its_stem_and_ends_at_its_head(name):
-    shape = (8, 8, 1) if name == "small" else (32, 32, 3)
+    texts = name == "lm_tiny"
+    shape = (9,) if texts else (8, 8, 1) if name == "small" else (32, 32, 3)
     model = build(name, classes=7, image_shape=shape)
-    assert model.layers[0] == "stem" and model.layers[-1] == "head"
+    assert model.layers[0] == ("embed" if texts else "stem") and model.layers[-1] == "head"
     variables = jax.eval_shape(model.init, jax.random.key(0))
     assert type(variables) is dict and type(variables["params"]) is dict
     logits, changed = jax.eval_shape(
-        model.apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.uint8)
+        model.apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.int32 if texts else jnp.uint8)
     )
-    assert logits.shape == (2, 7) and logits.dtype == jnp.float32 and changed == {}
+    assert (
+        logits.shape == ((2, 9, 7) if texts else (2, 7))
+        and logits.dtype == jnp.float32
+        and changed == {}
+    )
 
 
 def test_stock_convolution_gives_the_same_logits():
@@ -288,3 +293,16 @@ def test_what_only_looks_like_channels_is_taken():
 def test_images_that_a_network_cannot_take(name, shape, words):
     with pytest.raises(ValueError, match=words):
         models.build(name, classes=3, image_shape=shape)
+
+
+def test_the_language_model_sees_no_token_after_the_one_that_it_reads():
+    model, ids = build("lm_tiny", classes=7, image_shape=(6,)), jnp.arange(6)[None]
+    variables = model.init(jax.random.key(0))
+    one, two = (model.apply(variables, x)[0] for x in (ids, ids.at[0, 4].set(0)))
+    np.testing.assert_array_equal(one[:, :4], two[:, :4])
+    assert (np.abs(one - two)[:, 4:].max(-1) > 1e-3).all()
+    own.check_causal(model, jax.ShapeDtypeStruct((2, 6), jnp.int32), 7, "lm_tiny")
+    with pytest.raises(ValueError, match="lm_tiny reads token ids"):
+        build("lm_tiny", classes=7, image_shape=(8, 8, 1))
+    with pytest.raises(ValueError, match="no norm 'group'"):
+        build("lm_tiny", classes=7, image_shape=(8,), norm="group")
