@@ -15,7 +15,7 @@ does not help, since a program still waits for inputs that are being copied.
 Idle threads take pieces of each product to any core. This made rounds of the job ``mlp`` of
 ``launch.bench`` a third slower, and of ``cnn`` 8 %. The scripts wait for every round and need no
 thread for launches, so they request one thread for each device. A device may wait an hour. Slow
-tests run 200 to 5,000 rounds beside a busy core, dispatched ahead and not.
+tests run 200 to 2,000 rounds beside a busy core, dispatched ahead and not.
 """
 
 import os

@@ -2,7 +2,9 @@
 
 import gc
 import os
+import shutil
 import signal
+import tempfile
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import jfu
 from helpers.crashes import CHECKPOINT, TRAIN
 from helpers.federation import ROWS, network
 from helpers.forks import server
-from helpers.scripts import CHEAP, ROOT
+from helpers.scripts import CHEAP, ROOT, compiled
 from jfu.data import Dataset
 
 LONG = ("tests/slow", "tests/scripts", "tests/launch", "tests/helpers")  # they start processes
@@ -32,6 +34,13 @@ def pytest_configure(config):
     """The conformance job asks besides whether any random key is used twice."""
     if config.option.markexpr.startswith("conformance"):
         jax.config.update("jax_debug_key_reuse", True)
+    if "JFU_TEST_CACHE" not in os.environ:  # the processes of tests inherit this one's
+        folder = os.environ["JFU_TEST_CACHE"] = tempfile.mkdtemp(prefix="jfu-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    cached = compiled("tests")
+    jax.config.update("jax_compilation_cache_dir", cached["JAX_COMPILATION_CACHE_DIR"])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def pytest_collection_modifyitems(items):
@@ -58,9 +67,8 @@ def keys_unchecked():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _scripts(tmp_path_factory):
-    """Scripts that run alike share their compiled programs, and one process that has imported."""
-    os.environ["JFU_TEST_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
+def _scripts():
+    """Scripts are forked off one process that has imported."""
     yield
     if server.cache_info().currsize:
         server().end()

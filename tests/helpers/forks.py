@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.scripts import ROOT, environment
+from helpers.scripts import ROOT, environment, of_scripts
 
 
 class Ended(NamedTuple):
@@ -87,7 +88,7 @@ class Runs:
         """Its end; it is killed if that does not come after so many seconds."""
         status, (out, began, spoils) = self._ask(wait=pid, after=after), self.outs.pop(pid)
         if spoils or status not in (0, 1, 2):  # half of a compiled program may be left behind
-            for program in Path(os.environ["JFU_TEST_CACHE"]).iterdir():
+            for program in Path(of_scripts()["JAX_COMPILATION_CACHE_DIR"]).glob("*"):
                 with contextlib.suppress(FileNotFoundError):
                     if program.stat().st_mtime >= began - 1:
                         program.unlink()
@@ -111,7 +112,7 @@ class Runs:
 @functools.cache
 def server() -> Runs:
     """The one of this process of tests; ``conftest.py`` ends it."""
-    return Runs(Path(os.environ["JFU_TEST_CACHE"]).parent / "forks")
+    return Runs(Path(tempfile.mkdtemp(prefix="forks-", dir=os.environ["JFU_TEST_CACHE"])))
 
 
 def launch(script: str, *flags: str, cwd: Path = ROOT, expect: int = 0) -> tuple[str, str]:

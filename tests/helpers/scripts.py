@@ -21,6 +21,23 @@ if jax.__version_info__ < (0, 11):
 SMALL = ["--dataset=synthetic", "--train_size=200", "--clients=4", "--rounds=4"]
 
 
+def compiled(of: str) -> dict[str, str]:
+    """Settings of JAX that keep compiled programs in a folder of the tests' own.
+
+    ``JFU_TEST_CACHE`` may name a folder that several calls of pytest share. What tests compile
+    themselves all processes share. What scripts compile has a folder for each process of tests,
+    since scripts are killed, and half of a program that is left behind is told to whoever reads it.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["JFU_TEST_CACHE"]) / of),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+def of_scripts() -> dict[str, str]:
+    return compiled(f"scripts-{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}")
+
+
 def environment(cached: bool = True) -> dict[str, str]:
     # Not what these tests' own devices were given: a script decides for itself.
     env = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "XLA_FLAGS")}
@@ -29,8 +46,7 @@ def environment(cached: bool = True) -> dict[str, str]:
         f"error::DeprecationWarning:{module}" for module in ("__main__", "launch", "jfu")
     )
     if cached:
-        env["JAX_COMPILATION_CACHE_DIR"] = env["JFU_TEST_CACHE"]
-        env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        env |= of_scripts()
         env["TF_CPP_MIN_LOG_LEVEL"] = "3"
         env["XLA_FLAGS"] = CHEAP
     return env

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from helpers.scripts import ROOT
+from helpers.scripts import ROOT, of_scripts
 from launch.report import paper
 
 PRESETS = ROOT / "launch" / "presets"
@@ -228,8 +228,7 @@ print(json.dumps(found))
 def script(code, *args, timeout=900):
     """What a process of its own prints last."""
     env = dict(os.environ, PYTHONPATH=str(ROOT), JAX_PLATFORMS="cpu", TF_CPP_MIN_LOG_LEVEL="3")
-    env["JAX_COMPILATION_CACHE_DIR"] = env["JFU_TEST_CACHE"]
-    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    env |= of_scripts()
     command = [sys.executable, "-c", code, *args]
     options = dict(capture_output=True, text=True, check=False, timeout=timeout)
     done = subprocess.run(command, cwd=ROOT, env=env, **options)
@@ -237,6 +236,7 @@ def script(code, *args, timeout=900):
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_every_preset_fits_data_of_its_form(presets):
     found = json.loads(script(FITS, *paper.ROWS))
     for name, mine in found.items():

@@ -180,6 +180,7 @@ STOPPED = ["train", *TINY, "--dp_clip=1", "--rounds=3", "--checkpoint_every=1"]
 STOPPED += ["--absent=0.4", "--faults=nan:0.5"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_its_noise_and_then_nobody_can(forks, tmp_path):
     """Killed after its first round. A copy ends with the same bits, one without its secret not."""
     paths = {name: tmp_path / name for name in ("mine", "copy", "bare")}

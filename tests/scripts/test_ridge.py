@@ -31,6 +31,7 @@ def trained(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_requests_one_after_the_other_and_a_return(trained, tmp_path):
     a, b, c, d, e = (tmp_path / name for name in "ABCDE")
     shutil.copytree(trained, a)
@@ -88,6 +89,7 @@ def test_the_audit_says_yes_to_an_exact_answer_and_no_to_the_old_model(tmp_path)
         assert given["ridge"][question] == "yes"
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again_gives_the_same_bits(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     launch("compare", *SMALL, "--seeds=1", f"--workdir={whole}")

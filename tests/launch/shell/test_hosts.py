@@ -503,7 +503,8 @@ def working(folder, *, within=300):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
 def test_a_host_that_dies_ends_the_other(tmp_path, dies):
     """With a sentence, not a wait; what it has done is kept."""
     both = list(map(begun, commands("train", (tmp_path / "w", tmp_path / "x"), *LONG)))
@@ -541,6 +542,7 @@ def test_a_stopped_host_is_a_sentence_on_both(tmp_path):
     assert one_error(other).startswith("this host failed or lost another one (")
 
 
+@pytest.mark.slow
 def test_a_port_that_something_else_has_taken(tmp_path):
     """And says nothing: the first host cannot listen there, the other is not answered."""
     lines = commands("train", (tmp_path / "w", tmp_path / "x"), *SMALL)
