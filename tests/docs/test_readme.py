@@ -205,7 +205,7 @@ def test_a_planted_link_is_found():
 
 
 def test_the_documents_are_short():
-    most = {"README.md": 150, "launch/README.md": 280, "launch/timing/README.md": 170}
+    most = {"README.md": 150, "launch/README.md": 300, "launch/timing/README.md": 170}
     most |= {"BUILD.md": 200, "launch/results/README.md": 420, "jfu/README.md": 180}
     most |= {"jfu/unlearn/README.md": 150, "jfu/audit/README.md": 150, "tests/README.md": 50}
     assert {path: n for path in most if (n := TEXTS[path].count("\n")) > most[path]} == {}
