@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jfu import pools
-from jfu.metrics import Judge, classes, match, mia, per_example
+from jfu.metrics import Judge, classes, match, mia, per_example, spread, worst
 from jfu.stacking import as_targets, empty_aligned
 from jfu.types import ClientData, Split, Variables
 
@@ -265,8 +265,9 @@ def measures(
     Returns:
       ``retain``, ``forget``, ``test``, ``mia``, ``mia_matched``, ``asr``, ``loss_retain``,
       ``loss_forget`` and ``guess``. Requests for classes also have ``test_kept`` and
-      ``test_forgotten``. Units are those of ``jfu.results.Row``. A measure is None if there are no
-      such examples, or too few for an attack.
+      ``test_forgotten``. Where the client of each retained example is known, ``worst_client`` and
+      ``client_spread`` follow. Units are those of ``jfu.results.Row``. A measure is None if there
+      are no such examples, or too few for an attack.
 
     >>> apply = lambda variables, x: variables["params"] * x
     >>> x, y = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
@@ -316,6 +317,12 @@ def measures_of(
         gone = np.isin(evaluation.test_y, evaluation.forgotten_classes)
         right = correct[rows["test"]]
         found |= dict(test_kept=_share(right[~gone]), test_forgotten=_share(right[gone]))
+    if evaluation.clients is not None and len(evaluation.clients[0]):
+        kept, owner = evaluation.clients
+        found |= dict(
+            worst_client=round(worst(correct[kept], owner), 10),
+            client_spread=round(spread(correct[kept], owner), 10),
+        )
     return found
 
 

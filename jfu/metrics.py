@@ -220,6 +220,35 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
     return np.concatenate(members), np.concatenate(others)
 
 
+def by_client(correct: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """The accuracy of each client's examples, in the order of their ids, percent.
+
+    Args:
+      correct: which predictions are right, or any scores in which 1 is right, ``[n]``.
+      owner: the id of each example's client, ``[n]``.
+
+    >>> by_client(np.array([True, False, True]), np.array([7, 7, 2])).tolist()
+    [100.0, 50.0]
+    """
+    _, place = np.unique(owner, return_inverse=True)
+    return 100 * np.bincount(place, correct) / np.bincount(place)
+
+
+def worst(correct: np.ndarray, owner: np.ndarray) -> float:
+    """The lowest accuracy of a client, percent."""
+    return float(by_client(correct, owner).min())
+
+
+def spread(correct: np.ndarray, owner: np.ndarray) -> float:
+    """The standard deviation of accuracy over clients, points."""
+    return float(by_client(correct, owner).std())
+
+
+def largest_loss(correct: np.ndarray, reference: np.ndarray, owner: np.ndarray) -> float:
+    """The accuracy that one client has lost against another model, at most, points."""
+    return float((by_client(reference, owner) - by_client(correct, owner)).max())
+
+
 def gap(method: Sequence[Mapping], reference: Sequence[Mapping]) -> float | None:
     """The paper's average gap: ``mean_m |mean_s method[s][m] - mean_s reference[s][m]|``.
 

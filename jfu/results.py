@@ -16,9 +16,10 @@ from jfu.types import Needs
 
 AGAIN = "retrain_again"  # the second retraining, whose gap is the noise floor
 
-# Measures of a model, in the order of tables. All are in percent, except perplexities.
+# Measures of a model, in the order of tables. All are in percent or points of it, except
+# perplexities.
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
-MEASURES += ("perplexity_forget", "perplexity_test")
+MEASURES += ("worst_client", "client_spread", "perplexity_forget", "perplexity_test")
 # Measures of every evaluated round; membership attacks run in some rounds only.
 BRIEF = ("retain", "forget", "test", "asr")
 # Costs of a method up to a round; they are the same on every machine.
@@ -48,6 +49,8 @@ class Row(TypedDict):
     flops: float  # operations of clients
     storage: int  # history that training had to keep for the method, bytes
     seconds: float  # on this machine, without evaluation and compilation
+    worst_client: NotRequired[float | None]  # lowest accuracy of a client that stays, percent
+    client_spread: NotRequired[float | None]  # its standard deviation over these clients, points
     test_kept: NotRequired[float | None]  # test accuracy on retained classes, percent
     test_forgotten: NotRequired[float | None]  # test accuracy on classes to forget, percent
     perplexity_forget: NotRequired[float | None]  # of a language model, on data to forget

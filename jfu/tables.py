@@ -28,6 +28,8 @@ COLUMNS = dict(
     mia=Column("MIA %"),
     mia_matched=Column("MIA matched %"),
     asr=Column("backdoor %"),
+    worst_client=Column("worst client %"),
+    client_spread=Column("spread"),
     perplexity_forget=Column("perplexity forget"),
     perplexity_test=Column("perplexity test"),
     gap=Column("gap", digits=2),
@@ -243,6 +245,11 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
         lines.append(
             "left out: updates of clients that were not used, since they were late, too long or "
             "not finite. Many that are not finite mean that the model has diverged."
+        )
+    if any(entry.get("worst_client") for entry in methods.values()):
+        lines.append(
+            f"worst client: the lowest {words.score} of a client that stays, on its own data. "
+            "spread: its standard deviation over these clients."
         )
     used = {word.partition(":")[0] for m in methods.values() for word in m.get("needs", [])}
     if used:

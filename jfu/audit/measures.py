@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jfu import attacks, results
+from jfu.metrics import largest_loss, spread, worst
 
 RETRAINED = ("retrain", results.AGAIN)
 THIRD = "retrain_third"  # a control that has forgotten: an exact retraining, audited like any other
@@ -82,35 +83,6 @@ def quality(epsilons: np.ndarray, models: np.ndarray) -> float:
     """The forgetting quality of examples' epsilons; ``models`` counts the models behind them."""
     del models
     return attacks.forgetting_score(epsilons)
-
-
-def by_client(correct: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """The accuracy of each client's examples, in the order of their ids, percent.
-
-    Args:
-      correct: which predictions are right, ``[n]``; or their differences.
-      owner: the client of each example, ``[n]``.
-
-    >>> by_client(np.array([True, False, True]), np.array([7, 7, 2])).tolist()
-    [100.0, 50.0]
-    """
-    _, place = np.unique(owner, return_inverse=True)
-    return 100 * np.bincount(place, correct) / np.bincount(place)
-
-
-def worst(correct: np.ndarray, owner: np.ndarray) -> float:
-    """The lowest accuracy of a client, percent."""
-    return float(by_client(correct, owner).min())
-
-
-def spread(correct: np.ndarray, owner: np.ndarray) -> float:
-    """The standard deviation of accuracy over clients, points."""
-    return float(by_client(correct, owner).std())
-
-
-def largest_loss(correct: np.ndarray, reference: np.ndarray, owner: np.ndarray) -> float:
-    """The accuracy that one client has lost against another model, at most, points."""
-    return float((by_client(reference, owner) - by_client(correct, owner)).max())
 
 
 # Groups of measures as the report shows them.

@@ -22,8 +22,10 @@ def summarise(
 
 
 def markdown(summary: Summary) -> str:
-    """``jfu.tables.markdown``, with the epsilons of a private run below it."""
-    return tables.markdown(summary) + private.footnote(summary.get("config"), epsilons(summary))
+    """``jfu.tables.markdown``, and below it a private run's epsilons, and what is not shown."""
+    config = summary.get("config")
+    notes = private.footnote(config, epsilons(summary)) + private.no_clients(config)
+    return tables.markdown(summary) + notes
 
 
 def epsilons(summary: Summary) -> dict[str, float | None]:

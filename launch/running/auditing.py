@@ -257,7 +257,7 @@ def clients(found: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The accuracy of each client that stays, mean over seeds, percent: by method and client."""
     import numpy as np
 
-    from jfu.audit.measures import by_client
+    from jfu.metrics import by_client
 
     out: dict[str, dict[str, float]] = {}
     for name, samples in found.items():

@@ -33,11 +33,15 @@ MUCH = 10.0  # above this, an epsilon promises very little
 
 def hides_clients(config: Config) -> str:
     """Why accuracies of single clients are not shown; empty if they may be shown."""
-    if config.dp_clip is not None:
+    return _hides_clients(config.dp_clip, config.sum_only)
+
+
+def _hides_clients(dp_clip: float | None, sum_only: bool) -> str:
+    if dp_clip is not None:
         return (
             "accuracies of single clients are exact, and --dp_clip hides what a single client has"
         )
-    if config.sum_only:
+    if sum_only:
         return "accuracies of single clients would show what --sum_only hides"
     return ""
 
@@ -204,6 +208,18 @@ def footnote(config: Mapping[str, Any] | None, each: Mapping[str, float | None] 
     values = ", ".join(f"{name} {shown(value)}" for name, value in each.items())
     at = f"Privacy: epsilon at delta {config['dp_delta']:g}: {values}. " if values else ""
     return f"\n{at}{OUTSIDE}\n"
+
+
+def no_clients(config: Mapping[str, Any] | None) -> str:
+    """A paragraph below a table on why it does not show single clients; empty if it may.
+
+    >>> no_clients(dict(dp_clip=None, sum_only=True)).strip()
+    'Not shown: worst client and spread, since accuracies of single clients would show what \
+--sum_only hides.'
+    """
+    config = config or {}
+    why = _hides_clients(config.get("dp_clip"), config.get("sum_only", False))
+    return f"\nNot shown: worst client and spread, since {why}.\n" if why else ""
 
 
 def planned(

@@ -85,7 +85,18 @@ def test_a_request_to_clients_is_evaluated_like_its_arrays():
     assert np.flatnonzero(made.retain).tolist() == list(range(8, 30))
     arrays = evaluation.of_arrays((x[8:], y[8:]), (x[:8], y[:8]), test)
     found = evaluation.measures(apply, MODEL, made, attack=False)
+    # Each client that stays, on all that it keeps, also the rows that two of them have.
+    each = [expected(x[list(rows)], y[list(rows)])[0] for rows in lists[1:]]
+    assert found.pop("worst_client") == pytest.approx(min(each))
+    assert found.pop("client_spread") == pytest.approx(np.std(each))
     assert found == evaluation.measures(apply, MODEL, arrays, attack=False)
+    # Arrays know their clients only by name.
+    owner = np.repeat([7, 3], [4, 18])
+    named = evaluation.of_arrays((x[8:], y[8:]), (x[:8], y[:8]), test, clients=owner)
+    alone = [expected(x[8:][owner == c], y[8:][owner == c])[0] for c in (7, 3)]
+    shown = evaluation.measures(apply, MODEL, named, attack=False)
+    assert shown["worst_client"] == pytest.approx(min(alone))
+    assert shown["client_spread"] == pytest.approx(abs(alone[0] - alone[1]) / 2)
 
 
 def test_a_request_of_classes_has_accuracies_of_its_own():

@@ -52,7 +52,7 @@ def test_the_quickstarts_rows_add_up(quickstart):
     rows = rows_of(workdir)
     keys = {"method", "seed", "round", "retain", "forget", "test", "mia", "mia_matched", "asr"}
     keys |= {"bytes_down", "bytes_up", "flops", "storage", "seconds"}
-    keys |= {"loss_retain", "loss_forget", "left_out", "guess"}
+    keys |= {"loss_retain", "loss_forget", "left_out", "guess", "worst_client", "client_spread"}
     assert all(set(row) == keys for row in rows)
     originals = [row for row in rows if row["method"] == "original"]
     assert all(row["round"] == 0 and row["bytes_up"] == 0 for row in originals)

@@ -9,7 +9,8 @@ import pytest
 import jfu
 from jfu import audit, evaluation
 from jfu.audit import evidence
-from jfu.audit.measures import TABLE, by_client
+from jfu.audit.measures import TABLE
+from jfu.metrics import by_client
 
 # Examples are their own logits, so a positive scale is right about all, a negative one about none.
 X = np.tile(np.eye(3, dtype=np.float32), (4, 1))

@@ -52,6 +52,29 @@ def test_the_table_by_hand():
     assert json.loads(report.to_json(table)) == table
 
 
+def test_the_worst_client_stands_in_table_and_json():
+    """Beside the mean of all; as the mean over seeds of each seed's worst."""
+    clients = lambda *both: dict(zip(("worst_client", "client_spread"), both, strict=True))
+    every = [
+        *(row | clients(60.0, 4.0) for row in rows("not", 90.0, seed=0)),
+        *(row | clients(70.0, 6.0) for row in rows("not", 90.0, seed=1)),
+    ]
+    summary = report.summarise(every, dict(dp_clip=None, sum_only=False))
+    assert summary["methods"]["not"]["worst_client"] == dict(mean=65.0, std=pytest.approx(50**0.5))
+    heads, _, line = (text.split("|") for text in report.markdown(summary).splitlines())
+    shown = {head.strip(): value.strip() for head, value in zip(heads, line, strict=True)}
+    assert (shown["worst client %"], shown["spread"]) == ("65.0 ± 7.1", "5.0 ± 1.4")
+    assert "worst client: the lowest accuracy of a client that stays" in tables.legend(summary)
+
+
+@pytest.mark.parametrize("flag", ["dp_clip", "sum_only"])
+def test_single_clients_are_not_shown_where_they_are_hidden(flag):
+    config = dict(dp_clip=None, sum_only=False, dp_delta=0.1) | {flag: True}
+    text = report.markdown(report.summarise(rows("not", 90.0), config))
+    assert "Not shown: worst client and spread, since accuracies of single clients" in text
+    assert f"--{flag}" in text.splitlines()[-1] and "worst client %" not in text
+
+
 def test_a_run_that_diverged_is_not_said_to_be_back():
     """Everybody names one class, which is 12.9 % of the retained data."""
     diverged = lambda name, *retains: [r | dict(guess=12.9) for r in rows(name, *retains, asr=0.0)]
