@@ -27,6 +27,7 @@ import jfu.ledger
 from jfu.files import shown
 from jfu.io import write_bytes
 from launch.records import (
+    audits,
     erasure,
     ledgers,
     life,
@@ -73,12 +74,12 @@ def export(
         support.write(path, support.checked(path, audit)[1])
         lines = ledgers.check(path)
         found = [one for one in life.lives(lines) if one.id in ids]
-    audits, pages = audits_of(path, ledgers.own(path, lines), text, audit)
+    found_audits, pages = audits.of_request(path, ledgers.own(path, lines), text, audit)
     left = erased(path, text, gone)
     target.mkdir(parents=True, exist_ok=True)
     lines = exported(path, lines, text, ids)
     files = pages | {"ledger.jsonl": excerpt(path, lines, text, ids)}
-    evidence = gathered(path, lines, text, found, audits, left)
+    evidence = gathered(path, lines, text, found, found_audits, left)
     evidence["ledger"]["shown"] = files["ledger.jsonl"].count(b'"event":')
     if stamp_url:
         head = evidence["ledger"]["head"]
@@ -167,81 +168,6 @@ def requested(
             f"the request {one.id} was answered in another work directory; export that one"
         )
     return one.request, [x for x in known if x.id in (both or {one.id})]
-
-
-def audits_of(
-    path: pathlib.Path,
-    mine: Sequence[dict[str, Any]],
-    request: str,
-    other: pathlib.Path | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
-    """The audits of a request, as evidence.json has them, and their pages.
-
-    Every method, question and verdict of audit.json is taken, whatever their names are.
-
-    Args:
-      mine: the lines of the work directory's own run.
-      other: a comparison whose audit also counts, by a line of ``support``.
-
-    Raises:
-      ValueError: an audit's files are missing, or not those that the ledger names.
-    """
-    of = life.THIS if (path / MODEL).is_file() else "this comparison"
-    lines = [x for x in mine if x["event"] == "audited" and x["request"] == request]
-    own, beside = ([x for x in lines if ("of" in x) == said][-1:] for said in (False, True))
-    audits, pages = [], {}
-    report = support.report_of(path, mine)
-    if report and report["asked"]["request"] == request:
-        known = ledgers.vouched(mine)
-        digests = {name: known[name] for name in support.REPORT}
-        pages["audit.html"] = (path / "audit.html").read_bytes()
-        audits.append(audit_of(report, of, "audit.html", digests, own))
-    if beside and not other:
-        raise ValueError(
-            f"the ledger of {path} has the audit of a comparison; give its work directory with "
-            "--audit, since no audit may be left out"
-        )
-    if other:
-        report, digests = support.checked(path, other)[0], beside[-1]["named"]
-        pages["audit-comparison.html"] = (other / "audit.html").read_bytes()
-        audits.append(audit_of(report, support.OF, "audit-comparison.html", digests, beside))
-    return audits, pages
-
-
-def audit_of(
-    report: dict[str, Any],
-    of: str,
-    page: str,
-    digests: dict[str, str],
-    lines: Sequence[dict[str, Any]],
-) -> dict[str, Any]:
-    """One audit, as evidence.json has it.
-
-    Args:
-      lines: of the ledger, about this audit; none in older ones.
-    """
-    from jfu.audit import rules
-    from jfu.audit.measures import REFERENCES
-
-    return dict(
-        of=of,
-        audited=report["audited"],
-        seeds=report["seeds"],
-        questions={
-            question: dict(title=rules.TITLES.get(question, question), rule=rule)
-            for question, rule in report["questions"].items()
-        },
-        controls=report["controls"],
-        methods={
-            name: dict(verdicts=entry["verdicts"], reasons=entry["reasons"])
-            for name, entry in report["methods"].items()
-            if name not in REFERENCES
-        },
-        notes=report["notes"],
-        page=page,
-        sha256=digests,
-        line=lines[-1]["hash"] if lines else None,
-    )
 
 
 def erased(path: pathlib.Path, request: str, gone: Sequence[str]) -> dict[str, Any] | None:

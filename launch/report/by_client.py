@@ -7,10 +7,14 @@ from jfu.audit.measures import OLD, REFERENCES, RETRAINED
 from launch.report.terminal import title_of
 
 MANY = 20  # clients in the table: those that lost most
+ORDER = {1: "1st", 2: "2nd", 3: "3rd"}
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """Clients before the request, with retraining, and after each answer; the worst off first."""
+    """Clients before the request, with retraining, and after each answer; the worst off first.
+
+    They have no numbers, since the page may be handed over with evidence about another client.
+    """
     found = report.get("clients") or {}
     retrained = [found[name] for name in RETRAINED if name in found]
     answers = [name for name in found if name not in REFERENCES]
@@ -22,15 +26,16 @@ def table(report: dict[str, Any]) -> list[str]:
     columns = {"before": found[OLD]} if OLD in found else {}
     columns |= {"retraining": beside} | {title_of(name): found[name] for name in answers}
     rows = [
-        f'<tr><th scope="row">client {client}</th>'
+        f'<tr><th scope="row">{ORDER.get(place, f"{place}th")}</th>'
         + "".join(f'<td class="number">{each[client]:.1f}</td>' for each in columns.values())
         + "</tr>"
-        for client in worst[:MANY]
+        for place, client in enumerate(worst[:MANY], 1)
     ]
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in columns)
     more = len(worst) - MANY
-    rest = f"; {more} that lost less are in audit.json" if more > 0 else ""
-    words = f"on its own retained data, mean over seeds; those that lost most come first{rest}"
+    rest = f"{more} that lost less, and " if more > 0 else ""
+    words = "on its own retained data, mean over seeds; those that lost most come first. "
+    words += f"audit.json has {rest}the clients' numbers"
     return [
         '<table class="clients"><caption>accuracy of each client that stays, %'
         f'<span>{words}</span></caption><thead><tr><th scope="col">client</th>{heads}</tr></thead>'

@@ -19,6 +19,8 @@ from helpers.answers import begun, train, unlearn
 from jfu import ledger
 from jfu.audit import rules
 from launch.records import (
+    audits,
+    discretion,
     erasure,
     folder,
     inspection,
@@ -226,6 +228,37 @@ def test_nothing_tells_of_another_request(made, files):
     for name, data in files.items():
         for secret in ("client:0", made.first, "p-first"):
             assert secret.encode() not in data, name
+
+
+def test_reasons_and_notes_name_no_other_client(made, tmp_path):
+    """A page that does stays out, as the ledger has its digest; the request's own client stays."""
+    path = shutil.copytree(made.root / "B", tmp_path / "B")
+    content = report("client:0", forgotten="no")
+    content["methods"]["not"]["reasons"]["forgotten"] = "Client 7 lost most, unlike client:0."
+    content["controls"]["third"] = ["no", "On clients 5 and 6 it differs."]
+    content["notes"] = ["10 clients; client 8 had the backdoor."]
+    audit(path, content)
+    names = folder.export(path, tmp_path / "kept", KEY)
+    kept = verifier.read(tmp_path / "kept")
+    (found,) = evidence_of(kept)["audits"]
+    assert found["methods"]["not"]["reasons"]["forgotten"] == (
+        "another client lost most, unlike client:0."
+    )
+    assert found["controls"]["third"] == ["no", "On another client it differs."]
+    assert found["notes"] == ["10 clients; another client had the backdoor."]
+    assert "audit.html" in names and verifier.check(kept)
+    for name, data in kept.items():
+        assert not discretion.others(data.decode(), "client:0"), name
+
+    page = b"<th>client 4</th> --backdoor_client=4 --forget=client:0"
+    (path / "audit.html").write_bytes(page)
+    records.audited(WorkDir(path, None), content, ["audit.json", "audit.html"])
+    names = folder.export(path, tmp_path / "left", KEY)
+    left = verifier.read(tmp_path / "left")
+    (found,) = evidence_of(left)["audits"]
+    assert found["page"] is None and "audit.html" not in names and verifier.check(left)
+    assert found["notes"][0] == audits.UNSHOWN and audits.UNSHOWN.encode() in left["summary.html"]
+    assert found["sha256"]["audit.html"] == verifier.sha256(page)  # as the ledger has it
 
 
 # ---------------------------------------------------------------- a signer who lies
