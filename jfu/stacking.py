@@ -108,7 +108,8 @@ def _array(given, what: str) -> np.ndarray:
 
 def _check_labels(y: np.ndarray, classes: int | None) -> None:
     floats = np.issubdtype(y.dtype, np.floating) and classes is None
-    texts = y.ndim == 2 and np.issubdtype(y.dtype, np.integer)
+    # A column of labels is a mistake, and a text of one token has nothing to predict.
+    texts = y.ndim == 2 and y.shape[1] > 1 and np.issubdtype(y.dtype, np.integer)
     if texts:
         return _check_tokens(y, classes)
     if y.ndim != 1 or not (floats or np.issubdtype(y.dtype, np.integer)):
