@@ -3,11 +3,11 @@
     SuperLink  <- SuperNode 0, 1, 2 ...     each a process of its own, with Flower's own commands
        \\- ServerApp                         started by the SuperLink when a run is submitted
 
-Every process is ended when the block ends. On Linux they also end if the launcher is killed.
+Every process is ended when the block ends. On Linux they also end if the launcher is killed
+(``launch.live.watch``).
 """
 
 import contextlib
-import ctypes
 import os
 import pathlib
 import re
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import NamedTuple
 
-from launch.live import keys
+from launch.live import keys, watch
 
 APP = pathlib.Path(__file__).parent / "app"
 TOOLS = [str(pathlib.Path(sys.executable).parent)]  # where Flower's commands are looked for first
@@ -102,12 +102,13 @@ def simulation(folder: pathlib.Path, nodes: int) -> Generator[Federation]:
     variables = environment(folder, connection + f"options.num-supernodes = {nodes}")
     here = ["--host=127.0.0.1", f"--port={port}", "--disable-runtime-dependency-installation"]
     command = ["flower-superlink", "--insecure", "--simulation", *here]
-    link = started(command, variables, folder / "superlink.log")
-    try:
-        wait(lambda: listening(port), [link], folder / "superlink.log")
-        yield Federation(folder, variables, [link])
-    finally:
-        stop(link)
+    with watched(variables):
+        link = started(command, variables, folder / "superlink.log")
+        try:
+            wait(lambda: listening(port), [link], folder / "superlink.log")
+            yield Federation(folder, variables, [link])
+        finally:
+            stop(link)
 
 
 @contextlib.contextmanager
@@ -132,6 +133,7 @@ def deployment(folder: pathlib.Path, nodes: int, secure: bool) -> Generator[Fede
         link, node, how = ["--insecure"], ["--insecure"], "insecure = true"
     variables = environment(folder, f'[superlink.live]\naddress = "{address}"\n{how}')
     with contextlib.ExitStack() as stack:
+        stack.enter_context(watched(variables))
 
         def begin(name: str, *command: str) -> subprocess.Popen:
             process = started(command, variables, folder / f"{name}.log")
@@ -156,21 +158,28 @@ def deployment(folder: pathlib.Path, nodes: int, secure: bool) -> Generator[Fede
         yield Federation(folder, variables, running)
 
 
+@contextlib.contextmanager
+def watched(variables: Mapping[str, str]) -> Generator[None]:
+    """Ends what was started with these variables and is left, after the block or without it."""
+    home = variables["FLWR_HOME"]
+    command = [sys.executable, watch.__file__, str(os.getpid()), home]
+    watcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield
+    finally:
+        watcher.kill()
+        watcher.wait()
+        watch.end(home)
+
+
 def started(
     command: Sequence[str], variables: Mapping[str, str], log: pathlib.Path
 ) -> subprocess.Popen:
-    """A process in a group of its own that writes into a log. On Linux it ends with this one."""
+    """A process in a group of its own that writes into a log."""
     with open(log, "w") as file:
         own = dict(stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True)
         where = shutil.which(command[0], path=variables["PATH"]) or command[0]
-        with_us = ctypes.CDLL(None).prctl if sys.platform == "linux" else lambda *_: None
-        return subprocess.Popen(
-            [where, *command[1:]],
-            env=dict(variables),
-            cwd=log.parent,
-            preexec_fn=lambda: with_us(1, signal.SIGTERM),  # PR_SET_PDEATHSIG
-            **own,
-        )
+        return subprocess.Popen([where, *command[1:]], env=dict(variables), cwd=log.parent, **own)
 
 
 def register(

@@ -2,7 +2,8 @@
 
 A folder of small scripts with the names of Flower's commands comes first in ``PATH``. Each asks the
 process to fork, and ends with what was forked off. So Flower starts its own processes as ever, and
-each is a process of its own. One that is killed takes what it had forked off with it.
+each is a process of its own. One that is killed takes what it had forked off with it. The process
+ends, with all forks, once the tests that started it are gone.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ def commands(folder: Path):
     own |= dict(PYTHONPATH=os.pathsep.join(place for place in sys.path if place))
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
-            [sys.executable, __file__, str(path)],
+            [sys.executable, __file__, str(path), str(os.getpid())],
             **dict(env=dict(os.environ, **own), stdout=log, stderr=log),
         )
     try:
@@ -70,14 +71,14 @@ def received(one: socket.socket) -> tuple[list, list[int]]:
     return json.loads(content), streams
 
 
-def serve(path: str) -> tuple[list, list[int]]:
+def serve(path: str, parent: int) -> tuple[list, list[int]]:
     """Forks on request; returns in each fork, with its task."""
     selector, forks = selectors.DefaultSelector(), {}
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(path)
         door.listen(64)
         selector.register(door, selectors.EVENT_READ)
-        while True:
+        while os.getppid() == parent:
             for key, _ in selector.select(0.02):
                 if key.fileobj is door:
                     one, _ = door.accept()
@@ -104,6 +105,10 @@ def serve(path: str) -> tuple[list, list[int]]:
                     with contextlib.suppress(OSError):
                         one.send(bytes([os.waitstatus_to_exitcode(found[1]) & 255]))
                     one.close()
+    for pid in forks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    os._exit(1)
 
 
 def run(task: list, streams: list[int]) -> None:
@@ -142,4 +147,4 @@ if __name__ == "__main__":
         "numpy.random",
     ):
         importlib.import_module(module)
-    run(*serve(sys.argv[1]))
+    run(*serve(sys.argv[1], int(sys.argv[2])))
