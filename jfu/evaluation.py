@@ -225,6 +225,30 @@ def dealt(arrays: tuple[Any, ...], clients: ClientData) -> tuple[tuple[Any, ...]
     return tuple(pools.deal(a, rest, mesh, flat=True) for a in arrays), where
 
 
+def of_pool(evaluation: Evaluation) -> Evaluation:
+    """The same without test examples: accuracies and losses of training examples only.
+
+    >>> x, y = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
+    >>> made = of_pool(of_arrays((x, y), (x[:2], y[:2]), (x, y)))
+    >>> found = measures(lambda variables, x: x, {}, made, attack=False)
+    >>> len(made.x), found["retain"], found["test"], found["asr"]
+    (5, 100.0, None, None)
+    """
+    if evaluation.where is not None:
+        raise ValueError("the examples of this evaluation are spread over devices; take all")
+    many = len(evaluation.retain)
+    none = np.zeros(0, int)
+    return evaluation._replace(
+        x=evaluation.x[:many],
+        y=evaluation.y[:many],
+        test_y=evaluation.test_y[:0],
+        forgotten_classes=(),
+        members=none,
+        others=none,
+        target=None,
+    )
+
+
 def sides(evaluation: Evaluation) -> dict[str, np.ndarray]:
     """Positions of the examples for each accuracy.
 

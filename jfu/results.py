@@ -121,6 +121,7 @@ def summarise(
       * each measure and cost after the method's last round, as ``{mean, std}``
       * ``gap``: the paper's gap, of the means over seeds; ``differences``: its terms
       * ``gap_per_seed``, ``rounds_to_recover`` and the costs up to that round
+      * ``rounds_too_many``: by how much that may be too large, if a rule left rounds out
       * ``compared``: the number of seeds, of ``of``, that retraining has too; gaps and rounds are
         over these
       * ``epsilon`` of a private run: the largest over seeds, None if it is not bounded
@@ -150,7 +151,8 @@ def summarise(
     last = lambda name: {s: max(r, key=lambda x: x["round"]) for s, r in runs[name].items()}
     reference = last("retrain") if "retrain" in runs else {}
     begin = last("original") if "original" in runs else {}
-    methods = {n: _of_method(runs[n], last(n), reference) for n in runs if n != AGAIN}
+    by_rule = (config or {}).get("eval_every") == 0
+    methods = {n: _of_method(runs[n], last(n), reference, by_rule) for n in runs if n != AGAIN}
     for name in methods:
         if name in unlearn.UNLEARNERS:
             methods[name]["needs"] = needs_in_words(unlearn.needs_of(name))
@@ -165,8 +167,17 @@ def summarise(
     return Summary(seeds=seeds, methods=methods, floor=floor, config=config)
 
 
-def _of_method(runs: dict[int, list], last: dict[int, Any], reference: dict[int, Any]) -> dict:
-    """A method's entry, from its rows by seed, its last rows, and retraining's last rows."""
+def _of_method(
+    runs: dict[int, list],
+    last: dict[int, Any],
+    reference: dict[int, Any],
+    by_rule: bool = False,
+) -> dict:
+    """A method's entry, from its rows by seed, its last rows, and retraining's last rows.
+
+    Args:
+      by_rule: whether a rule decided which rounds were evaluated.
+    """
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
     out: dict[str, Any] = {m: mean_std([row[m] for row in last.values()]) for m in names}
     if epsilons := [row["epsilon"] for row in last.values() if "epsilon" in row]:
@@ -182,12 +193,21 @@ def _of_method(runs: dict[int, list], last: dict[int, Any], reference: dict[int,
     out["gap_per_seed"] = mean_std(gap_per_seed(ends, references) or [None]) if seeds else None
     rounds = {s: first_round_within(runs[s], reference[s]["retain"]) for s in seeds}
     out["rounds_to_recover"] = mean_std(list(rounds.values()))
+    if by_rule:
+        most = max((_unseen(runs[s], r) for s, r in rounds.items() if r), default=0)
+        out |= dict(rounds_too_many=most) if most else {}
     at = {s: next(row for row in runs[s] if row["round"] == r) for s, r in rounds.items() if r}
     traffic = [at[s]["bytes_down"] + at[s]["bytes_up"] if s in at else None for s in seeds]
     out["bytes_to_recover"] = mean_std(traffic)
     for cost in ("flops", "seconds"):
         out[f"{cost}_to_recover"] = mean_std([at[s][cost] if s in at else None for s in seeds])
     return out
+
+
+def _unseen(rows: Sequence[Mapping[str, Any]], number: int) -> int:
+    """The rounds just before an evaluated round that were not evaluated."""
+    earlier = [row["round"] for row in rows if row["round"] < number]
+    return number - max(earlier, default=0) - 1
 
 
 def mean_std(values: Sequence[float | None]) -> MeanStd | None:

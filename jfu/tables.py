@@ -236,7 +236,14 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
         "forget, test and MIA; 'retrain again' is the noise floor, the same for a second "
         "retraining with other randomness.",
     ]
-    if (every := (summary.get("config") or {}).get("eval_every") or 1) > 1:
+    every = (summary.get("config") or {}).get("eval_every", 1)
+    most = max((entry.get("rounds_too_many", 0) for entry in methods.values()), default=0)
+    if not every and most:
+        lines.append(
+            "Not all later rounds were evaluated, so counts of rounds are too large by up to "
+            f"{most}."
+        )
+    if every and every > 1:
         lines.append(
             f"Models were evaluated every {every} rounds, so counts of rounds are too large by up "
             f"to {every - 1}."

@@ -45,6 +45,8 @@ def unlearn(until: float) -> None:
     check(config)
     more = dict(seed=met.seed, method=FLAGS.method, stop=stopping(config))
     where = workdir_for(config, "unlearn", **more)
+    config = workdir.as_begun(where, config)
+    met = met._replace(config=config)
     work = workdir.open_workdir(where, config, "unlearn", **more)
     if places.MODEL in start.erased(work):
         raise ValueError(f"the model of {work.path} was erased; choose another --workdir")
@@ -210,7 +212,7 @@ def answer(
         say_outlook(work, config, trial, row)
     regained = more["stop"] == "regained" and jfu.unlearn.traits_of(name).recovers
     enough = row["retain"] - 0.5 if regained else None
-    state, rows = cell(name, method, trained, trial.request, rounds, enough=enough)
+    state, rows = cell(name, method, trained, trial.request, rounds, enough=enough, goals=())
     check_changed(trained.variables, state.variables)
     return work, state, [row, *rows]
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -10,11 +10,12 @@ import jax
 
 import jfu
 import jfu.history
+from jfu.metrics import first_round_within
 from jfu.results import as_original
 from launch.running.programs import Programs
 from launch.running.progress import say_calmed, say_cut, say_done
 from launch.running.rows import Meter, add_costs, at_once, first_costs, meter, row
-from launch.setup import keys, private, ridge
+from launch.setup import evaluated, keys, private, ridge
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
@@ -49,6 +50,8 @@ class Cell(NamedTuple):
     budget: int  # rounds after ``perturb``
     quiet: bool = False  # evaluate the last round only (training before the request)
     enough: float | None = None  # stop at the first evaluated round with this retained accuracy
+    # Retained accuracies at which stopping rules stop; None if they are not known yet.
+    goals: tuple[float, ...] | None = None
 
 
 class Progress(NamedTuple):
@@ -128,7 +131,9 @@ def start(shared: Shared, cell: Cell, counts: Meter, key: jax.Array) -> Progress
         jfu.check_changed(study.logits, cell.trained.variables, state.variables, some)
     rows = []
     if not cell.quiet or cell.budget == 0:
-        rows = [row(counts, 0, state, costs, attack=True).result()]
+        # A model that nobody has trained yet is at chance, so its test examples may be left out.
+        alike = cell.budget > 0 and begins_anew(study, method) and shared.trial.pool is not None
+        rows = [row(counts, 0, state, costs, attack=not alike, tests=not alike).result()]
     progress = Progress(state, rows, costs, 0, finished=cell.budget == 0)
     if progress.finished:
         keep(shared, cell, progress)
@@ -155,7 +160,7 @@ def advance(
         if number == 1:
             say_cut(shared.study, seed, cell.name, info.metrics)
         say_calmed(seed, cell.name, number, info.metrics)
-        new, final = evaluate(cell, counts, number, state, costs, submit)
+        new, final = evaluate(cell, counts, number, state, costs, submit, rows)
         rows = [*rows, *new]
         now = time.perf_counter()
         over = deadline < math.inf and hosts.agreed(lambda: 2 * now - before > deadline)
@@ -178,19 +183,44 @@ def advance(
 
 
 def evaluate(
-    cell: Cell, counts: Meter, number: int, state: Any, costs: dict, submit: Callable
+    cell: Cell,
+    counts: Meter,
+    number: int,
+    state: Any,
+    costs: dict,
+    submit: Callable,
+    before: Sequence[Any],
 ) -> tuple[list[Future], bool]:
     """A round's row, if it has one, and whether the round is the last."""
-    config, final = counts.study.config, number == cell.budget
-    if not final and (cell.quiet or number % config.eval_every):
+    config, final, trial = counts.study.config, number == cell.budget, counts.trial
+    every, small = config.eval_every, evaluated.is_small(trial.evaluation)
+    # A rule that stops the run here and now looks after every round.
+    small = small or cell.enough is not None
+    if not final and (cell.quiet or not evaluated.due(number, every, small)):
         return [], False
     attack = final or bool(config.attack_every and number % config.attack_every == 0)
     # A head in closed form needs no recovery, so its own round counts.
     own = number <= cell.method.own and not jfu.unlearn.traits_of(cell.name).solves
-    line = row(counts, number, state, costs, attack=attack, own=own, submit=submit)
+    common = dict(own=own, submit=submit)
+    tests = final or attack or trial.pool is None or cell.goals is None
+    line = row(counts, number, state, costs, attack=attack, tests=tests, **common)
+    if not tests and reaches(cell.goals or (), before, line.result()):
+        line = row(counts, number, state, costs, attack=attack, **common)
     if cell.enough is not None and not (final or own) and line.result()["retain"] >= cell.enough:
         return [row(counts, number, state, costs, attack=True)], True
     return [line], final
+
+
+def reaches(goals: Sequence[float], before: Sequence[Any], line: Mapping[str, Any]) -> bool:
+    """Whether a stopping rule stops at a row: the first with a retained accuracy.
+
+    Args:
+      goals: retained accuracies to come within half a point of.
+      before: earlier rows of the run, or futures of rows.
+    """
+    rows = [one.result() if isinstance(one, Future) else one for one in before]
+    first = lambda some, goal: first_round_within(some, goal) is not None
+    return any(first([line], goal) and not first(rows, goal) for goal in goals)
 
 
 def keep(shared: Shared, cell: Cell, progress: Progress) -> None:

@@ -1,7 +1,7 @@
 """A comparison: every method on every seed, and the table of what is finished."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -72,6 +72,7 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
     keep = kept(config, names, FLAGS.keep_history)
     hosts.together(lambda: federation.check(config, names, keep, **said()))
     where = workdir_for(config, "compare", **({"keep_history": keep} if keep else {}))
+    config = workdir.as_begun(where, config)
     work = workdir.open_workdir(where, config, "compare")
     hosts.agreed(lambda: ledgers.check(work.path))
     if work.layout is not None:
@@ -186,11 +187,29 @@ def run_seed(
     rows, request = [row], trial.request
     for name, method in methods.items():
         rounds = rounds_to_run(study.config, name, trained.history, request)
-        rows += cell(name, method, trained, request, rounds)[1]
+        goals = stops(name, rows, "retrain" in methods)
+        rows += cell(name, method, trained, request, rounds, goals=goals)[1]
     if "retrain" in methods:  # the noise floor
         rounds = study.config.rounds
         rows += cell(AGAIN, methods["retrain"], trained, request, rounds, quiet=True)[1]
     return rows
+
+
+def stops(
+    name: str, rows: Sequence[Mapping[str, Any]], retrained: bool
+) -> tuple[float, ...] | None:
+    """The retained accuracies at which rules stop a method's run; None if not all are known.
+
+    Args:
+      rows: of the seed, so far.
+      retrained: whether the comparison retrains.
+    """
+    if name == "retrain":  # it is what others are compared with
+        return ()
+    last = {row["method"]: row["retain"] for row in rows}
+    if retrained and "retrain" in last:
+        return (last["original"], last["retrain"])
+    return None
 
 
 def so_far(work: WorkDir, names: Sequence[str], seeds: Sequence[int]) -> str:

@@ -91,6 +91,7 @@ def row(
     *,
     attack: bool,
     own: bool = False,
+    tests: bool = True,
     submit: Callable[[Callable], Future] = at_once,
 ) -> Future[Row]:
     """One line of results.jsonl. The model runs now; ``submit`` decides when the rest is measured.
@@ -100,14 +101,15 @@ def row(
       costs: of all rounds so far.
       attack: whether membership attacks are run.
       own: whether it is one of the method's own rounds, before recovery.
+      tests: whether test examples are evaluated, which attacks need.
     """
     study, trial = meter.study, meter.trial
-    x, y = trial.evaluation.x, trial.evaluation.y
-    outcomes = jax.block_until_ready(study.judge(state.variables, x, y))
+    data = trial.evaluation if tests or trial.pool is None else trial.pool
+    outcomes = jax.block_until_ready(study.judge(state.variables, data.x, data.y))
 
     def line():
         more = TASKS[study.config.task].more
-        measures = measures_of(trial.evaluation, *outcomes, attack=attack, more=more)
+        measures = measures_of(data, *outcomes, attack=attack, more=more)
         looked = study.config.faults or study.config.max_update_norm is not None
         hidden = {"seconds", *(k for k in FAILURES if not (looked or costs.get(k)))}
         hidden |= set() if costs.get(CALMED) else {CALMED}

@@ -94,7 +94,8 @@ def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
     >>> first(run, "test", 8.5)["round"], first(run, "asr", 1)["round"]
     (2, 2)
     """
-    run = sorted(run, key=lambda row: row["round"])
+    known = (row for row in run if row[measure] is not None)
+    run = sorted(known, key=lambda row: row["round"])
     if LEEWAY[measure] < 0:  # round 0 is before any communication
         after = [row for row in run if row["round"] and not row.get("own")]
         return next((row for row in after if row[measure] >= target), None)

@@ -44,6 +44,7 @@ def train(until: float) -> None:
         raise ValueError("--keep_history needs training from its start; leave it out")
     more = dict(seed=seed, keep_history=keep, further=rounds if FLAGS.init_from else 0)
     where = workdir_for(config, "train", **more)
+    config = workdir.as_begun(where, config)
     work = workdir.open_workdir(where, config, "train", **more)
     if start.erased(work):
         raise ValueError(f"files in {work.path} were erased; choose another --workdir")

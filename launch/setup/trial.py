@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 import jfu
-from jfu.evaluation import Evaluation
-from launch.setup import identity
+from jfu.evaluation import Evaluation, of_pool
+from launch.setup import evaluated, identity
 from launch.setup.clients import images
 from launch.setup.evaluation import evaluation_of
 from launch.setup.study import Study
@@ -26,6 +26,7 @@ class Trial(NamedTuple):
     fewest: int = 0  # the smallest number of clients so far, with --dp_clip
     draws: identity.Draws | None = None  # its split, requests and poison
     poisoned: np.ndarray | None = None  # bool [M], rows with the trigger
+    pool: Evaluation | None = None  # without test examples, for rounds that leave them out
 
 
 def prepare_trial(study: Study, seed: int) -> Trial:
@@ -39,6 +40,7 @@ def prepare_trial(study: Study, seed: int) -> Trial:
     spread = lambda: jfu.spread(clients) if hosts.several() else place(clients)
     pool = hosts.together(spread)  # once for all four sides
     evaluation = evaluation_of(config, dataset, clients, request, drawn.poisoned, seed)
+    few = evaluated.without_tests(config.eval_every, evaluation)
     side = lambda rows: pool._replace(mask=place(rows.mask))
     everything, request = (jfu.Split(*map(side, split)) for split in (everything, request))
     return Trial(
@@ -50,6 +52,7 @@ def prepare_trial(study: Study, seed: int) -> Trial:
         drawn.fewest,
         drawn.draws,
         drawn.poisoned,
+        of_pool(evaluation) if few else None,
     )
 
 

@@ -89,7 +89,9 @@ def pays() -> None:
     federation.check(config, **said())
     if config.dp_clip is not None:
         raise ValueError("launch.pays does not compute epsilon; leave --dp_clip out")
-    work = workdir.open_workdir(workdir_for(config, "pays"), config, "pays")
+    where = workdir_for(config, "pays")
+    config = workdir.as_begun(where, config)
+    work = workdir.open_workdir(where, config, "pays")
     chunk = 1 if FLAGS.chunk is None else FLAGS.chunk
     layout = devices.start(FLAGS.devices, chunk, FLAGS.seeds, work.layout, FLAGS.compilation_cache)
     say(

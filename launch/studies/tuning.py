@@ -55,6 +55,7 @@ def tune() -> None:
     keep = list(remembered(names))
     federation.check(config, asked, keep, **said())
     where = workdir_for(config, "tune", keep_history=keep)
+    config = workdir.as_begun(where, config)
     work = workdir.open_workdir(where, config, "tune", keep_history=keep)
     layout = devices.start(
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache

@@ -17,6 +17,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from absl import flags
+
 import jfu.io
 import jfu.ledger
 from jfu.files import read_json
@@ -42,6 +44,8 @@ from launch.workdir.locks import check as check_lock
 from launch.workdir.outcome import read_results
 from launch.workdir.places import CONFIG, WorkDir
 
+FLAGS = flags.FLAGS
+
 
 def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir:
     """Opens a work directory for one script and configuration, or names a new one.
@@ -61,6 +65,24 @@ def open_workdir(path: str, config: Config, script: str, **more: Any) -> WorkDir
 
     layout, *kept = hosts.agreed(look)
     return WorkDir(pathlib.Path(path), layout and Layout(**layout), *kept)
+
+
+def as_begun(path: str, config: Config) -> Config:
+    """The configuration with the work directory's own --eval_every, unless the flag is given.
+
+    Its default was 1 in older versions. ``open_workdir`` refuses what cannot be read.
+    """
+    if FLAGS["eval_every"].present:
+        return config
+
+    def kept() -> Any:
+        try:
+            return read_json(pathlib.Path(path) / CONFIG, finite=False)["config"]["eval_every"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    every = hosts.agreed(kept)
+    return dataclasses.replace(config, eval_every=every) if isinstance(every, int) else config
 
 
 def _look(path: str, config: Config, script: str, **more: Any) -> WorkDir:

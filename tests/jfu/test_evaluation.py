@@ -32,6 +32,21 @@ def expected(x, y):
     return 100 * (logits.argmax(1) == y).mean(), loss
 
 
+def test_without_test_examples_the_other_measures_stay():
+    retain, forget, test = images(40), images(30), images(50)
+    trigger = evaluation.Backdoor(test[0], 1, np.zeros(70, bool), np.zeros(70, int))
+    made = evaluation.of_arrays(retain, forget, test, backdoor=trigger, forgotten_classes=(1,))
+    all_of_it = evaluation.measures(apply, MODEL, made)
+    found = evaluation.measures(apply, MODEL, evaluation.of_pool(made), attack=False)
+    for name in ("retain", "forget", "loss_retain", "loss_forget", "guess"):
+        assert found[name] == all_of_it[name] is not None
+    for name in ("test", "asr", "mia", "mia_matched"):
+        assert found[name] is None
+    assert "test_kept" not in found
+    with pytest.raises(ValueError, match="spread over devices"):
+        evaluation.of_pool(made._replace(where=np.arange(120)))
+
+
 def test_measures_of_arrays():
     retain, forget, test = images(40), images(30), images(50)
     made = evaluation.of_arrays(retain, forget, test)

@@ -10,7 +10,13 @@ def define() -> None:
         "The folder for results and checkpoints. The same command continues a stopped run there. "
         "Default: runs/<script>-<dataset>-<hash of the flags>.",
     )
-    flags.DEFINE_integer("eval_every", 1, "Rounds between evaluations.", lower_bound=1)
+    flags.DEFINE_integer(
+        "eval_every",
+        0,
+        "Rounds between evaluations. 0: every round if the data are small, else every round up to "
+        "the 15th and then more and more seldom.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer(
         "attack_every",
         0,

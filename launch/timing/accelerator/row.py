@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from launch.timing.accelerator import files
+from launch.timing.accelerator import files, processes
 
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 NOT_REPORTED = 1000  # the seed of calibration
@@ -51,20 +51,30 @@ def recipe(asked: dict[str, Any], preset: str = "cifar10_cnn_iid") -> list[str]:
     return [*flags, f"--data_dir={asked['data_dir']}"] if asked["data_dir"] else flags
 
 
-def compare(out: pathlib.Path, work: str, flags: Sequence[str], minutes: float) -> int:
-    """``launch.compare`` in a folder of ``work``, for at most so many minutes."""
+def compare(out: pathlib.Path, work: str, flags: Sequence[str], asked: dict[str, Any]) -> int:
+    """``launch.compare`` in a folder of ``work``, for at most ``asked["minutes"]``."""
     where = [f"--workdir={out / 'work' / work}", f"--compilation_cache={out / 'cache'}"]
-    return script("compare", *flags, *where, f"--max_minutes={max(minutes, 0.05):.3f}")
+    minutes = f"--max_minutes={max(asked['minutes'], 0.05):.3f}"
+    return script("compare", *flags, *where, minutes, fork=asked["rehearse"])
 
 
-def script(name: str, *flags: str) -> int:
-    """Runs a script, prints what it prints, and says whether it has finished."""
-    command = [sys.executable, "-W", "ignore", "-m", f"launch.{name}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    print(done.stdout, done.stderr, sep="\n", flush=True)
-    if done.returncode:
-        return done.returncode
-    return UNFINISHED if "the same command continues" in done.stdout else 0
+def script(name: str, *flags: str, fork: bool) -> int:
+    """Runs a script, prints what it prints, and says whether it has finished.
+
+    Args:
+      fork: whether it is forked off this process, which has no device yet. A rehearsal does so,
+        since its processes have imported what the script needs.
+    """
+    if fork:
+        code, text = processes.run(f"launch.{name}", flags)
+    else:
+        command = [sys.executable, "-W", "ignore", "-m", f"launch.{name}", *flags]
+        pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        parent = processes.with_parent
+        done = subprocess.run(command, check=False, preexec_fn=parent, **pipes)
+        code, text = done.returncode, done.stdout
+    print(text, flush=True)
+    return UNFINISHED if not code and "the same command continues" in text else code
 
 
 def calibrate(out: pathlib.Path, asked: dict[str, Any]) -> int:
@@ -74,7 +84,7 @@ def calibrate(out: pathlib.Path, asked: dict[str, Any]) -> int:
         "--methods=retrain",
         f"--lr={asked['lr']}",
     ]
-    return compare(out, f"calibrate-{asked['lr']}", [*recipe(asked), *flags], asked["minutes"])
+    return compare(out, f"calibrate-{asked['lr']}", [*recipe(asked), *flags], asked)
 
 
 def calibrated(out: pathlib.Path) -> list[dict[str, float]]:
@@ -120,13 +130,14 @@ def paper(out: pathlib.Path, asked: dict[str, Any]) -> int:
 
 def recorded(out: pathlib.Path, row: str, flags: Sequence[str], asked: dict[str, Any]) -> int:
     """A comparison, and the rows of its finished runs in ``<row>-<device>.jsonl``."""
-    code = compare(out, row, flags, asked["minutes"])
+    code = compare(out, row, flags, asked)
     if code not in (0, UNFINISHED):
         return code
     path = out / f"{row}-{device(out)}.jsonl"
     half = path.with_suffix(".half")
     half.unlink(missing_ok=True)
-    if script("table", f"--workdir={out / 'work' / row}", f"--record={half}") == 0:
+    made = [f"--workdir={out / 'work' / row}", f"--record={half}"]
+    if script("table", *made, fork=asked["rehearse"]) == 0:
         half.replace(path)
     return code
 
@@ -141,14 +152,14 @@ def device(out: pathlib.Path) -> str:
 
 def quickstart(out: pathlib.Path, asked: dict[str, Any]) -> int:
     flags = ["--methods=retrain,finetune,none,not", f"--seeds={2 if asked['rehearse'] else 5}"]
-    return compare(out, "quickstart", [*flags, *SMALL * asked["rehearse"]], asked["minutes"])
+    return compare(out, "quickstart", [*flags, *SMALL * asked["rehearse"]], asked)
 
 
 def shadows(out: pathlib.Path, asked: dict[str, Any]) -> int:
     work = out / "work" / "quickstart"
     many = 8 if asked["rehearse"] else 64
     flags = [f"--workdir={work}", f"--shadows={many}", f"--compilation_cache={out / 'cache'}"]
-    code = script("audit", *flags)
+    code = script("audit", *flags, fork=asked["rehearse"])
     if code == 0:
         shutil.copyfile(work / "audit.json", out / "audit.json")
     return code

@@ -8,7 +8,6 @@ it has measured by then is in its file, and the next start goes on from there.
 import json
 import pathlib
 import shlex
-import sys
 from typing import NamedTuple
 
 from jfu.data import packed, tfds
@@ -180,12 +179,11 @@ def _paper(setting: Setting, preset: str, known: paper.Row, name: str, more: lis
 
 
 def argv(step: Step, limit: float) -> list[str]:
-    """The step's command for a process that may take ``limit`` seconds."""
+    """What Python is started with, for a process that may take ``limit`` seconds."""
     minutes = f"{max(limit - ENDING, 3) / 60:.3f}"
-    words = (word.replace(MINUTES, minutes) for word in step.command)
-    return [sys.executable, "-W", "ignore", *words]
+    return [word.replace(MINUTES, minutes) for word in step.command]
 
 
 def shown(step: Step) -> str:
     """The step's command as a line for a shell."""
-    return "python " + shlex.join(argv(step, step.limit)[3:])
+    return "python " + shlex.join(argv(step, step.limit))

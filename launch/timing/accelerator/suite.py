@@ -13,11 +13,10 @@ lacks    a package or a data set is not here, which ``why`` names
 Every file is replaced atomically, so a kill at any moment leaves whole files.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
-import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,13 +28,12 @@ from jfu.io import write_bytes
 from launch.shell.folders import make_folder
 from launch.shell.printing import show
 from launch.shell.say import say
-from launch.timing.accelerator import files, report, steps
+from launch.timing.accelerator import files, processes, report, steps
 from launch.timing.accelerator.row import UNFINISHED
 from launch.timing.accelerator.steps import Setting, Step
 
 FLAGS = flags.FLAGS
 RESERVE = 5.0  # seconds at the end, to write what was found
-GRACE = 5.0  # seconds between the request to end and the kill
 
 
 def suite() -> None:
@@ -45,7 +43,13 @@ def suite() -> None:
     for folder in (out, out / "rows", out / "logs"):
         make_folder(folder)
     refuse_other(setting)
-    run(steps.all_steps(setting), setting, 60 * FLAGS.minutes)
+    env = os.environ | environment(setting)
+    forks = processes.Forks(env, str(steps.ROOT)) if setting.rehearse else None
+    try:
+        run(steps.all_steps(setting), setting, 60 * FLAGS.minutes, forks=forks)
+    finally:
+        if forks:
+            forks.close()
     show((out / "report.md").read_text())
 
 
@@ -62,7 +66,11 @@ def refuse_other(setting: Setting) -> None:
 
 
 def run(
-    every: list[Step], setting: Setting, seconds: float, clock: Callable[[], float] = time.monotonic
+    every: list[Step],
+    setting: Setting,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+    forks: processes.Forks | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Runs what is not done yet, in order, and returns the state of every step."""
     until = clock() + seconds - RESERVE
@@ -82,7 +90,7 @@ def run(
             mine |= dict(state="left", why=f"{max(left, 0):.0f} s were left")
         else:
             say(f"{step.name}: {step.about}")
-            mine |= once(step, setting, min(step.limit, left))
+            mine |= once(step, setting, min(step.limit, left), forks)
         files.write(path, states.values())
         collect(setting, every, list(states.values()))
     return states
@@ -90,11 +98,11 @@ def run(
 
 def state(step: Step, setting: Setting, known: Mapping[str, Any] | None) -> dict[str, Any]:
     """A step's line: what is known of it, or that it was not begun."""
-    fresh = dict(step=step.name, state="left", why="not begun", took=None)
+    fresh = dict(step=step.name, state="left", why="not begun", took=None, cpu=None)
     fresh |= dict(seconds=step.seconds, limit=step.limit, command=steps.shown(step))
     fresh |= dict(rehearsed=setting.rehearse)
     kept = known or {}
-    return fresh | {name: kept[name] for name in ("state", "why", "took") if name in kept}
+    return fresh | {name: kept[name] for name in ("state", "why", "took", "cpu") if name in kept}
 
 
 def expected(step: Step, mine: Mapping[str, Any], setting: Setting) -> float:
@@ -122,47 +130,31 @@ def without(data: str, setting: Setting) -> str | None:
     return None
 
 
-def once(step: Step, setting: Setting, limit: float) -> dict[str, Any]:
+def once(
+    step: Step, setting: Setting, limit: float, forks: processes.Forks | None = None
+) -> dict[str, Any]:
     """Runs a step for at most ``limit`` seconds; its output goes into the folder ``logs``."""
-    began = time.monotonic()
-    with open(setting.out / "logs" / f"{step.name}.txt", "ab") as log:
-        process = subprocess.Popen(
-            steps.argv(step, limit),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=os.environ | environment(setting),
-            cwd=steps.ROOT,
-            start_new_session=True,  # so that what it has started ends with it
-        )
-        try:
-            code = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            end(process)
+    began, log = time.monotonic(), str(setting.out / "logs" / f"{step.name}.txt")
+    first, *rest = steps.argv(step, limit)
+    if forks and first == "-m":
+        running = forks.start(rest[0], rest[1:], log)
+    else:
+        env = os.environ | environment(setting)
+        running = processes.fresh([first, *rest], log, env, str(steps.ROOT))
+    ended = None
+    try:
+        ended = running.wait(limit)
+    finally:
+        last = ended or processes.end(running)
     took = round(time.monotonic() - began, 1)
-    if code is None:
-        return dict(state="cut", took=took, why=f"it was ended after {took:.0f} s")
-    if code == UNFINISHED:
-        return dict(state="cut", took=took, why="it stopped in time; the same command goes on")
-    if code:
-        return dict(state="failed", took=took, why=last_line(setting, step))
-    return dict(state="done", took=took, why=None)
-
-
-def end(process: subprocess.Popen) -> None:
-    """Ends a process and all that it has started."""
-    for signum, patience in ((signal.SIGTERM, GRACE), (signal.SIGKILL, None)):
-        try:
-            os.killpg(process.pid, signum)
-        except (ProcessLookupError, PermissionError):
-            break
-        try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+    costs = dict(took=took, cpu=round(last[1], 1))
+    if ended is None:
+        return costs | dict(state="cut", why=f"it was ended after {took:.0f} s")
+    if ended[0] == UNFINISHED:
+        return costs | dict(state="cut", why="it stopped in time; the same command goes on")
+    if ended[0]:
+        return costs | dict(state="failed", why=last_line(setting, step))
+    return costs | dict(state="done", why=None)
 
 
 def environment(setting: Setting) -> dict[str, str]:
@@ -171,6 +163,9 @@ def environment(setting: Setting) -> dict[str, str]:
     if not setting.rehearse:
         return own
     cheap = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    cheap += " --xla_cpu_parallel_codegen_split_count=1"
+    if tuple(map(int, importlib.metadata.version("jax").split(".")[:2])) < (0, 11):
+        cheap += " --xla_cpu_use_fusion_emitters=false"  # later ones have no others
     return own | dict(
         JAX_PLATFORMS="cpu",
         XLA_FLAGS=f"{os.environ.get('XLA_FLAGS', '')} {cheap}".strip(),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -103,6 +104,22 @@ def test_a_directory_older_than_a_flag_was_run_with_its_default(tmp_path):
     half = dataclasses.replace(CONFIG, precision="bf16")
     with pytest.raises(ValueError, match="with precision=None, and the flags say precision=bf16"):
         workdir.open_workdir(str(tmp_path / "w"), half, "compare")
+
+
+def test_a_directory_keeps_the_evaluations_that_it_was_begun_with(tmp_path, monkeypatch):
+    """Their default was every round; a flag that is given still counts."""
+    flag = SimpleNamespace(present=False)
+    monkeypatch.setattr(workdir, "FLAGS", dict(eval_every=flag))
+    now, earlier = (dataclasses.replace(CONFIG, eval_every=n) for n in (0, 1))
+    where = str(tmp_path / "w")
+    assert workdir.as_begun(where, now) == now
+    work = workdir.open_workdir(where, earlier, "compare")
+    workdir.begin(work, earlier, "compare", LAYOUT).lock.close()
+    assert workdir.as_begun(where, now) == earlier
+    flag.present = True
+    assert workdir.as_begun(where, now) == now
+    with pytest.raises(ValueError, match="with eval_every=1, and the flags say eval_every=0"):
+        workdir.open_workdir(where, now, "compare")
 
 
 @pytest.mark.parametrize("left", [[], ["lock"], ["lock", ".config.json.abcdefgh.jfu-part"]])
