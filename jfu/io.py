@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jfu import files
+from jfu import files, tensors
 from jfu.atomic import check_writable, write_bytes
 from jfu.types import PyTree
 
@@ -80,9 +80,7 @@ def save_params(path: str | os.PathLike[str], params: PyTree) -> None:
 
         write_bytes(path, serialization.msgpack_serialize(unflatten(flatten(params))))
     else:
-        from safetensors.numpy import save
-
-        write_bytes(path, save(_contiguous(flatten(params))))
+        write_bytes(path, tensors.save(_contiguous(flatten(params))))
 
 
 def check_new(path: str | os.PathLike[str], *, may_exist: bool = False) -> str:
@@ -124,7 +122,7 @@ def load_params(path: str | os.PathLike[str] | BinaryIO) -> dict:
             if not isinstance(tree, dict):
                 raise ValueError("no dictionary inside")
             return _named(tree)
-        flat = _deserialize(content)
+        flat = tensors.load(content)
     except Exception as error:
         raise _unreadable(path, kind[1:], error) from None
     return unflatten(flat, separator="/" if any("/" in name for name in flat) else ".")
@@ -180,12 +178,10 @@ def _floating(a: np.ndarray) -> bool:
 
 def save_state(path: str | os.PathLike[str], state: PyTree, notes: Any = None) -> None:
     """Writes a checkpoint: the arrays of ``state`` and JSON notes, in one file, at once."""
-    from safetensors.numpy import save
-
     arrays, text = _contiguous(flatten(state)), json.dumps(notes)
     inside = _digest(arrays)
     header = {"notes": text, "arrays": inside, "sha256": _seal(text, inside)}
-    write_bytes(path, _headed(save(arrays), header))
+    write_bytes(path, _headed(tensors.save(arrays), header))
 
 
 def _headed(content: bytes, metadata: dict[str, str]) -> bytes:
@@ -268,7 +264,7 @@ def load_seal(path: str | os.PathLike[str]) -> str | None:
 def _checkpoint(path: str | os.PathLike[str] | BinaryIO) -> tuple[dict[str, np.ndarray], Any]:
     path, content = _name(path), _read(path, "a checkpoint")
     try:
-        flat = _deserialize(content)  # checks offsets and lengths
+        flat = tensors.load(content)  # checks offsets and lengths
         length = int.from_bytes(content[:8], "little")
         header = _metadata(content[8 : 8 + length])
     except Exception as error:
@@ -404,22 +400,6 @@ def check_size(path: str | os.PathLike[str], kind: str = "safetensors") -> None:
                 raise ValueError(f"its header claims other arrays than its {size} bytes hold")
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise _unreadable(path, kind, error) from None
-
-
-def _deserialize(content: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file; its NumPy reader lacks bfloat16, which it writes."""
-    from safetensors import deserialize
-
-    words = {"F": "float", "I": "int", "U": "uint", "BF": "bfloat", "C": "complex"}
-
-    def dtype(kind: str) -> np.dtype:
-        letters = kind.rstrip("0123456789")
-        return jnp.dtype("bool" if kind == "BOOL" else words[letters] + kind[len(letters) :])
-
-    return {
-        name: np.frombuffer(view["data"], dtype(view["dtype"])).reshape(view["shape"])
-        for name, view in deserialize(content)
-    }
 
 
 def _contiguous(flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,6 +19,11 @@ is listed, and the same command goes on. --rehearse tries all of it on CPU.
 
   python -m launch.bench --suite=accelerator --minutes=12 --out=DIR
 
+Whole commands, from start to table: launch.compare with --methods=retrain, and the same job with
+the same evaluations in plain PyTorch and in Flower:
+
+  python -m launch.bench --whole --python=torch=PATH,flower=PATH
+
 Where the time of a round goes, with a trace for TensorBoard and Perfetto:
 
   python -m launch.bench --workload=resnet18 --strategies=1x5 --profile=DIR
@@ -74,6 +79,9 @@ def define() -> None:
         None,
         "Trace rounds of the first strategy into this folder, and show the longest operations.",
     )
+    flags.DEFINE_bool(
+        "whole", False, "Time a whole comparison, from start to table, in place of rounds."
+    )
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -82,6 +90,10 @@ def bench() -> None:
         from launch.timing.accelerator import suite
 
         suite.suite()
+    elif flags.FLAGS.whole:
+        from launch.timing import whole
+
+        whole.whole()
     else:
         from launch.timing import bench
 

@@ -9,12 +9,16 @@ import sys
 import time
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from helpers.crashes import FEW, POINTS, TRAIN, kept, refused, results
+from helpers.federation import bits
 from helpers.forks import launch
-from helpers.scripts import SMALL, environment, rows_of
+from helpers.scripts import ROOT, SMALL, environment, rows_of
 from jfu import ledger
+from jfu.data import Dataset, packed
+from jfu.io import load_arrays
 from jfu.unlearn import COMPARED
 
 pytestmark = pytest.mark.slow
@@ -40,6 +44,84 @@ def test_fashion_mnist_is_learnt_and_negated(tmp_path):
     parameters = (25 + 1) * 64 + (25 * 64 + 1) * 64 + (4 * 4 * 64 + 1) * 384
     parameters += (384 + 1) * 192 + (192 + 1) * 10
     assert at["retrain", 8]["bytes_down"] == 8 * 9 * (4 * parameters + 4)
+
+
+def test_seldom_evaluated_rounds_have_the_rows_that_they_have_anyway(tmp_path):
+    """By rule: some rounds, of which some without test images. A run begun otherwise goes on."""
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 256, (380, 32, 32, 3), np.uint8), draw.integers(0, 3, 380)
+    x[:, :16] //= (y[:, None, None, None] + 1).astype(
+        np.uint8
+    )  # so that there is something to learn
+    parts = dict(x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
+    np.savez(tmp_path / "own.npz", **parts)
+    flags = [f"--dataset={tmp_path / 'own.npz'}", "--model=mlp", "--clients=3", "--devices=1"]
+    flags += ["--methods=retrain,not", "--rounds=21", "--recovery_rounds=18", "--seeds=1"]
+    flags += ["--batch_size=8", "--lr=0.02", "--nobackdoor"]
+    every, rule = tmp_path / "every", tmp_path / "rule"
+    launch("compare", *flags, "--eval_every=1", f"--workdir={every}")
+    said, _ = launch("compare", *flags, f"--workdir={rule}")
+    assert "counts of rounds are too large by up to" in said or "- |" in said
+    known = {(row["method"], row["round"]): row for row in rows_of(every, without=("seconds",))}
+    found = {(row["method"], row["round"]): row for row in rows_of(rule, without=("seconds",))}
+    seen = {name: [r for n, r in found if n == name] for name in ("retrain", "not")}
+    assert seen["retrain"] == [*range(17), 18, 20, 21]
+    assert seen["not"] == [*range(17), 18]
+    for place, row in found.items():
+        for name, value in row.items():
+            assert value == known[place][name] or value is None
+    whole = lambda name: [r for r in seen[name] if found[name, r]["test"] is not None]
+    assert whole("retrain") == [21]
+    goals = [found[name]["retain"] - 0.5 for name in (("original", 0), ("retrain", 21))]
+    rounds = [r for r in seen["not"] if r]
+    first = lambda goal: next((r for r in rounds if found["not", r]["retain"] >= goal), 18)
+    assert whole("not") == sorted({0, 18, *map(first, goals)})
+    before = (every / "results.jsonl").read_bytes()
+    launch("compare", *flags, f"--workdir={every}")
+    assert (every / "results.jsonl").read_bytes() == before
+    assert json.loads((every / "config.json").read_text())["config"]["eval_every"] == 1
+
+
+HIDDEN = """
+import runpy, sys
+from importlib.machinery import PathFinder
+find = PathFinder.find_spec
+def hide(name, *rest):
+    return None if name in ("safetensors", "tensorflow_datasets") else find(name, *rest)
+PathFinder.find_spec = hide
+sys.argv = ["launch.compare", *sys.argv[1:]]
+runpy.run_module("launch.compare", run_name="__main__")
+"""
+
+
+def test_a_comparison_of_packed_data_needs_few_packages(tmp_path):
+    """Neither safetensors nor tensorflow-datasets; with them it goes on, and has the same bits."""
+    draw = np.random.default_rng(0)
+    x, y = draw.integers(0, 256, (60, 8, 8, 1), np.uint8), (np.arange(60) % 3).astype(np.int32)
+    tiny = Dataset(x[:40], y[:40], x[40:], y[40:], ("a", "b", "c"))
+    packed.write(tmp_path / "tiny.npz", tiny, 40, 20)
+    flags = [
+        "--dataset=tiny",
+        f"--data_dir={tmp_path}",
+        "--model=mlp1",
+        "--rounds=2",
+        "--clients=2",
+    ]
+    flags += ["--methods=not", "--seeds=1", "--devices=1", "--batch_size=8"]
+    command = [sys.executable, "-c", HIDDEN, *flags, f"--workdir={tmp_path / 'few'}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    launch("compare", *flags, f"--workdir={tmp_path / 'all'}")
+    for name in ("0-original", "0-not"):
+        cells = (tmp_path / w / "cells" / f"{name}.safetensors" for w in ("few", "all"))
+        one, other = map(load_arrays, cells)
+        assert one.keys() == other.keys()
+        assert all(bits(one[path]) == bits(other[path]) for path in one)
+    before = (tmp_path / "few" / "results.jsonl").read_bytes()
+    launch("compare", *flags, f"--workdir={tmp_path / 'few'}")
+    assert (tmp_path / "few" / "results.jsonl").read_bytes() == before
 
 
 @real_data

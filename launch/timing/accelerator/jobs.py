@@ -1,5 +1,6 @@
 """The federations whose rounds are timed on an accelerator, and the ways to run their clients."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from launch.timing import workloads
@@ -40,8 +41,10 @@ JOBS: dict[str, Job] = {
 STAND_INS = dict(cifar_cnn="small", resnet18="small", vit_tiny="mlp1", vit_base="mlp1")
 
 
-def rehearsed(job: Job) -> Job:
+def rehearsed(job: Job, precisions: Sequence[str] = PRECISIONS[:1]) -> Job:
     """The job at a size for a rehearsal on CPU, with at most three ways to run its clients.
+
+    Beside the default precision one way is enough, since its programs differ in a type only.
 
     >>> job = rehearsed(JOBS["resnet18-100"])
     >>> job.sizes.clients, job.sizes.examples, job.strategies
@@ -54,6 +57,7 @@ def rehearsed(job: Job) -> Job:
         text = f"{devices}x{min(at_once, 2)}" + f":{convolution}" * bool(convolution)
         ways.append((text, 8 if batch == LARGE else 4))
     ways = [ways[0], *(way for way in ways if "product" in way[0]), ways[-1]]
+    ways = ways if PRECISIONS[0] in precisions else ways[:1]
     return job._replace(sizes=sizes, strategies=tuple(ways))
 
 

@@ -73,7 +73,7 @@ def measure(asked: dict[str, Any]) -> None:
 
     jfu.cpu_devices(1, ahead=False)
     job, path = jobs.JOBS[asked["job"]], asked["path"]
-    job = jobs.rehearsed(job) if asked["rehearse"] else job
+    job = jobs.rehearsed(job, asked["precisions"]) if asked["rehearse"] else job
     model = jobs.network(job, "", asked["rehearse"])
     parameters = entries(jax.eval_shape(model.init, jax.random.key(0)))
     backend = jax.default_backend()

@@ -15,7 +15,7 @@ from launch.report import paper
 from launch.timing.accelerator import jobs, row
 
 PACKAGES = ("absl", "jax", "flax", "optax", "chex", "numpy")  # of every step
-SCRIPTS = (*PACKAGES, "sklearn", "matplotlib", "safetensors")  # of those that run scripts
+SCRIPTS = (*PACKAGES, "sklearn", "matplotlib")  # of those that run scripts
 MINUTES = '"{minutes}"'  # stands in a command for the minutes that it may take
 ENDING = 10.0  # seconds that a script needs at its end, to write its last checkpoint
 ROOT = pathlib.Path(__file__).parents[3]  # where presets are found

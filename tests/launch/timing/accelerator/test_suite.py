@@ -2,13 +2,14 @@
 
 import itertools
 import json
+import os
 
 import pytest
 
 from helpers.scripts import ROOT
 from launch.report import paper, recorded
 from launch.studies import documents
-from launch.timing.accelerator import files, jobs, row, steps, suite, tables
+from launch.timing.accelerator import files, jobs, processes, row, steps, suite, tables
 from launch.timing.accelerator.steps import Setting, Step
 
 # Writes a row, says so, and waits; then writes another one.
@@ -197,8 +198,12 @@ def test_rehearsed_steps_write_what_the_tables_read(tmp_path):
     setting = Setting(tmp_path, True, None)
     every = {step.name: step for step in steps.all_steps(setting)}
     made(tmp_path)
-    two = [every[name] for name in ("device", "rounds-resnet18-10", "row-seed0")]
-    suite.run(two, setting, 300)
+    three = [every[name] for name in ("device", "rounds-resnet18-10", "row-seed0")]
+    forks = processes.Forks(os.environ | suite.environment(setting), str(ROOT))
+    suite.run(three, setting, 300, forks=forks)
+    forks.close()
+    used = [row["cpu"] for row in files.read(tmp_path / "steps.jsonl")]
+    assert all(0 < cpu < 60 for cpu in used)
     assert set(states(tmp_path).values()) == {"done"}
     rows = [row for row in files.read(tmp_path / "accelerator.jsonl") if "job" in row]
     found = [(row["name"], row["strategy"], row["batch_size"]) for row in rows]
