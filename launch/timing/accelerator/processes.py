@@ -1,13 +1,13 @@
 """The processes of steps. Each ends with the suite, however that ends.
 
-``fresh`` starts Python anew, as a user would. A rehearsal has fifty small steps, which would import
-for longer than they run. So ``Forks`` is one process that has imported what they need, and forks
-for each step:
+``fresh`` starts Python anew, as a user would:
 
-  python -m launch.timing.accelerator.processes
+  python -m launch.timing.accelerator.processes MODULE ARGUMENTS
 
-It reads a line of JSON for each step, ``[module, arguments, log]``. It answers with two lines: the
-process id at once, and ``[exit status, CPU seconds]`` at the end.
+A rehearsal has fifty small steps, which would import for longer than they run. So ``Forks`` is one
+process that has imported what they need, and forks for each step. Without arguments this module is
+that process. It reads a line of JSON for each step, ``[module, arguments, log]``. It answers with
+two lines: the process id at once, and ``[exit status, CPU seconds]`` at the end.
 """
 
 import contextlib
@@ -30,6 +30,7 @@ COMMON = ("jfu", "flax.linen", "optax", "jfu.models", "launch.shell.entry")
 COMMON += ("launch.running.comparison", "launch.running.auditing", "launch.running.table")
 COMMON += ("launch.report.figures", "sklearn.linear_model", "sklearn.model_selection")
 PR_SET_PDEATHSIG = 1  # of Linux
+NAME = "launch.timing.accelerator.processes"  # this module, which may be __main__
 GRACE = 5.0  # seconds between the request to end and the kill
 
 
@@ -48,18 +49,17 @@ def with_parent() -> None:
 
 
 def fresh(command: Sequence[str], log: str, env: Mapping[str, str], cwd: str) -> Running:
-    """Starts Python with a command."""
+    """Starts Python with a command; ``-m MODULE`` ends with this process."""
     before = used(resource.RUSAGE_CHILDREN)
     with open(log, "ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", *command],
+            [sys.executable, "-W", "ignore", *below(command)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
             env=env,
             cwd=cwd,
             start_new_session=True,  # so that what it has started ends with it
-            preexec_fn=with_parent,
         )
 
     def wait(seconds: float | None) -> tuple[int, float] | None:
@@ -70,6 +70,16 @@ def fresh(command: Sequence[str], log: str, env: Mapping[str, str], cwd: str) ->
         return code, used(resource.RUSAGE_CHILDREN) - before
 
     return Running(process.pid, wait)
+
+
+def below(command: Sequence[str]) -> list[str]:
+    """What Python is started with, so that a module's process ends with its parent.
+
+    >>> below(["-m", "json.tool", "--help"])
+    ['-m', 'launch.timing.accelerator.processes', 'json.tool', '--help']
+    """
+    first, *rest = command
+    return ["-m", NAME, *rest] if first == "-m" else [first, *rest]
 
 
 def used(whose: int) -> float:
@@ -85,9 +95,8 @@ class Forks:
         pipe = subprocess.PIPE
         alone = dict(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # no threads to fork
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", __name__],
+            [sys.executable, "-W", "ignore", "-m", NAME],
             **dict(stdin=pipe, stdout=pipe, bufsize=0, env={**env, **alone}, cwd=cwd),
-            preexec_fn=with_parent,
         )
 
     def start(self, module: str, arguments: Sequence[str], log: str) -> Running:
@@ -163,6 +172,7 @@ def _become(module: str, arguments: Sequence[str], out: int) -> None:
 
 def serve() -> None:
     """Imports, and forks for every line of standard input."""
+    with_parent()
     for name in COMMON:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -180,5 +190,12 @@ def serve() -> None:
         tell([os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime])
 
 
+def run_alone(module: str, *arguments: str) -> None:
+    """Runs a module in this process."""
+    with_parent()
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
-    serve()
+    run_alone(*sys.argv[1:]) if sys.argv[1:] else serve()

@@ -68,10 +68,10 @@ def script(name: str, *flags: str, fork: bool) -> int:
     if fork:
         code, text = processes.run(f"launch.{name}", flags)
     else:
-        command = [sys.executable, "-W", "ignore", "-m", f"launch.{name}", *flags]
+        words = processes.below(["-m", f"launch.{name}", *flags])
+        command = [sys.executable, "-W", "ignore", *words]
         pipes: dict[str, Any] = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        parent = processes.with_parent
-        done = subprocess.run(command, check=False, preexec_fn=parent, **pipes)
+        done = subprocess.run(command, check=False, **pipes)
         code, text = done.returncode, done.stdout
     print(text, flush=True)
     return UNFINISHED if not code and "the same command continues" in text else code

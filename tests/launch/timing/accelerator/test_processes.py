@@ -59,14 +59,18 @@ def test_one_that_still_runs_is_ended_with_what_it_has_started(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends processes with their parent")
 def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    (tmp_path / "sleeps.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)")
     code = "import os, time\nfrom launch.timing.accelerator import processes\n"
-    code += "made = processes.fresh(['-S', '-c', 'import time; time.sleep(60)'], "
-    code += f"{str(tmp_path / 'log')!r}, os.environ, '.')\nprint(made.pid, flush=True)\n"
-    code += "time.sleep(60)"
+    code += (
+        f"made = processes.fresh(['-m', 'sleeps'], {str(tmp_path / 'log')!r}, os.environ, '.')\n"
+    )
+    code += "print(made.pid, flush=True)\ntime.sleep(60)"
+    env = MINE | dict(PYTHONPATH=f"{ROOT}:{tmp_path}")
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=MINE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, text=True
     ) as suite:
         pid = int(suite.stdout.readline())
+        until(lambda: (tmp_path / "log").read_text() == "here\n", 20)
         assert alive(pid)
         suite.kill()
     until(lambda: not alive(pid), 20)
