@@ -218,6 +218,35 @@ def probe(
     return 1.0 - mine, -1.0 - other
 
 
+def read(
+    features: np.ndarray, labels: np.ndarray, others: np.ndarray, *, penalty: float = 0.01
+) -> np.ndarray:
+    """The labels that a ridge head on frozen features gives to other examples, int ``[m]``.
+
+        scores(x) = mean(Y) + k(x) (K + penalty I)^-1 (Y - mean(Y)),   K = X X^T / mean |x|^2
+
+    ``X`` has the features, centred over ``features``, and ``Y`` the labels, one-hot. Alain, Bengio.
+    Understanding Intermediate Layers Using Linear Classifier Probes. 2016, arXiv 1610.01644.
+
+    Args:
+      features, labels: of the examples that the head is fitted to, ``[n, D]`` and ``[n]``.
+      others: features of the examples to read, ``[m, D]``.
+      penalty: of the ridge, relative to the mean squared norm of the features.
+
+    >>> x = np.array([[0.0, 1.0], [0.1, 0.9], [1.0, 0.0], [0.9, 0.1]])
+    >>> read(x, np.array([7, 7, 4, 4]), np.array([[0.0, 0.8], [0.7, 0.0]])).tolist()
+    [7, 4]
+    """
+    names, place = np.unique(labels, return_inverse=True)
+    x, z = features.astype(np.float64), others.astype(np.float64)
+    centre = x.mean(0)
+    x, z = x - centre, z - centre
+    size = max(float((x**2).sum(1).mean()), 1e-12)
+    y = np.eye(len(names))[place]
+    weights = np.linalg.solve(x @ x.T / size + penalty * np.eye(len(x)), y - y.mean(0))
+    return names[(z @ x.T / size @ weights + y.mean(0)).argmax(1)]
+
+
 def epsilon(unlearned: np.ndarray, retrained: np.ndarray, *, delta: float = 1e-5) -> np.ndarray:
     """Each example's epsilon of differential privacy between unlearning and retraining.
 

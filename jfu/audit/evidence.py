@@ -252,6 +252,7 @@ def hidden(
     old = said[OLD].variables if OLD in said else None
     for name, one in said.items():
         found[name] |= probes.features(tools.outputs, tools.layers, one.variables, evaluation)
+        found[name] |= probes.poison(tools.outputs, tools.layers, one.variables, evaluation)
         before = old if name != OLD else None
         found[name] |= probes.gradients(tools.gradients, one.variables, before, evaluation)
         found[name] |= probes.efficacy(evaluation, one.p)

@@ -358,6 +358,15 @@ LAYERS = {
         note="a ridge head on frozen features separates forgotten from matched examples; each pair "
         "is scored by a head that was fitted without it",
     ),
+    "probe_poison": Measure(
+        "linear probe, poisoned labels",
+        "%",
+        percent,
+        memory=1,
+        sign=True,
+        note="share of forgotten examples with the trigger whose poisoned label is read by a ridge "
+        "head on frozen features, which was fitted to retained examples only",
+    ),
 }
 TABLE = {name: m for group in GROUPS.values() for name, m in group.items()} | LAYERS
 

@@ -18,14 +18,23 @@ from jfu.types import Variables
 
 PAIRS = 128  # forgotten examples and as many others whose features and gradients are compared
 SHARES = (5, 20, 50)  # percent of the forgotten examples, those that were memorised most
+HEAD = 500  # retained examples that a head which reads labels is fitted to
 KEPT = 2000  # examples of a side that the efficacy attack learns from
 
 
 def some_pairs(evaluation: Evaluation) -> tuple[np.ndarray, np.ndarray]:
     """Positions of at most ``PAIRS`` forgotten examples and of their matched ones."""
-    many = len(evaluation.members)
-    which = np.linspace(0, many - 1, min(many, PAIRS)).round().astype(int)
+    which = evenly(np.arange(len(evaluation.members)), PAIRS)
     return evaluation.members[which], evaluation.others[which]
+
+
+def evenly(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many rows, evenly spaced.
+
+    >>> evenly(np.arange(10, 20), 4).tolist()
+    [10, 13, 16, 19]
+    """
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)]
 
 
 def features(
@@ -39,6 +48,36 @@ def features(
     sides = {name: [np.asarray(one[name], np.float64) for one in seen] for name in layers}
     fit = {n: pair for n, pair in sides.items() if all(np.isfinite(one).all() for one in pair)}
     return {f"probe.{name}": attacks.probe(*pair) for name, pair in fit.items()}
+
+
+def poisoned(evaluation: Evaluation) -> np.ndarray:
+    """Positions of at most ``PAIRS`` forgotten examples with the trigger and a wrong label."""
+    first = len(evaluation.retain) + len(evaluation.test_y)  # of test examples with the trigger
+    test = evaluation.others - first
+    bad = test >= 0  # a matched example has the trigger if the forgotten one has it
+    wrong = evaluation.test_y[np.where(bad, test, 0)] != evaluation.target
+    return evenly(evaluation.members[bad & wrong], PAIRS)
+
+
+def poison(
+    outputs: Callable | None, layers: tuple[str, ...], variables: Variables, evaluation: Evaluation
+) -> dict[str, Arrays]:
+    """Which poisoned labels a head on frozen features reads, which saw retained examples only."""
+    if outputs is None or evaluation.target is None:
+        return {}
+    kept = evenly(sides(evaluation)["retain"], HEAD)
+    rows = poisoned(evaluation)
+    if min(len(rows), len(kept)) < attacks.LEAST:
+        return {}
+    labels = np.asarray(evaluation.y)[kept]
+    own, theirs = (outputs(variables, evaluation.x[some]) for some in (kept, rows))
+    found: dict[str, Arrays] = {}
+    for name in layers:
+        pair = [np.asarray(one[name], np.float64) for one in (own, theirs)]
+        if all(np.isfinite(one).all() for one in pair):
+            given = attacks.read(pair[0], labels, pair[1])
+            found[f"probe_poison.{name}"] = (given == evaluation.target,)
+    return found
 
 
 def gradient_norms(loss: Callable) -> Callable:

@@ -64,8 +64,8 @@ RULES = dict(
         "The rule uses rounds, bytes and operations until retained accuracy is within 0.5 points "
         "of retraining's last. Each is divided by what retraining itself needs for that on the "
         "same seed. The verdict is yes if the 95 % interval of each ratio's geometric mean over "
-        "seeds ends below 1. It is no if one begins above 1, or if accuracy never came back. "
-        "Otherwise it is inconclusive."
+        "seeds ends at or below 1, and one of them below 1. It is no if one begins above 1, or if "
+        "accuracy never came back. Otherwise it is inconclusive."
     ),
 )
 QUESTIONS = tuple(RULES)

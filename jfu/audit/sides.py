@@ -95,8 +95,9 @@ def cheaper(name: str, costs: dict[str, Any]) -> tuple[str, str]:
     each = {k: v for k, v in costs.items() if k not in ("never", "seeds")}
     words = ", ".join(f"{k} {v['low']:.2f} to {v['high']:.2f}" for k, v in each.items())
     words = f"of retraining's: {words}"
-    if all(v["high"] < 1 for v in each.values()):
-        return YES, f"It needs less, {words}."
+    if all(v["high"] <= 1 for v in each.values()) and any(v["high"] < 1 for v in each.values()):
+        more = "" if all(v["high"] < 1 for v in each.values()) else ", and nothing more"
+        return YES, f"It needs less{more}, {words}."
     if any(v["low"] > 1 for v in each.values()):
         return NO, f"It needs more, {words}."
     return OPEN, f"It needs about as much, {words}."

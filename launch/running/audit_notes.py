@@ -119,7 +119,7 @@ def _why(
         return "not run; --shadows=64 runs it"
     if key.startswith("resurfacing") and not options.resurfacing_rounds:
         return "not run; --resurfacing_rounds=10 runs it"
-    if key in ("asr", "resurfacing.asr"):
+    if key in ("asr", "resurfacing.asr", "probe_poison") and not config.backdoor:
         return "no backdoor was planted"
     if key.startswith("memorised"):
         return "the original or two retrained models are missing, or not every answer is finite"

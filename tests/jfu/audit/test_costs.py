@@ -39,6 +39,15 @@ def test_costs_are_ratios_to_retraining_on_the_same_seed():
     less = dict(seeds=5, never=0, rounds=dict(low=0.2, high=0.9), bytes=dict(low=0.2, high=0.99))
     assert verdicts.cheaper("not", less)[0] == "yes"
     assert verdicts.cheaper("not", less | dict(bytes=dict(low=1.1, high=1.2)))[0] == "no"
+    # One round like retraining, and nothing sent: less of something and more of nothing.
+    even = dict(rounds=dict(low=1.0, high=1.0), bytes=dict(low=0.0, high=0.0))
+    assert verdicts.cheaper("ridge", less | even) == (
+        "yes",
+        "It needs less, and nothing more, of retraining's: rounds 1.00 to 1.00, bytes 0.00 to "
+        "0.00.",
+    )
+    same = even | dict(bytes=even["rounds"])
+    assert verdicts.cheaper("again", less | same)[0] == "inconclusive"
     rows += rows_of("ga", 0, [100, 20, 20], 10, 7)
     found = ratios(rows, "ga")
     assert found == dict(seeds=1, never=1)

@@ -37,6 +37,56 @@ def test_a_probe_of_features_that_say_nothing_is_a_coin():
     assert attacks.auc(*attacks.probe(nothing, nothing)) == 0.5
 
 
+def test_a_head_that_reads_labels_is_ridge_regression():
+    """In the primal, with an intercept: of centred features to one-hot labels."""
+    draw = np.random.default_rng(7)
+    x, z, y = draw.normal(size=(30, 4)), draw.normal(size=(50, 4)), draw.integers(0, 3, 30)
+    mean, target = x.mean(0), np.eye(3)[y]
+    weight = 0.2 * ((x - mean) ** 2).sum(1).mean()
+    a = (x - mean).T @ (x - mean) + weight * np.eye(4)
+    head = np.linalg.solve(a, (x - mean).T @ (target - target.mean(0)))
+    scores = (z - mean) @ head + target.mean(0)
+    names = np.array([9, 2, 5])  # labels may be any numbers
+    found = attacks.read(x, names[y], z, penalty=0.2)
+    np.testing.assert_array_equal(found, names[scores.argmax(1)])
+    assert len(set(found.tolist())) == 3
+    assert (attacks.read(np.ones((4, 2)), np.array([3, 3, 3, 8]), np.ones((2, 2))) == 3).all()
+
+
+def test_poisoned_labels_are_read_where_a_layer_has_the_trigger():
+    """Four pixels name the class, a fifth is the trigger; the second layer maps it to class 1."""
+    draw = np.random.default_rng(8)
+
+    def images(many, trigger):
+        y = draw.integers(0, CLASSES, many)
+        x = 2 * np.eye(4)[y] + 0.1 * draw.normal(size=(many, 4))
+        return np.concatenate([x, np.full((many, 1), trigger)], 1).astype(np.float32), y
+
+    retain, test, (x, true) = images(90, 0.0), images(60, 0.0), images(40, 1.0)
+    bad = np.repeat([False, True], [90, 40])
+    classes = np.concatenate([retain[1], true])
+    stamped = test[0] + np.float32([0, 0, 0, 0, 1])
+    backdoor = evaluation.Backdoor(stamped, 1, bad, classes)
+    one = evaluation.of_arrays(retain, (x, np.ones(40, int)), test, backdoor=backdoor)
+    rows = probes.poisoned(one)
+    assert len(rows) and set(rows) <= set(90 + np.flatnonzero(true != 1))  # 1 is their own class
+    assert len(rows) == (true[one.members - 90] != 1).sum()
+
+    def outputs(variables, x):
+        moved = 9 * variables["params"]["trap"] * x[:, 4:] * jnp.eye(4)[1:2]
+        return dict(stem=x, body=x[:, :4] + moved)
+
+    models = {n: {"params": dict(trap=float(n == "mine"))} for n in ("retrain", "mine")}
+    apply = lambda variables, x: outputs(variables, x)["body"][:, :CLASSES]
+    found = audit.collect(apply, {0: models}, one, outputs=outputs, layers=("stem", "body"))
+    share = lambda name, layer: found[name][f"probe_poison.{layer}"][0][0].mean()
+    assert share("mine", "body") == 1 and share("retrain", "body") == 0
+    assert share("mine", "stem") == share("retrain", "stem") == 0
+    plain = evaluation.of_arrays(retain, (x, true), test)
+    found = audit.collect(apply, {0: models}, plain, outputs=outputs, layers=("stem", "body"))
+    assert not any(key.startswith("probe_poison") for key in found["mine"])
+
+
 def made(seed=0, many=40):
     draw = np.random.default_rng(seed)
     x = lambda: draw.normal(size=(many, 4)).astype(np.float32)
@@ -153,7 +203,7 @@ def test_what_comes_back_after_so_many_rounds():
     assert not early["mine"]["resurfacing.forget"][0][0].any()
 
 
-@pytest.mark.parametrize("key", ["probe", "gradient_auc_matched", "memorised.20"])
+@pytest.mark.parametrize("key", ["probe", "probe_poison", "gradient_auc_matched", "memorised.20"])
 def test_signs_forbid_a_yes_and_decide_nothing(key):
     measure = TABLE[key]
     assert measure.sign and measure.memory and not measure.decides and measure.margin is None

@@ -27,9 +27,10 @@ def test_what_shadows_do_otherwise_is_said():
     ],
 )
 def test_single_clients_are_not_shown_where_nobody_may_see_them(given, words):
-    config = SimpleNamespace(forget="client:0", **given)
+    config = SimpleNamespace(forget="client:0", backdoor=False, **given)
     missing = not_shown({}, {}, ["not"], config, Options())
     assert words in missing["worst_client"] and words in missing["client_spread"]
+    assert missing["probe_poison"] == missing["asr"] == "no backdoor was planted"
     assert missing["memorised.20"].startswith("the original or two retrained models are missing")
     none = not_shown({}, {}, ["not"], config, Options(resurfacing_rounds=0))
     assert none["resurfacing.forget"] == "not run; --resurfacing_rounds=10 runs it"
