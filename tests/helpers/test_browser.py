@@ -7,6 +7,8 @@ import pytest
 
 from helpers import browser
 
+pytestmark = pytest.mark.slow
+
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
     "DwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -230,6 +230,7 @@ def test_a_request_is_answered_from_a_trained_model(trained, tmp_path, method):
     assert [p for p in after if after[p] != before.get(p)] == [p for p in after if p in changing]
 
 
+@pytest.mark.slow
 def test_two_steps_give_what_one_comparison_gives(trained, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     launch("compare", *SMALL, "--seeds=1", "--methods=not_blend", f"--workdir={one}")

@@ -45,7 +45,8 @@ SOME = [("half", FILES[0]), *((point, CHECKPOINT) for point in POINTS[1:])]
 SOME += [("half", FILES[2]), ("written", FILES[3]), ("replaced", FILES[4])]
 
 
-@pytest.mark.parametrize("kills", [SOME, pytest.param(EVERY, marks=pytest.mark.slow)], ids=len)
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [SOME, EVERY], ids=len)
 def test_a_training_killed_at_named_points_of_its_writes(forks, small_training, tmp_path, kills):
     """In one work directory: each start is killed a little later than the one before."""
     folder = tmp_path / "w"

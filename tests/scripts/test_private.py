@@ -138,6 +138,7 @@ def noise_of(key, size):
     return jfu.privacy.gaussian(server, size, jnp.float32)
 
 
+@pytest.mark.slow
 def test_nobody_who_reads_every_file_and_flag_takes_the_noise_off(published):
     """With the seed's noise the same attack lays the sum of clipped updates bare."""
     for change in (False, True):
@@ -149,6 +150,7 @@ def test_nobody_who_reads_every_file_and_flag_takes_the_noise_off(published):
         assert 0 < bare < CLIENTS * CLIP + 1e-3
 
 
+@pytest.mark.slow
 def test_two_models_are_not_one_clients_update_apart(published):
     """The same flags, other labels of one client: noise of two secrets, or that client alone."""
     apart = lambda hidden: np.linalg.norm(
@@ -159,6 +161,7 @@ def test_two_models_are_not_one_clients_update_apart(published):
     assert apart(True) == pytest.approx(NOISE * CLIP * np.sqrt(2 * size) / CLIENTS, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_private_run_says_what_its_epsilon_is_of(published):
     for (hidden, _), path in published.items():
         rows, config = rows_of(path), json.loads((path / "config.json").read_text())

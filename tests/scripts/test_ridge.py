@@ -54,6 +54,7 @@ def test_requests_one_after_the_other_and_a_return(trained, tmp_path):
     assert all(np.abs(kept["statistics/moment"]).sum((1, 2)) > 0)
 
 
+@pytest.mark.slow
 def test_a_comparison_and_its_audit(tmp_path):
     workdir = tmp_path / "W"
     seeds = ["--seeds=2", "--sum_only"]

@@ -74,6 +74,7 @@ def planted():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_in_a_browser(planted, tmp_path, width):
     if chromium() is None:

@@ -122,7 +122,8 @@ def test_during_imports(tmp_path, modules):
     assert not (tmp_path / "w").exists()
 
 
-@pytest.mark.parametrize("number", [4, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [4, 16])
 def test_at_any_moment_of_a_training(forks, small_training, tmp_path, number):
     """Compiling, training, writing; all go on to what a training ends at that nobody stopped."""
     folder, ended = tmp_path / "w", 0
