@@ -231,6 +231,7 @@ class Traits(NamedTuple):
     teaches: bool = False  # clients get the old model once, and ask it in every step
     doubles: bool = False  # in recovery a step is two forward and backward passes
     labels: bool = False  # its formulas are for classes, or its loss is cross-entropy
+    numbers: bool = False  # its formulas are for targets that are numbers
     solves: bool = False  # it computes a head in closed form, in a federation of such heads
 
 

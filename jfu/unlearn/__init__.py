@@ -19,8 +19,10 @@ import jax
 from jfu.metrics import Judge, classes
 from jfu.select import by_layer, first_weight
 from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
+from jfu.unlearn.amnesiac import amnesiac
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
+from jfu.unlearn.blindspot import blindspot
 from jfu.unlearn.coun import Augment, coun
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
@@ -363,6 +365,25 @@ METHODS = (
         Traits(lonely=True),
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
     ),
+    # of regressions: their formulas are for targets that are numbers
+    Method(
+        "blindspot",
+        lambda s, **options: blindspot(
+            s.fed, s.model, s.local, within=s.within, chunk=s.chunk, **options
+        ),
+        _LEAVING,
+        _options(blindspot, "lr attention exposed"),
+        Traits(numbers=True),
+        tried=dict(lr=(0.001, 0.01, 0.003, 0.0003)),
+    ),
+    Method(
+        "amnesiac",
+        lambda s, **options: amnesiac(s.fed, s.model, s.local, chunk=s.chunk, **options),
+        _LEAVING,
+        _options(amnesiac, "lr"),
+        Traits(numbers=True),
+        tried=dict(lr=(0.001, 0.01, 0.003, 0.0003)),
+    ),
     # of ridge heads on frozen features (``jfu.ridge``)
     Method(
         "ridge",
@@ -417,9 +438,11 @@ __all__ = [
     "Method",
     "Setting",
     "add_noise",
+    "amnesiac",
     "anchored",
     "blend",
     "blended",
+    "blindspot",
     "check_changed",
     "check_request",
     "coun",

@@ -195,7 +195,13 @@ def check(
 
 
 def _check_task(config: Config, names: Sequence[str]) -> None:
-    """Refuses what is for classes, if targets are numbers."""
+    """Refuses what is for classes, or for numbers, if targets are others."""
+    numbers = [name for name in names if jfu.unlearn.traits_of(name).numbers]
+    if numbers and config.task != "regress":
+        raise ValueError(
+            f"{', '.join(numbers)} is for targets that are numbers, and --task={config.task} has "
+            "others; choose other methods, such as not, npo or fedquit"
+        )
     if TASKS[config.task].classes:
         return
     given = dict(backdoor=config.backdoor, drop_labels=config.drop_labels)

@@ -178,6 +178,8 @@ def test_numbers_that_cannot_be_are_refused_at_the_door(of, name):
 
 VIEWS = dict(temperature=[*RATES, 0], weight=RATES, corrupt=[NAN, -0.1, 1.5, True])
 OPTIONS = {
+    "amnesiac": dict(lr=RATES),
+    "blindspot": dict(lr=RATES, attention=RATES, exposed=COUNTS),
     "fcu": dict(lr=RATES, iterations=COUNTS, every=COUNTS, tau=[NAN, 0], ratio=[NAN, 2]),
     "federaser": dict(interval=COUNTS),
     "fedmemprune": dict(ratio=[NAN, -0.1, 1.5]),
