@@ -1,12 +1,15 @@
 """Selection of parameters: a selector is a predicate on paths, and gives a static boolean tree.
 
+A selector may also pick single weights. Its answer is then an array of bools in the parameter's
+shape, which may be traced (``jfu.unlearn.chosen``).
+
 A path is the keys of the nested dictionary joined by ``/``, such as ``stem/kernel``.
 """
 
 import math
 import operator
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 
@@ -131,17 +134,44 @@ def first_weight(
 def select(params: Params, selector: Selector) -> PyTree:
     """The parameters that a selector picks, as a tree of Python bools like ``params``.
 
+    Where a selector picks single weights, the tree has its array of bools ``[...]`` in the
+    parameter's shape.
+
     Raises:
-      ValueError: nothing is selected; the message lists the paths.
+      ValueError: nothing is selected, and the message lists the paths; or an array has another
+        shape than its parameter.
     """
-    mask = jax.tree.map(lambda path, leaf: bool(selector(path, leaf)), paths(params), params)
-    if not any(jax.tree.leaves(mask)):
+
+    def one(path, leaf):
+        picked = selector(path, leaf)
+        if not isinstance(picked, jax.Array):
+            return bool(picked)
+        if picked.shape != leaf.shape:
+            raise ValueError(
+                f"the selector picks weights of {path} by an array {list(picked.shape)}, and the "
+                f"parameter is {list(leaf.shape)}; give bools in the parameter's shape"
+            )
+        return picked
+
+    mask = jax.tree.map(one, paths(params), params)
+    if not any(m is not False for m in jax.tree.leaves(mask)):
         known = ", ".join(jax.tree.leaves(paths(params)))
         raise ValueError(
             f"the selector picks no parameter; patterns must match a whole path, and the paths "
             f"are {known}"
         )
     return mask
+
+
+def where(mask: bool | jax.Array, new: Callable[[], jax.Array], old: jax.Array) -> jax.Array:
+    """``new()`` where a leaf of a selection says so, and ``old`` elsewhere.
+
+    >>> where(jax.numpy.array([True, False]), lambda: jax.numpy.zeros(2), jax.numpy.ones(2))
+    Array([0., 1.], dtype=float32)
+    """
+    if isinstance(mask, jax.Array):
+        return jax.numpy.where(mask, new(), old)
+    return new() if mask else old
 
 
 def describe(params: Params, mask: PyTree) -> str:

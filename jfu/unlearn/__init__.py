@@ -23,6 +23,7 @@ from jfu.unlearn.amnesiac import amnesiac
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
 from jfu.unlearn.blindspot import blindspot
+from jfu.unlearn.chosen import on_chosen, zeroed
 from jfu.unlearn.coun import Augment, coun
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
@@ -35,6 +36,7 @@ from jfu.unlearn.fukd import fukd
 from jfu.unlearn.ga import ga
 from jfu.unlearn.ga_first import ga_first
 from jfu.unlearn.mode import mode
+from jfu.unlearn.modhifi import modhifi
 from jfu.unlearn.needs import check_request
 from jfu.unlearn.negation import check_changed, negate, negation
 from jfu.unlearn.no_return import no_return
@@ -49,6 +51,7 @@ from jfu.unlearn.retrain import retrain
 from jfu.unlearn.ridge import ridge, ridge_subtract
 from jfu.unlearn.rollback import first_round, rollback
 from jfu.unlearn.steady import received_loss, steady
+from jfu.unlearn.wagle import wagle
 
 EASE = 4  # the fewest rounds over which the rate rises where a start is blended
 
@@ -137,6 +140,16 @@ def _blended(s: Setting, **options: Any) -> Unlearner:
 def _contrasted(s, start: Unlearner, **options: Any) -> Unlearner:
     given = dict(augment=s.augment, around=s.around, chunk=s.chunk)
     return coun(start, s.model, s.local, **given, **options)
+
+
+def _then(s: Setting, name: str) -> Callable[[Selector], Unlearner]:
+    """A method of the table on what a selector picks, in place of layers."""
+    known = ["zero", *(m.name for m in METHODS if m.traits.selects and not m.needs.history)]
+    if name not in known:
+        raise ValueError(f"no method {name} takes chosen weights; there are {', '.join(known)}")
+    if name == "zero":
+        return lambda selector: zeroed(s.fed, selector)
+    return lambda selector: UNLEARNERS[name](s._replace(selector=selector))
 
 
 # Needs of methods in which the leaving client trains once more on the forgotten data.
@@ -365,6 +378,32 @@ METHODS = (
         Traits(lonely=True),
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
     ),
+    # on single weights that a first round chooses, in place of layers
+    Method(
+        "wagle",
+        lambda s, then="not", **options: wagle(
+            s.model,
+            _then(s, then),
+            batch_size=s.batch_size,
+            judge=s.judge,
+            chunk=s.chunk,
+            **options,
+        ),
+        _LEAVING,
+        _options(wagle, "ratio mu") | dict(then="not"),
+        Traits(negates=True, lonely=True),
+        tried=dict(ratio=(0.4, 0.8, 0.1, 0.02)),
+    ),
+    Method(
+        "modhifi",
+        lambda s, then="zero", **options: modhifi(
+            s.model, _then(s, then), batch_size=s.batch_size, chunk=s.chunk, **options
+        ),
+        _LEAVING,
+        _options(modhifi, "ratio") | dict(then="zero"),
+        Traits(lonely=True),
+        tried=dict(ratio=(0.2, 0.1, 0.4, 0.05)),
+    ),
     # of regressions: their formulas are for targets that are numbers
     Method(
         "blindspot",
@@ -458,6 +497,7 @@ __all__ = [
     "ga",
     "ga_first",
     "mode",
+    "modhifi",
     "needs_of",
     "negate",
     "negation",
@@ -465,6 +505,7 @@ __all__ = [
     "noise",
     "none",
     "npo",
+    "on_chosen",
     "on_retained",
     "permute",
     "pgd",
@@ -479,4 +520,6 @@ __all__ = [
     "shuffle",
     "steady",
     "traits_of",
+    "wagle",
+    "zeroed",
 ]

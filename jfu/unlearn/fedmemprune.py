@@ -87,7 +87,7 @@ def least(tree: PyTree, ratio: float) -> PyTree:
     """
     flat = jnp.concatenate([jnp.abs(leaf).ravel() for leaf in jax.tree.leaves(tree)])
     order = jnp.argsort(flat, stable=True)[: int(ratio * flat.size)]
-    return _shaped(jnp.zeros(flat.size, bool).at[order].set(True), tree)
+    return shaped(jnp.zeros(flat.size, bool).at[order].set(True), tree)
 
 
 def redrawn(params: Params, chosen: PyTree, key: Key) -> Params:
@@ -104,11 +104,15 @@ def redrawn(params: Params, chosen: PyTree, key: Key) -> Params:
         bound = (6 * old.shape[-1] / old.size) ** 0.5 if old.ndim > 1 else 0.1
         return jnp.where(chosen, (bound * even).astype(old.dtype), old)
 
-    return jax.tree.map(one, params, chosen, _shaped(even, params))
+    return jax.tree.map(one, params, chosen, shaped(even, params))
 
 
-def _shaped(flat: jax.Array, like: PyTree) -> PyTree:
-    """A vector of all entries as a tree of the shapes of ``like``."""
+def shaped(flat: jax.Array, like: PyTree) -> PyTree:
+    """A vector of all entries as a tree of the shapes of ``like``.
+
+    >>> shaped(jnp.arange(3), {"a": jnp.zeros(1), "b": jnp.zeros(2)})["b"].tolist()
+    [1, 2]
+    """
     leaves, treedef = jax.tree.flatten(like)
     parts = jnp.split(flat, np.cumsum([leaf.size for leaf in leaves])[:-1])
     return treedef.unflatten([p.reshape(a.shape) for p, a in zip(parts, leaves, strict=True)])

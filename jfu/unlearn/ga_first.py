@@ -22,7 +22,7 @@ clients that stay, and ends after the ascent. ``jfu.recorded`` stores all layers
 import jax
 import jax.numpy as jnp
 
-from jfu.select import select
+from jfu.select import select, where
 from jfu.stacking import weights
 from jfu.sums import plus, wide
 from jfu.types import FederatedAlgorithm, Needs, Selector, Unlearner, check_numbers
@@ -54,7 +54,8 @@ def ga_first(fed: FederatedAlgorithm, selector: Selector, *, scale: float = 1.0)
         params, mask = trained.variables["params"], select(trained.variables["params"], selector)
 
         def climb(p, first, chosen):
-            return plus(p, jnp.tensordot(share.astype(first.dtype), first, 1)) if chosen else p
+            back = lambda: plus(p, jnp.tensordot(share.astype(first.dtype), first, 1))
+            return where(chosen, back, p)
 
         new = jax.tree.map(climb, params, wide(trained.history["first"]), mask)
         return fed.init({**trained.variables, "params": new})

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfu.metrics import logits_of
-from jfu.select import select
+from jfu.select import select, where
 from jfu.types import FederatedAlgorithm, Params, PyTree, Selector, Unlearner, Variables
 from jfu.unlearn.finetune import on_retained
 
@@ -32,7 +32,8 @@ def negate(params: Params, mask: PyTree) -> Params:
 
     Args:
       params: any pytree of arrays.
-      mask: Python bools in the structure of ``params``; ``jfu.select`` makes it.
+      mask: Python bools in the structure of ``params``, or bools in a leaf's shape for single
+        weights; ``jfu.select`` makes it.
 
     Raises:
       ValueError: the two trees differ in structure.
@@ -45,7 +46,7 @@ def negate(params: Params, mask: PyTree) -> Params:
             f"the mask {jax.tree.structure(mask)} differs from the parameters "
             f"{jax.tree.structure(params)} in structure; make it with jfu.select(params, selector)"
         )
-    return jax.tree.map(lambda p, m: -p if m else p, params, mask)
+    return jax.tree.map(lambda p, m: where(m, lambda: -p, p), params, mask)
 
 
 def negation(
@@ -105,7 +106,8 @@ def _means(statistics: Params, mask: PyTree, follows: Sequence[tuple[str, str]])
         inside = mask
         for name in layer.split("/"):
             inside = inside[name]
-        return all(jax.tree.leaves(inside))
+        # A layer of which single weights are chosen is not.
+        return all(chosen is True for chosen in jax.tree.leaves(inside))
 
     chosen = {mean for mean, layer in follows if negated(layer)}
     name = lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/") in chosen

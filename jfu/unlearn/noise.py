@@ -5,7 +5,7 @@ p' = ||p|| (p + n) / ||p + n||,   n Gaussian with ||n|| = ||p||
 
 import jax
 
-from jfu.select import select
+from jfu.select import select, where
 from jfu.sums import narrow, norm, wide
 from jfu.types import FederatedAlgorithm, Key, Params, PyTree, Selector, Unlearner
 from jfu.unlearn.finetune import on_retained
@@ -32,13 +32,17 @@ def rescaled(p: jax.Array, length: jax.Array) -> jax.Array:
 
 
 def each_selected(fn, params: Params, mask: PyTree, key: Key, *others: Params) -> Params:
-    """``fn(leaf, key, ...)`` on the selected leaves, each with a key of its own."""
+    """``fn(leaf, key, ...)`` on the selected leaves, each with a key of its own.
+
+    Of a leaf of which single weights are selected, these get what ``fn`` makes of the whole leaf.
+    """
     leaves, treedef = jax.tree.flatten(params)
     rest = [treedef.flatten_up_to(other) for other in others]
     chosen = treedef.flatten_up_to(mask)
     keys = jax.random.split(key, len(leaves))
     rows = zip(leaves, chosen, keys, *rest, strict=True)
-    return treedef.unflatten(fn(p, k, *o) if m else p for p, m, k, *o in rows)
+    one = lambda p, m, k, *o: where(m, lambda: fn(p, k, *o), p)
+    return treedef.unflatten(one(*row) for row in rows)
 
 
 def noise(fed: FederatedAlgorithm, selector: Selector) -> Unlearner:

@@ -39,11 +39,17 @@ def network(features=2, width=5, classes=3, activation=jnp.tanh):
         z = hidden(variables, x)
         return dense(variables["params"]["head"], z), z, {}
 
+    def outputs(variables, x):
+        params = variables["params"]
+        stem = dense(params["stem"], x)
+        return {"stem": stem, "head": dense(params["head"], activation(stem))}
+
     return jfu.Model(
         init,
         apply,
         ("stem", "head"),
         features=hidden,
+        outputs=outputs,
         cuts=lambda: (("stem",), ("head",)),
         apply_features=both,
     )

@@ -386,9 +386,9 @@ def move(a, b):
 OWN = dict(
     ga=1, mode=2, fedosd=2, not_deepest=1, federaser=2, pgd=1, fedquit=1, fcu=1, puf=1, npo=1
 )
-OWN |= dict(amnesiac=1)
+OWN |= dict(amnesiac=1, wagle=1, modhifi=1)
 OWN |= dict(ridge_subtract=1)
-SLOW = ("pgd", "fedquit", "fcu", "puf", "npo", "amnesiac")
+SLOW = ("pgd", "fedquit", "fcu", "puf", "npo", "amnesiac", "modhifi")
 
 
 def bold(model, fed):
@@ -415,6 +415,7 @@ def bold(model, fed):
         fedquit=dict(lr=0.1),
         npo=dict(lr=1.0),
         amnesiac=dict(lr=1.0),
+        modhifi=dict(ratio=0.6),
     )
     layers = jfu.by_layer(model, 0)
     return jfu.unlearn.Setting(

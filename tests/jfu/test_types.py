@@ -189,6 +189,8 @@ OPTIONS = {
     "ga": dict(lr=RATES, epochs=COUNTS, clip=[NAN, 0, -1], rounds=COUNTS),
     "mode": dict(lam=[NAN, 2], degrade=[NAN, -1], guide=[NAN, 0], stay_lr=RATES),
     "ga_first": dict(scale=RATES),
+    "wagle": dict(ratio=[NAN, -0.1, 2], mu=[NAN, 0, -1], then=["ga", "other"]),
+    "modhifi": dict(ratio=[NAN, -0.1, 2], then=["finetune"]),
     "npo": dict(lr=RATES, beta=[NAN, 0, -1], epochs=COUNTS, margin=[NAN, INF, True]),
     "pgd": dict(lr=RATES, momentum=[*RATES, 1.0], clip=[NAN, 0], epochs=COUNTS, draws=COUNTS)
     | dict(margin=[NAN, INF]),
