@@ -273,7 +273,7 @@ with tfds.testing.mock_data(num_examples=120):
     runpy.run_module("launch.compare", run_name="__main__")
 """
 SMALLER = ["--rounds=2", "--recovery_rounds=1", "--seeds=1", "--eval_every=1", "--attack_every=0"]
-SMALLER += ["--batch_size=8", "--warmup_rounds=0"]
+SMALLER += ["--batch_size=8", "--warmup_rounds=0", "--train_size=80", "--test_size=40"]
 
 
 @pytest.mark.slow
