@@ -7,6 +7,7 @@ Writes audit.html, one page that needs no network, and audit.json with the same 
   python -m launch.compare --workdir=W --seeds=5
   python -m launch.audit --workdir=W
   python -m launch.audit --workdir=W --shadows=64
+  python -m launch.audit --workdir=W --shadows=64 --shadows_part=2/4
 """
 
 from absl import flags
@@ -30,6 +31,12 @@ def define() -> None:
         "Shadow federations that run at once on a device. Default: the rule for clients, which is "
         "1 on CPU and elsewhere as many as the size of the model allows.",
         lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "shadows_part",
+        None,
+        "Run only one part of the shadow federations, such as 2/4, and give no verdict. The other "
+        "parts may run on other machines, in copies of the work directory.",
     )
     flags.DEFINE_integer(
         "relearn_rounds",

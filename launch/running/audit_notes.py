@@ -14,6 +14,7 @@ class Options(NamedTuple):
 
     shadows: int = 0
     shadows_chunk: int | None = None
+    shadows_part: str | None = None  # such as 2/4: only these shadows, and no verdict
     relearn_rounds: int = 20
     resurfacing_rounds: int = 10
     control: bool | None = None  # None means only with shadows

@@ -37,6 +37,8 @@ def audit() -> None:
         return served.audit(where)
     options = Options(*(getattr(FLAGS, name) for name in Options._fields))
     run = auditable(where, options)  # before anything is written there
+    if options.shadows_part:
+        return one_part(where, run, options)
     lock = locks.take(where)
     report = examine(where, run, options, lock)
     text = json.dumps(report, indent=1, allow_nan=False)
@@ -96,11 +98,37 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
     return run
 
 
-def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -> dict[str, Any]:
-    """The content of the report, as in audit.json."""
-    from jfu.audit import estimates, rules, verdicts
-    from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
-    from launch.setup import identity, private
+def one_part(where: pathlib.Path, run: Any, options: Options) -> None:
+    """Runs one part of the shadow federations, which the work directory keeps; no verdict."""
+    from launch.running import shadows
+    from launch.setup.study import prepare_study
+    from launch.setup.trial import prepare_trial
+    from launch.shell import devices
+    from launch.workdir import locks, workdir
+
+    part = shadows.part_of(str(options.shadows_part))
+    with locks.take(where) as lock:
+        work, config, layout, rows, names = opened(where, run, options, lock)
+        first = min(row["seed"] for row in rows)
+        with devices.on_devices(layout):
+            study = prepare_study(
+                config, layout, [first], workdir.taken(work, [first]), {work.path: run.data}
+            )
+            trial = prepare_trial(study, first)
+            work = workdir.with_draws(work, first, trial.draws)
+            study, methods = answering(work, study, trial, names)
+            many, chunk = options.shadows, options.shadows_chunk
+            *_, paths = shadows.run(work, study, trial, methods, many, chunk, part)
+    show(
+        f"part {part[0]} of {part[1]} is done: {len(paths)} files in {where}/shadows/\n"
+        "with all parts in the folder shadows/ of one work directory, launch.audit without "
+        "--shadows_part uses them"
+    )
+
+
+def opened(where: pathlib.Path, run: Any, options: Options, lock: Any) -> tuple:
+    """The work directory, its configuration, its devices, its rows, and their methods."""
+    from launch.setup import identity
     from launch.shell import devices
     from launch.workdir import outcome, places, runs
 
@@ -113,6 +141,17 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
     layout = devices.start(None, None, config.clients, run.layout, options.compilation_cache)
     # Training's own rows describe the original model too.
     names = [n for n in dict.fromkeys(row["method"] for row in rows) if n != "train"]
+    return work, config, layout, rows, names
+
+
+def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -> dict[str, Any]:
+    """The content of the report, as in audit.json."""
+    from jfu.audit import estimates, rules, verdicts
+    from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
+    from launch.setup import private
+    from launch.shell import devices
+
+    work, config, layout, rows, names = opened(where, run, options, lock)
     seeds = sorted({row["seed"] for row in rows})
     with devices.on_devices(layout):
         seen = look(work, run, config, layout, names, rows, options)
@@ -305,17 +344,23 @@ def again(where, run, seeds, names, files, options: Options) -> dict[str, Any]:
     )
 
 
+def answering(work, study, trial, names) -> tuple[Any, dict[str, Any]]:
+    """A study that keeps what methods need, and the methods that answer a request."""
+    from jfu.audit.measures import REFERENCES
+    from launch.setup.methods import build_methods, remembered, remembering
+
+    mine = [name for name in names if name not in REFERENCES]
+    keep = (work.more or {}).get("keep_history") or remembered(mine)
+    study = remembering(study, keep, trial)
+    return study, build_methods(study, mine)
+
+
 def of_shadows(work, study, trial, names, found, rows, options: Options) -> tuple[list[str], list]:
     """Adds the samples of shadow federations; returns notes, and the files that keep them."""
     from jfu.audit import pairs
-    from jfu.audit.measures import REFERENCES
     from launch.running import shadows
-    from launch.setup.methods import build_methods, remembered, remembering
 
-    answering = [name for name in names if name not in REFERENCES]
-    keep = (work.more or {}).get("keep_history") or remembered(answering)
-    study = remembering(study, keep, trial)
-    methods = build_methods(study, answering)
+    study, methods = answering(work, study, trial, names)
     try:
         phi, seconds, blocks = shadows.run(
             work, study, trial, methods, options.shadows, options.shadows_chunk
@@ -330,12 +375,12 @@ def of_shadows(work, study, trial, names, found, rows, options: Options) -> tupl
         f"federations, which share the split of seed {trial.seed}. Each was trained on a random "
         "half of the examples to forget."
     ]
-    alone = shadows.one_by_one(work, rows, trial.seed, answering)
+    alone = shadows.one_by_one(work, rows, trial.seed, list(methods))
     if seconds and alone:
         estimated = "" if alone[1] else ", its training estimated as retraining's"
         notes.append(
             f"A shadow took {seconds:.1f} s without compilation, for training, retraining and "
-            f"{len(answering)} methods. In the comparison the same rounds, one by one, took "
+            f"{len(methods)} methods. In the comparison the same rounds, one by one, took "
             f"{alone[0]:.1f} s{estimated}."
         )
     return notes, blocks

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -42,10 +43,14 @@ def run(
     methods: dict[str, Any],
     many: int,
     chunk: int | None,
+    part: tuple[int, int] = (1, 1),
 ) -> tuple[dict[str, np.ndarray], float | None, list[pathlib.Path]]:
     """Runs the shadows that are not finished.
 
     The work directory keeps them in blocks. A run that was stopped continues with the next block.
+
+    Args:
+      part: ``(2, 4)`` runs the second of four parts, and returns only the shadows of that part.
 
     Returns:
       ``phi`` of every candidate under every shadow's models, ``[S, n]`` by method (besides the
@@ -72,8 +77,8 @@ def run(
     shared = place((request, key))
     out: dict[str, list] = {name: [] for name in ("original", RETRAIN, *methods)}
     began, fresh, paths = time.perf_counter(), 0, []
-    for start in range(0, many, size):
-        numbers = np.arange(start, min(many, start + size))
+    blocks = blocks_of(many, size, part)
+    for done, numbers in enumerate(blocks, 1):
         path = folder / f"{trial.seed}-{many}-{numbers[0]}-{numbers[-1]}.safetensors"
         paths.append(path)
         known = {}
@@ -94,14 +99,44 @@ def run(
             if note := private.page_note(study.config):
                 notes["outside_epsilon"] = note
             write_block(work, path, known, notes)
-            left = (many - numbers[-1] - 1) * (time.perf_counter() - began) / fresh
+            left = sum(map(len, blocks[done:])) * (time.perf_counter() - began) / fresh
             say(f"  shadow federations {numbers[-1] + 1}/{many}, {left:.0f} s left")
         for name in out:
             out[name].append(np.asarray(known[name], np.float64))
     found = {name: np.concatenate(parts) for name, parts in out.items()}
     spent = [jfu.io.load_notes(path)["seconds"] for path in paths[1:]]
     seconds = float(np.median([sum(block[n] for n in out) for block in spent])) if spent else None
-    return found | dict(held=holdings(request, rows, np.asarray(held))), seconds, paths
+    there = np.concatenate(blocks)
+    return found | dict(held=holdings(request, rows, np.asarray(held)[there])), seconds, paths
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """The number of a part, and how many there are.
+
+    >>> part_of("2/4")
+    (2, 4)
+    """
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    number, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= parts:
+        raise ValueError(f"--shadows_part={text} is no part; the second of four parts is 2/4")
+    return number, parts
+
+
+def blocks_of(many: int, size: int, part: tuple[int, int] = (1, 1)) -> list[np.ndarray]:
+    """The numbers of the shadows in each block of a part; parts take blocks in turns.
+
+    >>> [block.tolist() for block in blocks_of(10, 4, (1, 2))]
+    [[0, 1, 2, 3], [8, 9]]
+    """
+    every = [np.arange(start, min(many, start + size)) for start in range(0, many, size)]
+    number, parts = part
+    if parts > len(every):
+        raise ValueError(
+            f"--shadows_part={number}/{parts} has nothing to do: {many} shadow federations are "
+            f"{len(every)} blocks of at most {size}, which cannot be {parts} parts"
+        )
+    return every[number - 1 :: parts]
 
 
 def at_once(study: Study, trial: Trial, many: int) -> int:

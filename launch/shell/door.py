@@ -36,6 +36,7 @@ NEEDS = dict(
     gone="prove_erased",
     cold_runs="cold",
     shadows_chunk="shadows",
+    shadows_part="shadows",
     minutes="suite",
     out="suite",
     rehearse="suite",

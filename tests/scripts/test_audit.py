@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import jfu.io
 from helpers.browser import chromium, look
 from helpers.forks import launch
 from helpers.scripts import ROOT
@@ -235,6 +236,30 @@ def test_what_train_and_unlearn_leave_is_audited(tmp_path):
     assert found["methods"]["not"]["measures"]["undo_to_original"]["value"] > 0
     launch("audit", f"--workdir={a}", "--relearn_rounds=0", "--draws=100")
     assert list(json.loads((a / "audit.json").read_text())["methods"]) == ["original"]
+
+
+@pytest.mark.slow
+def test_parts_of_shadows_in_copies_are_those_of_one_run(tmp_path):
+    """A copy runs the second part, and another block is all that is left for it to run."""
+    work, copy = tmp_path / "W", tmp_path / "copy"
+    tiny = ["--model=mlp1", "--rounds=2", "--seeds=1", "--devices=1", "--methods=retrain,not"]
+    launch("compare", *SMALL, *tiny, f"--workdir={work}")
+    shutil.copytree(work, copy)
+    few = ["--shadows=8", "--shadows_chunk=2", "--relearn_rounds=0", "--resurfacing_rounds=0"]
+    few += ["--nocontrol", "--draws=100"]
+    out, _ = launch("audit", f"--workdir={copy}", *few, "--shadows_part=2/2")
+    assert f"part 2 of 2 is done: 1 files in {copy}/shadows/" in out
+    assert [path.name for path in (copy / "shadows").iterdir()] == ["0-8-4-7.safetensors"]
+    assert not (copy / "audit.json").exists()
+    launch("audit", f"--workdir={work}", *few)
+    _, error = launch("audit", f"--workdir={copy}", *few)
+    assert error.count("shadow federations") == 1
+    for name in ("0-8-0-3.safetensors", "0-8-4-7.safetensors"):
+        one, other = (jfu.io.load_arrays(each / "shadows" / name) for each in (work, copy))
+        assert one.keys() == other.keys() == {"original", "retrain", "not"}
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+    found = [json.loads((each / "audit.json").read_text()) for each in (work, copy)]
+    assert found[0]["methods"]["not"]["measures"] == found[1]["methods"]["not"]["measures"]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 """Shadows of an audit: blocks that are kept, and what they took."""
 
+import shutil
 from types import SimpleNamespace
 
 import jax
 import numpy as np
+import pytest
 
 import jfu
 import jfu.io
@@ -63,6 +65,53 @@ def test_blocks_are_of_one_seed_and_keep_what_they_took(tmp_path, monkeypatch, d
     # Another seed's shadows are others.
     run(1, "not")
     assert len(calls) == 6 and len(list((tmp_path / "shadows").iterdir())) == 4
+
+
+def test_parts_from_several_machines_are_one_run(tmp_path, monkeypatch, data, model):
+    """Ten shadows in three blocks: the parts of two copies, put together, leave nothing to run."""
+    many = jfu.stack(data.x, data.y, [range(12), [12, 13], [14, 15]])
+    request = place(jfu.split(many, jfu.forget_client(many, [0])))
+    study = SimpleNamespace(layout=SimpleNamespace(devices=2, chunk=1), model=model)
+    study.config = SimpleNamespace(dp_clip=None)
+    trial, calls = SimpleNamespace(seed=0, key=jax.random.key(0), request=request), []
+
+    def programs(study, methods, rows, chunk):
+        def run(shared, numbers, names):
+            calls.append(numbers[0].tolist())
+            phi = np.repeat(np.asarray(numbers[0], float)[:, None], len(rows), 1)
+            return {name: phi for name in names}, dict.fromkeys(names, 1.0)
+
+        run.look = lambda shared, rows: None
+        return run
+
+    monkeypatch.setattr(audited, "Programs", programs)
+    run = lambda folder, *part: audited.run(
+        WorkDir(tmp_path / folder, None), study, trial, {"not": None}, 10, 1, *part
+    )
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    found, _, _ = run("one", (1, 2))
+    assert found["not"][:, 0].tolist() == [0, 1, 2, 3, 8, 9]
+    _, _, paths = run("two", (2, 2))
+    assert [path.name for path in paths] == ["0-10-4-7.safetensors"]
+    assert calls == [[0, 1, 2, 3], [8, 9], [4, 5, 6, 7]]
+    for path in paths:
+        shutil.copy(path, tmp_path / "one" / "shadows")
+    whole, _, paths = run("one")
+    assert len(paths) == len(calls) == 3
+    assert whole["not"][:, 0].tolist() == list(range(10)) and whole["held"].shape == (10, 12)
+    np.testing.assert_array_equal(whole["held"][[0, 1, 2, 3, 8, 9]], found["held"])
+
+
+@pytest.mark.parametrize("text", ["3/2", "0/2", "2", "1/0", "a/b", "1/2/3", "-1/2"])
+def test_what_is_no_part_is_refused(text):
+    with pytest.raises(ValueError, match=f"--shadows_part={text} is no part"):
+        audited.part_of(text)
+
+
+def test_more_parts_than_blocks_are_refused():
+    with pytest.raises(ValueError, match="10 shadow federations are 3 blocks of at most 4"):
+        audited.blocks_of(10, 4, (4, 4))
 
 
 def test_holdings_are_of_candidates_whoever_has_them():
