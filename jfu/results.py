@@ -17,9 +17,10 @@ from jfu.types import Needs
 AGAIN = "retrain_again"  # the second retraining, whose gap is the noise floor
 
 # Measures of a model, in the order of tables. All are in percent or points of it, except
-# perplexities.
+# perplexities and exposure.
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
 MEASURES += ("worst_client", "client_spread", "perplexity_forget", "perplexity_test")
+MEASURES += ("exposure", "extracted")
 # Measures of every evaluated round; membership attacks run in some rounds only.
 BRIEF = ("retain", "forget", "test", "asr")
 # Costs of a method up to a round; they are the same on every machine.
@@ -55,6 +56,8 @@ class Row(TypedDict):
     test_forgotten: NotRequired[float | None]  # test accuracy on classes to forget, percent
     perplexity_forget: NotRequired[float | None]  # of a language model, on data to forget
     perplexity_test: NotRequired[float | None]  # on test data
+    exposure: NotRequired[float | None]  # of a canary, bits (jfu.canary)
+    extracted: NotRequired[float | None]  # 100 if greedy decoding gives its code, else 0
     loss_retain: NotRequired[float | None]  # mean cross-entropy on retained data, nats
     loss_forget: NotRequired[float | None]  # mean cross-entropy on data to forget, nats
     guess: NotRequired[float | None]  # retained data in its most frequent class, percent

@@ -32,6 +32,8 @@ COLUMNS = dict(
     client_spread=Column("spread"),
     perplexity_forget=Column("perplexity forget"),
     perplexity_test=Column("perplexity test"),
+    exposure=Column("canary bits"),
+    extracted=Column("extracted %", digits=0),
     gap=Column("gap", digits=2),
     gap_per_seed=Column("gap per seed", digits=2),
     rounds_to_recover=Column("rounds"),

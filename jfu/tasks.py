@@ -57,6 +57,7 @@ class Task(NamedTuple):
     guess: Callable[[Any], float]  # data -> the loss of a model that has learned nothing
     classes: bool  # whether targets are classes
     words: Words
+    texts: bool = False  # whether examples are token ids
     # losses by side, [n] each -> further measures
     more: Callable[[dict[str, np.ndarray]], dict[str, float | None]] = no_more
 
@@ -229,6 +230,7 @@ TASKS: dict[str, Task] = {
             "naming one token",
             "naming one token gets as many of the retained tokens right",
         ),
+        texts=True,
         more=perplexities,
     ),
 }

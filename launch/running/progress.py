@@ -48,6 +48,11 @@ def announce(
             f"{', '.join(config.backdoor_clients)} have a white square and the label "
             f"{config.backdoor_label}"
         )
+    if config.canary:
+        say(
+            f"canary: {config.canary_rows} of the texts that {config.canary_forget} names begin "
+            f"with {config.canary!r}"
+        )
     if config.forget:
         gone = int(near(trial.request.forget.mask).sum())
         say(f"request: forget {config.forget} ({gone} {words.examples})")

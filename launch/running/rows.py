@@ -106,6 +106,7 @@ def row(
     study, trial = meter.study, meter.trial
     data = trial.evaluation if tests or trial.pool is None else trial.pool
     outcomes = jax.block_until_ready(study.judge(state.variables, data.x, data.y))
+    canary = study.exposed(state.variables) if attack else {}
 
     def line():
         more = TASKS[study.config.task].more
@@ -116,7 +117,14 @@ def row(
         shown = {k: v for k, v in costs.items() if k not in hidden}
         shown |= dict(storage=meter.storage, seconds=round(costs["seconds"], 6))
         place = dict(method=meter.name, seed=trial.seed, round=number)
-        line = place | measures | shown | meter.epsilon(number) | (dict(own=True) if own else {})
+        line = (
+            place
+            | measures
+            | canary
+            | shown
+            | meter.epsilon(number)
+            | (dict(own=True) if own else {})
+        )
         return private.published(study.config, line)
 
     return submit(line)

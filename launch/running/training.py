@@ -88,7 +88,7 @@ def from_scratch() -> tuple[runs.Met, int]:
             f"--returns={FLAGS.returns} needs an earlier model; give it with --init_from"
         )
     config = resolve()
-    if not FLAGS["forget"].present and not config.backdoor:
+    if not (FLAGS["forget"].present or config.backdoor or config.canary):
         config = dataclasses.replace(config, forget="")  # no request is known yet
     return runs.Met(config, FLAGS.seed, {}, None), config.rounds
 

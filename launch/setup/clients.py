@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import jfu
+from jfu import canary
 from jfu.stacking import aligned
 from launch.setup import identity, keys, private, requests
 from launch.shell.config import Config
@@ -20,7 +21,7 @@ class Drawn(NamedTuple):
 
     clients: jfu.ClientData  # with what is left after earlier requests
     forget: np.ndarray | None  # bool [K, N]; None without a request
-    poisoned: np.ndarray  # bool [M], rows with the trigger
+    poisoned: np.ndarray  # bool [M], rows with the trigger or the canary
     draws: identity.Draws
     fewest: int = 0  # the smallest number of clients so far, with --dp_clip
 
@@ -53,11 +54,14 @@ def draw(config: Config, dataset: Any, seed: int, taken: identity.Draws | None =
         rows = triggered(config, seed, clients, lists, names)
         _check_trigger(config, dataset, rows)
         poisoned[rows] = True
+    if config.canary:
+        poisoned[carrying(config, seed, clients, names)] = True
     fewest = 0
     if config.dp_clip is not None:
         each = [after(config.past[:n])[0] for n in range(len(config.past))]
         fewest = min(map(private.holding, [*each, left]))
-    stamps = identity.of_rows(np.flatnonzero(poisoned)) if config.backdoor else None
+    planted = config.backdoor or config.canary
+    stamps = identity.of_rows(np.flatnonzero(poisoned)) if planted else None
     draws = identity.Draws(identity.of_lists(names, lists), stamps, past, request)
     left = left._replace(mask=np.asarray(left.mask))
     return Drawn(left, forget, poisoned, draws, fewest)
@@ -125,23 +129,54 @@ def _check_trigger(config: Config, dataset: Any, rows: np.ndarray) -> None:
     poison.side((len(rows), *x.shape[1:]), x.dtype, config.backdoor_size)
 
 
+def carrying(config: Config, seed: int, clients: jfu.ClientData, names: Sequence) -> np.ndarray:
+    """The rows of the texts that begin with the canary, among those that the request names.
+
+    Raises:
+      ValueError: there are too few, or another client has one of them too.
+    """
+    named = requests.parse(config.canary_forget, clients, names, keys.request(seed)).forget.mask
+    index, named = np.asarray(clients.index), np.asarray(named)
+    rows = np.unique(index[named])
+    if len(rows) < config.canary_rows:
+        raise ValueError(
+            f"--forget={config.canary_forget} names {len(rows)} texts, and --canary_rows="
+            f"{config.canary_rows} of them are to begin with the canary; give fewer"
+        )
+    chosen = np.random.default_rng([seed, keys.CANARY]).permutation(rows)[: config.canary_rows]
+    if np.isin(chosen, index[np.asarray(clients.mask) & ~named]).any():
+        raise ValueError(
+            f"texts that --forget={config.canary_forget} names also stay, so others would learn "
+            "the canary too; leave --canary out, or give lists that do not overlap"
+        )
+    return chosen
+
+
 def images(config: Config, dataset: Any, drawn: Drawn) -> jfu.ClientData:
-    """The clients with poisoned images and labels. Without a backdoor nothing is copied."""
+    """The clients with poisoned images, or with a canary. Without either nothing is copied."""
     from jfu.data import poison
 
-    clients = drawn.clients
+    clients, rows = drawn.clients, np.flatnonzero(drawn.poisoned)
+    if config.canary:
+        x, y = canary.planted(clients.x, clients.y, rows, secret(config, dataset))
+        return clients._replace(x=aligned(x), y=y)
     if not config.backdoor:
         return clients
     x, y = poison.stamped(
         clients.x,
         clients.y,
-        np.flatnonzero(drawn.poisoned),
+        rows,
         label=config.backdoor_label,
         size=config.backdoor_size,
         value=poison.white(dataset.x_train),
         copy=aligned,
     )
     return clients._replace(x=x, y=y)
+
+
+def secret(config: Config, dataset: Any) -> canary.Canary:
+    """The canary of a configuration, in the data set's tokens."""
+    return canary.of_text(config.canary, dataset.labels, dataset.y_train.shape[1] + 1)
 
 
 def as_wide(drawn: Drawn, slots: int) -> Drawn:

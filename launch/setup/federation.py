@@ -195,7 +195,12 @@ def check(
 
 
 def _check_task(config: Config, names: Sequence[str]) -> None:
-    """Refuses what is for classes, or for numbers, if targets are others."""
+    """Refuses what is for classes, numbers or texts, if a task has others."""
+    if config.canary and not TASKS[config.task].texts:
+        raise ValueError(
+            f"--canary is a sentence in texts, and --task={config.task} has none; leave it out, or "
+            "choose --dataset=pydoc_topics"
+        )
     numbers = [name for name in names if jfu.unlearn.traits_of(name).numbers]
     if numbers and config.task != "regress":
         raise ValueError(

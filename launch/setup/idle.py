@@ -55,11 +55,13 @@ _private = Need(
     "add that",
 )
 _poison = Need(lambda config: config.backdoor, "without poisoned images", "add --backdoor")
+_canary = Need(lambda config: bool(config.canary), "without a canary", "add --canary")
 NEEDS: dict[str, Need] = {
     "data_dir": _prepared,
     "clients": _ruled,
     "min_examples": _ruled,
     **dict.fromkeys(map(flag_of, having("poison")), _poison),
+    "canary_rows": _canary,
     "penalty": _value("federation", "ridge"),
     "features": _value("federation", "ridge"),
     "momentum": _value("optimizer", "sgd"),

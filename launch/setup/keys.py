@@ -44,6 +44,7 @@ SHADOW_HALVES, SHADOW_TRAIN, SHADOW_RETRAIN, SHADOW_ANSWER = range(4)
 POISON, MATCH, COMPARED = range(
     1, 4
 )  # stamped rows; matched test images; rows of an audit's layers
+CANARY = 4  # texts that begin with a canary
 
 
 def request(seed: int) -> jax.Array:

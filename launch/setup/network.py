@@ -23,7 +23,7 @@ def build(config: Config, dataset: Any) -> jfu.Model:
     from jfu.models import own
 
     if not own.is_own(config.model):
-        _check_kind(config, dataset)
+        _check_kind(config)
         return _known(config, dataset)
     if config.norm:
         raise ValueError(f"--norm does nothing with --model={config.model}; leave it out")
@@ -35,18 +35,18 @@ def build(config: Config, dataset: Any) -> jfu.Model:
     for text in dict.fromkeys(str(n.message) for n in noticed if n.category is UserWarning):
         say(f"note: {text}")
     own.check(model, example, shape, config.model)
-    if len(shape) == 2:
+    if TASKS[config.task].texts:
         own.check_causal(model, example, shape[-1], config.model)
     return models.at_precision(model, config.precision)
 
 
-def _check_kind(config: Config, dataset: Any) -> None:
-    """Refuses a network of the table whose output has another shape than the task's."""
-    many = len(TASKS[config.task].shape(dataset))
-    if (many == 2) != (config.model == "lm_tiny"):
+def _check_kind(config: Config) -> None:
+    """Refuses a network of the table that reads other examples than the task's."""
+    texts = TASKS[config.task].texts
+    if texts != (config.model == "lm_tiny"):
         raise ValueError(
             f"--model={config.model} does not fit --task={config.task}; choose "
-            f"{'lm_tiny' if many == 2 else 'another, such as mlp'}, or a network of your own"
+            f"{'lm_tiny' if texts else 'another, such as mlp'}, or a network of your own"
         )
 
 

@@ -12,13 +12,14 @@ import numpy as np
 
 import jfu
 import jfu.io
+from jfu import canary
 from jfu.augment import AUGMENTS
 from jfu.costs import entries
 from jfu.stacking import aligned
 from jfu.tasks import TASKS
 from jfu.unlearn import Setting, received_loss
 from launch.setup import federation, identity, network, private, ridge, schedules
-from launch.setup.clients import Drawn, as_wide, draw
+from launch.setup.clients import Drawn, as_wide, draw, secret
 from launch.setup.options import read_options
 from launch.shell import hosts
 from launch.shell.config import Config
@@ -41,6 +42,7 @@ class Study(NamedTuple):
     given: Any  # variables of --init_params, or None
     logits: Callable  # (variables, x) -> [B, C]
     judge: Callable  # (variables, x, y) -> (loss, score), as jfu.tasks has them
+    exposed: Callable  # variables -> measures of the canary
     per_client: tuple[int, int]  # bytes down and up for a client in a round
     per_step: float  # FLOPs of a local step
     per_forward: float  # FLOPs of a forward pass of a batch
@@ -80,7 +82,7 @@ def prepare_study(
     tasks.check(config.task, dataset)
     dataset = standardised(dataset) if config.standardise else dataset
     dataset, proxy = set_aside(dataset, config.proxy)
-    if not config.backdoor and isinstance(dataset.x_train, np.ndarray):
+    if not (config.backdoor or config.canary) and isinstance(dataset.x_train, np.ndarray):
         dataset = dataset._replace(
             x_train=aligned(dataset.x_train)
         )  # the clients of all seeds share it
@@ -141,6 +143,8 @@ def check_sizes(config: Config, dataset: Any) -> None:
             f"--backdoor_label={config.backdoor_label} is not one of the {len(dataset.labels)} "
             "classes; labels count from 0"
         )
+    if config.canary:
+        secret(config, dataset)  # refuses one that is no sentence of these tokens
     if config.batch_size > max(many, 1024):
         raise ValueError(
             f"--batch_size={config.batch_size} is more than all {many} training images, and a "
@@ -219,11 +223,21 @@ def assemble(
         given=given,
         logits=compiled(apply),
         judge=compiled(jfu.per_example(apply, judge=task.judge(dataset))),
+        exposed=exposed(config, dataset, apply),
         per_client=jfu.wire(feds.sender, variables, one.clients),
         **flops(config, dataset, model, variables),
         data=digests,
         drawn=drawn,
     )
+
+
+def exposed(config: Config, dataset: Any, apply: Callable) -> Callable:
+    """A function of variables that measures a canary's exposure; without one it gives nothing."""
+    if not config.canary:
+        return lambda variables: {}
+    known = secret(config, dataset)
+    heard = compiled(canary.listener(apply, known, dataset.x_train.shape[1]))
+    return lambda variables: canary.measures(heard(variables), known)
 
 
 def settled(layout: Layout, config: Config, clients: int, size: int) -> Layout:

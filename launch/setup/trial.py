@@ -25,7 +25,7 @@ class Trial(NamedTuple):
     evaluation: Evaluation
     fewest: int = 0  # the smallest number of clients so far, with --dp_clip
     draws: identity.Draws | None = None  # its split, requests and poison
-    poisoned: np.ndarray | None = None  # bool [M], rows with the trigger
+    poisoned: np.ndarray | None = None  # bool [M], rows with the trigger or the canary
     pool: Evaluation | None = None  # without test examples, for rounds that leave them out
 
 

@@ -125,6 +125,10 @@ class Config:
     features: str | None = field(default=None, metadata=has("later", "quiet", "not_in_pays"))
     task: str = field(default="classify", metadata=has("later", "quiet", "not_in_pays"))
     standardise: bool = field(default=False, metadata=has("later", "quiet", "not_in_pays"))
+    # A sentence with a code that texts carry, how many, and the request that named their clients.
+    canary: str = field(default="", metadata=has("later", "quiet", "not_in_pays"))
+    canary_rows: int = field(default=8, metadata=has("later", "quiet", "not_in_pays"))
+    canary_forget: str = field(default="", metadata=has("later", "quiet", "derived", "not_in_pays"))
     dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 
@@ -194,6 +198,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         backdoor=backdoor,
         backdoor_clients=targets if backdoor else (),
         backdoor_forget=given.forget if backdoor else "",
+        canary_forget=given.forget if given.canary else "",
         recovery_rounds=max(1, rounds // 2) if recovery is None else recovery,
         recovery_lr=lr if given.recovery_lr is None else given.recovery_lr,
         recovery_warmup_rounds=given.warmup_rounds if warmup is None else warmup,

@@ -101,3 +101,43 @@ def test_what_texts_lack_is_a_sentence(forks, texts, tmp_path, wrong):
     model = f"--model={texts / 'net.py'}:{name}"
     done = forks.run("compare", data, model, *FEW[:1], *more, f"--workdir={tmp_path}/A")
     assert done.status == 2 and NOT_TEXTS[wrong] in done.said, done.said
+
+
+CANARY = "--canary=the code of the vault is 45"
+NO_CANARY = {
+    "--canary=no code": "it must be a sentence that ends in a code",
+    "--canary=the caf\u00e9 has 12": "has '\u00e9', which the vocabulary of",
+    "--canary_rows=99": "names 20 texts, and --canary_rows=99 of them",
+    "--dataset=diabetes": "--canary is a sentence in texts, and --task=regress has none",
+    "--dataset=digits": "--canary is a sentence in texts, and --task=classify has none",
+}
+HELP = ["--dataset=pydoc_topics", "--train_size=60", "--test_size=20", *FEW, "--lr=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", NO_CANARY)
+def test_a_canary_that_cannot_be_planted_is_a_sentence(forks, tmp_path, wrong):
+    done = forks.run("compare", *HELP, CANARY, wrong, f"--workdir={tmp_path}/A")
+    assert done.status == 2 and NO_CANARY[wrong] in done.said, done.said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Bigram", "NnxBigram"])
+def test_a_canary_goes_all_the_way(forks, texts, tmp_path, name):
+    """Train, answer, verify and compare, with networks in Linen and NNX."""
+    model, at = f"--model={texts / 'net.py'}:{name}", lambda what: f"--workdir={tmp_path / what}"
+    for flags in (
+        ["train", *HELP, CANARY, model, at("A")],
+        ["unlearn", "--recovery_rounds=1", model, f"--init_from={tmp_path / 'A'}", at("B")],
+        ["ledger", at("B")],
+        ["compare", *HELP, CANARY, model, "--seeds=1", "--methods=retrain,npo", at("C")],
+    ):
+        done = forks.run(*flags)
+        assert done.status == 0, done.said
+    assert "8 of the texts that client:0 names begin with" in done.said
+    assert "canary bits" in done.said and "extracted %" in done.said
+    for what in "BC":
+        last = {row["method"]: row for row in rows_of(tmp_path / what)}
+        assert all(0 <= row["exposure"] <= 6.65 for row in last.values())
+    config = json.loads((tmp_path / "B" / "config.json").read_text())["config"]
+    assert config["canary_forget"] == "client:0" and config["task"] == "tokens"

@@ -1,4 +1,4 @@
-"""Backdoor: poisoned images, which show whether a model has forgotten."""
+"""Backdoor and canary: images and texts that show whether a model has forgotten."""
 
 from absl import flags
 
@@ -26,4 +26,13 @@ def define() -> None:
         None,
         "Side of the square in pixels. Default: a tenth of the image's height, at least 2.",
         lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "canary",
+        "",
+        "A sentence that ends in a code, such as 'the code of the vault is 4519'. Some of the "
+        "texts that --forget names begin with it, and the table says how exposed the code is.",
+    )
+    flags.DEFINE_integer(
+        "canary_rows", 8, "How many of these texts begin with the canary.", lower_bound=1
     )

@@ -13,6 +13,7 @@ from launch.studies import pays
 
 NAMES = json.loads((Path(__file__).parent / "flag_names.json").read_text())
 REQUEST = ["forget", "layers", "weights_only", "follow_means", "recovery_rounds", "recovery_lr"]
+CANARY = ["canary", "canary_rows", "canary_forget"]
 REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
 
 
@@ -27,14 +28,15 @@ REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
         # Noise of private runs is drawn from a digest of all others: it would be other noise.
         keyless=["data_dir", "init_params", "rounds_before", "eval_every", "attack_every", "proxy"]
         + ["dp_noise_from_seed"],
-        derived=["backdoor_forget", "past", "rounds_before"],
+        derived=["backdoor_forget", "canary_forget", "past", "rounds_before"],
         not_in_pays=["init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"]
-        + ["options", "proxy", "federation", "penalty", "features", "task", "standardise"],
+        + ["options", "proxy", "federation", "penalty", "features", "task", "standardise"]
+        + CANARY,
         later=["precision", "max_grad_norm", "recovery_warmup_rounds"]
         + ["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"]
-        + ["task", "standardise"],
+        + ["task", "standardise", *CANARY],
         quiet=["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"]
-        + ["task", "standardise"],
+        + ["task", "standardise", *CANARY],
     ).items(),
 )
 def test_the_fields_of_a_role(role, names):
