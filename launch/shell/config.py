@@ -128,7 +128,7 @@ class Config:
     # A sentence with a code that texts carry, how many, and the request that named their clients.
     canary: str = field(default="", metadata=has("later", "quiet", "not_in_pays"))
     canary_rows: int = field(default=8, metadata=has("later", "quiet", "not_in_pays"))
-    canary_forget: str = field(default="", metadata=has("later", "quiet", "derived", "not_in_pays"))
+    canary_forget: str = field(default="", metadata=has("later", "quiet", "derived"))
     dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 

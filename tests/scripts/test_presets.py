@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from helpers.scripts import ROOT, of_scripts
+from jfu import canary
+from jfu.data import load, partition
 from launch.report import paper
 
 PRESETS = ROOT / "launch" / "presets"
@@ -52,7 +54,7 @@ def resolved(*names):
 
 def test_every_row_has_a_preset_and_every_preset_is_listed():
     own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short"}
-    own |= {"resnet_cpu", "rows_cpu"}
+    own |= {"resnet_cpu", "rows_cpu", "canary", "diabetes_outlier"}
     assert {path.stem for path in PRESETS.glob("*.flags")} == set(paper.ROWS) | own
 
 
@@ -294,3 +296,19 @@ def test_presets_run(tmp_path, name, more):
     assert bool(summary["paper"]) == (bool(paper.ROWS[name].known) and "_vit_" not in name)
     for method, entry in summary["methods"].items():
         assert 0 <= entry["retain"]["mean"] <= 100, method
+
+
+def test_the_presets_of_other_tasks_mean_what_they_say():
+    """Their secret tokenises and fits; client 0 of the regression is the 50 outlying patients."""
+    found = resolved("canary", "diabetes_outlier")
+    data = load("pydoc_topics", train_size=10)
+    known = canary.of_text(found["canary"]["canary"], data.labels, data.x_train.shape[1] + 1)
+    assert known.place == 4519 and found["canary"]["canary_forget"] == "client:0"
+    assert found["diabetes_outlier"]["task"] == "regress"
+    data = load("diabetes")
+    path = ROOT / found["diabetes_outlier"]["partition"].removeprefix("file:")
+    (first, *others), ids = partition.from_file(path, len(data.y_train))
+    line = np.c_[data.x_train, np.ones(354)].astype(np.float64)
+    residual = data.y_train - line @ np.linalg.lstsq(line, data.y_train, rcond=None)[0]
+    assert ids[0] == "0" and sorted(first) == sorted(np.argsort(residual)[:50])
+    assert sorted(np.concatenate([first, *others])) == list(range(354))
