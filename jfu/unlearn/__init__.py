@@ -3,28 +3,24 @@
 A method is a file with a factory that returns an ``Unlearner``. A line of the table ``METHODS``
 says how the factory is called in a ``Setting``. It also names what the method needs, which keyword
 arguments a user may set, and what those who run it must know. Nothing else lists methods. To add a
-method, write its file and add its line.
+method, write its file and add its line. ``Setting`` and ``Method`` are in ``jfu.unlearn.setting``.
 
 In the methods' examples ``fed`` is a federation and ``model`` its ``Model``. ``local(loss=...,
 optimizer=..., epochs=..., augment=...)`` makes a client's training; without arguments, the usual
 training.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-import jax
-
-from jfu.metrics import Judge, classes
 from jfu.select import by_layer, first_weight
-from jfu.types import ClientFn, FederatedAlgorithm, Model, Needs, Selector, Traits, Unlearner
+from jfu.types import Needs, Selector, Traits, Unlearner
 from jfu.unlearn.amnesiac import amnesiac
 from jfu.unlearn.anchored import anchored
 from jfu.unlearn.blend import blend, blended
 from jfu.unlearn.blindspot import blindspot
 from jfu.unlearn.chosen import on_chosen, zeroed
-from jfu.unlearn.coun import Augment, coun
+from jfu.unlearn.coun import coun
 from jfu.unlearn.deepest import deepest
 from jfu.unlearn.fcu import fcu
 from jfu.unlearn.federaser import federaser
@@ -50,80 +46,11 @@ from jfu.unlearn.reinit import redraw, reinit
 from jfu.unlearn.retrain import retrain
 from jfu.unlearn.ridge import ridge, ridge_subtract
 from jfu.unlearn.rollback import first_round, rollback
+from jfu.unlearn.setting import Method, Setting, options_of
 from jfu.unlearn.steady import received_loss, steady
 from jfu.unlearn.wagle import wagle
 
 EASE = 4  # the fewest rounds over which the rate rises where a start is blended
-
-
-class Setting(NamedTuple):
-    """What a method may be built from."""
-
-    fed: FederatedAlgorithm
-    model: Model
-    selector: Selector  # the layers that perturbing methods change
-    follows: tuple[tuple[str, str], ...] = ()  # running means that follow a negated layer
-    weights_only: bool = False  # biases of chosen layers stay as they are
-    # local(loss=..., optimizer=..., epochs=..., augment=...) makes a client's training in rounds
-    # of a method's own kind; what is not given is as usual. It has the limits and faults of all.
-    local: Callable[..., ClientFn] | None = None
-    # Makes a federation from a client's work (made by `local`), with its server and sampling.
-    around: Callable[[ClientFn], FederatedAlgorithm] | None = None
-    epochs: int = 1  # usual local epochs
-    batch_size: int = 32
-    # The federation of training with the clients that stay, as for retraining; else that is `fed`.
-    training: FederatedAlgorithm | None = None
-    chunk: int | None = None  # clients at once; see fedavg
-    within: int | None = None  # the budget of rounds after the request
-    proxy: jax.Array | None = None  # unlabelled examples at the server
-    guess: float | None = None  # the loss of guessing, where the server may act on losses
-    warmup: int = 0  # rounds of recovery in which the learning rate rises
-    # The federation of recovery, with a learning rate that rises over so many rounds, and with
-    # clients that report the loss of the model that they receive.
-    eased: Callable[[int], FederatedAlgorithm] | None = None
-    augment: Augment | None = None  # how clients change each example in training
-    penalty: float = 1.0  # of ridge heads
-    judge: Judge = classes  # the task's loss and score of each example
-    options: Mapping[str, Mapping[str, Any]] = {}  # keyword arguments by method
-
-
-class Method(NamedTuple):
-    """A line of the table: a method's name, factory, needs, options and traits.
-
-    >>> UNLEARNERS["mode"].needs.target, UNLEARNERS["mode"].options["lam"]
-    (True, 0.95)
-    >>> UNLEARNERS["mode"].tried
-    {'lam': (0.95, 0.9, 0.7, 0.5)}
-    """
-
-    name: str
-    make: Callable[..., Unlearner]  # (setting, **options) -> the method
-    needs: Needs = Needs()  # known before the method is built
-    options: Mapping[str, Any] = {}  # what a user may set, with its published value
-    traits: Traits = Traits()
-    tried: Mapping[str, tuple[Any, ...]] = {}  # values to choose from, the published one first
-    compared: bool = False  # whether `all` means it too
-
-    def __call__(self, setting: Setting) -> Unlearner:
-        """The method in a setting, with the setting's options for it.
-
-        An option that only the setting has as a field replaces that field.
-        """
-        given = setting.options.get(self.name, {})
-        shared = set(Setting._fields) - set(self.options)
-        fields = {name: value for name, value in given.items() if name in shared}
-        own = {name: value for name, value in given.items() if name not in shared}
-        return self.make(setting._replace(**fields), **own)
-
-
-def _options(factory: Callable[..., Unlearner], names: str) -> dict[str, Any]:
-    """Keyword arguments of a factory with their defaults.
-
-    >>> _options(deepest, "tells")
-    {'tells': 0.05}
-    """
-    known = inspect.signature(factory).parameters
-    return {name: known[name].default for name in names.split()}
 
 
 def _layers(setting: Setting, positions: int | slice) -> Selector:
@@ -200,7 +127,7 @@ METHODS = (
     Method(
         "not_blend",
         _blended,
-        options=_options(blended, "keep"),
+        options=options_of(blended, "keep"),
         traits=_NEGATES._replace(selects=True),
         compared=True,
     ),
@@ -217,14 +144,14 @@ METHODS = (
             **options,
         ),
         Needs(counts=True),
-        _options(deepest, "tells"),
+        options_of(deepest, "tells"),
         Traits(labels=True, negates=True),
     ),
     # with a recovery that also compares two views of each example
     Method(
         "coun",
         lambda s, **options: _contrasted(s, finetune(s.fed), **options),
-        options=_options(coun, "temperature weight corrupt"),
+        options=options_of(coun, "temperature weight corrupt"),
         traits=Traits(labels=True, doubles=True),
         tried=dict(weight=(1.0, 0.1, 0.3, 3.0)),
     ),
@@ -233,7 +160,7 @@ METHODS = (
         lambda s, **options: _contrasted(
             s, negation(s.fed, s.selector, follows=s.follows), **options
         ),
-        options=_options(coun, "temperature weight corrupt"),
+        options=options_of(coun, "temperature weight corrupt"),
         traits=_NEGATES._replace(labels=True, selects=True, doubles=True),
         tried=dict(weight=(1.0, 0.1, 0.3, 3.0)),
     ),
@@ -256,7 +183,7 @@ METHODS = (
             chunk=s.chunk,
             **options,
         ),
-        options=_options(anchored, "temperature anchor"),
+        options=options_of(anchored, "temperature anchor"),
         traits=_NEGATES._replace(labels=True, selects=True, teaches=True),
     ),
     # the methods that NoT's paper compares with
@@ -266,7 +193,7 @@ METHODS = (
             s.fed, s.local(epochs=-(-s.epochs // 2)), within=s.within, chunk=s.chunk, **options
         ),
         Needs(history=("start", "norms", "first"), per_client=True, whole_clients=True),
-        _options(federaser, "interval"),
+        options_of(federaser, "interval"),
         tried=dict(interval=(2, 4, 8, 16)),
         compared=True,
     ),
@@ -274,7 +201,7 @@ METHODS = (
         "fukd",
         lambda s, **options: fukd(s.fed, s.model, s.proxy, batch_size=s.batch_size, **options),
         Needs(history=("sums",), per_client=True, proxy_data=True, whole_clients=True),
-        _options(fukd, "temperature lr momentum epochs"),
+        options_of(fukd, "temperature lr momentum epochs"),
         Traits(labels=True, of_means=True),
         tried=dict(lr=(0.01, 0.1, 0.001, 0.0001)),
         compared=True,
@@ -283,7 +210,7 @@ METHODS = (
         "pgd",
         lambda s, **options: pgd(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING._replace(history=("last",), whole_clients=True),
-        _options(pgd, "lr momentum clip epochs margin draws"),
+        options_of(pgd, "lr momentum clip epochs margin draws"),
         Traits(labels=True, of_means=True),
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
         compared=True,
@@ -294,7 +221,7 @@ METHODS = (
             s.fed, s.model, s.local, within=s.within, chunk=s.chunk, **options
         ),
         _LEAVING,
-        _options(mode, "lam degrade guide stay_lr"),
+        options_of(mode, "lam degrade guide stay_lr"),
         traits=Traits(labels=True),
         tried=dict(lam=(0.95, 0.9, 0.7, 0.5)),
         compared=True,
@@ -303,7 +230,7 @@ METHODS = (
         "fcu",
         lambda s, **options: fcu(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING,
-        _options(fcu, "lr iterations every tau ratio low"),
+        options_of(fcu, "lr iterations every tau ratio low"),
         Traits(labels=True, lonely=True),
         tried=dict(lr=(1e-5, 1e-4, 1e-3, 1e-2)),
         compared=True,
@@ -321,7 +248,7 @@ METHODS = (
             **options,
         ),
         _LEAVING._replace(per_client=True),
-        _options(fedosd, "lr rounds"),
+        options_of(fedosd, "lr rounds"),
         traits=Traits(labels=True),
         tried=dict(lr=(4e-4, 4e-3, 4e-2, 4e-1)),
         compared=True,
@@ -330,7 +257,7 @@ METHODS = (
         "puf",
         lambda s, **options: puf(s.fed, s.local(), chunk=s.chunk, **options),
         _LEAVING,
-        _options(puf, "rate alone"),
+        options_of(puf, "rate alone"),
         tried=dict(rate=(20.0, 10.0, 40.0, 80.0)),
         compared=True,
     ),
@@ -340,7 +267,7 @@ METHODS = (
             s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options
         ),
         _LEAVING,
-        _options(fedquit, "lr epochs"),
+        options_of(fedquit, "lr epochs"),
         Traits(labels=True, lonely=True),
         tried=dict(lr=(1e-4, 1e-3, 1e-2, 1e-1)),
         compared=True,
@@ -348,14 +275,14 @@ METHODS = (
     Method(
         "fedmemprune",
         lambda s, **options: fedmemprune(s.fed, **options),
-        options=_options(fedmemprune, "ratio"),
+        options=options_of(fedmemprune, "ratio"),
         tried=dict(ratio=(0.3, 0.4, 0.8, 0.85)),
     ),
     Method(
         "ga",
         lambda s, **options: ga(s.fed, s.model, batch_size=s.batch_size, chunk=s.chunk, **options),
         _LEAVING,
-        _options(ga, "lr epochs clip rounds"),
+        options_of(ga, "lr epochs clip rounds"),
         Traits(labels=True, lonely=True),
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
         compared=True,
@@ -364,7 +291,7 @@ METHODS = (
         "ga_first",
         lambda s, **options: ga_first(s.fed, s.selector, **options),
         Needs(history=("first",), per_client=True, whole_clients=True),
-        _options(ga_first, "scale"),
+        options_of(ga_first, "scale"),
         Traits(perturbs=True, selects=True),
         tried=dict(scale=(1.0, 3.0, 10.0, 30.0)),
     ),
@@ -374,7 +301,7 @@ METHODS = (
             s.fed, s.model, batch_size=s.batch_size, judge=s.judge, chunk=s.chunk, **options
         ),
         _LEAVING,
-        _options(npo, "lr beta epochs calibrated margin"),
+        options_of(npo, "lr beta epochs calibrated margin"),
         Traits(lonely=True),
         tried=dict(lr=(0.01, 0.1, 0.03, 0.003)),
     ),
@@ -390,7 +317,7 @@ METHODS = (
             **options,
         ),
         _LEAVING,
-        _options(wagle, "ratio mu") | dict(then="not"),
+        options_of(wagle, "ratio mu") | dict(then="not"),
         Traits(negates=True, lonely=True),
         tried=dict(ratio=(0.4, 0.8, 0.1, 0.02)),
     ),
@@ -400,7 +327,7 @@ METHODS = (
             s.model, _then(s, then), batch_size=s.batch_size, chunk=s.chunk, **options
         ),
         _LEAVING,
-        _options(modhifi, "ratio") | dict(then="zero"),
+        options_of(modhifi, "ratio") | dict(then="zero"),
         Traits(lonely=True),
         tried=dict(ratio=(0.2, 0.1, 0.4, 0.05)),
     ),
@@ -411,7 +338,7 @@ METHODS = (
             s.fed, s.model, s.local, within=s.within, chunk=s.chunk, **options
         ),
         _LEAVING,
-        _options(blindspot, "lr attention exposed"),
+        options_of(blindspot, "lr attention exposed"),
         Traits(numbers=True),
         tried=dict(lr=(0.001, 0.01, 0.003, 0.0003)),
     ),
@@ -419,7 +346,7 @@ METHODS = (
         "amnesiac",
         lambda s, **options: amnesiac(s.fed, s.model, s.local, chunk=s.chunk, **options),
         _LEAVING,
-        _options(amnesiac, "lr"),
+        options_of(amnesiac, "lr"),
         Traits(numbers=True),
         tried=dict(lr=(0.001, 0.01, 0.003, 0.0003)),
     ),
