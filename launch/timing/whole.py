@@ -101,7 +101,7 @@ def once(name: str, asked: dict[str, Any], python: str, turn: int) -> dict[str, 
     )
     seconds, cpu = time.perf_counter() - began, _cpu() - before
     if done.returncode:
-        return dict(error=(done.stderr.strip() or "it ended").splitlines()[-1][:300])
+        return dict(error=why_of(done.stderr))
     found: dict[str, Any] = dict(seconds=seconds, cpu=cpu)
     if name != "jfu":
         return found | dict(last=json.loads(done.stdout.splitlines()[-1]))
@@ -109,6 +109,17 @@ def once(name: str, asked: dict[str, Any], python: str, turn: int) -> dict[str, 
     asked["looks"] = looks(rows, asked["rounds"])
     last = {line["method"]: line for line in rows}
     return found | dict(last=last)
+
+
+def why_of(text: str) -> str:
+    """The last line about an error in what a process has said, or its last line.
+
+    >>> why_of("ValueError: no\\nend of the log")
+    'ValueError: no'
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it ended"]
+    errors = [line for line in lines if "Error: " in line]
+    return (errors or lines)[-1][:300]
 
 
 def missing(name: str, python: str) -> str | None:
