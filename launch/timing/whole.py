@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from jfu.files import read_lines
+from jfu.io import load_notes
 from launch.shell.say import say
 from launch.timing import workloads
 from launch.timing.process import PEERS, free, publish
@@ -108,7 +109,9 @@ def once(name: str, asked: dict[str, Any], python: str, turn: int) -> dict[str, 
     rows = [dict(line) for line in read_lines(pathlib.Path(work) / "results.jsonl")]
     asked["looks"] = looks(rows, asked["rounds"])
     last = {line["method"]: line for line in rows}
-    return found | dict(last=last)
+    cells = pathlib.Path(work, "cells").glob("*.safetensors")
+    training = sum(load_notes(cell)["spent"]["seconds"] for cell in cells)
+    return found | dict(last=last, training=training)
 
 
 def why_of(text: str) -> str:
@@ -177,6 +180,9 @@ def row(
     alone = name != "flower"
     made |= dict(cpu_median=statistics.median(cpu) if alone else None)
     made |= dict(cpu_ratio=statistics.median(more) if alone else None, test=last)
+    if name == "jfu":
+        shares = [1 - one["training"] / one["seconds"] for one in found]
+        made |= dict(not_training=statistics.median(shares))
     return made | dict(jax=importlib.metadata.version("jax") if name == "jfu" else None)
 
 
@@ -185,13 +191,14 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     from jfu import tables
 
     put = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
-    lines = [["", "s min", "median", "max", "x", "CPU s", "x", "test %: retrained"]]
+    lines = [["", "s min", "median", "max", "x", "CPU s", "x", "not training", "test %: retrained"]]
     for one in rows:
         if "error" in one:
-            lines.append([one["name"], *[""] * 7])
+            lines.append([one["name"], *[""] * 8])
             continue
         times = [put(one[f"seconds_{which}"], 1) for which in ("min", "median", "max")]
         costs = [put(one["ratio"], 2), put(one["cpu_median"], 1), put(one["cpu_ratio"], 2)]
-        lines.append([one["name"], *times, *costs, put(one["test"]["retrain"], 1)])
+        share = "-" if one.get("not_training") is None else f"{one['not_training']:.0%}"
+        lines.append([one["name"], *times, *costs, share, put(one["test"]["retrain"], 1)])
     said = [f"{one['name']} was not measured: {one['error']}." for one in rows if "error" in one]
     return tables.aligned(lines) + "".join(f"{line}\n" for line in said)

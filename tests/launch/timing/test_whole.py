@@ -13,7 +13,7 @@ LAST = {run: dict(test=70.0) for run in ("original", "retrain", "retrain_again")
 
 
 def runs(*times):
-    return [dict(seconds=s, cpu=c, last=LAST) for s, c in times]
+    return [dict(seconds=s, cpu=c, last=LAST, training=0.75 * s) for s, c in times]
 
 
 def test_a_row_is_compared_turn_by_turn():
@@ -24,6 +24,8 @@ def test_a_row_is_compared_turn_by_turn():
     assert (row["seconds_min"], row["seconds_median"], row["seconds_max"]) == (10.0, 30.0, 30.0)
     assert row["test"]["retrain"] == 70.0 and row["evaluations"] == 1 and row["rounds"] == 4
     assert whole.row("flower", first, first, ASKED)["cpu_median"] is None
+    mine = whole.row("jfu", first, first, ASKED)
+    assert mine["not_training"] == 0.25 and mine["ratio"] == 1 and "not_training" not in row
 
 
 def test_a_library_that_is_not_here_has_an_empty_row_and_a_sentence(monkeypatch):
