@@ -37,6 +37,7 @@ class Asked(NamedTuple):
     keep: list[str]  # the history that training keeps
     until: float  # when --max_minutes are over
     checkpoint_every: int
+    tests: bool = False  # whether test examples are evaluated in every evaluated round
 
 
 def compare() -> None:
@@ -56,8 +57,11 @@ def compare() -> None:
     show(f"{took}; {listed(['results', 'table', *named])} are in {work.path}/")
 
 
-def run() -> tuple[WorkDir, Config, list[Any]]:
+def run(*, tests: bool = False) -> tuple[WorkDir, Config, list[Any]]:
     """Runs all methods and seeds that the flags request, as far as they are not finished.
+
+    Args:
+      tests: whether test examples are evaluated in every evaluated round.
 
     Returns:
       ``(work, config, rows)``: all rows in the work directory, on the first host.
@@ -81,7 +85,7 @@ def run() -> tuple[WorkDir, Config, list[Any]]:
         FLAGS.devices, FLAGS.chunk, config.clients, work.layout, FLAGS.compilation_cache
     )
     seeds = list(range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds))
-    asked = Asked(names, seeds, keep, until, FLAGS.checkpoint_every)
+    asked = Asked(names, seeds, keep, until, FLAGS.checkpoint_every, tests)
     with devices.on_devices(layout):
         work, rows = run_seeds(work, config, layout, asked)
     if hosts.first():
@@ -187,7 +191,7 @@ def run_seed(
     rows, request = [row], trial.request
     for name, method in methods.items():
         rounds = rounds_to_run(study.config, name, trained.history, request)
-        goals = stops(name, rows, "retrain" in methods)
+        goals = None if asked.tests else stops(name, rows, "retrain" in methods)
         rows += cell(name, method, trained, request, rounds, goals=goals)[1]
     if "retrain" in methods:  # the noise floor
         rounds = study.config.rounds

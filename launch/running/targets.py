@@ -27,13 +27,18 @@ def rounds() -> None:
     given = {m: getattr(FLAGS, f"target_{m}") for m in LEEWAY}
     if None in given.values() and not {"retrain", "all"} & set(FLAGS.methods):
         say("note: default targets come from retraining, which is not among --methods")
-    work, config, rows = comparison.run()
+    work, config, rows = comparison.run(tests=True)
     from launch.records import records
     from launch.shell import hosts, outputs
     from launch.workdir import places
 
     if not hosts.first():
         return
+    if coarse(rows):
+        say(
+            "note: not every round was evaluated on test data, so counts of rounds may be too "
+            "large; to evaluate all, begin another --workdir with --eval_every=1"
+        )
     lines = reach(rows, given)
     lines = [private.marked(config, line, ("target", *COSTS)) for line in lines]
     outputs.put(
@@ -85,6 +90,20 @@ def reach(rows: Sequence[dict], given: dict[str, float | None]) -> list[dict[str
                 )
             lines.append(dict(method=name, seed=seed, measure=measure, target=goal, **cost))
     return lines
+
+
+def coarse(rows: Sequence[dict]) -> bool:
+    """Whether test data were left out after some round of a run with more than one round.
+
+    >>> rows = [dict(method="not", seed=0, round=n, test=n and 9.0) for n in (0, 1, 3)]
+    >>> coarse(rows), coarse([*rows, rows[0] | dict(round=2)])
+    (True, False)
+    """
+    known: dict[tuple, set] = {}
+    for row in rows:
+        if row["method"] not in ("original", "retrain_again") and row["test"] is not None:
+            known.setdefault((row["method"], row["seed"]), set()).add(row["round"])
+    return any(set(range(1, max(found) + 1)) - found for found in known.values())
 
 
 def first(run: Sequence[dict], measure: str, target: float) -> dict | None:
