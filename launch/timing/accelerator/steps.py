@@ -18,6 +18,7 @@ PACKAGES = ("absl", "jax", "flax", "optax", "chex", "numpy")  # of every step
 SCRIPTS = (*PACKAGES, "sklearn", "matplotlib")  # of those that run scripts
 MINUTES = '"{minutes}"'  # stands in a command for the minutes that it may take
 ENDING = 10.0  # seconds that a script needs at its end, to write its last checkpoint
+REHEARSAL = 600.0  # the limit of a rehearsed step, seconds
 ROOT = pathlib.Path(__file__).parents[3]  # where presets are found
 
 # Seconds of a row of the paper on a large accelerator, by its model: 3 seeds of 200 rounds of
@@ -50,8 +51,8 @@ class Step(NamedTuple):
 
 
 def all_steps(setting: Setting) -> list[Step]:
-    """Every step, in order."""
-    return [
+    """Every step, in order. A rehearsal may meet a busy machine, so its limits are long."""
+    every = [
         device(setting),
         *rounds(setting, first=True),
         start(setting),
@@ -61,6 +62,7 @@ def all_steps(setting: Setting) -> list[Step]:
         *rounds(setting, first=False),
         *papers(setting),
     ]
+    return [step._replace(limit=REHEARSAL) for step in every] if setting.rehearse else every
 
 
 def rows_of(setting: Setting, name: str) -> pathlib.Path:
