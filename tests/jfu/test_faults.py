@@ -38,10 +38,21 @@ def sends(updates, said=None):
     return work
 
 
+@functools.cache
+def program(**options):
+    """One round, compiled once: clients, what they send, what they claim -> (params, info)."""
+
+    def run(clients, updates, said):
+        fed = jfu.fedavg(sends(updates, said), **options)
+        state, info = fed.round(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
+        return state.params, info
+
+    return jax.jit(run)
+
+
 def one_round(clients, updates, said=None, **options):
-    fed = jfu.fedavg(sends(updates, said), **options)
-    state, info = jax.jit(fed.round)(fed.init({"params": jnp.zeros(2)}), clients, jax.random.key(0))
-    return state.params, info
+    said = None if said is None else np.asarray(said, np.float32)
+    return program(**options)(clients, np.asarray(updates, np.float32), said)
 
 
 def only(clients, *ids):
@@ -49,11 +60,11 @@ def only(clients, *ids):
 
 
 AGGREGATORS = {
-    "mean": jfu.weighted_mean,
-    "clipped": lambda: jfu.clipped_mean(2.0),
-    "median": jfu.coordinate_median,
-    "trimmed": lambda: jfu.trimmed_mean(0.34),
-    "krum": lambda: jfu.krum(0),
+    "mean": jfu.weighted_mean(),
+    "clipped": jfu.clipped_mean(2.0),
+    "median": jfu.coordinate_median(),
+    "trimmed": jfu.trimmed_mean(0.34),
+    "krum": jfu.krum(0),
 }
 
 
@@ -63,8 +74,8 @@ def test_what_is_no_number_is_as_if_it_were_not_there(clients, name, bad):
     """Nobody has to ask for it."""
     planted = U.copy()
     planted[1, 0] = bad  # the squares of 1e30 add up to infinity
-    found, info = one_round(clients, planted, aggregator=AGGREGATORS[name]())
-    wanted, _ = one_round(only(clients, 0, 2), U, aggregator=AGGREGATORS[name]())
+    found, info = one_round(clients, planted, aggregator=AGGREGATORS[name])
+    wanted, _ = one_round(only(clients, 0, 2), U, aggregator=AGGREGATORS[name])
     assert bits(found) == bits(wanted)
     metrics = {k: float(v) for k, v in info.metrics.items()}
     assert metrics["not_finite"] == 1 and metrics["too_long"] == metrics["late"] == 0
@@ -120,8 +131,9 @@ def test_one_loss_that_is_no_number_hides_no_others(clients):
         update, info = right(shared, client, key)
         return update, info._replace(loss=jnp.where(client.id == 0, jnp.nan, client.id * 2.0))
 
-    run = lambda clients: jfu.fedavg(work).round(start, clients, jax.random.key(0))[1].metrics
-    start = jfu.fedavg(work).init({"params": jnp.zeros(2)})
+    fed = jfu.fedavg(work)
+    start, step = fed.init({"params": jnp.zeros(2)}), jax.jit(fed.round)
+    run = lambda clients: step(start, clients, jax.random.key(0))[1].metrics
     assert run(clients)["loss"] == pytest.approx((1 * 2 + 2 * 4) / 3)
     assert np.isnan(run(only(clients, 0))["loss"]) and run(only(clients, 0))["clients"] == 1
     assert np.isnan(run(only(clients))["loss"]) and run(only(clients))["clients"] == 0
@@ -147,7 +159,7 @@ def test_a_client_weighs_no_more_than_its_examples(clients, claim, options):
     found, info = one_round(clients, U, said=[3, claim, 2], **options)
     np.testing.assert_allclose(found, mean64([3, 1, 2], U), rtol=1e-6)
     assert info.clients.weight.tolist() == [3, 1, 2] and info.metrics["examples"] == 6
-    clipped = dict(options, aggregator=jfu.clipped_mean(2.0))
+    clipped = dict(options, aggregator=AGGREGATORS["clipped"])
     found, _ = one_round(clients, U, said=[3, claim, 2], **clipped)
     np.testing.assert_allclose(found, mean64([3, 1, 2], clipped64(U, 2.0)), rtol=1e-6)
     found, _ = one_round(clients, U * [[1], [100], [1]], said=[3, claim, 2], max_update_norm=150.0)
@@ -157,8 +169,8 @@ def test_a_client_weighs_no_more_than_its_examples(clients, claim, options):
 @pytest.mark.parametrize("claim", [np.nan, np.inf, -np.inf, -1.0, -1e9])
 @pytest.mark.parametrize("name", AGGREGATORS)
 def test_a_weight_that_is_none_leaves_its_client_out(clients, name, claim):
-    found, info = one_round(clients, U, said=[3, claim, 2], aggregator=AGGREGATORS[name]())
-    wanted, _ = one_round(only(clients, 0, 2), U, aggregator=AGGREGATORS[name]())
+    found, info = one_round(clients, U, said=[3, claim, 2], aggregator=AGGREGATORS[name])
+    wanted, _ = one_round(only(clients, 0, 2), U, aggregator=AGGREGATORS[name])
     assert bits(found) == bits(wanted)
     assert info.clients.left_out.tolist() == [0, faults.NOT_FINITE, 0]
     assert info.metrics["clients"] == 2 and info.metrics["not_applied"] == 0
@@ -235,12 +247,17 @@ def test_nobody_left_means_nothing_moves(clients, options):
     assert info.metrics["not_finite"] == 3 and info.metrics["clients"] == 0
 
 
-def test_the_mean_of_good_updates_keeps_its_bits(data, local, variables, fed):
+@pytest.fixture(scope="module")
+def limited(local, fed, variables):
+    """One compiled round that leaves out long updates: clients -> (state, info)."""
+    run = jax.jit(jfu.fedavg(local, max_update_norm=1e6).round)
+    return lambda clients: run(fed.init(variables), clients, jax.random.key(0))
+
+
+def test_the_mean_of_good_updates_keeps_its_bits(data, round_once, limited):
     """Being looked at changes nothing; a client that sat out is not counted."""
     away = data._replace(mask=data.mask.at[1].set(False))
-    bare = jfu.fedavg(local, max_update_norm=1e6)
-    run = lambda fed: jax.jit(fed.round)(fed.init(variables), away, jax.random.key(0))
-    (a, info), (b, _) = run(fed), run(bare)
+    (a, info), (b, _) = round_once(away), limited(away)
     assert bits(a) == bits(b)
     assert info.metrics["late"] == info.metrics["not_finite"] == info.metrics["too_long"] == 0
 
@@ -276,17 +293,15 @@ def test_no_step_of_the_server_makes_a_model_that_is_not_finite(clients, server)
     assert info.metrics["not_applied"] == 1
 
 
-def test_a_client_that_diverges_sends_nothing(data, local, fed, variables):
+def test_a_client_that_diverges_sends_nothing(data, round_once, limited):
     """One of three has an infinite image; the round is as if that client were away."""
     bright = data._replace(x=data.x.at[np.asarray(data.index[1])[0]].set(jnp.inf))
     away = data._replace(mask=data.mask.at[1].set(False))
-    run = lambda clients: jax.jit(fed.round)(fed.init(variables), clients, jax.random.key(0))
-    (found, info), (wanted, _) = run(bright), run(away)
+    (found, info), (wanted, _) = round_once(bright), round_once(away)
     assert info.metrics["not_finite"] == 1 and info.metrics["clients"] == 2
     assert info.clients.left_out.tolist() == [0, faults.NOT_FINITE, 0]
     # A limit for updates does not hide it.
-    limited = jax.jit(jfu.fedavg(local, max_update_norm=1e6).round)
-    assert limited(fed.init(variables), bright, jax.random.key(0))[1].metrics["not_finite"] == 1
+    assert limited(bright)[1].metrics["not_finite"] == 1
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
 

@@ -1,8 +1,10 @@
 """Any type of parameters, with 64 bits or without: what a round gets it gives, in every method."""
 
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -55,16 +57,29 @@ def recorded_of(fed, clients):
     return jfu.recorded(fed, jfu.history.KEPT, clients=clients, rounds=3)
 
 
+@pytest.fixture(scope="module")
+def trained(pool):
+    """By type: a setting, whose parts methods share, a request, a model and histories of it."""
+
+    @functools.cache
+    def given(dtype, x64):
+        with jax.enable_x64(x64):
+            given, clients = setting(dtype), clients_of(pool)
+            variables = given.model.init(jax.random.key(1))
+            feds = recorded_of(given.fed, clients), jfu.ridge.federation(given.model, clients=3)
+            kept = [jax.eval_shape(fed.init, variables).history for fed in feds]
+            return given, jfu.split(clients, forget(clients)), variables, {**kept[0], **kept[1]}
+
+    return given
+
+
 @typed
 @pytest.mark.parametrize("name", UNLEARNERS)
-def test_methods_keep_types(pool, name, dtype, x64):
+def test_methods_keep_types(trained, name, dtype, x64):
+    given, request, variables, kept = trained(dtype, x64)
     with jax.enable_x64(x64):
-        given, clients = setting(dtype), clients_of(pool)
-        method, request = UNLEARNERS[name](given), jfu.split(clients, forget(clients))
-        variables, key = given.model.init(jax.random.key(1)), jax.random.key(0)
-        feds = recorded_of(given.fed, clients), jfu.ridge.federation(given.model, clients=3)
-        kept = [jax.eval_shape(fed.init, variables).history for fed in feds]
-        history = jfu.history.needed({**kept[0], **kept[1]}, method.needs.history)
+        method, key = UNLEARNERS[name](given), jax.random.key(0)
+        history = jfu.history.needed(kept, method.needs.history)
         before = jax.eval_shape(method.perturb, jfu.Trained(variables, history), request, key)
         after, info = jax.eval_shape(method.recover, before, request, key)
         assert kinds(after) == kinds(before)
@@ -97,15 +112,20 @@ FEDERATIONS = {
 }
 
 
+def one_layer(variables, x, *, train=False, mask=None, key=None):
+    return x @ variables["params"]["kernel"] + variables["params"]["bias"][None], {}
+
+
 @typed
 @pytest.mark.parametrize("name", FEDERATIONS)
 def test_federations_keep_types(pool, name, dtype, x64):
+    """Of each leaf of a network: one layer has as many kinds of leaves as more layers."""
     with jax.enable_x64(x64):
-        model, clients = model_of(dtype), clients_of(pool)
-        variables, key = model.init(jax.random.key(1)), jax.random.key(0)
+        clients, key = clients_of(pool), jax.random.key(0)
+        variables = {"params": dict(kernel=jnp.zeros((2, 3), dtype), bias=jnp.ones(3, dtype))}
         for optimizer in (optax.adam(0.1), lambda round: optax.sgd(0.1 * 0.9**round, 0.9)):
             local = jfu.local_sgd(
-                jfu.classification(model.apply), optimizer, epochs=2, batch_size=2, proximal=0.1
+                jfu.classification(one_layer), optimizer, epochs=2, batch_size=2, proximal=0.1
             )
             fed = recorded_of(FEDERATIONS[name](local), clients)
             state = jax.eval_shape(fed.init, variables)
