@@ -256,5 +256,6 @@ def hidden(
         before = old if name != OLD else None
         found[name] |= probes.gradients(tools.gradients, one.variables, before, evaluation)
         found[name] |= probes.efficacy(evaluation, one.p)
-    for name, samples in probes.memorised(evaluation, {n: a.phi for n, a in said.items()}).items():
+    phi, correct = ({n: getattr(a, key) for n, a in said.items()} for key in ("phi", "correct"))
+    for name, samples in probes.memorised(evaluation, phi, correct).items():
         found[name] |= samples

@@ -130,7 +130,9 @@ def efficacy(evaluation: Evaluation, p: np.ndarray) -> dict[str, Arrays]:
     return {} if found is None else {"efficacy_mia": (np.array([found]),)}
 
 
-def memorised(evaluation: Evaluation, phi: Mapping[str, np.ndarray]) -> dict[str, dict]:
+def memorised(
+    evaluation: Evaluation, phi: Mapping[str, np.ndarray], correct: Mapping[str, np.ndarray]
+) -> dict[str, dict]:
     """Right answers and losses on the examples that were memorised most, by model.
 
     Memorised most are the forgotten examples whose label's probability fell most from the old
@@ -139,7 +141,7 @@ def memorised(evaluation: Evaluation, phi: Mapping[str, np.ndarray]) -> dict[str
     of the two is judged on those that the other one chooses, and any other model on both.
 
     Args:
-      phi: log odds of the label, ``[E]`` by model.
+      phi, correct: log odds of the label, and whether it is predicted, ``[E]`` by model.
 
     Returns:
       By model, then by measure. Empty without the old and both retrained models.
@@ -159,8 +161,8 @@ def memorised(evaluation: Evaluation, phi: Mapping[str, np.ndarray]) -> dict[str
         out[name] = {}
         for share in SHARES:
             many = max(1, round(share / 100 * len(rows)))
-            mine = logits[rows][np.concatenate([ranks[:many] for ranks in chosen])]
-            out[name][f"memorised.{share}"] = (mine > 0,)
+            mine = rows[np.concatenate([ranks[:many] for ranks in chosen])]
+            out[name][f"memorised.{share}"] = (correct[name][mine],)
             with np.errstate(invalid="ignore"):  # a model that diverged
-                out[name][f"memorised.loss_{share}"] = (np.logaddexp(0, -mine),)
+                out[name][f"memorised.loss_{share}"] = (np.logaddexp(0, -logits[mine]),)
     return out
