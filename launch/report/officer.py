@@ -179,7 +179,7 @@ def audited(audits: list[dict[str, Any]], answer: dict[str, Any] | None) -> list
     for audit in audits:
         details = f" Details: {audit['page']}." if audit["page"] else ""
         out.append(
-            f"<h2>What an audit found</h2><p>It tested {escape(audit['of'])} on "
+            f"<h2>What an audit of {escape(audit['of'])} found</h2><p>It was made on "
             f"{escape(audit['audited'])}, with {counted(len(audit['seeds']), 'repetition')}."
             f"{details}</p>"
         )
