@@ -182,7 +182,8 @@ def _of_method(
       by_rule: whether a rule decided which rounds were evaluated.
     """
     names = [m for m in (*MEASURES, *COSTS) if any(m in row for row in last.values())]
-    out: dict[str, Any] = {m: mean_std([row[m] for row in last.values()]) for m in names}
+    # Runs that an earlier version finished lack measures of this one.
+    out: dict[str, Any] = {m: mean_std([row.get(m) for row in last.values()]) for m in names}
     if epsilons := [row["epsilon"] for row in last.values() if "epsilon" in row]:
         out["epsilon"] = None if None in epsilons else max(epsilons)
     out["rounds"] = mean_std([row["round"] for row in last.values()])

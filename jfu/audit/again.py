@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jfu.audit.answers import Answers, Tools, accuracies, answers, matched, right
+from jfu.audit.answers import Answers, Tools, accuracies, answers, matched, scores
 from jfu.audit.measures import OLD, Arrays, percent
 from jfu.evaluation import Evaluation, sides
 from jfu.types import Variables
@@ -51,7 +51,7 @@ def relearning(
     rows = sides(evaluation)["forget"]
     goal = percent(said[OLD].correct[rows]) - 5
     x, y = evaluation.x[rows], np.asarray(evaluation.y)[rows]
-    knows = lambda variables: percent(right(np.asarray(tools.logits(variables, x)), y)) >= goal
+    knows = lambda variables: percent(scores(tools, variables, x, y)) >= goal
     needed: dict[str, int] = {}
     for name, one in said.items():
         if name == OLD:

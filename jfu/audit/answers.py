@@ -13,7 +13,7 @@ from jfu.audit.measures import Arrays
 from jfu.audit.probes import gradient_norms
 from jfu.collectives import in_batches
 from jfu.evaluation import Evaluation, sides
-from jfu.metrics import logits_of, per_example
+from jfu.metrics import Judge, logits_of, per_example
 from jfu.types import Variables
 
 
@@ -24,17 +24,19 @@ class Tools(NamedTuple):
     outputs: Callable | None  # (variables, x [n, ...]) -> {layer: [n, D]}
     layers: tuple[str, ...]  # in call order, which a compiled function does not keep
     undo: Callable | None  # variables -> variables
-    loss: Callable  # (variables, x, y) -> mean cross-entropy
+    loss: Callable  # (variables, x, y) -> mean loss
     gradients: Callable  # (variables, x, y [n]) -> norms of the losses' gradients [n]
+    judged: Callable | None = None  # (variables, x, y) -> (loss [E], score [E]); None for classes
 
 
 class Answers(NamedTuple):
     """One model's predictions for the examples of an evaluation."""
 
     variables: Variables
-    correct: np.ndarray  # [E] bool
-    phi: np.ndarray  # [E], log odds of the label
-    p: np.ndarray  # [E, C] probabilities
+    correct: np.ndarray  # [E] bool; scores where targets are no classes
+    phi: np.ndarray  # [E], log odds of the label; minus the loss where there are none
+    p: np.ndarray | None  # [E, C] probabilities; None where targets are no classes
+    loss: np.ndarray  # [E]
 
 
 def tools(
@@ -43,10 +45,12 @@ def tools(
     outputs: Callable | None = None,
     layers: tuple[str, ...] = (),
     undo: Callable | None = None,
+    judge: Judge | None = None,
 ) -> Tools:
     """The compiled functions of a model, with the arguments of ``collect``."""
     logits = lambda variables, x: logits_of(apply(variables, x)).astype(jnp.float32)
-    flat = lambda tree: jax.tree.map(lambda a: a.reshape(len(a), -1), tree)
+    if judge is not None:
+        return _of_judge(apply, judge, outputs, layers, undo)
 
     def loss(variables, x, y):
         return per_example(logits)(variables, x, y)[0].mean()
@@ -56,7 +60,7 @@ def tools(
 
     return Tools(
         jax.jit(in_batches(logits)),
-        jax.jit(lambda variables, x: flat(outputs(variables, x))) if outputs else None,
+        _flat(outputs),
         layers,
         jax.jit(undo) if undo else None,
         jax.jit(loss),
@@ -64,18 +68,50 @@ def tools(
     )
 
 
+def _flat(outputs: Callable | None) -> Callable | None:
+    flat = lambda tree: jax.tree.map(lambda a: a.reshape(len(a), -1), tree)
+    return jax.jit(lambda variables, x: flat(outputs(variables, x))) if outputs else None
+
+
+def _of_judge(apply, judge: Judge, outputs, layers, undo) -> Tools:
+    """The same for a task whose targets are no classes."""
+    judged = per_example(apply, judge=judge)
+    return Tools(
+        jax.jit(in_batches(apply)),
+        _flat(outputs),
+        layers,
+        jax.jit(undo) if undo else None,
+        jax.jit(lambda variables, x, y: judged(variables, x, y)[0].mean()),
+        gradient_norms(lambda variables, x, y: judge(apply(variables, x), y)[0].mean()),
+        jax.jit(judged),
+    )
+
+
 def answers(tools: Tools, variables: Variables, evaluation: Evaluation) -> Answers:
     """A model's predictions for an evaluation's examples, in float64."""
+    if tools.judged is not None:
+        found = tools.judged(variables, evaluation.x, evaluation.y)
+        loss, score = (np.asarray(a, np.float64) for a in found)
+        return Answers(variables, score, -loss, None, loss)
     logits = np.asarray(tools.logits(variables, evaluation.x), np.float64)
     labels = np.asarray(evaluation.y)
     with np.errstate(invalid="ignore"):  # a model that diverged
         shifted = np.exp(logits - logits.max(1, keepdims=True))
+        phi = attacks.confidence(logits, labels)
         return Answers(
             variables,
             right(logits, labels),
-            attacks.confidence(logits, labels),
+            phi,
             shifted / shifted.sum(1, keepdims=True),
+            np.logaddexp(0, -phi),
         )
+
+
+def scores(tools: Tools, variables: Variables, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Right predictions of a model, bool ``[n]``; scores where targets are no classes."""
+    if tools.judged is not None:
+        return np.asarray(tools.judged(variables, x, y)[1], np.float64)
+    return right(np.asarray(tools.logits(variables, x)), y)
 
 
 def right(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -94,9 +130,7 @@ def accuracies(evaluation: Evaluation, said: Answers) -> dict[str, Arrays]:
         name: (said.correct[which],) for name, which in rows.items() if len(which)
     }
     if "forget" in out:
-        with np.errstate(invalid="ignore"):  # a model that diverged
-            loss = np.logaddexp(0, -said.phi)
-        means = [loss[rows[name]].mean() for name in ("retain", "forget")]
+        means = [said.loss[rows[name]].mean() for name in ("retain", "forget")]
         out["loss_gap"] = (np.array([abs(means[0] - means[1])]),)
     return out
 

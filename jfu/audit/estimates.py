@@ -108,6 +108,8 @@ def alone(
         found = inference.Interval._make([*scores.values(), *ends])
         over = "examples" if any(len(a) > 1 for a in first) else "nothing"
     bottom, top = limits(measure)
+    if measure.unit == "%" and any((a[0] < 0).any() for a in groups.values()):
+        bottom = -np.inf  # an explained variance may be below zero
     low, high = max(found.low, min(bottom, found.value)), min(found.high, max(top, found.value))
     entry = plain(dict(value=found.value, low=low, high=high))
     return entry | dict(resampled=over) | measure.facts([*groups.values()])

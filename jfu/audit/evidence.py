@@ -23,6 +23,7 @@ from jfu.audit.answers import (
 )
 from jfu.audit.measures import OLD, RETRAINED, THIRD, Arrays, Evidence, percent
 from jfu.evaluation import Evaluation, sides
+from jfu.metrics import Judge
 from jfu.types import Variables
 
 FEW = 256  # examples that layers are compared on
@@ -39,6 +40,7 @@ def collect(
     outputs: Callable | None = None,
     layers: tuple[str, ...] = (),
     undo: Callable | None = None,
+    judge: Judge | None = None,
     undone: Collection[str] = ("not",),
     again: Again | None = None,
     limit: int = 20,
@@ -58,6 +60,8 @@ def collect(
       outputs: ``(variables, x) -> {layer: [n, ...]}``, the outputs of layers, for CKA.
       layers: the layers, in call order.
       undo: inverts a method's public perturbation, ``variables -> variables``.
+      judge: the task's loss and score of an example (``jfu.tasks``), if targets are no classes.
+        Measures for classes then have no samples.
       undone: the methods to which ``undo`` is applied, besides retrained models.
       again: gives the models after each round of training that includes the forgotten data.
       limit: rounds after which a model counts as not relearning.
@@ -76,7 +80,7 @@ def collect(
     >>> evidence["mine"]["forget"][1][0].tolist()
     [False, False, True]
     """
-    kit = tools(apply, outputs=outputs, layers=layers, undo=undo)
+    kit = tools(apply, outputs=outputs, layers=layers, undo=undo, judge=judge)
     evidence: Evidence = {}
     options = dict(undone=undone, again=again, limit=limit, onward=onward, rounds=rounds)
     for seed, named in models.items():
@@ -147,7 +151,8 @@ def of_rows(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Arrays]:
     if not own:
         return {}
     last = max(own, key=lambda row: row["round"])
-    return {k: (np.array([last[k]]),) for k in ("mia", "mia_matched") if last[k] is not None}
+    keys = ("mia", "mia_matched", "exposure", "extracted")
+    return {k: (np.array([last[k]]),) for k in keys if last.get(k) is not None}
 
 
 def memberships(
@@ -166,7 +171,8 @@ def memberships(
     # A model cannot be its own reference.
     references = [a for other, a in everyone.items() if other in RETRAINED and other != name]
     # A probability that is not finite would lose every comparison, as if the model had forgotten.
-    if references and all(np.isfinite(a.p).all() for a in (said, *references)):
+    known = [a.p for a in (said, *references) if a.p is not None]
+    if references and known and all(np.isfinite(one).all() for one in known):
         scores = attacks.rmia(
             p(said, evaluation.members),
             np.stack([p(a, evaluation.members) for a in references]),
@@ -203,7 +209,7 @@ def distances(
     out: dict[str, Arrays] = {}
     for side in ("forget", "test"):
         which = sides(evaluation)[side]
-        if len(which):
+        if len(which) and said.p is not None and retrained.p is not None:
             p, q = said.p[which], retrained.p[which]
             out[f"activation_{side}"] = (distance.activation_distance(p, q),)
             out[f"js_{side}"] = (distance.js_divergence(p, q),)
@@ -255,7 +261,8 @@ def hidden(
         found[name] |= probes.poison(tools.outputs, tools.layers, one.variables, evaluation)
         before = old if name != OLD else None
         found[name] |= probes.gradients(tools.gradients, one.variables, before, evaluation)
-        found[name] |= probes.efficacy(evaluation, one.p)
-    phi, correct = ({n: getattr(a, key) for n, a in said.items()} for key in ("phi", "correct"))
+        found[name] |= {} if one.p is None else probes.efficacy(evaluation, one.p)
+    classes = {name: one for name, one in said.items() if one.p is not None}
+    phi, correct = ({n: getattr(a, key) for n, a in classes.items()} for key in ("phi", "correct"))
     for name, samples in probes.memorised(evaluation, phi, correct).items():
         found[name] |= samples

@@ -109,6 +109,17 @@ GROUPS: dict[str, dict[str, Measure]] = {
             note="decides if the request names every image with the trigger",
         ),
     },
+    "Canary": {
+        "exposure": Measure(
+            "exposure of the canary",
+            "bits",
+            np.mean,
+            memory=1,
+            sign=True,
+            note="13.3 where the code is the likeliest of 10,000; 1.4 on average by chance",
+        ),
+        "extracted": Measure("canary extracted by greedy decoding", "%", np.mean),
+    },
     "Clients that stay": {
         "worst_client": Measure(
             "lowest accuracy of a client that stays",
@@ -369,6 +380,10 @@ LAYERS = {
     ),
 }
 TABLE = {name: m for group in GROUPS.values() for name, m in group.items()} | LAYERS
+
+# Kinds of measures that need probabilities of classes.
+CLASSES = ("rmia", "rmia_tpr_1", "rmia_tpr_01", "efficacy_mia", "agreement_forget")
+CLASSES += ("agreement_test", "activation_forget", "activation_test", "js_forget", "js_test")
 
 Arrays = tuple[np.ndarray, ...]
 Evidence = dict[str, dict[str, dict[int, Arrays]]]  # method -> measure -> seed -> arrays

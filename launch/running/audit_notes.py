@@ -110,10 +110,16 @@ def _why(
     key: str, in_pairs: bool, by_shadows: bool, negated: bool, config: Config, options: Options
 ) -> str:
     """The reason why a measure is missing."""
+    from jfu.audit.measures import CLASSES
+    from jfu.tasks import TASKS
     from launch.setup import private
 
     if not config.forget:
         return "nothing was to be forgotten"
+    if key in ("exposure", "extracted"):
+        return "no canary was planted"
+    if (key in CLASSES or key.startswith("memorised")) and not TASKS[config.task].classes:
+        return f"it is for classes, and --task={config.task} has none"
     if by_shadows and options.shadows:
         return "too few examples, or a shadow federation diverged"
     if by_shadows:

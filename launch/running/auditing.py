@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 
 def audit() -> None:
     from launch.records import records
-    from launch.report import page, terminal
+    from launch.report import page, spoken, terminal
     from launch.running import evidence, served
     from launch.shell import outputs
     from launch.workdir import locks, places
@@ -44,11 +44,12 @@ def audit() -> None:
     text = json.dumps(report, indent=1, allow_nan=False)
     locks.check(where, lock)
     outputs.put(where / "audit.json", (text + "\n").encode())
-    outputs.put(where / "audit.html", page.html(report).encode())
+    said = lambda text: spoken.text(text, run.config.task)
+    outputs.put(where / "audit.html", said(page.html(report)).encode())
     controls = sorted((where / evidence.CONTROLS / "cells").glob("*.safetensors"))
     names = ["audit.json", "audit.html", *(str(path.relative_to(where)) for path in controls)]
     records.audited(places.WorkDir(where, None, lock=lock), report, names)
-    show(terminal.text(report))
+    show(said(terminal.text(report)))
     show(f"audit.html and audit.json are in {where}/")
     if lock:
         lock.close()
@@ -61,6 +62,7 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
       ValueError: it cannot, or its files are not what its ledger says.
     """
     from jfu.audit.measures import RETRAINED
+    from jfu.tasks import TASKS
     from launch.records import verification
     from launch.setup import idle
     from launch.workdir import outcome, places, runs
@@ -90,10 +92,9 @@ def auditable(where: pathlib.Path, options: Options) -> Any:
             "run launch.compare with retrain among --methods and audit that"
         )
     verification.settle(where)
-    if run.config.task != "classify":
+    if options.shadows and not TASKS[run.config.task].classes:
         raise ValueError(
-            f"{where} has a model with --task={run.config.task}, and an audit examines classifiers "
-            "only; its table has the measures that apply"
+            f"--shadows attacks classifiers, and {where} has --task={run.config.task}; leave it out"
         )
     return run
 

@@ -12,6 +12,7 @@ import jfu
 import jfu.io
 from jfu.audit import evidence
 from jfu.audit.measures import THIRD
+from jfu.tasks import TASKS
 from launch.running import cells
 from launch.running.programs import Programs
 from launch.setup import keys
@@ -37,8 +38,13 @@ def tools(study: Study, undo: jfu.Unlearner | None) -> Tools:
     """The functions that examine models; ``undo`` negates once more."""
     back = lambda variables: undo.perturb(jfu.Trained(variables), None, None).variables
     model = study.model
+    task = TASKS[study.config.task]
     functions = evidence.tools(
-        model.apply, outputs=model.outputs, layers=model.layers, undo=back if undo else None
+        model.apply,
+        outputs=model.outputs,
+        layers=model.layers,
+        undo=back if undo else None,
+        judge=None if task.classes else task.judge(study.dataset),
     )
     return Tools(functions, Programs())
 

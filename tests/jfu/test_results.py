@@ -69,3 +69,12 @@ def test_a_summary_needs_no_retraining():
     assert entry["asr"] is None and entry["gap"] is None and entry["rounds_to_recover"] is None
     assert "needs" not in entry  # a method that jfu does not know
     assert set(entry["stopped"].values()) == {None}
+
+
+def test_rows_of_an_earlier_version_lack_measures():
+    """A run that was begun before and ended now is summarised; what some rows lack has no mean."""
+    costs = dict(bytes_down=1, bytes_up=1, flops=1.0, storage=0, seconds=1.0)
+    of = lambda seed: dict(method="not", seed=seed, round=1, retain=9, forget=9, test=9, mia=50)
+    rows = [of(0) | costs, of(1) | costs | dict(worst_client=7.0)]
+    entry = results.summarise(rows)["methods"]["not"]
+    assert entry["worst_client"] is None and entry["retain"]["mean"] == 9

@@ -1,6 +1,7 @@
 """Runs of tables of numbers: a regression, classes, and own arrays."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -21,8 +22,9 @@ def test_a_regression_goes_through_a_comparison_in_its_own_words(forks, tmp_path
     assert (config["task"], config["model"], config["standardise"]) == ("regress", "mlp1", True)
     last = {row["method"]: row for row in rows_of(tmp_path / "A")}
     assert 0 < last["retrain"]["retain"] <= 100 and last["retrain"]["guess"] == 0
-    audited = forks.run("audit", f"--workdir={tmp_path / 'A'}")
-    assert audited.status == 2 and "an audit examines classifiers" in audited.said
+    where = f"--workdir={tmp_path / 'A'}"
+    shadows = forks.run("audit", where, "--shadows=8")
+    assert shadows.status == 2 and "--shadows attacks classifiers" in shadows.said
 
 
 WRONG = {
@@ -121,6 +123,31 @@ def test_a_canary_that_cannot_be_planted_is_a_sentence(forks, tmp_path, wrong):
     assert done.status == 2 and NO_CANARY[wrong] in done.said, done.said
 
 
+def audited(forks, where, *flags):
+    few = ["--draws=100", "--relearn_rounds=1", "--resurfacing_rounds=1"]
+    done = forks.run("audit", f"--workdir={where}", *few, *flags)
+    assert done.status == 0, done.said
+
+
+def report(where):
+    return json.loads((where / "audit.json").read_text()), (where / "audit.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_regression_is_audited_in_its_own_words(forks, tmp_path):
+    flags = ["--dataset=diabetes", *FEW, "--seeds=2", "--methods=retrain,not"]
+    assert forks.run("compare", *flags, f"--workdir={tmp_path}").status == 0
+    audited(forks, tmp_path)
+    found, page = report(tmp_path)
+    entry = found["methods"]["not"]
+    last = [r["forget"] for r in rows_of(tmp_path) if (r["method"], r["round"]) == ("not", 1)]
+    assert entry["measures"]["forget"]["value"] == pytest.approx(np.mean(last), abs=1e-3)
+    assert entry["measures"]["auc_matched"]["value"] > 0
+    for key in ("rmia", "efficacy_mia", "js_forget", "memorised.5"):
+        assert entry["not_shown"][key] == "it is for classes, and --task=regress has none"
+    assert "explained variance on forgotten data" in page and "accuracy" not in page
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Bigram", "NnxBigram"])
 def test_a_canary_goes_all_the_way(forks, texts, tmp_path, name):
@@ -130,10 +157,21 @@ def test_a_canary_goes_all_the_way(forks, texts, tmp_path, name):
         ["train", *HELP, CANARY, model, at("A")],
         ["unlearn", "--recovery_rounds=1", model, f"--init_from={tmp_path / 'A'}", at("B")],
         ["ledger", at("B")],
-        ["compare", *HELP, CANARY, model, "--seeds=1", "--methods=retrain,npo", at("C")],
+        ["compare", *HELP, CANARY, model, "--seeds=2", "--methods=retrain,not", at("C")],
     ):
         done = forks.run(*flags)
         assert done.status == 0, done.said
+    audited(forks, tmp_path / "C", model)
+    found, page = report(tmp_path / "C")
+    measures = found["methods"]["not"]["measures"]
+    assert measures["exposure"]["value"] >= 0 and measures["forget"]["value"] > 0
+    assert "test token accuracy" in page and not re.search(
+        "accuracy on test (image|data).*image", page
+    )
+    assert (
+        found["methods"]["not"]["not_shown"]["rmia"]
+        == "it is for classes, and --task=tokens has none"
+    )
     assert "8 of the texts that client:0 names begin with" in done.said
     assert "canary bits" in done.said and "extracted %" in done.said
     for what in "BC":

@@ -164,7 +164,8 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
         members=np.arange(20, 40),
         others=np.arange(40, 60),
     )
-    tools = SimpleNamespace(logits=lambda variables, x: np.full((len(x), 3), variables))
+    given = lambda variables, x: np.full((len(x), 3), variables)
+    tools = SimpleNamespace(logits=given, judged=None)
     seen = {
         name: evidence.answers(tools, value, made)
         for name, value in dict(retrain=0.0, retrain_again=0.0, ga=np.nan).items()

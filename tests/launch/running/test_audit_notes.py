@@ -27,7 +27,7 @@ def test_what_shadows_do_otherwise_is_said():
     ],
 )
 def test_single_clients_are_not_shown_where_nobody_may_see_them(given, words):
-    config = SimpleNamespace(forget="client:0", backdoor=False, **given)
+    config = SimpleNamespace(forget="client:0", backdoor=False, task="classify", **given)
     missing = not_shown({}, {}, ["not"], config, Options())
     assert words in missing["worst_client"] and words in missing["client_spread"]
     assert missing["probe_poison"] == missing["asr"] == "no backdoor was planted"
