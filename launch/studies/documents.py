@@ -51,10 +51,14 @@ def _of_lines(name: str, shown: Callable[[Sequence[dict]], str]) -> Callable[[Re
     return lambda results: shown(_lines(results / f"{name}.jsonl"))
 
 
+def _audit(name: str) -> Callable[[Results], str]:
+    """The tables of a recorded audit, without its notes."""
+    return lambda results: terminal.text({**_whole(results, name), "notes": []}).strip() + "\n"
+
+
 def verdicts_of(name: str) -> Callable[[Results], str]:
     """The first table of a recorded audit: its verdicts."""
-    tables_ = lambda results: terminal.text({**_whole(results, name), "notes": []}).strip()
-    return lambda results: tables_(results).split("\n\n")[0] + "\n"
+    return lambda results: _audit(name)(results).split("\n\n")[0].strip() + "\n"
 
 
 FRONT = {
@@ -170,9 +174,8 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "recoveries": lambda results: recoveries.markdown(results / "recovery"),
     "digits-bf16": _summary("digits-bf16-cpu"),
     "audit-rates": lambda results: rates.markdown(_whole(results, "audit-rates")),
-    "audit": lambda results: (
-        terminal.text({**_whole(results, "audit-digits-cpu"), "notes": []}).strip() + "\n"
-    ),
+    "audit": _audit("audit-digits-cpu"),
+    "audit-fashion": _audit("audit-fashion-cpu"),
     "audit-ridge": verdicts_of("audit-ridge-cpu"),
     "power": _of_lines("power-digits-cpu", power.markdown),
     "apart": _of_lines("apart-digits-cpu", apart.markdown),
