@@ -24,8 +24,9 @@ The share of inputs was not found; with less than 0.2 of them layers reach a fid
 Differences: the authors take synthetic examples, here clients take their own. Layers whose kernel
 is no matrix and no stack of filters, such as those of attention, have nothing chosen.
 
-A_ci is computed by the layer itself, with all weights but those of input i at zero. So it is exact
-for any stride and padding, and costs a forward pass for each input of each layer and batch.
+A_ci is computed by the layer itself, with all filters but those of input i at zero. So it is exact
+for any stride and padding, and costs a forward pass for each input of each convolution and batch. A
+dense layer shows as many of its inputs at once as it has outputs.
 """
 
 from collections.abc import Callable
@@ -141,17 +142,31 @@ def _sums(model: Model, outputs: Callable, batch_size: int) -> Callable:
                 out = wide(out.reshape(out.shape[0], -1, out.shape[-1]))
                 return jnp.where(live[:, None, None] > 0, out, 0)
 
-            def of_layer(layer, kernel):
-                whole = seen(layer, kernel)
-                inputs = kernel.shape[-2]
-
+            def of_filters(layer, kernel, whole):
                 def of_input(i):
-                    only = (jnp.arange(inputs) == i)[:, None].astype(kernel.dtype)
-                    part = seen(layer, kernel * only.reshape((1,) * (kernel.ndim - 2) + (-1, 1)))
+                    only = (jnp.arange(kernel.shape[-2]) == i)[:, None].astype(kernel.dtype)
+                    part = seen(layer, kernel * only[None, None])
                     return (whole * part).sum((0, 1)), (part * part).sum((0, 1))
 
-                both, parts = jax.lax.map(of_input, jnp.arange(inputs))
-                return both, parts, (whole * whole).sum((0, 1))
+                return jax.lax.map(of_input, jnp.arange(kernel.shape[-2]))
+
+            def of_dense(layer, kernel, whole):
+                inputs, outputs = kernel.shape
+
+                def block(number):  # output j shows input j of the block
+                    rows = jnp.arange(inputs)[:, None] - number * outputs
+                    return seen(layer, (rows == jnp.arange(outputs)[None]).astype(kernel.dtype))
+
+                shown = jax.lax.map(block, jnp.arange(-(-inputs // outputs)))
+                x = jnp.moveaxis(shown, 0, 2).reshape(*shown.shape[1:3], -1)[..., :inputs]
+                weights = wide(kernel)
+                both = jnp.tensordot(x, whole, ((0, 1), (0, 1))) * weights
+                return both, (x * x).sum((0, 1))[:, None] * weights**2
+
+            def of_layer(layer, kernel):
+                whole = seen(layer, kernel)
+                find = of_dense if kernel.ndim == 2 else of_filters
+                return *find(layer, kernel, whole), (whole * whole).sum((0, 1))
 
             new = {layer: of_layer(layer, kernel) for layer, kernel in kernels.items()}
             return jax.tree.map(jnp.add, carry, new)
@@ -162,11 +177,17 @@ def _sums(model: Model, outputs: Callable, batch_size: int) -> Callable:
             zeros = jnp.zeros(shape, wide(kernel).dtype)
             start[layer] = zeros, zeros, zeros[0]
         sums, batches = over_batches(client, batch_size, step, start)
-        passes = sum(1 + kernel.shape[-2] for kernel in kernels.values())
+        passes = sum(1 + _passes(kernel) for kernel in kernels.values())
         live, none = client.mask.sum().astype(jnp.float32), jnp.float32(0)
         return if_finite(sums, LocalInfo(live, none, none, (passes * batches).astype(jnp.float32)))
 
     return work
+
+
+def _passes(kernel: jax.Array) -> int:
+    """The passes that show all inputs of a layer."""
+    inputs, outputs = kernel.shape[-2:]
+    return -(-inputs // outputs) if kernel.ndim == 2 else inputs
 
 
 def _kernels(model: Model, params) -> dict[str, jax.Array]:
