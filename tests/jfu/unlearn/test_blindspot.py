@@ -104,11 +104,13 @@ def test_the_attention_term_by_hand():
     assert float(value) == pytest.approx(50 * (apart**2).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_that_gives_nothing_has_a_slope():
     slope = jax.grad(lambda x: looks(x).sum())(jnp.zeros((1, 4, 3)))
     assert np.isfinite(slope).all()
 
 
+@pytest.mark.slow
 def test_moments_are_those_of_all_targets():
     middle, spread = moments(request(), jax.random.key(0))
     every = np.concatenate(Y)
@@ -116,6 +118,7 @@ def test_moments_are_those_of_all_targets():
     assert float(spread) == pytest.approx(every.std(ddof=1), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_redrawn_targets_are_gaussian():
     """The error of a model that says 0 is |y'|, whatever the targets are."""
     silent = jfu.Model(None, lambda variables, x, **how: (x, {}))

@@ -9,7 +9,7 @@ from helpers.rivals import FIRST, OTHERS, P, W, close, counts, plain_round, run
 from jfu.unlearn.ga_first import ga_first
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 7.5])
+@pytest.mark.parametrize("scale", [7.5, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_ga_first(scale):
     """The server alone takes client 0's first update back; then plain rounds."""
     w = W - scale * P[0] * FIRST[0]
@@ -18,6 +18,7 @@ def test_ga_first(scale):
     assert counts(facts) == [OTHERS, OTHERS]
 
 
+@pytest.mark.slow
 def test_two_that_leave_by_their_sizes():
     models, _ = run("ga_first", 0, scale=2.0, forget=(0, 2))
     close(models, [W - 2 * (P[0] * FIRST[0] + P[2] * FIRST[2])])
