@@ -141,7 +141,7 @@ def local_sgd(
         )
         return jax.tree.map(lambda u: jnp.where(usable, u, jnp.zeros_like(u)), sent), info
 
-    return checked(work)
+    return checked(jax.jit(work, inline=True))  # traced once for all rounds that it is part of
 
 
 def _maker(optimizer) -> Callable:

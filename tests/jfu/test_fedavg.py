@@ -107,7 +107,8 @@ def test_two_clients_by_hand():
 
     data = jfu.stack([[1.0], [2.0], [3.0]], [0, 0, 0], [[0, 1], [2]])
     fed = jfu.fedavg(jfu.local_sgd(loss, optax.sgd(0.1), batch_size=2))
-    state, info = fed.round(fed.init({"params": jnp.asarray(0.5)}), data, jax.random.key(0))
+    start = fed.init({"params": jnp.asarray(0.5)})
+    state, info = jax.jit(fed.round)(start, data, jax.random.key(0))
     np.testing.assert_allclose(state.params, 0.5 - 0.2 / 3, rtol=1e-6)
     np.testing.assert_allclose(info.metrics["loss"], (2 * 0.125 + 0.25) / 3, rtol=1e-6)
 

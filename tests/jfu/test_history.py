@@ -27,11 +27,17 @@ def train(fed, data, variables, rounds=3):
 WRAPS = [lambda f: f, lambda f: jfu.sampled(f, 2), lambda f: jfu.absent(f, 0.5)]
 
 
+@pytest.fixture(scope="module")
+def kept(local):
+    """A federation that shows every update."""
+    return jfu.fedavg(local, keep_updates=True)
+
+
 @pytest.mark.parametrize("wrap", WRAPS)
-def test_histories_are_those_of_the_updates(local, data, variables, wrap):
-    fed = wrap(jfu.fedavg(local, keep_updates=True))
-    kept = ["start", "norms", "sums", "first", "last", "updates"]
-    remembering = jfu.recorded(fed, kept, clients=data, rounds=3)
+def test_histories_are_those_of_the_updates(kept, data, variables, wrap):
+    fed = wrap(kept)
+    kinds = ["start", "norms", "sums", "first", "last", "updates"]
+    remembering = jfu.recorded(fed, kinds, clients=data, rounds=3)
     state, shown = train(remembering, data, variables)
     plain, _ = train(fed, data, variables)
     jax.tree.map(np.testing.assert_array_equal, state.inner, plain)
@@ -64,13 +70,12 @@ def test_histories_are_those_of_the_updates(local, data, variables, wrap):
 
 @pytest.mark.parametrize("keep", [["norms"], ["sums"], ["first", "last"]])
 @pytest.mark.parametrize("wrap", [lambda f: f, lambda f: jfu.absent(f, 0.5)])
-def test_rows_written_one_by_one_are_those_of_a_stack(local, data, variables, keep, wrap):
+def test_rows_written_one_by_one_are_those_of_a_stack(fed, kept, data, variables, keep, wrap):
     """With a running sum, and with every update in hand: the same history."""
     histories = []
-    for shows in (False, True):
-        fed = wrap(jfu.fedavg(local, keep_updates=shows))
-        fed = jfu.recorded(fed, keep, clients=data, rounds=2)
-        state, step = fed.init(variables), jax.jit(fed.round)
+    for inner in (fed, kept):
+        remembering = jfu.recorded(wrap(inner), keep, clients=data, rounds=2)
+        state, step = remembering.init(variables), jax.jit(remembering.round)
         for done in jfu.rounds(step, state, data, jax.random.key(3), stop=2):
             state = done.state
         histories.append(state.history)
@@ -96,22 +101,22 @@ def test_a_history_holds_no_second_set_of_models():
         assert size < used[()] + 6 * model, (keep, size / model)
 
 
-def test_norms_need_no_single_updates(local, data, variables):
-    fed = jfu.recorded(jfu.fedavg(local), ["norms"], clients=data, rounds=2)
-    state, info = fed.round(fed.init(variables), data, jax.random.key(0))
+def test_norms_need_no_single_updates(fed, kept, data, variables):
+    fed = jfu.recorded(fed, ["norms"], clients=data, rounds=2)
+    start = fed.init(variables)
+    state, info = jax.jit(fed.round)(start, data, jax.random.key(0))
     assert info.updates is None
-    _, info = jfu.fedavg(local, keep_updates=True).round(
-        fed.init(variables).inner, data, jax.random.key(0)
-    )
+    _, info = jax.jit(kept.round)(start.inner, data, jax.random.key(0))
     leaves = [np.asarray(u, float).reshape(3, -1) for u in jax.tree.leaves(info.updates["params"])]
     norms = np.linalg.norm(np.concatenate(leaves, 1), axis=1)
     np.testing.assert_allclose(state.history["norms"][0], norms, rtol=1e-5)
 
 
-def test_beyond_its_room_nothing_is_recorded(local, data, variables):
-    fed = jfu.recorded(jfu.fedavg(local), ["norms"], clients=data, rounds=1)
-    state, _ = fed.round(fed.init(variables), data, jax.random.key(0))
-    after, _ = fed.round(state, data, jax.random.key(1))
+def test_beyond_its_room_nothing_is_recorded(fed, data, variables):
+    fed = jfu.recorded(fed, ["norms"], clients=data, rounds=1)
+    step = jax.jit(fed.round)
+    state, _ = step(fed.init(variables), data, jax.random.key(0))
+    after, _ = step(state, data, jax.random.key(1))
     np.testing.assert_array_equal(after.history["norms"], state.history["norms"])
 
 
@@ -131,7 +136,8 @@ def test_server_momentum_does_not_enter_the_history(local, data, variables):
     histories = []
     for server in (optax.sgd(1.0), optax.adam(0.1)):
         fed = keep(server)
-        histories.append(fed.round(fed.init(variables), data, jax.random.key(0))[0].history)
+        state, _ = jax.jit(fed.round)(fed.init(variables), data, jax.random.key(0))
+        histories.append(state.history)
     jax.tree.map(np.testing.assert_array_equal, *histories)
 
 

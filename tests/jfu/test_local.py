@@ -181,8 +181,8 @@ def test_an_optimizer_that_gathers_steps_is_one(data):
     ends = []
     for size, optimizer in ((2, optax.MultiSteps(optax.sgd(0.1), 2)), (4, optax.sgd(0.1))):
         fed = jfu.fedavg(jfu.local_sgd(_value, optimizer, batch_size=size))
-        state, _ = fed.round(fed.init({"params": jnp.zeros((2, 3))}), data, jax.random.key(0))
-        ends.append(state.params)
+        start = fed.init({"params": jnp.zeros((2, 3))})
+        ends.append(jax.jit(fed.round)(start, data, jax.random.key(0))[0].params)
     np.testing.assert_allclose(*ends, rtol=1e-5, atol=1e-7)
 
 
@@ -236,22 +236,29 @@ def test_cross_entropy_is_the_mean_over_live_rows():
     assert jfu.cross_entropy(jnp.ones((6, 4)), batch._replace(mask=jnp.zeros(6))) == 0
 
 
+def _ones(w, batch):
+    return jfu.cross_entropy(batch.x @ w, batch)
+
+
+ONES = jfu.fedavg(
+    jfu.local_sgd(lambda v, batch, key: _ones(v["params"], batch), optax.sgd(0.1), batch_size=2)
+)
+
+
 @pytest.mark.parametrize("label", [-1, 4, 9])
 def test_a_label_beyond_the_classes_is_no_loss_of_zero(label):
     """The example that has it makes its client's update no number; padding may have anything."""
     y = jnp.array([0, label, 3])
     batch = jfu.Batch(jnp.ones((3, 1)), y, jnp.ones(3))
-    loss = lambda w, batch: jfu.cross_entropy(batch.x @ w, batch)
-    value, slope = jax.value_and_grad(loss)(jnp.ones((1, 4)), batch)
+    look = jax.jit(jax.value_and_grad(_ones))
+    value, slope = look(jnp.ones((1, 4)), batch)
     assert jnp.isnan(value) and jnp.isnan(slope).all()
     padded = batch._replace(mask=jnp.array([1.0, 0.0, 1.0]))
-    value, slope = jax.value_and_grad(loss)(jnp.ones((1, 4)), padded)
+    value, slope = look(jnp.ones((1, 4)), padded)
     assert jnp.isfinite(value) and jnp.isfinite(slope).all()
-    of = lambda variables, batch, key: loss(variables["params"], batch)
-    fed = jfu.fedavg(jfu.local_sgd(of, optax.sgd(0.1), batch_size=2))
     clients = jfu.stack(np.ones((4, 1), np.float32), [0, label, 1, 3], [[0, 1], [2, 3]])
-    start = {"params": jnp.ones((1, 4))}
-    state, info = jax.jit(fed.round)(fed.init(start), clients, jax.random.key(0))
+    start = ONES.init({"params": jnp.ones((1, 4))})
+    state, info = jax.jit(ONES.round)(start, clients, jax.random.key(0))
     assert float(info.metrics["not_finite"]) == 1 and float(info.metrics["clients"]) == 1
     assert jnp.isfinite(state.params).all() and (state.params != 1).any()
 
@@ -290,11 +297,11 @@ def test_a_shorter_shuffle_is_the_same_shuffle(model, variables, monkeypatch, ch
     """5, 70, 600 and 3 examples of 5,000 slots, dead ones in front: lengths change no bit."""
     clients = ragged([5, 70, 4999, 600, 5000], dead=[2])
     noisy = lambda key, x: x + jax.random.normal(key, x.shape)
-    work = jfu.local_sgd(
-        jfu.classification(model.apply), optax.sgd(0.1), epochs=2, batch_size=32, augment=noisy
-    )
+    how, loss = dict(batch_size=32, augment=noisy), jfu.classification(model.apply)
+    # Anew each time: what was traced keeps its lengths.
+    work = lambda: jfu.local_sgd(loss, optax.sgd(0.1), epochs=2, **how)
     shared = jfu.types.Broadcast(variables, jnp.zeros((), jnp.int32))
-    run = lambda: jax.jit(jfu.map_clients(work, chunk=chunk))(shared, clients, jax.random.key(3))
+    run = lambda: jax.jit(jfu.map_clients(work(), chunk=chunk))(shared, clients, jax.random.key(3))
     found = run()
     monkeypatch.setattr(local_module, "LEAST", 10**9)
     wanted = run()

@@ -116,6 +116,14 @@ def one_layer(variables, x, *, train=False, mask=None, key=None):
     return x @ variables["params"]["kernel"] + variables["params"]["bias"][None], {}
 
 
+def work_of(optimizer):
+    loss = jfu.classification(one_layer)
+    return jfu.local_sgd(loss, optimizer, epochs=2, batch_size=2, proximal=0.1)
+
+
+WORK = [work_of(optax.adam(0.1)), work_of(lambda round: optax.sgd(0.1 * 0.9**round, 0.9))]
+
+
 @typed
 @pytest.mark.parametrize("name", FEDERATIONS)
 def test_federations_keep_types(pool, name, dtype, x64):
@@ -123,10 +131,7 @@ def test_federations_keep_types(pool, name, dtype, x64):
     with jax.enable_x64(x64):
         clients, key = clients_of(pool), jax.random.key(0)
         variables = {"params": dict(kernel=jnp.zeros((2, 3), dtype), bias=jnp.ones(3, dtype))}
-        for optimizer in (optax.adam(0.1), lambda round: optax.sgd(0.1 * 0.9**round, 0.9)):
-            local = jfu.local_sgd(
-                jfu.classification(one_layer), optimizer, epochs=2, batch_size=2, proximal=0.1
-            )
+        for local in WORK:
             fed = recorded_of(FEDERATIONS[name](local), clients)
             state = jax.eval_shape(fed.init, variables)
             after, info = jax.eval_shape(fed.round, state, clients, key)

@@ -58,6 +58,9 @@ def slopes(loss, *weights):
 # ---------------------------------------------------------------- the formula
 
 
+SLOPES = jax.jit(jax.value_and_grad(contrast, (0, 1)))
+
+
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
 def test_contrast(temperature):
     rng = np.random.default_rng(3)
@@ -65,12 +68,11 @@ def test_contrast(temperature):
     mask = np.array([1, 0, 1, 1, 0, 1], np.float32)
     live = mask > 0
     expected = plain_contrast(z[live].astype(float), other[live].astype(float), temperature)
-    value = lambda z, other: contrast(z, other, jnp.asarray(mask), temperature)
-    np.testing.assert_allclose(value(z, other), expected, rtol=1e-5)
-    np.testing.assert_allclose(value(other, z), expected, rtol=1e-5)  # it is the same both ways
+    run = lambda z, other: SLOPES(z, other, jnp.asarray(mask), temperature)
+    np.testing.assert_allclose(run(z, other)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(run(other, z)[0], expected, rtol=1e-5)  # it is the same both ways
     # Padding is nobody's negative, and gets no gradient, whatever stands there.
     spoilt = np.where(live[:, None], z, 1e5), np.where(live[:, None], other, -3.0)
-    run = jax.jit(jax.value_and_grad(value, (0, 1)))
     assert bits(run(z, other)) == bits(run(*spoilt))
     assert not np.any(run(*spoilt)[1][0][~live])
 
@@ -79,8 +81,7 @@ def test_an_example_alone_and_none_at_all():
     """No others to be told from: no loss and no gradient."""
     z = jnp.array([[1.0, 2.0], [3.0, -1.0]])
     for mask in ([1.0, 0.0], [0.0, 0.0]):
-        run = jax.value_and_grad(contrast, (0, 1))
-        value, slope = run(z, -z, jnp.array(mask), 0.1)
+        value, slope = SLOPES(z, -z, jnp.array(mask), 0.1)
         assert value == 0 and not any(np.any(s) for s in slope)
 
 
@@ -147,9 +148,8 @@ def test_both_views_are_the_federations_and_the_first_is_the_usual_one():
     for name, augment in (("usual", crop_and_flip), ("views", two_views(crop_and_flip))):
         work = jfu.local_sgd(spy(name), optax.sgd(0.1), batch_size=4, augment=augment)
         fed = jfu.fedavg(work)
-        jax.block_until_ready(
-            fed.round(fed.init({"params": jnp.zeros(())}), data, jax.random.key(0))
-        )
+        start = fed.init({"params": jnp.zeros(())})
+        jax.block_until_ready(jax.jit(fed.round)(start, data, jax.random.key(0)))
     usual, views = seen["usual"][0], seen["views"][0]
     assert views.shape == (2, 2, 8, 8, 1) and views.dtype == np.uint8
     assert bits(views[:, 0]) == bits(usual)

@@ -88,11 +88,18 @@ def joined(clients, facts):
     return [next((n for n, info in enumerate(facts) if there(info, id)), ROUNDS) for id in ids]
 
 
-def trained(fed, clients):
+@pytest.fixture(scope="module")
+def trained(clients):
     """The end of training with its history; the states before each round and facts, without it."""
-    remembering = jfu.recorded(fed, ["before"], clients=clients, rounds=ROUNDS)
-    end = states(remembering, clients)[0][-1]
-    return jfu.Trained(end.variables, end.history), *states(fed, clients)
+
+    @functools.cache
+    def of(draw, late=0.0):
+        fed = federation(draw, late)
+        remembering = jfu.recorded(fed, ["before"], clients=clients, rounds=ROUNDS)
+        end = states(remembering, clients)[0][-1]
+        return jfu.Trained(end.variables, end.history), *states(fed, clients)
+
+    return of
 
 
 # ---------------------------------------------------------------- what training keeps
@@ -100,9 +107,10 @@ def trained(fed, clients):
 
 @pytest.mark.parametrize("late", [0.0, 0.3])
 @pytest.mark.parametrize("draw", DRAWS)
-def test_the_states_before_somebody_came_first_are_kept_and_no_others(clients, draw, late):
-    fed = federation(draw, late)
-    end, plain, facts = trained(fed, clients)
+def test_the_states_before_somebody_came_first_are_kept_and_no_others(
+    trained, clients, draw, late
+):
+    end, plain, facts = jax.tree.map(np.asarray, trained(draw, late))
     before, came = end.history["before"], joined(clients, facts)
     assert before["joined"].tolist() == came
     rounds = sorted(set(came) - {ROUNDS})
@@ -144,7 +152,9 @@ def test_who_never_came_leaves_the_model_as_it_is(clients):
     fed = federation("sampled")
     request = jfu.split(clients, jfu.forget_client(clients, [7]))
     without = clients._replace(mask=clients.mask & (clients.id != 7)[:, None])
-    end, plain, _ = trained(fed, without)
+    remembering = jfu.recorded(fed, ["before"], clients=without, rounds=ROUNDS)
+    end, plain = states(remembering, without)[0][-1], states(fed, without)[0]
+    end = jfu.Trained(end.variables, end.history)
     state = jax.jit(rollback(fed).perturb)(end, request, None)
     assert int(state.round) == ROUNDS and bits(state.variables) == bits(plain[-1].variables)
 
@@ -154,10 +164,10 @@ def test_who_never_came_leaves_the_model_as_it_is(clients):
 
 @pytest.mark.parametrize("late", [0.0, 0.3])
 @pytest.mark.parametrize("draw", DRAWS)
-def test_it_is_training_without_the_client_from_the_start_to_the_bit(clients, draw, late):
+def test_it_is_training_without_the_client_from_the_start_to_the_bit(trained, clients, draw, late):
     """The state that it returns to, with the server's momentum, and all rounds with those keys."""
     fed, rounds = federation(draw, late), []
-    end, _, _ = trained(fed, clients)
+    end, _, _ = trained(draw, late)
     method = rollback(fed)
     for leaving in ([3], [8], [1], [4], [7], [6], [3, 6]):
         request = jfu.split(clients, jfu.forget_client(clients, leaving))
@@ -186,9 +196,9 @@ def test_it_is_not_exact_where_draws_depend_on_who_is_there(clients):
     assert any(differ)
 
 
-def test_a_history_from_a_file_will_do(clients, tmp_path):
+def test_a_history_from_a_file_will_do(trained, clients, tmp_path):
     fed = federation("sampled")
-    end, _, _ = trained(fed, clients)
+    end, _, _ = trained("sampled")
     request = jfu.split(clients, jfu.forget_client(clients, [6]))
     jfu.io.save_state(tmp_path / "history.safetensors", end.history)
     read = jfu.io.unflatten(jfu.io.load_arrays(tmp_path / "history.safetensors"))
@@ -196,15 +206,15 @@ def test_a_history_from_a_file_will_do(clients, tmp_path):
     assert bits(run(read)) == bits(run(end.history))
 
 
-def test_as_one_function_it_runs_the_rounds_that_are_left(clients):
+def test_as_one_function_it_runs_the_rounds_that_are_left(trained, clients):
     fed = federation("sampled")
-    end, _, _ = trained(fed, clients)
+    end, _, _ = trained("sampled")
     request = jfu.split(clients, jfu.forget_client(clients, [6]))
     answer = jax.jit(shadows.answer(rollback(fed), ROUNDS))(end, request, jax.random.key(5))
     first, later = jax.random.split(jax.random.key(5))
     state = rollback(fed).perturb(end, request, first)
     assert 0 < int(state.round) < ROUNDS == int(answer.round)
     for number in range(int(state.round), ROUNDS):
-        state, _ = fed.round(state, request.retain, jax.random.fold_in(later, number))
+        state, _ = compiled(fed)(state, request.retain, jax.random.fold_in(later, number))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     jax.tree.map(close, answer, state)

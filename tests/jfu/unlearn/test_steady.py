@@ -1,5 +1,6 @@
 """Recovery that starts again: when, from where, how often; and not where nothing broke."""
 
+import functools
 import math
 
 import jax
@@ -20,33 +21,50 @@ GUESS = math.log(10)
 SEED = 5  # a key is drawn from once, so each use makes it anew
 
 
-def scripted(fed, losses, moves=None, **metrics):
-    """Fine-tuning whose rounds report these losses, by the number of rounds ever run.
+def script(losses, moves=None, **metrics):
+    """What rounds report and do, by the number of rounds ever run; all scripts have one shape.
 
     Each round changes every parameter by the share of it in ``moves``, else by a tenth.
     """
-    method, losses = finetune(fed), jnp.array(losses, jnp.float32)
-    moves = jnp.full(len(losses), 0.1) if moves is None else jnp.array(moves, jnp.float32)
+    moves = [0.1] * len(losses) if moves is None else moves
+    room = lambda values: np.pad(np.float32(values), (0, 12 - len(values)))
     usual = dict(clients=3.0, not_finite=0.0, not_applied=0.0)
+    shown = {k: np.float32(v) for k, v in (usual | metrics).items()}
+    return dict(losses=room(losses), moves=room(moves), shown=shown)
+
+
+def scripted(fed):
+    """Fine-tuning whose request is a script."""
 
     def recover(state, request, key):
-        del request
         number, zero = jax.random.key_data(key)[-1].astype(int), jnp.zeros(3)
-        shown = {k: jnp.float32(v) for k, v in (usual | metrics).items()}
-        info = RoundInfo(LocalInfo(zero, zero, zero, zero), shown | dict(loss=losses[number]), zero)
-        variables = jax.tree.map(lambda a: a * (1 + moves[number]), dict(state.variables))
+        shown = request["shown"] | dict(loss=request["losses"][number])
+        info = RoundInfo(LocalInfo(zero, zero, zero, zero), shown, zero)
+        factor = 1 + request["moves"][number]
+        variables = jax.tree.map(lambda a: a * factor, dict(state.variables))
         return state._replace(variables=variables, round=state.round + 1), info
 
-    return method._replace(recover=recover)
+    return finetune(fed)._replace(recover=recover)
 
 
-def run(method, variables, rounds):
+@pytest.fixture(scope="module")
+def steadied(fed, model):
+    """A scripted recovery by how many rounds may show no learning; each is compiled once."""
+
+    @functools.cache
+    def made(patience):
+        return steady(scripted(fed), fed, model.init, GUESS, patience=patience)
+
+    return made
+
+
+def run(method, variables, script, rounds):
     """States and the metric of each round; round n has the key n."""
     state = method.perturb(jfu.Trained(variables), None, jax.random.key(SEED))
     states, calmed = [state], []
     step = jax.jit(method.recover)
     for number in range(rounds):
-        state, info = step(state, None, jax.random.key(number))
+        state, info = step(state, script, jax.random.key(number))
         states.append(state)
         calmed.append(int(info.metrics["calmed"]))
     return states, calmed
@@ -70,9 +88,8 @@ def run(method, variables, rounds):
         ([2.3] * 12, [0, 0, 1] * 3 + [0, 0, 0]),  # three times at most
     ],
 )
-def test_when_recovery_starts_again(fed, model, variables, losses, calmed):
-    method = steady(scripted(fed, losses), fed, model.init, GUESS, patience=2)
-    assert run(method, variables, len(losses))[1] == calmed
+def test_when_recovery_starts_again(steadied, variables, losses, calmed):
+    assert run(steadied(2), variables, script(losses), len(losses))[1] == calmed
 
 
 @pytest.mark.parametrize(
@@ -90,16 +107,15 @@ def test_when_recovery_starts_again(fed, model, variables, losses, calmed):
         ([1.4] * 6, [0.0] * 6, [0, 0, 1, 0, 0, 1]),  # dead from the start
     ],
 )
-def test_what_the_kernels_show(fed, model, variables, losses, moves, calmed):
-    method = steady(scripted(fed, losses, moves), fed, model.init, GUESS, patience=2)
-    assert run(method, variables, len(losses))[1] == calmed
+def test_what_the_kernels_show(steadied, variables, losses, moves, calmed):
+    assert run(steadied(2), variables, script(losses, moves), len(losses))[1] == calmed
 
 
 def test_a_model_without_kernels_is_judged_by_all_it_has(fed, model):
     """Vectors alone: a round that moves them by more than twice their length is taken back."""
     flat = lambda scale: {"params": {"w": scale * jnp.ones(3)}}
-    method = steady(scripted(fed, [1.4] * 3, [0.1, 2.5, 0.1]), fed, lambda _: flat(0.5), GUESS)
-    assert run(method, flat(1.0), 3)[1] == [0, 1, 0]
+    method = steady(scripted(fed), fed, lambda _: flat(0.5), GUESS)
+    assert run(method, flat(1.0), script([1.4] * 3, [0.1, 2.5, 0.1]), 3)[1] == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -110,19 +126,17 @@ def test_a_model_without_kernels_is_judged_by_all_it_has(fed, model):
         (dict(clients=0.0, not_finite=2.0), [1, 1]),  # all who came diverged
     ],
 )
-def test_rounds_without_a_loss(fed, model, variables, metrics, calmed):
+def test_rounds_without_a_loss(steadied, variables, metrics, calmed):
     losses = [math.nan if "clients" in metrics else 1.0] * 2
-    method = steady(scripted(fed, losses, **metrics), fed, model.init, GUESS)
-    assert run(method, variables, 2)[1] == calmed
+    assert run(steadied(2), variables, script(losses, **metrics), 2)[1] == calmed
 
 
 @pytest.mark.parametrize(("loss", "patience", "keep"), [(math.nan, 2, 0.5), (3.0, 1, 0.0)])
 def test_after_a_burst_half_the_model_before_the_round_stays_and_after_idling_nothing(
-    fed, model, variables, loss, patience, keep
+    steadied, model, variables, loss, patience, keep
 ):
     """In float64; the fresh one is another draw each time, and rounds count from 0 again."""
-    method = steady(scripted(fed, [3.0, loss]), fed, model.init, GUESS, patience=patience)
-    states, calmed = run(method, variables, 2)
+    states, calmed = run(steadied(patience), variables, script([3.0, loss]), 2)
     assert calmed == [0, 1]
     assert [int(s.round) for s in states] == [0, 1, 0]
     assert [int(s.own.calmed) for s in states] == [0, 0, 1]
@@ -141,19 +155,20 @@ def test_where_nothing_breaks_no_bit_changes(fed, model, variables, data):
     ends = []
     for one in (plain, method):
         state = one.perturb(jfu.Trained(variables), request, jax.random.key(SEED))
+        step = jax.jit(one.recover)
         for number in range(3):
-            state, info = one.recover(state, request, jax.random.key(number))
+            state, info = step(state, request, jax.random.key(number))
         ends.append((state.variables, info.metrics["loss"], state.round))
     assert bits(ends[0]) == bits(ends[1])
 
 
-def test_going_on_from_a_stored_state_is_going_on(fed, model, variables):
+def test_going_on_from_a_stored_state_is_going_on(steadied, variables):
     """Also between a round that stays at guessing and the one that is taken back for it."""
-    method = steady(scripted(fed, [2.3] * 6), fed, model.init, GUESS)
-    states, _ = run(method, variables, 6)
+    method, told = steadied(2), script([2.3] * 6)
+    states, _ = run(method, variables, told, 6)
     for start in range(6):
         stored = jax.tree.map(np.asarray, states[start])
-        new, _ = jax.jit(method.recover)(stored, None, jax.random.key(start))
+        new, _ = jax.jit(method.recover)(stored, told, jax.random.key(start))
         assert bits(new) == bits(states[start + 1])
 
 
@@ -201,7 +216,7 @@ def test_clients_report_the_loss_of_the_model_that_they_received(
     ends = []
     for work in (plain, shown):
         fed = jfu.fedavg(work)
-        ends.append(fed.round(fed.init(variables), data, jax.random.key(SEED)))
+        ends.append(jax.jit(fed.round)(fed.init(variables), data, jax.random.key(SEED)))
     (one, before), (other, after) = ends
     assert bits(one.variables) == bits(other.variables)  # training is the same
     right = [losses_by_hand(model, variables, data, k, r) for k, r in enumerate(rows)]
@@ -216,7 +231,7 @@ def test_a_client_without_examples_passes_nothing_forward(model, variables, data
     """Nor does it change the mean."""
     fed = jfu.fedavg(received_loss(local, jfu.classification(model.apply), batch_size=3))
     some = data._replace(mask=data.mask.at[1].set(False))
-    _, info = fed.round(fed.init(variables), some, jax.random.key(SEED))
+    _, info = jax.jit(fed.round)(fed.init(variables), some, jax.random.key(SEED))
     assert info.clients.forwards.tolist() == [2.0, 0.0, 2.0]
     right = [losses_by_hand(model, variables, data, k, slice(6)) for k in (0, 2)]
     np.testing.assert_allclose(info.metrics["loss"], np.average(right, weights=[7, 5]), rtol=1e-5)
@@ -225,7 +240,7 @@ def test_a_client_without_examples_passes_nothing_forward(model, variables, data
 def test_a_client_that_is_left_out_reports_nothing_new(model, variables, data):
     loss = jfu.classification(model.apply)
     fed = jfu.fedavg(received_loss(jfu.local_sgd(loss, optax.sgd(math.nan)), loss))
-    _, info = fed.round(fed.init(variables), data, jax.random.key(SEED))
+    _, info = jax.jit(fed.round)(fed.init(variables), data, jax.random.key(SEED))
     assert int(info.metrics["not_finite"]) == 3
     assert info.clients.loss.tolist() == info.clients.forwards.tolist() == [0.0] * 3
 
@@ -239,6 +254,6 @@ def test_few_labels_each_hide_a_dead_model_from_the_training_loss_alone(model, v
     losses = []
     for one in (work, received_loss(work, jfu.classification(model.apply))):
         fed = jfu.fedavg(one)
-        _, info = fed.round(fed.init(dead), one_each, jax.random.key(SEED))
+        _, info = jax.jit(fed.round)(fed.init(dead), one_each, jax.random.key(SEED))
         losses.append(float(info.metrics["loss"]))
     assert losses[0] < 0.5 * math.log(3) and abs(losses[1] - math.log(3)) < 1e-5
