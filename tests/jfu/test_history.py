@@ -15,6 +15,28 @@ from jfu.unlearn.pgd import without
 from launch.running import cells
 
 
+def one_layer(variables, x, *, train=False, mask=None, key=None):
+    layer = variables["params"]["stem"]
+    return x @ layer["kernel"] + layer["bias"][None], {}
+
+
+@pytest.fixture(scope="module")
+def local():
+    """Its updates have two leaves; histories ask no more of a network."""
+    return jfu.local_sgd(jfu.classification(one_layer), optax.sgd(0.1), batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    draw = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
+    return {"params": {"stem": dict(kernel=draw[:2], bias=draw[2])}}
+
+
+@pytest.fixture(scope="module")
+def fed(local):
+    return jfu.fedavg(local)
+
+
 def train(fed, data, variables, rounds=3):
     """The shown updates, weights and ids of each round, and the last state."""
     step, state, shown = jax.jit(fed.round), fed.init(variables), []

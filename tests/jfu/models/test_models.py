@@ -77,7 +77,8 @@ def test_stock_convolution_gives_the_same_logits():
     stock = build("small", classes=10, image_shape=(8, 8, 1), **plain)
     variables = started(ours)
     same_bits(variables, started(stock))
-    np.testing.assert_allclose(ours.apply(variables, x)[0], stock.apply(variables, x)[0], rtol=1e-5)
+    read = lambda model: quick_jit(model.apply)(variables, x)[0]
+    np.testing.assert_allclose(read(ours), read(stock), rtol=1e-5)
 
 
 def test_bytes_equal_floats():
@@ -92,7 +93,8 @@ def test_bytes_equal_floats():
         *(build(n, classes=3, image_shape=(8, 8, 1)) for n in ("mlp", "small")),
     ):
         variables = started(model)
-        logits = [model.apply(variables, x)[0] for x in (x, pixels(jnp.asarray(x)))]
+        read = quick_jit(model.apply)
+        logits = [read(variables, x)[0] for x in (x, pixels(jnp.asarray(x)))]
         same_bits(*logits)
 
 
@@ -297,8 +299,8 @@ def test_images_that_a_network_cannot_take(name, shape, words):
 
 def test_the_language_model_sees_no_token_after_the_one_that_it_reads():
     model, ids = build("lm_tiny", classes=7, image_shape=(6,)), jnp.arange(6)[None]
-    variables = model.init(jax.random.key(0))
-    one, two = (model.apply(variables, x)[0] for x in (ids, ids.at[0, 4].set(0)))
+    variables, read = started(model), quick_jit(model.apply)
+    one, two = (read(variables, x)[0] for x in (ids, ids.at[0, 4].set(0)))
     np.testing.assert_array_equal(one[:, :4], two[:, :4])
     assert (np.abs(one - two)[:, 4:].max(-1) > 1e-3).all()
     own.check_causal(model, jax.ShapeDtypeStruct((2, 6), jnp.int32), 7, "lm_tiny")

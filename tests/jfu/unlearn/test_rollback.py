@@ -107,9 +107,7 @@ def trained(clients):
 
 @pytest.mark.parametrize("late", [0.0, 0.3])
 @pytest.mark.parametrize("draw", DRAWS)
-def test_the_states_before_somebody_came_first_are_kept_and_no_others(
-    trained, clients, draw, late
-):
+def test_the_states_before_somebody_came_first_are_kept_and_no_others(trained, clients, draw, late):
     end, plain, facts = jax.tree.map(np.asarray, trained(draw, late))
     before, came = end.history["before"], joined(clients, facts)
     assert before["joined"].tolist() == came
