@@ -4,9 +4,9 @@
 sizes of the data alone:
 
 * A small evaluation takes less time than the rest of a round. It follows every round.
-* A large one follows every round up to the 15th. Then it follows every 2nd round, from the 32nd
-  every 4th, from the 64th every 8th, and so on. Curves bend early, and a count of rounds is too
-  large by an eighth at most.
+* A large one follows every round up to the 8th. Then it follows every 2nd round, from the 16th
+  every 4th, from the 32nd every 8th, and so on. Curves bend early, and a count of rounds is too
+  large by a quarter at most.
 * If the test examples are more than the training examples, they are left out of a large evaluation
   between the first and the last round. What is left is what stopping rules need. The round at which
   a rule stops is evaluated on everything, and so is a round with membership attacks.
@@ -18,7 +18,7 @@ from jfu.evaluation import Evaluation
 
 BY_RULE = 0  # the value of --eval_every
 SMALL = 2**20  # numbers in all examples of a small evaluation, such as 1,337 images of 28x28
-STEPS = 8  # evaluations while the number of rounds doubles
+STEPS = 4  # evaluations while the number of rounds doubles
 
 
 def of_tests(evaluation: Evaluation) -> int:
@@ -40,8 +40,8 @@ def due(number: int, every: int, small: bool) -> bool:
       every: ``--eval_every``.
       small: whether the evaluation is small.
 
-    >>> [n for n in range(1, 80) if due(n, BY_RULE, False) and n > 14]
-    [15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 52, 56, 60, 64, 72]
+    >>> [n for n in range(1, 50) if due(n, BY_RULE, False)]
+    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48]
     >>> [n for n in range(1, 10) if due(n, 3, False)]
     [3, 6, 9]
     """

@@ -19,7 +19,7 @@ from jfu import tables
 from launch.report import recorded, report, terminal
 from launch.running import table, targets
 from launch.studies import apart, pays_report, power, rates, recoveries, robustness, theory
-from launch.timing import bench, streaming
+from launch.timing import bench, streaming, whole
 from launch.timing.accelerator import expected
 from launch.timing.accelerator import tables as accelerator
 
@@ -186,6 +186,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "robustness": _of_lines("robustness-digits-cpu", robustness.markdown),
     "bench-mlp": _of_lines("bench-mlp-cpu", bench.markdown),
     "bench-cnn": _of_lines("bench-cnn-cpu", bench.markdown),
+    "bench-whole": _of_lines("bench-whole-cpu", whole.markdown),
     "aims": aims,
     "accelerator": accelerator.overview,
     "expected-steps": _of_lines("lowered-cpu", expected.steps),

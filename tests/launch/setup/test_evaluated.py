@@ -16,13 +16,13 @@ def made(train, test, side, trigger=False):
     return evaluation.of_arrays(kept, gone, more, backdoor=poison)
 
 
-def test_rounds_of_a_large_evaluation_lie_an_eighth_apart_at_most():
+def test_rounds_of_a_large_evaluation_lie_a_quarter_apart_at_most():
     due = [n for n in range(1, 2000) if evaluated.due(n, evaluated.BY_RULE, small=False)]
-    assert due[:15] == list(range(1, 16))
+    assert due[:8] == list(range(1, 9))
     for before, after in zip(due, due[1:], strict=False):
-        assert after - before - 1 <= before / 8
-        assert after - before == 2 ** max(0, int(np.log2(before)) - 3)
-    assert len(due) < 15 + 8 * 8  # eight evaluations while the number of rounds doubles
+        assert after - before - 1 <= before / 4
+        assert after - before == 2 ** max(0, int(np.log2(before)) - 2)
+    assert len(due) < 8 + 8 * 4  # four evaluations while the number of rounds doubles
 
 
 @pytest.mark.parametrize("every", [1, 3, 20])
