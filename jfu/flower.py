@@ -18,6 +18,7 @@ Flower: Beutel et al. Flower: A Friendly Federated Learning Research Framework. 
 """
 
 import hashlib
+import timeit
 from collections.abc import Callable, Iterable, Mapping
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ from jfu import live
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
     from flwr.proto.node_pb2 import NodeInfo
+    from flwr.server import LegacyContext
+    from flwr.server.workflow import DefaultWorkflow
     from flwr.serverapp import Grid
     from flwr.serverapp.strategy import Result, Strategy
 
@@ -113,17 +116,79 @@ def start(
     return result
 
 
+def start_workflow(
+    workflow: "DefaultWorkflow",
+    grid: "Grid",
+    context: "LegacyContext",
+    server: live.Server,
+    *,
+    accuracy: str = "accuracy",
+) -> dict[str, np.ndarray]:
+    """Runs a workflow of Flower's older strategies, and answers requests between its rounds.
+
+    Flower has secure aggregation there. In a ServerApp, this replaces ``workflow(grid, context)``:
+
+        workflow = DefaultWorkflow(fit_workflow=SecAggPlusWorkflow(3, 2))
+        context = LegacyContext(context, ServerConfig(num_rounds=100), strategy)
+        server = jfu.live.Server("federation", [0, 1])
+        model = jfu.flower.start_workflow(workflow, grid, context, server)
+
+    Only the sum of the clients' models is seen. Older models are lists, so ``server.select`` has
+    positions, or patterns of ``"0"``, ``"1"``, ... A strategy's memory is neither kept nor cleared,
+    and a warm-up is the strategy's own (``on_fit_config_fn``).
+
+    Args:
+      accuracy: the name of a node's own accuracy in the metrics of its ``evaluate``.
+
+    Returns:
+      the last model.
+
+    Raises:
+      ValueError: as ``jfu.live.resume``, or the server has a warm-up.
+    """
+    from flwr.app import ConfigRecord
+    from flwr.server.compat.app_utils import start_update_client_manager_thread
+    from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECORD, Key
+    from flwr.server.workflow.default_workflows import default_init_params_workflow
+
+    if server.warmup:
+        raise ValueError("a workflow has no warm-up here; let on_fit_config_fn lower the rate")
+    seen: Any = Older(grid, live.Standing())
+    state = context.state
+    config = ConfigRecord({Key.START_TIME: timeit.default_timer()})
+    state.config_records[MAIN_CONFIGS_RECORD] = config
+    with live.locked(server):
+        thread, stop, ready = start_update_client_manager_thread(seen, context.client_manager)
+        ready.wait()
+        default_init_params_workflow(seen, context)
+        model, standing = live.resume(server, arrays_of(state.array_records[MAIN_PARAMS_RECORD]))
+        while live.goes_on(standing, context.config.num_rounds):
+            model, standing = live.begin(server, model, standing, nodes_of(grid))
+            _tell(standing)
+            seen.standing, seen.replies = standing, []
+            config[Key.CURRENT_ROUND] = standing.round + 1 - standing.negated
+            state.array_records[MAIN_PARAMS_RECORD] = record_of(model)
+            workflow.fit_workflow(seen, context)
+            workflow.evaluate_workflow(seen, context)
+            model = arrays_of(state.array_records[MAIN_PARAMS_RECORD])
+            standing = live.end(server, model, standing, older_accuracies(seen.replies, accuracy))
+            _tell(standing)
+        stop.set()
+        thread.join()
+    return model
+
+
 class Staying:
     """A grid that shows the nodes that stay, and sends to no other."""
 
     def __init__(self, grid: "Grid", standing: live.Standing):
-        self._grid, self._standing = grid, standing
+        self._grid, self.standing = grid, standing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._grid, name)
 
     def get_nodes(self) -> "list[NodeInfo]":
-        return [n for n in self._grid.get_nodes() if live.stays(self._standing, node_of(n))]
+        return [n for n in self._grid.get_nodes() if live.stays(self.standing, node_of(n))]
 
     def get_node_ids(self) -> list[int]:
         return [node.node_id for node in self.get_nodes()]
@@ -133,6 +198,18 @@ class Staying:
         there = set(self.get_node_ids())
         some = [m for m in messages if m.metadata.dst_node_id in there]
         return list(self._grid.send_and_receive(some, timeout=timeout)) if some else []
+
+
+class Older(Staying):
+    """The same for workflows, which send by themselves; the last replies are kept."""
+
+    replies: "Iterable[Message]" = ()
+
+    def send_and_receive(
+        self, messages: "Iterable[Message]", *, timeout: float | None = None
+    ) -> "list[Message]":
+        self.replies = self.exchange(messages, timeout)
+        return self.replies
 
 
 def arrays_of(record: "ArrayRecord") -> dict[str, np.ndarray]:
@@ -167,6 +244,20 @@ def accuracies_of(
         for metrics in [] if reply.has_error() else reply.content.metric_records.values():
             if accuracy in metrics and examples in metrics:
                 values: list[Any] = [metrics[accuracy], metrics[examples]]
+                found[str(reply.metadata.src_node_id)] = float(values[0]), float(values[1])
+    return found
+
+
+def older_accuracies(replies: "Iterable[Message]", accuracy: str) -> dict[str, tuple[float, float]]:
+    """The same, of the replies of Flower's older clients to ``evaluate``."""
+    from flwr.compat.common.recorddict_compat import recorddict_to_evaluateres
+
+    found = {}
+    for reply in replies:
+        if not reply.has_error() and reply.metadata.message_type == "evaluate":
+            told = recorddict_to_evaluateres(reply.content)
+            if accuracy in told.metrics:
+                values: Any = told.metrics[accuracy], told.num_examples
                 found[str(reply.metadata.src_node_id)] = float(values[0]), float(values[1])
     return found
 

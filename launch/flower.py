@@ -7,6 +7,7 @@ Needs Flower (pip install 'jfu[flower]').
 
   python -m launch.flower --workdir=W
   python -m launch.flower --workdir=W --nonegate        only fine-tunes: the backdoor stays
+  python -m launch.flower --workdir=W --clients=torch   clients in PyTorch, if it is installed
   python -m launch.flower --workdir=W --simulation      Flower's engine, 'flwr[simulation]'
   python -m launch.ledger --workdir=W
 
@@ -24,7 +25,7 @@ def define() -> None:
     flags.DEFINE_integer("nodes", 3, "SuperNodes.", lower_bound=3)
     flags.DEFINE_integer("rounds", 7, "Rounds in all.", lower_bound=2)
     flags.DEFINE_integer("ask_after", 3, "The request comes in during this round.", lower_bound=1)
-    flags.DEFINE_enum("clients", "jax", ["jax", "numpy"], "What clients train with.")
+    flags.DEFINE_enum("clients", "jax", ["jax", "numpy", "torch"], "What clients train with.")
     flags.DEFINE_bool("negate", True, "Negate the first layer. Without it, only fine-tune.")
     flags.DEFINE_integer("recovery_rounds", 10, "Rounds of recovery at most.", lower_bound=1)
     flags.DEFINE_integer(

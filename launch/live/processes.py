@@ -51,12 +51,14 @@ class Federation(NamedTuple):
     running: list[subprocess.Popen]
 
 
-def installed() -> None:
-    """Refuses to go on without Flower."""
+def installed(clients: str) -> None:
+    """Refuses to go on without Flower, or without what clients train with."""
     import importlib.util
 
     if importlib.util.find_spec("flwr") is None:
         raise ValueError("Flower is not installed; pip install 'jfu[flower]' installs it")
+    if importlib.util.find_spec(clients) is None:
+        raise ValueError(f"--clients={clients} needs {clients}; install it, or give other clients")
 
 
 def free_ports(count: int) -> list[int]:

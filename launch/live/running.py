@@ -27,7 +27,7 @@ CONFIG = ("clients", "nodes", "rounds", "lr", "epochs", "negate", "recovery_roun
 
 def flower() -> None:
     """Does what the flags of ``launch.flower`` request."""
-    processes.installed()
+    processes.installed(FLAGS.clients)
     folder = pathlib.Path(FLAGS.workdir)
     fresh = not (folder / "checkpoint.safetensors").exists()
     secure = FLAGS.secure and not FLAGS.simulation

@@ -19,7 +19,7 @@ from jfu import tables
 from launch.report import recorded, report, terminal
 from launch.running import table, targets
 from launch.studies import apart, pays_report, power, rates, recoveries, robustness, theory
-from launch.timing import bench, streaming, whole
+from launch.timing import bench, live, streaming, whole
 from launch.timing.accelerator import expected
 from launch.timing.accelerator import tables as accelerator
 
@@ -193,6 +193,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "expected": _of_lines("lowered-cpu", expected.markdown),
     "lowered": _of_lines("lowered-cpu", expected.programs),
     "streaming": _of_lines("streaming-cpu", streaming.markdown),
+    "live": _of_lines("flower-cpu", live.markdown),
 }
 
 BLOCK = re.compile(
