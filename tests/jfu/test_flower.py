@@ -227,6 +227,28 @@ def test_lists_without_names_take_positions(tmp_path, grid):
     assert second.tolist() == (2 + MODEL["head.weight"]).tolist()
 
 
+def test_a_torch_module_is_negated_by_name_to_the_bit(server, grid):
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential()
+    net.add_module("conv1", torch.nn.Conv2d(1, 4, 3))
+    net.add_module("bn1", torch.nn.BatchNorm2d(4))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    same = lambda model, config, kind: (0.9 if kind == "evaluate" else model, 10)
+    ask(server, {"id": "a", "forget": ["2"]})
+    result = jfu.flower.start(
+        flower.FedAvg(**SMALL),
+        LocalGrid(dict.fromkeys((1, 2, 3), same)),
+        ArrayRecord(net.state_dict()),
+        server._replace(select=jfu.by_path(r"conv1\..*"), most=1),
+        num_rounds=1,
+    )
+    found = result.arrays.to_torch_state_dict()
+    net.load_state_dict(found)
+    for name, tensor in net.state_dict().items():
+        want = -tensor if name.startswith("conv1") else tensor
+        assert torch.equal(want, before[name]), name
+
+
 def test_a_strategy_that_waits_for_more_nodes_than_stay_is_noted(server, grid, caplog):
     ask(server, {"id": "a", "forget": ["2"]})
     strategy = flower.FedAvg(min_train_nodes=2, min_evaluate_nodes=2, min_available_nodes=2)
