@@ -1,13 +1,15 @@
 """The devices that clients run on: settings before JAX starts, and how many clients run at once."""
 
+import json
 import os
+import subprocess
+import sys
 import warnings
 
 import jax
 import pytest
 
 import jfu
-from helpers.scripts import fresh
 
 
 def test_mesh_has_one_axis_and_the_devices_given():
@@ -32,45 +34,69 @@ def test_devices_that_could_starve_are_told_of(monkeypatch):
         jfu.clients_mesh()
 
 
-STARTED = """
-import json, os, jax, jfu
-count = jfu.cpu_devices({count}, ahead={ahead})
-flags, threads = os.environ.get("XLA_FLAGS", ""), int(os.environ.get("PJRT_NPROC", 0))
-print(json.dumps([count, jax.device_count("cpu"), threads, flags]))
+STARTS = """
+import json, os, sys, traceback, jax, jfu
+for line in sys.stdin:
+    child = os.fork()
+    if child:
+        if os.waitpid(child, 0)[1]:
+            print("null", flush=True)
+        continue
+    try:
+        count, ahead, env = json.loads(line)
+        os.environ.update(env)
+        count = jfu.cpu_devices(count, ahead=ahead)
+        flags, threads = os.environ.get("XLA_FLAGS", ""), int(os.environ.get("PJRT_NPROC", 0))
+        print(json.dumps([count, jax.device_count("cpu"), threads, flags]), flush=True)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)
 """
 WAIT = "--xla_cpu_collective_call_terminate_timeout_seconds"
 
 
-def started(count, ahead=True):
-    return STARTED.format(count=count, ahead=ahead)
+@pytest.fixture(scope="module")
+def started():
+    """What ``cpu_devices`` does in a process without JAX's backend, forked off one with imports."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "NPROC", "XLA_FLAGS")}
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, "-c", STARTS], env=kept, **pipes) as process:
+
+        def started(count, ahead=True, **env):
+            print(json.dumps([count, ahead, env]), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield started
 
 
-def test_devices_that_wait_leave_threads_to_work():
+def test_devices_that_wait_leave_threads_to_work(started):
     cores = len(os.sched_getaffinity(0))
-    count, devices, threads, flags = fresh(started(cores + 3))
+    count, devices, threads, flags = started(cores + 3)
     assert count == devices == cores + 3
     assert threads == 2 * count
     assert flags == f"{WAIT}=3600"
 
 
-def test_what_the_user_set_is_kept_where_it_is_enough():
+def test_what_the_user_set_is_kept_where_it_is_enough(started):
     flags = f"{WAIT}=7 --xla_cpu_enable_fast_math=false"
-    found = fresh(started(2), PJRT_NPROC="9", XLA_FLAGS=flags)
+    found = started(2, PJRT_NPROC="9", XLA_FLAGS=flags)
     assert found == [2, 2, 9, flags]
-    assert fresh(started(2), PJRT_NPROC="3")[2] == 4
-    assert fresh(started(2), NPROC="1")[2] == 4
+    assert started(2, PJRT_NPROC="3")[2] == 4
+    assert started(2, NPROC="1")[2] == 4
 
 
-def test_rounds_that_are_waited_for_need_a_thread_a_device():
+def test_rounds_that_are_waited_for_need_a_thread_a_device(started):
     cores = len(os.sched_getaffinity(0))
-    assert fresh(started(cores, ahead=False))[:3] == [cores, cores, cores if cores > 1 else 0]
-    assert fresh(started(cores + 3, ahead=False))[2] == cores + 3
-    assert fresh(started(2, ahead=False), PJRT_NPROC="9")[2] == 9
-    assert fresh(started(2, ahead=False), NPROC="1")[2] == 2
+    assert started(cores, ahead=False)[:3] == [cores, cores, cores if cores > 1 else 0]
+    assert started(cores + 3, ahead=False)[2] == cores + 3
+    assert started(2, ahead=False, PJRT_NPROC="9")[2] == 9
+    assert started(2, ahead=False, NPROC="1")[2] == 2
 
 
-def test_one_device_changes_nothing():
-    assert fresh(started(1)) == [1, 1, 0, ""]
+def test_one_device_changes_nothing(started):
+    assert started(1) == [1, 1, 0, ""]
 
 
 def test_too_late_or_too_few_is_said():
