@@ -124,7 +124,7 @@ def test_without_a_mesh_the_pool_is_one_devices(clients):
     apart = jfu.spread(clients)
     assert apart.x.shape == (1, 18, 2)
     see = lambda shared, c, key: jnp.where(c.mask[:, None], c.x[c.index], 0).sum()
-    run = jfu.map_clients(see)
+    run = jax.jit(jfu.map_clients(see))
     expected = run(0.0, clients, jax.random.key(0))
     np.testing.assert_array_equal(run(0.0, apart, jax.random.key(0)), expected)
 
@@ -165,7 +165,7 @@ def test_evaluation_of_dealt_rows_moves_no_example(pool, model, variables):
         program, sent = _compiled(judge, place(variables), x, y)
         loss, right = program(place(variables), x, y)
     assert sent == []
-    alone = judge(variables, *pool)
+    alone = jax.jit(judge)(variables, *pool)
     for device, rows in enumerate(parts):
         here = slice(7 * device, 7 * device + len(rows))
         np.testing.assert_allclose(loss[here], alone[0][rows], atol=1e-6)
