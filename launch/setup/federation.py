@@ -188,6 +188,7 @@ def check(
         _check_private(config)
     _check_task(config, names)
     ridge.check(config, names)
+    _check_numbers(config, names)
     for name in names:
         if name in jfu.unlearn.UNLEARNERS:  # build_methods refuses other names
             _check_method(config, name)
@@ -200,12 +201,6 @@ def _check_task(config: Config, names: Sequence[str]) -> None:
         raise ValueError(
             f"--canary is a sentence in texts, and --task={config.task} has none; leave it out, or "
             "choose --dataset=pydoc_topics"
-        )
-    numbers = [name for name in names if jfu.unlearn.traits_of(name).numbers]
-    if numbers and config.task != "regress":
-        raise ValueError(
-            f"{', '.join(numbers)} is for targets that are numbers, and --task={config.task} has "
-            "others; choose other methods, such as not, npo or fedquit"
         )
     if TASKS[config.task].classes:
         return
@@ -220,6 +215,16 @@ def _check_task(config: Config, names: Sequence[str]) -> None:
         raise ValueError(
             f"{', '.join(labels)} uses classes, and --task={config.task} has none; choose other "
             "methods, such as not, not_blend, finetune or npo"
+        )
+
+
+def _check_numbers(config: Config, names: Sequence[str]) -> None:
+    """Refuses methods whose formulas are for targets that are numbers, if targets are others."""
+    numbers = [name for name in names if jfu.unlearn.traits_of(name).numbers]
+    if numbers and config.task != "regress":
+        raise ValueError(
+            f"{', '.join(numbers)} is for targets that are numbers, and --task={config.task} has "
+            "others; choose other methods, such as not, npo or fedquit"
         )
 
 
