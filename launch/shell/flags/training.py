@@ -8,7 +8,7 @@ def define() -> None:
         "rounds",
         None,
         "Communication rounds of training, and of retraining. Default: 80 for digits, 20 for "
-        "synthetic, 200 elsewhere.",
+        "synthetic, 40 for the embedded tables and texts, 200 elsewhere.",
         lower_bound=1,
         upper_bound=1_000_000,
     )
@@ -16,7 +16,7 @@ def define() -> None:
     flags.DEFINE_integer(
         "batch_size",
         None,
-        "Local batch size. Default: 16 for digits and synthetic, 32 elsewhere.",
+        "Local batch size. Default: 16 for embedded sets, 32 elsewhere.",
         lower_bound=1,
     )
     flags.DEFINE_enum("augment", "none", ["none", "crop", "crop_flip"], "Random changes of images.")
@@ -24,7 +24,8 @@ def define() -> None:
     flags.DEFINE_float(
         "lr",
         None,
-        "Local learning rate. Default: 0.15 for digits, 0.1 for synthetic, 0.05 elsewhere.",
+        "Local learning rate. Default: 0.15 for digits, 0.1 for synthetic, 0.01 for the embedded "
+        "tables, 0.3 for the embedded texts, 0.05 elsewhere.",
         lower_bound=0.0,
     )
     flags.DEFINE_float("lr_decay", 1.0, "Every round multiplies --lr by this.", 0.0, 1.0)
