@@ -101,7 +101,7 @@ def federation(
     >>> data = stack(np.eye(4).reshape(4, 2, 2, 1), [0, 0, 1, 1], [[0, 2], [1, 3]])
     >>> fed = federation(model, penalty=0.01)
     >>> state = fed.init(model.init(jax.random.key(0)))
-    >>> state, _ = fed.round(state, data, jax.random.key(0))
+    >>> state, _ = jax.jit(fed.round)(state, data, jax.random.key(0))
     >>> model.apply(state.variables, data.x)[0].argmax(1).tolist()
     [0, 0, 1, 1]
     """

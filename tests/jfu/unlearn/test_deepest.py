@@ -1,5 +1,7 @@
 """The deepest cut: cuts, the information in predictions, and the choice."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -67,6 +69,8 @@ def test_cuts_of_odder_modules():
 
 # ---------------------------------------------------------------- what predictions say about labels
 
+information = jax.jit(information)
+
 
 @pytest.mark.parametrize(("classes", "many"), [(2, 80), (10, 200), (10, 3000), (60, 900)])
 @pytest.mark.parametrize("kept", [0.0, 0.3, 1.0])
@@ -117,8 +121,16 @@ REQUEST = jfu.split(DATA, jnp.asarray(np.arange(3)[:, None] == 2) & DATA.mask)
 FED = jfu.fedavg(jfu.local_sgd(jfu.classification(apply), optax.sgd(0.01), batch_size=16))
 
 
+@functools.cache
+def usual(**how):
+    """The usual method, compiled once."""
+    return deepest(FED, NET, CUTS, batch_size=16, **how)
+
+
 def answered(rounds=1, model=NET, variables=TRAINED, fed=FED, **how):
-    method = deepest(fed, model, batch_size=16, **({"cuts": CUTS} | how))
+    special = model is not NET or fed is not FED or "cuts" in how
+    make = functools.partial(deepest, fed, model, batch_size=16) if special else usual
+    method = make(**({"cuts": CUTS} | how if special else how))
     state, facts = method.perturb(jfu.Trained(variables), REQUEST, jax.random.key(0)), []
     step = jax.jit(method.recover)
     for number in range(rounds):
@@ -180,7 +192,7 @@ def test_forgotten_examples_have_no_say():
     """
     state, (info,) = answered(tells=0.1)
     assert signs(state)["mid"] == -1 and float(info.metrics["examples"]) == 48
-    step = jax.jit(deepest(FED, NET, CUTS, batch_size=16, tells=0.1).recover)
+    step = jax.jit(usual(tells=0.1).recover)
     state, _ = step(FED.init(TRAINED), REQUEST._replace(retain=DATA), jax.random.key(0))
     assert signs(state)["head"] == -1
 
