@@ -101,6 +101,7 @@ def _begun(variables):
     return jfu.io.unflatten(jfu.io.by_name(fed.init(half)))
 
 
+@jax.jit
 def _history(variables):
     """One of every kind, of three clients and four rounds."""
     params = variables["params"]
