@@ -227,10 +227,10 @@ def test_a_besieged_round_is_one_in_which_the_bad_send_that(name):
     zero = {"params": jax.tree.map(lambda u: jnp.zeros(u.shape[1:]), honest)}
     siege = adversaries.besieged(inner, attack, bad, max_update_norm=limit)
     besieged = jfu.fedavg(sends(honest, weights), aggregator=siege)
-    found, _ = besieged.round(besieged.init(zero), clients, jax.random.key(0))
+    found, _ = jax.jit(besieged.round)(besieged.init(zero), clients, jax.random.key(0))
     rows, claims = attack(honest, weights, bad, jax.random.key(0))
     real = jfu.fedavg(sends(rows, claims), aggregator=inner, max_update_norm=limit)
-    wanted, _ = real.round(real.init(zero), clients, jax.random.key(0))
+    wanted, _ = jax.jit(real.round)(real.init(zero), clients, jax.random.key(0))
     for a, b in zip(jax.tree.leaves(found.params), jax.tree.leaves(wanted.params), strict=True):
         assert np.isfinite(a).all()
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
