@@ -27,10 +27,11 @@ METHODS = "retrain,not,finetune"  # then a second retraining, which is the floor
 # A rehearsal's federation: a perceptron on made-up images, two rounds.
 SMALL = [
     *("--dataset=synthetic", "--model=mlp1", "--train_size=100", "--test_size=40"),
-    *("--clients=4", "--rounds=2", "--recovery_rounds=1", "--batch_size=16", "--augment=none"),
+    *("--clients=6", "--rounds=2", "--recovery_rounds=1", "--batch_size=16", "--augment=none"),
     *("--eval_every=1", "--attack_every=1", "--proxy=0", "--devices=1"),
-    *("--warmup_rounds=0", "--recovery_warmup_rounds=0"),
+    *("--warmup_rounds=0", "--recovery_warmup_rounds=0", "--drop_labels=", "--image_size=8"),
 ]
+NORMED = ["--model=small", "--norm=group"]  # for presets whose networks have normalisation
 
 
 def main(asked: dict[str, Any]) -> int:
@@ -47,7 +48,8 @@ def recipe(asked: dict[str, Any], preset: str = "cifar10_cnn_iid") -> list[str]:
     if asked["packed"]:
         flags.append("--flagfile=launch/presets/cpu.flags")
     if asked["rehearse"]:
-        return [*flags, *SMALL]
+        normed = "resnet18" in preset
+        return [*flags, *SMALL, *NORMED * normed]
     return [*flags, f"--data_dir={asked['data_dir']}"] if asked["data_dir"] else flags
 
 

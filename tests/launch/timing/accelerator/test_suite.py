@@ -198,9 +198,11 @@ def test_rehearsed_steps_write_what_the_tables_read(tmp_path):
     setting = Setting(tmp_path, True, None)
     every = {step.name: step for step in steps.all_steps(setting)}
     made(tmp_path)
-    three = [every[name] for name in ("device", "rounds-resnet18-10", "row-seed0")]
+    some = ["device", "rounds-resnet18-10", "row-seed0", "paper-cifar10_cnn_clients5"]
+    some += ["paper-cifar10_resnet18_batch_stale", "paper-caltech101_vit_iid"]
+    some = [every[name] for name in some]
     forks = processes.Forks(os.environ | suite.environment(setting), str(ROOT))
-    suite.run(three, setting, 300, forks=forks)
+    suite.run(some, setting, 300, forks=forks)
     forks.close()
     used = [row["cpu"] for row in files.read(tmp_path / "steps.jsonl")]
     assert all(0 < cpu < 60 for cpu in used)
