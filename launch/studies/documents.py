@@ -181,6 +181,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "audit": _audit("audit-digits-cpu"),
     "audit-fashion": _audit("audit-fashion-cpu"),
     "audit-ridge": verdicts_of("audit-ridge-cpu"),
+    "audit-ridge-fashion": verdicts_of("audit-ridge-fashion-cpu"),
     "power": _of_lines("power-digits-cpu", power.markdown),
     "apart": _of_lines("apart-digits-cpu", apart.markdown),
     "theory": _of_lines("theory-cpu", lambda rows: theory.markdown(rows).split("\n\n")[1]),
