@@ -13,7 +13,8 @@ finds that the embedding, GPT-2's first layer, is enough, and that its output la
 The server then needs to store the first layer's updates alone. The length of the ascent is to be
 calibrated: a short one leaves a model that still knows the data.
 
-Zagardo. A More Practical Approach to Machine Unlearning. 2024, arXiv 2406.09391.
+Zagardo. A More Practical Approach to Machine Unlearning. 2024, arXiv 2406.09391. Its abstract was
+read, not its update rule.
 
 Differences: the paper stores gradients of examples; a federation has those of clients. It has no
 clients that stay, and ends after the ascent. ``jfu.recorded`` stores all layers.

@@ -18,8 +18,9 @@ zero. Here the choice is one that methods take in place of layers (``jfu.unlearn
 or filter. It answers other requests too, but what a client's examples need is what all others need.
 
 Kashyap, Murti, Nayak, Narshana, Bhattacharyya. ModHiFi: Identifying High Fidelity Predictive
-Components for Model Modification. NeurIPS 2025, arXiv 2511.19566. The definitions are the paper's.
-The share of inputs was not found; with less than 0.2 of them layers reach a fidelity of 0.8 there.
+Components for Model Modification. NeurIPS 2025, arXiv 2511.19566. The definitions are the paper's,
+read in texts that quote them; its code was not seen. The share of inputs was not found; with less
+than 0.2 of them layers reach a fidelity of 0.8 there.
 
 Differences: the authors take synthetic examples, here clients take their own. Layers whose kernel
 is no matrix and no stack of filters, such as those of attention, have nothing chosen.
