@@ -10,20 +10,10 @@ Models, data sets, files and ledgers are in ``jfu.models``, ``jfu.data``, ``jfu.
 ``jfu.ledger``. Import them by name.
 """
 
-from jfu import (
-    adversaries,
-    attacks,
-    chacha,
-    distance,
-    evaluation,
-    faults,
-    privacy,
-    results,
-    ridge,
-    shadows,
-    tables,
-    unlearn,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+from jfu import faults, ridge
 from jfu.aggregate import (
     Aggregator,
     clipped_mean,
@@ -72,7 +62,21 @@ from jfu.types import (
     Trained,
     Unlearner,
 )
-from jfu.unlearn import check_changed, negate, negation
+
+if TYPE_CHECKING:
+    from jfu import (
+        adversaries,
+        attacks,
+        chacha,
+        distance,
+        evaluation,
+        privacy,
+        results,
+        shadows,
+        tables,
+        unlearn,
+    )
+    from jfu.unlearn import check_changed, negate, negation
 
 __version__ = "0.1.0"
 
@@ -160,3 +164,33 @@ __all__ = [
     "weights",
     "wire",
 ]
+
+# Training needs none of these, so `import jfu` does not wait for them: the name, and its module.
+_LATER = {
+    "adversaries": "jfu.adversaries",
+    "attacks": "jfu.attacks",
+    "chacha": "jfu.chacha",
+    "check_changed": "jfu.unlearn",
+    "distance": "jfu.distance",
+    "evaluation": "jfu.evaluation",
+    "negate": "jfu.unlearn",
+    "negation": "jfu.unlearn",
+    "privacy": "jfu.privacy",
+    "results": "jfu.results",
+    "shadows": "jfu.shadows",
+    "tables": "jfu.tables",
+    "unlearn": "jfu.unlearn",
+}
+
+
+def __getattr__(name: str):
+    """One of the names above, imported when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module 'jfu' has no attribute {name!r}")
+    module = importlib.import_module(_LATER[name])
+    return module if _LATER[name] == f"jfu.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    """All public names, those too that were not imported yet."""
+    return sorted({*globals(), *__all__})
