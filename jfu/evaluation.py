@@ -13,6 +13,7 @@ import numpy as np
 from jfu import pools
 from jfu.metrics import Judge, classes, match, mia, per_example, spread, worst
 from jfu.stacking import as_targets, empty_aligned
+from jfu.targets import are_numbers
 from jfu.types import ClientData, Split, Variables
 
 More = Callable[[dict[str, np.ndarray]], dict[str, float | None]]  # as in jfu.tasks
@@ -191,7 +192,7 @@ def commonest(y: np.ndarray) -> float | None:
     """
     if not len(y):
         return None
-    if np.issubdtype(y.dtype, np.floating):
+    if are_numbers(y):
         return 0.0  # what the mean of all targets explains
     many = np.unique(y[y >= 0], return_counts=True)[1]  # -1 is a place without a next token
     return round(100 * float(many.max() / many.sum()), 10)

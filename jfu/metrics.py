@@ -17,6 +17,7 @@ import optax
 
 from jfu.collectives import in_batches
 from jfu.local import unknown
+from jfu.targets import are_numbers, are_texts
 from jfu.types import PyTree, Variables
 
 GAP_MEASURES = ("retain", "forget", "test", "mia")
@@ -207,7 +208,7 @@ def match(classes: np.ndarray, test_classes: np.ndarray, seed: int = 0) -> tuple
     >>> np.array([0, 0, 1])[members].tolist(), np.array([1, 1, 0])[others].tolist()
     ([0, 1], [0, 1])
     """
-    if np.issubdtype(np.asarray(classes).dtype, np.floating) or np.ndim(classes) == 2:
+    if are_numbers(classes) or are_texts(classes):
         classes, test_classes = np.zeros(len(classes), int), np.zeros(len(test_classes), int)
     rng = np.random.default_rng(seed)
     members, others = [np.zeros(0, int)], [np.zeros(0, int)]

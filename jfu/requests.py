@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jfu.stacking import pools_of, weights
+from jfu.targets import are_texts
 from jfu.types import ClientData, Key, Split
 
 
@@ -62,7 +63,7 @@ def forget_class(
     """
     _whole(clients)
     wanted = _named(labels, "labels")
-    if clients.y.ndim == 2:
+    if are_texts(clients.y):
         raise ValueError(
             f"a request for classes {wanted.tolist()} was given texts, which have no classes; "
             "name clients, a fraction or examples"

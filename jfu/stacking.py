@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jfu.targets import are_numbers, are_texts
 from jfu.types import ClientData
 
 INT32 = np.iinfo(np.int32)
@@ -79,7 +80,7 @@ def as_targets(y: np.ndarray) -> np.ndarray:
     >>> as_targets(np.array([1, 2])).dtype.name, as_targets(np.array([0.5])).dtype.name
     ('int32', 'float32')
     """
-    return y.astype(np.float32 if np.issubdtype(y.dtype, np.floating) else np.int32)
+    return y.astype(np.float32 if are_numbers(y) else np.int32)
 
 
 def on_device(dtype: np.dtype) -> np.dtype:
@@ -107,10 +108,9 @@ def _array(given, what: str) -> np.ndarray:
 
 
 def _check_labels(y: np.ndarray, classes: int | None) -> None:
-    floats = np.issubdtype(y.dtype, np.floating) and classes is None
+    floats = are_numbers(y) and classes is None
     # A column of labels is a mistake, and a text of one token has nothing to predict.
-    texts = y.ndim == 2 and y.shape[1] > 1 and np.issubdtype(y.dtype, np.integer)
-    if texts:
+    if are_texts(y) and y.shape[1] > 1 and np.issubdtype(y.dtype, np.integer):
         return _check_tokens(y, classes)
     if y.ndim != 1 or not (floats or np.issubdtype(y.dtype, np.integer)):
         raise ValueError(

@@ -28,6 +28,7 @@ import numpy as np
 
 from jfu.local import classification
 from jfu.metrics import Judge, classes, logits_of
+from jfu.targets import are_numbers, are_texts
 from jfu.types import Batch, LossFn
 
 LEAST = -1e6  # the score of an example whose prediction is not finite, or as wrong as that
@@ -242,9 +243,9 @@ def of_targets(y: np.ndarray) -> tuple[str, str]:
     >>> of_targets(np.zeros(2)), of_targets(np.zeros((2, 8), int))
     (('regress', 'floats'), ('tokens', 'next tokens'))
     """
-    if np.issubdtype(y.dtype, np.floating):
+    if are_numbers(y):
         return "regress", "floats"
-    return ("tokens", "next tokens") if y.ndim == 2 else ("classify", "integers")
+    return ("tokens", "next tokens") if are_texts(y) else ("classify", "integers")
 
 
 def check(name: str, data: Any) -> None:

@@ -15,6 +15,7 @@ from jfu.data import npz, packed, tfds
 from jfu.data.dataset import Dataset, check_room, choose, resize
 from jfu.data.embedded import EMBEDDED, digits
 from jfu.data.rows import Rows, joined, take
+from jfu.targets import are_numbers, are_texts
 
 __all__ = ["EMBEDDED", "Dataset", "choose", "digits", "load", "oddities", "resize"]
 
@@ -118,7 +119,7 @@ SCALE = 10.0  # images that are divided by 255, or by their deviation, stay belo
 
 def _check_gaps(data: Dataset, name: str) -> None:
     """Refuses labels that would make a network mostly of outputs that no example has."""
-    if data.y_train.dtype.kind == "f" or data.y_train.ndim == 2:
+    if are_numbers(data.y_train) or are_texts(data.y_train):
         return
     classes, used = len(data.labels), _used(data)
     if classes - len(used) > MOST_UNUSED and classes > 2 * len(used):
@@ -150,7 +151,7 @@ def oddities(data: Dataset) -> list[str]:
             f"images are floats of up to {largest:.4g}, and networks learn badly from these; store "
             "uint8, which is divided by 255 on its way in, or divide them"
         )
-    if data.y_train.dtype.kind == "f":
+    if are_numbers(data.y_train):
         few = len(np.unique(data.y_train)) <= MOST_UNUSED
         if few and not (data.y_train % 1).any():
             sentences.append(
@@ -159,7 +160,7 @@ def oddities(data: Dataset) -> list[str]:
             )
         return sentences
     missing = np.setdiff1d(np.arange(len(data.labels)), _used(data))
-    if len(missing) and data.y_train.ndim == 1:
+    if len(missing) and not are_texts(data.y_train):
         names = ", ".join(data.labels[c] for c in missing[:5]) + ", ..." * (len(missing) > 5)
         sentences.append(
             f"of {len(data.labels)} classes {len(missing)} have no example ({names}); the network "
@@ -194,7 +195,7 @@ def _resize_all(x, size):
 
 
 def _drop(data: Dataset, names: Sequence[str | int]) -> Dataset:
-    if not data.labels or data.y_train.ndim == 2:
+    if not data.labels or are_texts(data.y_train):
         what = "texts have" if data.labels else "a regression has"
         raise ValueError(f"drop_labels={list(names)} names classes, and {what} none")
     dropped = {_label(name, data.labels) for name in names}

@@ -27,6 +27,7 @@ from jfu.data import tokens
 from jfu.data.dataset import Dataset, memory
 from jfu.data.rows import Rows
 from jfu.files import npz_headers, read_npz, shown
+from jfu.targets import are_numbers
 
 # What is packed may claim so many bytes, or so many times the file's.
 _PACKED, _RATIO = 2**28, 100
@@ -137,7 +138,7 @@ def _dataset(arrays: dict, by_row: Rows | None) -> Dataset:
             f"y_train is {y_train.dtype} and y_test {y_test.dtype}; give both integers for "
             "classes, or both floats for a regression"
         )
-    if y_train.dtype.kind == "f":
+    if are_numbers(y_train):
         return Dataset(x_train, y_train, x_test, y_test, (), client)
     classes = max(int(y_train.max()), int(y_test.max())) + 1
     labels = tuple(map(str, range(classes)))
@@ -213,7 +214,7 @@ def _labels(arrays: dict, name: str, examples: int) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {list(y.shape)}, its examples are {examples}; give one label each"
         )
-    if y.dtype.kind == "f":
+    if are_numbers(y):
         bad = ~np.isfinite(y.astype(np.float32))
         if bad.any():
             raise ValueError(

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from jfu.files import read_json, read_npz, shown
+from jfu.targets import are_numbers, are_texts
 
 Rows = list[np.ndarray]  # one sorted int32 array a client
 
@@ -38,14 +39,14 @@ def partition(spec: str, y: np.ndarray, clients: int, seed: int = 0, *, minimum:
             f"are {len(y)}"
         )
     y = np.asarray(y)
-    if np.issubdtype(y.dtype, np.floating):
+    if are_numbers(y):
         y = tenths(y)
-    if y.ndim == 2 and spec != "iid":
-        raise ValueError(
-            f"the partition is {spec!r}, which goes by classes, and these texts have none; use "
-            "iid, your own lists, or an array client in the file"
-        )
-    if y.ndim == 2:
+    if are_texts(y):
+        if spec != "iid":
+            raise ValueError(
+                f"the partition is {spec!r}, which goes by classes, and these texts have none; use "
+                "iid, your own lists, or an array client in the file"
+            )
         y = np.zeros(len(y), int)
     if spec == "iid":
         return iid(y, clients, seed)

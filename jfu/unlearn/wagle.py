@@ -74,11 +74,17 @@ def wagle(
 
     def choose(variables, request, key):
         shared = Broadcast(variables, jnp.zeros((), jnp.int32))
-        sides = [work(shared, side, key) for side in request]
-        mean = lambda sent: jax.tree.map(lambda a: a / jnp.maximum(sent[1], 1), sent[0])
-        retained, forgotten = (mean(sent) for sent, _ in sides)
+        masks = jnp.stack([side.mask for side in request])
+        # One program for both sides: derivatives take long to compile.
+        each = lambda mask: work(shared, request.retain._replace(mask=mask), key)
+        (total, many), infos = jax.lax.map(each, masks)
+        sides = [jax.tree.map(lambda a, i=i: a[i], (total, many, infos)) for i in range(2)]
+        retained, forgotten = (
+            jax.tree.map(lambda a, many=many: a / jnp.maximum(many, 1), total)
+            for total, many, _ in sides
+        )
         scores = attribution(variables["params"], retained, forgotten, mu)
-        return most(scores, ratio), together(sides[0][1], sides[1][1], request.retain.id)
+        return most(scores, ratio), together(sides[0][2], sides[1][2], request.retain.id)
 
     return on_chosen(choose, make, Needs(target=True, forget_data=True))
 

@@ -28,6 +28,7 @@ import jfu
 from jfu.data.rows import Rows
 from jfu.files import read_json
 from jfu.io import write_bytes
+from jfu.targets import are_numbers
 from launch.shell import hosts
 from launch.shell.folders import make_folder
 from launch.shell.software import numerics
@@ -125,7 +126,7 @@ def _whole(x: np.ndarray | Rows, rows: bytes, y: np.ndarray) -> str:
 
 
 def _labels(y: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(y, "<f4" if y.dtype.kind == "f" else "<i4")
+    return np.ascontiguousarray(y, "<f4" if are_numbers(y) else "<i4")
 
 
 def _rows(x: np.ndarray | Rows, start: int, stop: int) -> bytes:

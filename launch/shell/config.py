@@ -217,6 +217,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
 def _of_own(dataset: str) -> dict[str, Any]:
     """What one's own arrays change in a recipe: a table's model, and the task of its targets."""
     from jfu.data.npz import is_texts
+    from jfu.targets import are_numbers
 
     if not dataset.endswith(".npz"):
         return {}
@@ -225,7 +226,7 @@ def _of_own(dataset: str) -> dict[str, Any]:
         table = "x_train" in arrays and len(arrays["x_train"].shape) == 2
         if is_texts(dataset):
             return dict(model="lm_tiny", task="tokens")
-        floats = "y_train" in arrays and arrays["y_train"].dtype.kind == "f"
+        floats = "y_train" in arrays and are_numbers(arrays["y_train"])
         return (dict(model="mlp") if table else {}) | (dict(task="regress") if floats else {})
     return {}
 
