@@ -34,7 +34,7 @@ from jfu.unlearn.ga_first import ga_first
 from jfu.unlearn.mode import mode
 from jfu.unlearn.modhifi import modhifi
 from jfu.unlearn.needs import check_request
-from jfu.unlearn.negation import check_changed, negate, negation
+from jfu.unlearn.negation import answers_alike, check_changed, negate, negation
 from jfu.unlearn.no_return import no_return
 from jfu.unlearn.noise import add_noise, noise
 from jfu.unlearn.none import none
@@ -47,7 +47,7 @@ from jfu.unlearn.retrain import retrain
 from jfu.unlearn.ridge import ridge, ridge_subtract
 from jfu.unlearn.rollback import first_round, rollback
 from jfu.unlearn.setting import Method, Setting, options_of
-from jfu.unlearn.steady import received_loss, steady
+from jfu.unlearn.steady import halved, received_loss, steady
 from jfu.unlearn.wagle import wagle
 
 EASE = 4  # the fewest rounds over which the rate rises where a start is blended
@@ -61,7 +61,8 @@ def _blended(s: Setting, **options: Any) -> Unlearner:
     warmup = max(s.warmup, EASE)
     fed = s.eased(warmup) if s.eased else s.fed
     method = blended(fed, s.selector, s.model.init, follows=s.follows, **options)
-    return steady(method, fed, s.model.init, s.guess, patience=warmup)
+    halves = s.eased is not None
+    return steady(method, fed, s.model.init, s.guess, patience=warmup, halves=halves)
 
 
 def _contrasted(s, start: Unlearner, **options: Any) -> Unlearner:
@@ -406,6 +407,7 @@ __all__ = [
     "add_noise",
     "amnesiac",
     "anchored",
+    "answers_alike",
     "blend",
     "blended",
     "blindspot",
@@ -423,6 +425,7 @@ __all__ = [
     "fukd",
     "ga",
     "ga_first",
+    "halved",
     "mode",
     "modhifi",
     "needs_of",

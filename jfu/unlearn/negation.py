@@ -114,6 +114,19 @@ def _means(statistics: Params, mask: PyTree, follows: Sequence[tuple[str, str]])
     return jax.tree_util.tree_map_with_path(name, statistics)
 
 
+def answers_alike(apply: Callable, variables: Variables, x: jax.Array) -> bool:
+    """Whether a model gives all inputs the same outputs, up to rounding: it has learnt nothing.
+
+    Args:
+      apply, x: as in ``check_changed``.
+
+    >>> answers_alike(lambda variables, x: 0 * x + variables["b"], {"b": 2.0}, jnp.ones((4, 1)))
+    True
+    """
+    out = _outputs(apply, variables, x)
+    return bool(len(out) > 1 and jnp.abs(out - out[:1]).max() <= 1e-6 * jnp.abs(out).max())
+
+
 def check_changed(
     apply: Callable, before: Variables, after: Variables, x: jax.Array, *, rtol: float = 1e-4
 ) -> None:
@@ -140,9 +153,7 @@ def check_changed(
 over 4 inputs is 0, and the largest output is 1.52. The negations cancel. Choose layers that do \
 not feed each other, such as the first alone
     """
-    first = lambda out: out[0] if isinstance(out, tuple) else out
-    logits = lambda variables: logits_of(first(apply(variables, x)), ndim=None)
-    old, new = logits(before), logits(after)
+    old, new = _outputs(apply, before, x), _outputs(apply, after, x)
     difference, scale = float(jnp.abs(new - old).max()), float(jnp.abs(old).max())
     if not (np.isfinite(difference) and np.isfinite(scale)):
         raise ValueError(
@@ -155,3 +166,8 @@ not feed each other, such as the first alone
             f"{len(x)} inputs is {difference:.3g}, and the largest output is {scale:.3g}. The "
             "negations cancel. Choose layers that do not feed each other, such as the first alone"
         )
+
+
+def _outputs(apply: Callable, variables: Variables, x: jax.Array) -> jax.Array:
+    out = apply(variables, x)
+    return logits_of(out[0] if isinstance(out, tuple) else out, ndim=None)

@@ -45,7 +45,8 @@ class Setting(NamedTuple):
     guess: float | None = None  # the loss of guessing, where the server may act on losses
     warmup: int = 0  # rounds of recovery in which the learning rate rises
     # The federation of recovery, with a learning rate that rises over so many rounds, and with
-    # clients that report the loss of the model that they receive.
+    # clients that report the loss of the model that they receive. Its optimizer reads the round
+    # number with `halved`.
     eased: Callable[[int], FederatedAlgorithm] | None = None
     augment: Augment | None = None  # how clients change each example in training
     penalty: float = 1.0  # of ridge heads

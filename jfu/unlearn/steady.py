@@ -14,8 +14,9 @@ taken back, and recovery starts again, where
                 of its first value, with a loss above log C / 4; then
                 theta <- theta_0
 
-with ``theta_0`` drawn anew each time. The schedule starts again too; in the limit this is
-retraining. A model that was learning is not given up for one round that is not finite.
+with ``theta_0`` drawn anew each time. The schedule starts again too, with ``halves`` at half the
+rate; in the limit this is retraining, with a rate that is low enough. A model that was learning is
+not given up for one round that is not finite.
 
 Clients with few labels each fit these within a round, by the last biases alone. Their mean training
 loss is then below that of guessing, whatever the model has learnt. ``received_loss`` makes clients
@@ -57,6 +58,7 @@ CALM = 0x63616C6D  # sets the draw of a calmer start apart from all that a round
 FAR, STUCK, LOW, FALL = 2.0, 0.985, 0.25, 1e-3  # of the loss of guessing
 BURST = 2.0  # of the kernels' length
 STILL = 1e-3  # of the first round's move
+AGAIN = 1 << 20  # what each new start adds to the round number that an optimizer sees
 
 
 class Watch(NamedTuple):
@@ -78,6 +80,7 @@ def steady(
     *,
     patience: int = 2,
     most: int = 3,
+    halves: bool = False,
 ) -> Unlearner:
     """The same method, whose recovery starts again, calmer, where it has broken down.
 
@@ -92,6 +95,8 @@ def steady(
       patience: rounds on end that may show no learning; no fewer than those in which the learning
         rate warms up.
       most: how often recovery may start again.
+      halves: whether each new start halves the rate. Then the optimizer of ``fed`` is a function of
+        the round number that reads it with ``halved``, and the method's state is one of ``fed``.
 
     Raises:
       ValueError: a loss of guessing that is not positive, or negative counts.
@@ -116,8 +121,16 @@ def steady(
     def perturb(trained, request, key):
         return Beside(method.perturb(trained, request, key), watch(jnp.zeros((), jnp.int32)))
 
+    def recovered(state, request, key):
+        if not halves:
+            return method.recover(state.inner, request, key)
+        later = state.own.calmed * AGAIN  # seen by this round alone: the state counts on from 0
+        inner = state.inner._replace(round=state.inner.round + later)
+        new, info = method.recover(inner, request, key)
+        return new._replace(round=new.round - later), info
+
     def recover(state, request, key):
-        new, info = method.recover(state.inner, request, key)
+        new, info = recovered(state, request, key)
         own, bursts = _seen(state.own, info.metrics, _move(state.inner.params, new.params), guess)
         idles = own.idle > patience
         bad = (bursts | idles) & (own.calmed < most)
@@ -134,6 +147,24 @@ def steady(
         return Beside(inner, own), info._replace(metrics=metrics)
 
     return method._replace(perturb=perturb, recover=recover)
+
+
+def halved(round: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The share of the learning rate, and the rounds since the last start, of a round number.
+
+    For an optimizer of a ``steady`` recovery with ``halves``.
+
+    Args:
+      round: [] int32, what the optimizer of a client is given.
+
+    Returns:
+      ``(share, since)``: float32, ``2 ** -n`` after n new starts; and int32.
+
+    >>> share, since = halved(jnp.array(2 * AGAIN + 5))
+    >>> float(share), int(since)
+    (0.25, 5)
+    """
+    return jnp.exp2(-(round // AGAIN).astype(jnp.float32)), round % AGAIN
 
 
 def received_loss(

@@ -127,8 +127,12 @@ def start(shared: Shared, cell: Cell, counts: Meter, key: jax.Array) -> Progress
     state = jax.block_until_ready(perturb(*given))
     costs = first_costs(study, method, time.perf_counter() - began)
     if jfu.unlearn.traits_of(cell.name).perturbs:  # or nothing would be forgotten
-        some = place(study.dataset.x_test[:64])
-        jfu.check_changed(study.logits, cell.trained.variables, state.variables, some)
+        some, old = place(study.dataset.x_test[:64]), cell.trained.variables
+        if jfu.unlearn.answers_alike(study.logits, old, some):
+            who = f"the model of seed {shared.trial.seed}"
+            say(f"note: {who} answers {len(some)} inputs alike, so it has learnt nothing to forget")
+        else:
+            jfu.check_changed(study.logits, old, state.variables, some)
     rows = []
     if not cell.quiet or cell.budget == 0:
         # A model that nobody has trained yet is at chance, so its test examples may be left out.

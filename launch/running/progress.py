@@ -98,7 +98,8 @@ def say_calmed(seed: int, name: str, number: int, metrics: Mapping) -> None:
     if metrics.get("calmed", 0):
         say(
             f"  seed {seed}  {name:<10} round {number} broke down (mean loss "
-            f"{float(metrics['loss']):.2f}): recovery starts again, closer to a fresh model"
+            f"{float(metrics['loss']):.2f}): recovery starts again, closer to a fresh model, at "
+            "half the rate"
         )
 
 

@@ -20,19 +20,20 @@ from launch.shell.config import Config
 SEEING = ("median", "trimmed", "krum")  # aggregators that see single updates
 
 
-def build(config: Config, loss, lr: float, chunk: int, clients: int):
+def build(config: Config, loss, lr: float, chunk: int, clients: int, *, halves: bool = False):
     """The federation, and its parts.
 
     Args:
       clients: the divisor of ``--dp_clip``, the number of clients with examples; or the number of
         rows of clients, with ``--aggregator=fedau``.
+      halves: whether recovery that starts again halves the rate (``jfu.unlearn.steady``).
 
     Returns:
       ``(fed, own, around)``. ``own(loss=..., optimizer=..., epochs=..., augment=...)`` makes a
       client's work for a method's own rounds; without arguments, the usual work. It has the planted
       faults and the limits of every round. ``around(work)`` is the federation with such work.
     """
-    usual = optimizer(config, lr)
+    usual = optimizer(config, lr, halves=halves)
     train = partial(jfu.local_sgd, batch_size=config.batch_size, proximal=config.proximal)
 
     def local(loss=loss, optimizer=usual, epochs=config.epochs, augment=AUGMENTS[config.augment]):
@@ -66,11 +67,12 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int):
     return around(with_faults(local()), limit), own, around
 
 
-def optimizer(config: Config, lr: float):
+def optimizer(config: Config, lr: float, *, halves: bool = False):
     """A client's optimizer, or ``round -> optimizer`` if the rate changes between rounds.
 
     Args:
       lr: the rate at the end of the warm-up, from which it decays or follows its schedule.
+      halves: as in ``build``.
     """
     weight_decay, longest = config.weight_decay, config.max_grad_norm
     decay = optax.add_decayed_weights(weight_decay) if weight_decay else optax.identity()
@@ -86,11 +88,13 @@ def optimizer(config: Config, lr: float):
     at = schedules.schedule(config.lr_schedule, lr, config.rounds) if scheduled else None
 
     def of_round(round):
+        share, round = jfu.unlearn.halved(round) if halves else (1.0, round)
         warm = jnp.minimum(1.0, (round + 1) / config.warmup_rounds) if config.warmup_rounds else 1.0
-        return make(warm * at(round) if at else lr * warm * config.lr_decay**round)
+        rate = warm * at(round) if at else lr * warm * config.lr_decay**round
+        return make(share * rate if halves else rate)
 
     constant = config.lr_decay == 1 and not config.warmup_rounds and not scheduled
-    return make(lr) if constant else of_round
+    return make(lr) if constant and not halves else of_round
 
 
 def server(config: Config) -> optax.GradientTransformation:

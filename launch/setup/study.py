@@ -284,18 +284,19 @@ def federations(
         say(note)
 
     @functools.cache
-    def made(config, rate, clients):
-        return federation.build(config, loss, rate, chunk, clients)
+    def made(config, rate, clients, halves):
+        return federation.build(config, loss, rate, chunk, clients, halves=halves)
 
-    def build(config, rate, clients):
-        return made(config, rate, len(drawn.clients.id) if config.dp_clip is None else clients)
+    def build(config, rate, clients, halves=False):
+        many = len(drawn.clients.id) if config.dp_clip is None else clients
+        return made(config, rate, many, halves)
 
     training, local, _ = build(config, config.lr, everybody)
     recovery, own, around = build(recovering(config), config.recovery_lr, staying)
 
     def eased(rounds):
         slower = dataclasses.replace(recovering(config), warmup_rounds=rounds)
-        fed, own, around = build(slower, config.recovery_lr, staying)
+        fed, own, around = build(slower, config.recovery_lr, staying, halves=True)
         if config.dp_clip is not None:  # clients report no exact losses
             return fed
         return around(received_loss(own(), loss, batch_size=config.batch_size))

@@ -132,3 +132,9 @@ def test_check_changed_takes_logits_with_or_without_changes():
             jfu.check_changed(apply, one, one, x)
         with pytest.raises(ValueError, match="cancel"):
             jfu.check_changed(apply, one, two, x, rtol=0.1)
+
+
+@pytest.mark.parametrize(("slope", "alike"), [(0.0, True), (1e-7, True), (1e-3, False)])
+def test_a_model_that_answers_all_inputs_alike(slope, alike):
+    apply = lambda variables, x: (slope * x + variables, {})
+    assert jfu.unlearn.answers_alike(apply, 2.0, jnp.arange(4.0)[:, None]) is alike

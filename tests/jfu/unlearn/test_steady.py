@@ -12,8 +12,8 @@ import pytest
 import jfu
 from helpers.federation import bits
 from jfu.types import LocalInfo, RoundInfo
-from jfu.unlearn import finetune, negation, received_loss, steady
-from jfu.unlearn.steady import CALM
+from jfu.unlearn import finetune, halved, negation, received_loss, steady
+from jfu.unlearn.steady import AGAIN, CALM
 
 pytestmark = pytest.mark.conformance
 
@@ -160,6 +160,36 @@ def test_where_nothing_breaks_no_bit_changes(fed, model, variables, data):
             state, info = step(state, request, jax.random.key(number))
         ends.append((state.variables, info.metrics["loss"], state.round))
     assert bits(ends[0]) == bits(ends[1])
+
+
+def test_each_new_start_halves_the_rate(model, variables, data):
+    """Two new starts at once, by a guess that no loss is near: then a round is one of a quarter."""
+    loss = jfu.classification(model.apply)
+    rate = lambda round: 0.1 / (1 + halved(round)[1]) * halved(round)[0]
+    made = lambda rate: jfu.fedavg(jfu.local_sgd(loss, rate, batch_size=8))
+    fed = made(lambda round: optax.sgd(rate(round)))
+    method = steady(finetune(fed), fed, model.init, 1e-3, patience=0, most=2, halves=True)
+    request = jfu.split(data, data.mask & (data.id == 5)[:, None])
+    states = [method.perturb(jfu.Trained(variables), request, jax.random.key(SEED))]
+    step = jax.jit(method.recover)
+    for number in range(4):
+        states.append(step(states[-1], request, jax.random.key(number))[0])
+    assert [int(s.own.calmed) for s in states] == [0, 1, 2, 2, 2]
+    assert [int(s.round) for s in states] == [0, 0, 0, 1, 2]
+    for start, rate in ((2, 0.1 / 4), (3, 0.1 / 2 / 4)):
+        alike = made(optax.sgd(rate))
+        right, _ = jax.jit(alike.round)(
+            alike.init(states[start].variables), request.retain, jax.random.key(start)
+        )
+        for one, other in zip(
+            *map(jax.tree.leaves, (states[start + 1].params, right.params)), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_the_share_of_the_rate_by_hand():
+    shares = [tuple(map(float, halved(jnp.array(n * AGAIN + 7)))) for n in range(4)]
+    assert shares == [(1.0, 7.0), (0.5, 7.0), (0.25, 7.0), (0.125, 7.0)]
 
 
 def test_going_on_from_a_stored_state_is_going_on(steadied, variables):
