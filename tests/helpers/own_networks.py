@@ -57,6 +57,17 @@ class Plain(nnx.Module):
         return self.head(nnx.relu(self.stem(x.reshape(x.shape[0], -1))))
 
 
+class PlainLinen(nn.Module):
+    """The same."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(8, name="stem")(x.reshape(x.shape[0], -1)))
+        return nn.Dense(self.classes, name="head")(x)
+
+
 class Idle(nn.Module):
     """Its dropout and statistics are never on."""
 

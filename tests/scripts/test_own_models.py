@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from helpers import own_networks
@@ -10,6 +11,7 @@ from helpers.crashes import CHECKPOINT, FEW
 from helpers.scripts import rows_of
 
 SHORT = ["--recovery_rounds=1"]
+AUDIT = ["--draws=100", "--relearn_rounds=1", "--resurfacing_rounds=1"]
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +59,37 @@ def test_a_work_directory_alone_runs_no_code(forks, trained, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Plain", "Linen"])
-def test_networks_of_ones_own_go_all_the_way(forks, folder, name):
-    """Train, answer, compare, audit and verify, with NNX and with Linen."""
-    model, few = f"--model={folder / 'net.py'}:{name}", [*FEW, "--rounds=2"]
-    at = lambda what: f"--workdir={folder / f'{name}-{what}'}"
-    start = f"--init_from={folder / f'{name}-A'}"
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("breast_cancer", "Plain"),
+        ("breast_cancer", "Linen"),
+        ("diabetes", "Plain"),
+        ("diabetes", "PlainLinen"),
+    ],
+)
+def test_networks_of_ones_own_go_all_the_way(forks, folder, data, name):
+    """Train, answer, compare, audit and verify tables of both tasks, with NNX and with Linen."""
+    model = f"--model={folder / 'net.py'}:{name}"
+    few = [f"--dataset={data}", "--clients=3", "--rounds=2", "--devices=1"]
+    at = lambda what: f"--workdir={folder / f'{data}-{name}-{what}'}"
+    start = f"--init_from={folder / f'{data}-{name}-A'}"
     for flags in (
         ["train", *few, model, at("A")],
         ["unlearn", *SHORT, model, start, at("B")],
+        ["compare", *few, *SHORT, model, "--seeds=2", "--methods=retrain,not", at("C")],
+        ["audit", model, *AUDIT, at("C")],
         ["ledger", at("B")],
-        ["compare", *few, model, "--seeds=2", at("C")],
-        ["audit", model, "--draws=100", "--relearn_rounds=1", at("C")],
+        ["ledger", at("C")],
     ):
         done = forks.run(*flags)
         assert done.status == 0, done.said
-    assert {row["method"] for row in rows_of(folder / f"{name}-C")} >= {"original", "not"}
+    assert "audited" in done.said
+    for what in "AB":
+        row = rows_of(folder / f"{data}-{name}-{what}")[-1]
+        assert np.isfinite([row["retain"], row["test"]]).all()
+    last = {row["method"]: row for row in rows_of(folder / f"{data}-{name}-C")}
+    assert last.keys() >= {"original", "retrain", "not"}
+    found = json.loads((folder / f"{data}-{name}-C" / "audit.json").read_text())
+    assert "forget" in found["methods"]["not"]["measures"]
+    assert ("rmia" in found["methods"]["not"]["not_shown"]) == (data == "diabetes")
