@@ -74,11 +74,14 @@ HEAVY = "flax orbax sklearn matplotlib tensorflow_datasets tensorflow PIL safete
 
 
 def test_import_is_light():
-    """Optional packages stay out, and JAX's devices can still be configured."""
+    """Optional packages and what is named last stay out; JAX's devices can still be configured."""
     code = f"""
 import json, sys
 import jfu, jax
-loaded = [m for m in {HEAVY.split()!r} if m in sys.modules]
+loaded = [m for m in {HEAVY.split()!r} + sorted(jfu._LATER.values()) if m in sys.modules]
+assert set(jfu.__all__) <= set(dir(jfu)), "names that dir does not list"
+for name in jfu.__all__:
+    getattr(jfu, name)
 jax.config.update("jax_num_cpu_devices", 3)  # refused once a backend is up
 print(json.dumps([loaded, jax.device_count("cpu")]))
 """
