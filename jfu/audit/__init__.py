@@ -6,6 +6,7 @@
 
 from jfu.audit.estimates import Estimates, estimate
 from jfu.audit.evidence import collect
+from jfu.audit.fewer import by_seeds
 from jfu.audit.measures import TABLE, Evidence, Measure
 from jfu.audit.pairs import of_shadows
 from jfu.audit.verdicts import Controls, Judged, controls, judge
@@ -17,6 +18,7 @@ __all__ = [
     "Evidence",
     "Judged",
     "Measure",
+    "by_seeds",
     "collect",
     "controls",
     "estimate",

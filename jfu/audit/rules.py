@@ -7,6 +7,7 @@ ONE_SEED = "One seed decides nothing; compare on five seeds."
 FEWEST = 5  # seeds that a decision needs
 TOO_SMALL = "This request is too small for this audit to decide"
 WIDE = "Not shown to be within the margin"
+COUPLED = "It is compared with the retrained model that shares its random numbers."
 
 # Measures that a yes needs. If the request names all poison, it needs backdoor success too.
 NEEDED = ("forget", "auc_matched", "rmia", "ulira", "lira", "relearn")
@@ -22,7 +23,9 @@ RULES = dict(
     ),
     forgotten=(
         "On every seed a method's model is compared with two retrained models on the same "
-        "examples. The rule uses the mean of these differences over seeds. The verdict is no if "
+        "examples. The rule uses the mean of these differences over seeds. A method that shares "
+        "with the first retrained model all that chance decides, by how it is made, is compared "
+        "with that model alone. The verdict is no if "
         "the model shows memory beyond chance in a measure that decides. An exact retraining would "
         f"get a no in at most {SEEDS + SHADOWS:.0%} of audits. Of these, {SEEDS:.0%} are for all "
         "measures on seeds together, by a test that exchanges models within seeds, and "
@@ -38,7 +41,8 @@ RULES = dict(
         "backdoor that was to be forgotten, and rounds to relearn must have been measured. "
         "Otherwise the verdict is "
         "inconclusive. The request is too small to decide if the old model is not detected. It is "
-        "also too small if a third retraining is not shown to be within the margins. U-LiRA alone "
+        "also too small if a third retraining is not shown to be within the margins, unless the "
+        "method shares the first one's chance. U-LiRA alone "
         "never leads to a no. It finds any difference between unlearned and retrained models. An "
         "unlearned model may be less sure of the forgotten labels, and that is not memory. U-LiRA "
         "and LiRA use one split of the data. The unmatched attack never decides."

@@ -26,6 +26,7 @@ from jfu.audit.measures import (
     measure_of,
 )
 from jfu.audit.rules import (
+    COUPLED,
     FEWEST,
     NEEDED,
     NO,
@@ -103,7 +104,15 @@ def judge(
     missing = {name: estimates.missing | estimates.broken[name] for name in measures}
     known = controls(measures, missing, poison_named)
     each = {
-        name: verdicts(name, entries, ratios(rows, name), missing[name], poison_named, known)
+        name: verdicts(
+            name,
+            entries,
+            ratios(rows, name),
+            missing[name],
+            poison_named,
+            known,
+            coupled=name in estimates.coupled,
+        )
         for name, entries in measures.items()
     }
     return Judged(each, known)
@@ -116,6 +125,8 @@ def verdicts(
     missing: dict[str, str],
     poison_named: bool,
     known: Controls = Controls(),  # noqa: B008
+    *,
+    coupled: bool = False,
 ) -> dict[str, tuple[str, str]]:
     """A verdict and its reason, a sentence, for every question.
 
@@ -126,8 +137,10 @@ def verdicts(
       missing: reasons for missing measures.
       poison_named: whether the request names every image with the trigger.
       known: the same rule's verdicts on models with a known verdict.
+      coupled: whether it is compared with the retrained model that shares its random numbers.
     """
-    judged = forgotten(measures, missing, poison_named, known, third=name == THIRD)
+    how = dict(third=name == THIRD, coupled=coupled)
+    judged = forgotten(measures, missing, poison_named, known, **how)
     if name in RETRAINED:
         judged = NOT_SHOWN, "Other models are compared with this one."
     return dict(
@@ -146,8 +159,14 @@ def forgotten(
     poison_named: bool,
     known: Controls,
     third: bool = False,
+    coupled: bool = False,
 ) -> tuple[str, str]:
-    """The first question; ``third`` says that the model is the third retraining, a control."""
+    """The first question.
+
+    Args:
+      third: whether the model is the third retraining, a control.
+      coupled: whether it is compared with the retrained model that shares its random numbers.
+    """
     counted = deciding(measures, poison_named)
     seeds = [entry["seeds"] for key, entry in counted.items() if not of(key).pooled]
     if not seeds:
@@ -162,11 +181,12 @@ def forgotten(
         return NO, f"{words} {titles([*memory, *also])}."
     if known.there and known.there[0] == NO:
         return NOT_SHOWN, f"There was nothing to forget beyond the margins. {known.there[1]}"
-    why = [*unfit(known, third), *doubts(counted, measures, known)]
+    why = [*unfit(known, third, coupled), *doubts(counted, measures, known)]
     why += lacking(counted, measures, missing, (*NEEDED, "asr") if poison_named else NEEDED)
     if why:
         return OPEN, " ".join(why)
     words = f"Within the margins of retraining: {titles(bounded(counted))}."
+    words += f" {COUPLED}" if coupled else ""
     return YES, f"{words} The same rule detects the old model by {titles(known.detecting)}."
 
 
@@ -215,12 +235,15 @@ def lacking(
     return why
 
 
-def unfit(known: Controls, third: bool) -> list[str]:
-    """Why this audit could not say yes to any model."""
+def unfit(known: Controls, third: bool, coupled: bool = False) -> list[str]:
+    """Why this audit could not say yes to any model.
+
+    How much retrained models differ by chance does not matter to a coupled one: it shares that.
+    """
     why = []
     if not known.detecting:
         why.append(f"{TOO_SMALL}: it finds no difference between the old model and retrained ones.")
-    elif not third and known.third and WIDE in known.third[1]:
+    elif not (third or coupled) and known.third and WIDE in known.third[1]:
         why.append(f"{TOO_SMALL}: a third retraining gets no yes either.")
     if known.mistaken:
         why.append(f"A control failed: {titles(known.mistaken)} detected a third retraining.")

@@ -15,6 +15,8 @@ MARKS = {rules.YES: "✓", rules.NO: "✗", rules.OPEN: "?", rules.NOT_SHOWN: "�
 FLOOR = (
     "On every seed all models answer the same examples. The difference is a method's value minus "
     "the mean of the two retrained models on that seed. Most noise of the examples cancels in it. "
+    "A method that shares with the first of them all that chance decides, by how it is made, is "
+    "compared with that one alone. "
     "Every model is compared with retraining, never with 0 or 100. For a measure that decides, a "
     "picture's band is its margin: a difference within it counts as none. For other measures the "
     "band shows where the difference of one more retrained model would lie."
@@ -40,6 +42,7 @@ def html(report: dict[str, Any]) -> str:
         *(card(name, entry) for name, entry in report["methods"].items() if name not in REFERENCES),
         "</div>",
         *checked(report),
+        *fewer(report),
         "<h2>How verdicts are made</h2>",
         f"<p>{FLOOR}</p><p>{INTERVALS}</p><dl>",
         *(
@@ -78,6 +81,39 @@ def checked(report: dict[str, Any]) -> list[str]:
             f'{verdict.split()[-1]}">{MARKS[verdict]} {verdict}</span> {escape(why)}</p>'
         )
     return lines
+
+
+def fewer(report: dict[str, Any]) -> list[str]:
+    """A table of what the first question's verdicts would be with fewer seeds."""
+    found = report.get("by_seeds") or {}
+    if len(found) < 2:
+        return []
+    names = list(dict.fromkeys(name for verdicts in found.values() for name in verdicts))
+    heads = "".join(f'<th scope="col">{escape(str(many))}</th>' for many in found)
+    legend = ", ".join(f"{mark} {verdict}" for verdict, mark in MARKS.items())
+    rows = [
+        f'<tr><th scope="row">{escape(title_of(name))}</th>'
+        + "".join(f"<td>{sign(each.get(name, rules.NOT_SHOWN))}</td>" for each in found.values())
+        + "</tr>"
+        for name in names
+    ]
+    return [
+        "<h2>With fewer seeds</h2>",
+        "<p>Verdicts above use all seeds. Whoever adds seeds until an audit says yes tests more "
+        "than once. So here is what the first seeds alone would have given.</p>",
+        '<table class="seeds"><caption>Forgotten?<span>by the number of seeds: '
+        f"{legend}</span></caption>"
+        f'<thead><tr><th scope="col">model</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>",
+    ]
+
+
+def sign(verdict: str) -> str:
+    """A verdict as a mark, which says its word to who does not see it."""
+    return (
+        f'<span class="mark {verdict.split()[-1]}" role="img" aria-label="{verdict}">'
+        f"{MARKS[verdict]}</span>"
+    )
 
 
 def what_was_done(report: dict[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ th, td { text-align: left; padding: .15rem .35rem; border-bottom: 1px solid var(
 td.number { font-variant-numeric: tabular-nums; }
 th { width: 26%; } td.strip { width: 36%; }
 td.strip svg { display: block; width: 100%; height: auto; }
-table.clients th { width: auto; }
+table.clients th, table.seeds th { width: auto; }
 tr.reference { color: var(--dim); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
   gap: 1rem; }

@@ -34,7 +34,8 @@ SHOWN = dict(
 def text(report: dict[str, Any]) -> str:
     """The notes, the verdicts and the measures behind them, for a terminal, as Markdown."""
     notes = [f"note: {note}" for note in report["notes"]]
-    return "\n".join([*notes, "", _verdicts(report), *_numbers(report["methods"])])
+    tables = _verdicts(report), *_numbers(report["methods"]), by_number(report)
+    return "\n".join([*notes, "", *tables]).rstrip("\n") + "\n"
 
 
 def _verdicts(report: dict[str, Any]) -> str:
@@ -67,6 +68,17 @@ def _numbers(methods: dict[str, dict[str, Any]]) -> tuple[str, str]:
     margins = [measure_of(key).margin for key in keys]
     differences.append(["margin", *("-" if m is None else f"± {m:g}" for m in margins)])
     return aligned(values), aligned(differences)
+
+
+def by_number(report: dict[str, Any]) -> str:
+    """What the first question's verdicts would be with fewer seeds; empty if there are none."""
+    found = report.get("by_seeds") or {}
+    if len(found) < 2:
+        return ""
+    names = list(dict.fromkeys(name for verdicts in found.values() for name in verdicts))
+    rows = [["Forgotten? With the first seeds", *map(str, found)]]
+    rows += [[title_of(n), *(each.get(n, "-") for each in found.values())] for n in names]
+    return aligned(rows)
 
 
 TOO_SMALL = "too small to tell"

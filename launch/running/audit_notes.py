@@ -1,6 +1,8 @@
 """An audit's notes: what it cannot show, and why; and how to reproduce it."""
 
+import dataclasses
 import pathlib
+import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -179,3 +181,22 @@ def curves(rows: Sequence[dict]) -> dict[str, dict[str, list]]:
                 series = out.setdefault(key, {}).setdefault(method, [])
                 series.append([number, float(np.mean(values))])
     return out
+
+
+def again(where, run, seeds, names, files, options: Options) -> dict[str, Any]:
+    """How to reproduce the report, and digests of the audited files."""
+    import jfu
+    import jfu.ledger
+    from launch.report import reproduce
+    from launch.shell.software import versions
+
+    kept = {name: jfu.ledger.digest(where / name) for name in ("config.json", "results.jsonl")}
+    return dict(
+        command=reproduce.command(run, seeds, names),
+        audit=audit_command(where, options),
+        config=dataclasses.asdict(run.config),
+        layout=run.layout._asdict(),
+        versions=dict(run=run.versions, audit=versions() | dict(jfu=jfu.__version__)),
+        python=platform.python_version(),
+        hashes=kept | files,
+    )

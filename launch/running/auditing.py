@@ -4,14 +4,13 @@ import dataclasses
 import datetime
 import json
 import pathlib
-import platform
 from typing import Any, NamedTuple
 
 from absl import flags
 
 from launch.running.audit_notes import (
     Options,
-    audit_command,
+    again,
     curves,
     not_shown,
     other_shadows,
@@ -147,16 +146,19 @@ def opened(where: pathlib.Path, run: Any, options: Options, lock: Any) -> tuple:
 
 def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -> dict[str, Any]:
     """The content of the report, as in audit.json."""
-    from jfu.audit import estimates, rules, verdicts
+    from jfu.audit import estimates, fewer, rules, verdicts
     from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
-    from launch.setup import private
+    from launch.setup import private, ridge
     from launch.shell import devices
 
     work, config, layout, rows, names = opened(where, run, options, lock)
     seeds = sorted({row["seed"] for row in rows})
     with devices.on_devices(layout):
         seen = look(work, run, config, layout, names, rows, options)
-    measures, missing, broken = estimates.estimate(seen.found, TABLE, options.draws)
+    coupled = [name for name in names if ridge.shares_chance(name)]
+    measures, missing, broken, _ = estimates.estimate(
+        seen.found, TABLE, options.draws, coupled=coupled
+    )
     order = [*REFERENCES, *names]
     names = sorted(measures, key=order.index)
     absent = {
@@ -165,7 +167,9 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
     }
     controls = verdicts.controls(measures, absent, seen.poison_named)
     methods = {
-        name: judged(name, measures, absent[name], rows, seen.poison_named, controls)
+        name: judged(
+            name, measures, absent[name], rows, seen.poison_named, controls, name in coupled
+        )
         for name in names
     }
     everywhere = [entry["not_shown"] for entry in methods.values()]
@@ -184,6 +188,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
         controls=dict(old=controls.old, third=controls.third),
         clients=clients(seen.found),
         methods=methods,
+        by_seeds=fewer.by_seeds(seen.found, poison_named=seen.poison_named, coupled=coupled),
         not_shown={
             key: everywhere[-1][key] for key in TABLE if all(key in absent for absent in everywhere)
         },
@@ -272,20 +277,24 @@ def stored_cells(
     return out
 
 
-def judged(name, measures, absent, rows, poison_named: bool, controls) -> dict[str, Any]:
+def judged(
+    name, measures, absent, rows, poison_named: bool, controls, coupled: bool
+) -> dict[str, Any]:
     """The report's entry for one method."""
     from jfu.audit import verdicts
     from jfu.audit.costs import ratios
-    from jfu.audit.measures import REFERENCES, kind_of
+    from jfu.audit.measures import REFERENCES, RETRAINED, kind_of
 
     costs = ratios(rows, name)
-    given = verdicts.verdicts(name, measures[name], costs, absent, poison_named, controls)
+    entries = measures[name]
+    given = verdicts.verdicts(name, entries, costs, absent, poison_named, controls, coupled=coupled)
     if name in REFERENCES:
         anywhere = {kind_of(key) for shown in measures.values() for key in shown}
         absent = absent | {k: "others are compared with it" for k in absent if k in anywhere}
     return dict(
         seeds=sorted({row["seed"] for row in rows if row["method"] == name}),
-        measures=measures[name],
+        measures=entries,
+        compared_with=list(RETRAINED[: 1 if coupled else None]),
         not_shown=absent,
         costs=costs,
         verdicts={question: verdict for question, (verdict, _) in given.items()},
@@ -323,25 +332,6 @@ def requested(config, seen: Seen) -> dict[str, Any]:
         model=config.model,
         backdoor=config.backdoor,
         backdoor_named=seen.poison_named,
-    )
-
-
-def again(where, run, seeds, names, files, options: Options) -> dict[str, Any]:
-    """How to reproduce the report, and digests of the audited files."""
-    import jfu
-    import jfu.ledger
-    from launch.report import reproduce
-    from launch.shell.software import versions
-
-    kept = {name: jfu.ledger.digest(where / name) for name in ("config.json", "results.jsonl")}
-    return dict(
-        command=reproduce.command(run, seeds, names),
-        audit=audit_command(where, options),
-        config=dataclasses.asdict(run.config),
-        layout=run.layout._asdict(),
-        versions=dict(run=run.versions, audit=versions() | dict(jfu=jfu.__version__)),
-        python=platform.python_version(),
-        hashes=kept | files,
     )
 
 

@@ -66,6 +66,17 @@ def methods(given: Sequence[str], typed: bool, sum_only: bool) -> list[str]:
     return list(dict.fromkeys(one for name in given for one in every(name)))
 
 
+def shares_chance(name: str) -> bool:
+    """Whether a method shares with ``retrain`` all that chance decides, by how it is made.
+
+    What is random of ridge heads is their features, which both have from the old model.
+
+    >>> shares_chance("ridge"), shares_chance("not")
+    (True, False)
+    """
+    return name in UNLEARNERS and traits_of(name).solves
+
+
 def check(config: Config, names: Sequence[str]) -> None:
     """Refuses a penalty of zero, and a method of another kind of federation."""
     if chosen(config) and not config.penalty:

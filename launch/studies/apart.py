@@ -109,7 +109,7 @@ def measured(phi: Mapping[str, np.ndarray], held: np.ndarray) -> list[dict[str, 
     """
     from jfu.audit import estimates, pairs
 
-    measures, _, _ = estimates.estimate(pairs.of_shadows({**phi, "held": held}))
+    measures, *_ = estimates.estimate(pairs.of_shadows({**phi, "held": held}))
     reference, _ = pairs.by_pair(phi["retrain"], held)
     rows = []
     for name in ("original", *ANSWERS):

@@ -61,6 +61,23 @@ def verdicts_of(name: str) -> Callable[[Results], str]:
     return lambda results: _audit(name)(results).split("\n\n")[0].strip() + "\n"
 
 
+def by_number_of(**names: str) -> Callable[[Results], str]:
+    """The first question's verdicts by the number of seeds, of recorded audits by data set."""
+
+    def shown(results):
+        found = {title: _whole(results, name)["by_seeds"] for title, name in names.items()}
+        numbers = list(dict.fromkeys(many for each in found.values() for many in each))
+        lines = [["data", "forgotten? With so many seeds", *numbers]]
+        for title, each in found.items():
+            models = list(dict.fromkeys(name for given in each.values() for name in given))
+            for name in models:
+                given = [each.get(many, {}).get(name, "-") for many in numbers]
+                lines.append([title, terminal.title_of(name), *given])
+        return tables.aligned(lines)
+
+    return shown
+
+
 FRONT = {
     "original": "before the request",
     "finetune": "fine-tuned without the client",
@@ -182,6 +199,9 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "audit-fashion": _audit("audit-fashion-cpu"),
     "audit-ridge": verdicts_of("audit-ridge-cpu"),
     "audit-ridge-fashion": verdicts_of("audit-ridge-fashion-cpu"),
+    "audit-ridge-seeds": by_number_of(
+        digits="audit-ridge-cpu", fashion_mnist="audit-ridge-fashion-cpu"
+    ),
     "power": _of_lines("power-digits-cpu", power.markdown),
     "apart": _of_lines("apart-digits-cpu", apart.markdown),
     "theory": _of_lines("theory-cpu", lambda rows: theory.markdown(rows).split("\n\n")[1]),

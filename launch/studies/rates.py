@@ -134,7 +134,7 @@ def audit(request: Request, seeds: list[dict], pairs: dict[str, dict]) -> tuple[
                 found[name].setdefault(key, {})[number] = value
     for name, more in pairs.items():
         found[name] |= more
-    measures, _, _ = estimates.estimate(found, TABLE, 100)
+    measures, *_ = estimates.estimate(found, TABLE, 100)
     asked = bool(request.trigger)
     known = verdicts.controls(measures, {}, asked)
     out = {name: verdicts.forgotten(measures[name], {}, asked, known) for name in JUDGED}

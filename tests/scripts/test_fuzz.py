@@ -39,7 +39,7 @@ from launch.running import shadows
 from launch.setup import identity, requests
 from launch.shell import door, say
 from launch.shell.printing import one_line
-from launch.studies import pays
+from launch.studies import pays, power_kept
 from launch.workdir import checkpoints, outcome, runs, workdir
 from launch.workdir.places import WorkDir
 
@@ -175,6 +175,11 @@ READERS = {
         lambda p: (lambda model, standing: (bits(model), standing))(
             *live.resume(live.Server(p.parent, [0]), LIVE)
         ),
+        **dict(suffix="safetensors", whole=True),
+    ),
+    "kept.safetensors": Reader(
+        lambda p: jfu.io.save_state(p, {"0.1/2/forget/0": np.arange(5) > 2}, dict(of=dict(seed=1))),
+        lambda p: bits(power_kept.read(p, dict(seed=1))),
         **dict(suffix="safetensors", whole=True),
     ),
     "pays.jsonl": Reader(text(PAYS.read_text()), pays.known_rows, "jsonl"),

@@ -76,9 +76,9 @@ def test_a_comparison_and_its_audit(tmp_path):
 
 @pytest.mark.slow
 def test_the_audit_says_yes_to_an_exact_answer_and_no_to_the_old_model(tmp_path):
-    """The control whose unlearning equals retraining by construction, on five seeds."""
+    """The control whose unlearning equals retraining by construction, on five seeds and six."""
     workdir = tmp_path / "W"
-    flags = ["--federation=ridge", "--model=mlp", "--devices=1", "--seeds=5"]
+    flags = ["--federation=ridge", "--model=mlp", "--devices=1", "--seeds=6"]
     launch("compare", *flags, f"--workdir={workdir}")
     few = ["--shadows=64", "--relearn_rounds=2", "--resurfacing_rounds=1", "--draws=100"]
     launch("audit", f"--workdir={workdir}", *few)
@@ -86,6 +86,11 @@ def test_the_audit_says_yes_to_an_exact_answer_and_no_to_the_old_model(tmp_path)
     given = {name: entry["verdicts"] for name, entry in report["methods"].items()}
     assert given["ridge"]["forgotten"] == given["retrain_third"]["forgotten"] == "yes"
     assert given["none"]["forgotten"] == "no"
+    assert report["methods"]["ridge"]["compared_with"] == ["retrain"]
+    assert report["methods"]["none"]["compared_with"] == ["retrain", "retrain_again"]
+    for verdicts in report["by_seeds"].values():
+        assert (verdicts["ridge"], verdicts["none"]) == ("yes", "no")
+    assert list(report["by_seeds"]) == ["5", "6"]
     for question in ("was_it_there", "backdoor_gone", "useful", "others_unharmed"):
         assert given["ridge"][question] == "yes"
 

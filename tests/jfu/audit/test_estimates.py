@@ -20,7 +20,7 @@ def test_a_difference_is_of_one_seeds_models():
     shares |= {"original": (0.99, 0.95, 0.94), "not": (0.84, 0.83, 0.83)}
     hits = lambda p: (np.arange(400) < 400 * p,)
     found = {n: {"forget": {s: hits(p) for s, p in enumerate(ps)}} for n, ps in shares.items()}
-    measures, missing, broken = estimates.estimate(found, TABLE, 400)
+    measures, missing, broken, *_ = estimates.estimate(found, TABLE, 400)
     assert not missing and not any(broken.values())
     mine = measures["not"]["forget"]
     apart = 100 * np.array([0.84 - 0.83, 0.83 - 0.81, 0.83 - 0.815])
@@ -77,7 +77,7 @@ def test_a_distance_is_compared_with_that_of_a_second_retraining():
         "retrain_again": {"js_test": {0: (np.full(9, 0.1),), 1: (np.full(9, 0.3),)}},
         "not": {"js_test": {0: (np.full(9, 0.2),), 1: (np.full(9, 0.2),)}},
     }
-    measures, _, _ = estimates.estimate(found, TABLE, 200)
+    measures, *_ = estimates.estimate(found, TABLE, 200)
     apart = measures["not"]["js_test"]["difference"]
     student = inference.t_interval([0.1, -0.1], level=0.9)
     assert [apart[k] for k in ("value", "low", "high")] == pytest.approx(student)
@@ -93,7 +93,7 @@ def test_an_attack_with_shadows_is_compared_with_a_coin():
         "not": pairs.areas("lira", inside, outside),
         "original": pairs.areas("lira", old, outside),
     }
-    measures, _, _ = estimates.estimate(found, TABLE, 400)
+    measures, *_ = estimates.estimate(found, TABLE, 400)
     mine, theirs = measures["not"]["lira"], measures["original"]["lira"]
     area = attacks.auc(*map(np.ravel, attacks.lira(inside, outside)))
     assert mine["value"] == pytest.approx(area)
@@ -111,7 +111,7 @@ def test_an_attack_with_shadows_is_compared_with_a_coin():
 
 def test_a_rate_that_cannot_be_shown_is_not():
     few = {0: (np.zeros(50), np.zeros(999))}
-    measures, missing, _ = estimates.estimate({"not": {"tpr_1": few}}, TABLE, 100)
+    measures, missing, *_ = estimates.estimate({"not": {"tpr_1": few}}, TABLE, 100)
     assert measures == {"not": {}} and "999 scores" in missing["tpr_1"]
 
 
@@ -135,7 +135,7 @@ def test_what_was_cut_off_is_marked():
     """Of four models two had not relearnt in 20 rounds."""
     needed = lambda *many: {s: (np.array([m]), np.array([20])) for s, m in enumerate(many)}
     found = {"retrain_again": {"relearn": needed(21, 21)}, "not": {"relearn": needed(21, 5, 9, 21)}}
-    measures, _, _ = estimates.estimate(found, TABLE, 100)
+    measures, *_ = estimates.estimate(found, TABLE, 100)
     mine = measures["not"]["relearn"]
     assert (mine["value"], mine["censored"], mine["limit"]) == (14, 0.5, 20)
     assert terminal.in_words(mine, 1).startswith("≥ 14.0 [")
@@ -146,7 +146,7 @@ def test_what_was_cut_off_is_marked():
 def test_the_forgetting_quality_says_how_many_models_it_rests_on():
     scores = {0: (np.array([0.2, 0.7, 9.0]), np.array([[32, 31]]))}
     found = {name: dict(forgetting_score=scores) for name in ("not", "retrain_third")}
-    measures, _, _ = estimates.estimate(found, TABLE, 200)
+    measures, *_ = estimates.estimate(found, TABLE, 200)
     mine = measures["not"]["forgetting_score"]
     assert mine["models"] == [32, 31] and mine["resampled"] == "examples"
     assert mine["low"] < mine["value"] < mine["high"]
@@ -175,7 +175,7 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
         put = evidence.accuracies(made, one) | evidence.memberships(made, one, seen, name)
         put |= evidence.distances(made, one, seen["retrain"], put)
         found[name] = {key: {0: arrays, 1: arrays} for key, arrays in put.items()}
-    measures, _, broken = estimates.estimate(found, TABLE, 100)
+    measures, _, broken, *_ = estimates.estimate(found, TABLE, 100)
     json.dumps(measures, allow_nan=False)
     assert [measures["ga"][key]["value"] for key in ("retain", "forget", "test")] == [0, 0, 0]
     assert {"auc", "auc_matched", "loss_gap", "js_forget"} <= set(broken["ga"])
@@ -183,3 +183,48 @@ def test_a_model_that_diverged_knows_nothing_and_leaves_no_nan(tmp_path):
     assert verdicts.forgotten(measures["ga"], {}, False, KNOWN)[0] != "yes"
     # The same of the true logits is right.
     assert measures["retrain"]["forget"]["value"] == 100
+
+
+def shares(**known):
+    """Right answers on forgotten data, in percent of 100 examples, one number a seed."""
+    right = lambda percent: (np.arange(100) < percent,)
+    return {name: {"forget": dict(enumerate(map(right, values)))} for name, values in known.items()}
+
+
+def test_a_coupled_method_is_compared_with_the_model_that_shares_its_chance():
+    """Retrained models differ much; the method has what one of them has, and one percent more."""
+    chance, other = [10, 30, 20, 5, 45], [25, 5, 30, 40, 15]
+    mine = [value + 1 for value in chance]
+    found = shares(retrain=chance, retrain_again=other, mine=mine, original=[90] * 5)
+    plain = estimates.estimate(found, draws=100).measures
+    made = estimates.estimate(found, draws=100, coupled=["mine"])
+    assert made.coupled == {"mine"} and estimates.estimate(found).coupled == frozenset()
+    entry = made.measures["mine"]["forget"]
+    # All five differences are 1. What was not seen in 500 examples may have a rate of 0.6 %.
+    assert entry["difference"] == pytest.approx(dict(value=1.0, low=0.4, high=1.6))
+    halves = [(a - b) / 2 + 1 for a, b in zip(chance, other, strict=True)]
+    student = inference.t_interval(halves, level=0.9)
+    before = plain["mine"]["forget"]["difference"]
+    assert [before[k] for k in ("value", "low", "high")] == pytest.approx(student)
+    # The test for a no exchanges all three models either way, and other methods stay as they are.
+    assert entry["chance"] == plain["mine"]["forget"]["chance"]
+    assert made.measures["original"] == plain["original"]
+    assert made.measures["retrain"] == plain["retrain"]
+
+
+def test_a_method_that_is_wrongly_called_coupled_gets_a_wider_interval():
+    """It has the distribution of retraining, and shares nothing with it."""
+    draw = np.random.default_rng(0)
+    models = ("retrain", "retrain_again", "mine")
+    wider, inside = [], []
+    for _ in range(300):
+        found = shares(**{name: draw.integers(10, 31, 5) for name in models})
+        one, both = (
+            estimates.estimate(found, draws=100, coupled=named).measures["mine"]["forget"]
+            for named in (["mine"], [])
+        )
+        width = lambda entry: entry["difference"]["high"] - entry["difference"]["low"]
+        wider.append(width(one) / width(both))
+        inside.append(one["difference"]["low"] <= 0 <= one["difference"]["high"])
+    assert np.mean(wider) > 1.1  # sqrt(2 / 1.5) = 1.15 for normal numbers
+    assert 0.86 < np.mean(inside) < 0.94  # as often as its level says

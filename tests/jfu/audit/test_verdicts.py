@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.comparisons import entry
-from jfu.audit import estimates, pairs, rules, sides, verdicts
+from jfu.audit import estimates, fewer, pairs, rules, sides, verdicts
 from jfu.audit.measures import TABLE
 
 ALIKE = {
@@ -134,7 +134,7 @@ def test_what_tells_models_apart_without_memory_forbids_a_yes_and_is_no_no():
         "not": pairs.areas("ulira", unlearned, retrained) | pairs.areas("lira", unlearned, never),
         "retrain_third": pairs.areas("ulira", other, retrained),
     }
-    measures, _, _ = estimates.estimate(found, TABLE, 100)
+    measures, *_ = estimates.estimate(found, TABLE, 100)
     mine = measures["not"]
     assert mine["ulira"]["value"] > 0.99 and mine["ulira"]["chance"] is None
     verdict, why = forgotten(**mine)
@@ -183,7 +183,7 @@ def test_seeds_are_counted_where_they_were_measured():
     """There are rows of five seeds, the method's model of four, the retrained model of three."""
     share = lambda seeds: {"test": {s: (np.arange(9) < 5 + s,) for s in seeds}}
     found = {"retrain": share((0, 1, 2)), "retrain_again": share((0, 1)), "not": share(range(1, 5))}
-    measures, _, _ = estimates.estimate(found, TABLE, 100)
+    measures, *_ = estimates.estimate(found, TABLE, 100)
     assert {name: m["test"]["seeds"] for name, m in measures.items()} == {
         "retrain": 2,
         "retrain_again": 2,
@@ -277,3 +277,34 @@ def test_single_clients_that_nobody_may_see_are_not_judged():
     why = "accuracies of single clients would show what --sum_only hides"
     verdict, words = sides.others_unharmed("not", {}, dict(worst_client=why))
     assert (verdict, words) == ("not shown", f"A{why[1:]}.")
+
+
+def test_how_much_retrained_models_differ_does_not_matter_to_a_coupled_method():
+    wide = KNOWN._replace(third=("inconclusive", f"{rules.WIDE}: accuracy on forgotten data."))
+    assert forgotten(known=wide)[0] == "inconclusive"
+    verdict, why = verdicts.forgotten(ALIKE, {}, False, wide, coupled=True)
+    assert verdict == "yes" and why.startswith("Within the margins") and rules.COUPLED in why
+    # Its own interval still decides, and so do the controls.
+    far = ALIKE | dict(forget=entry(4.0, 2.9, 5.1, 5.0))
+    assert verdicts.forgotten(far, {}, False, wide, coupled=True)[0] == "inconclusive"
+    blind = wide._replace(detecting=())
+    assert verdicts.forgotten(ALIKE, {}, False, blind, coupled=True)[0] == "inconclusive"
+    failed = wide._replace(mistaken=("rmia",))
+    assert verdicts.forgotten(ALIKE, {}, False, failed, coupled=True)[0] == "inconclusive"
+
+
+def test_verdicts_with_fewer_seeds():
+    """From five seeds on; pairs of shadow federations are the same throughout."""
+    right = lambda percent: (np.arange(100) < percent,)
+    known = dict(original=[90] * 7, retrain=[10] * 7, retrain_again=[11] * 7, mine=[90] * 7)
+    found = {name: {"forget": dict(enumerate(map(right, of)))} for name, of in known.items()}
+    pair = {0: (np.array([0.5, 0.5, 0.51, 0.49, 0.5]),)}
+    found["mine"]["lira"] = pair
+    given = fewer.by_seeds(found)
+    assert list(given) == [5, 6, 7] and set(given[5]) == {"original", "mine"}
+    assert [one["mine"] for one in given.values()] == ["no"] * 3
+    assert fewer.first(found, [0, 2])["mine"] == {
+        "forget": {seed: found["mine"]["forget"][seed] for seed in (0, 2)},
+        "lira": pair,
+    }
+    assert fewer.by_seeds(fewer.first(found, range(4))) == {}

@@ -10,7 +10,7 @@ from helpers.browser import chromium, look
 from helpers.comparisons import entry
 from jfu.audit import rules
 from jfu.audit.measures import LAYERS, TABLE
-from launch.report import page
+from launch.report import page, terminal
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,7 @@ def planted():
         controls=dict(old=["no", "It can be detected."], third=["inconclusive", rules.WIDE]),
         clients={name: {str(c): 90.0 - c / 3 for c in range(1, 30)} for name in names},
         seeds=[0, 1, 2, 3, 4],
+        by_seeds={"5": dict(ga="inconclusive"), "6": dict(ga="yes")},
         notes=["A note."],
         questions=rules.RULES,
         methods=methods,
@@ -120,3 +121,19 @@ def test_the_page_says_whether_the_request_named_the_backdoor(planted):
     assert sentence in page.html(planted)
     other = page.html({**planted, "asked": {**asked, "backdoor_named": False}})
     assert sentence not in other and "does not name every image with the trigger" in other
+
+
+def test_the_page_and_the_terminal_say_what_fewer_seeds_would_have_given(planted):
+    assert 'aria-label="inconclusive">?</span></td><td>' in page.html(planted)
+    assert terminal.by_number(planted).splitlines()[-1].split() == [
+        "|",
+        "ga",
+        "|",
+        "inconclusive",
+        "|",
+        "yes",
+        "|",
+    ]
+    once = planted | dict(by_seeds={"5": dict(ga="yes")})
+    assert terminal.by_number(once) == "" and page.fewer(once) == []
+    assert page.fewer({}) == []  # a report of an earlier version

@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 
+import jfu.io
 from helpers.forks import launch
 from jfu import data, shadows
-from launch.studies import power
+from launch.studies import power, power_kept
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def test_requests_are_what_they_say(digits, kind):
     assert forget.sum() in (143, 144) and not (forget & retain).any()
     assert not changed[retain].any()
     share = changed[forget].mean()
-    if kind == "trigger":
+    if kind in ("trigger", "ridge"):
         assert one.evaluation.target == 0 and (labels[forget] == 0).all()
     else:  # of labels drawn anew, a tenth is right by chance
         assert one.evaluation.target is None
@@ -69,21 +70,65 @@ def test_counts_and_table_by_hand():
     said += [("inconclusive", (), []), ("no", ("forget",), ["probe"])]
     line = power.counted(said)
     assert line == dict(
-        audits=4, no=0.5, noticed=0.75, detecting=dict(asr=0.25, forget=0.5), signs=dict(probe=0.5)
+        audits=4,
+        no=0.5,
+        yes=0.0,
+        noticed=0.75,
+        detecting=dict(asr=0.25, forget=0.5),
+        signs=dict(probe=0.5),
     )
     rows = [
-        dict(request="clean", seeds=5, shadows=0, share=share, no=share / 2, noticed=share)
+        dict(
+            request="clean",
+            seeds=5,
+            shadows=shadows,
+            share=share,
+            no=share / 2,
+            yes=1 - share,
+            noticed=share,
+        )
+        for shadows in (0, 16)
         for share in power.SHARES
     ]
-    header, _, cells = power.markdown(rows).splitlines()
-    assert [word.strip() for word in header.split("|")[4:-1]] == [
-        "0 % back",
-        "10 % back",
-        "50 % back",
-        "100 % back",
+    words = lambda line: [word.strip() for word in line.split("|")[1:-1]]
+    header, _, *lines = map(words, power.markdown(rows).splitlines())
+    back = ["0 % back", "10 % back", "50 % back", "100 % back"]
+    assert header[3:] == [*back, *(f"yes: {share}" for share in back)]
+    seen = ["0 (0)", "5 (10)", "25 (50)", "50 (100)"]
+    assert lines == [
+        ["clean", "5", "0", *seen, "-", "-", "-", "-"],
+        ["clean", "5", "16", *seen, "100", "90", "50", "0"],
     ]
-    shown = [word.strip() for word in cells.split("|")[1:-1]]
-    assert shown == ["clean", "5", "0", "0 (0)", "5 (10)", "25 (50)", "50 (100)"]
+
+
+def test_what_was_measured_is_kept_with_all_its_bits(tmp_path):
+    draw, made = np.random.default_rng(0), []
+    own = dict(request="clean", seed=3)
+    samples = {
+        "0.1/2": {
+            "forget": (draw.random(9) > 0.5,),
+            "probe.stem": (draw.random(4), draw.random(3)),
+        },
+        "retrain": {"relearn": (np.array([21]), np.array([20]))},
+    }
+
+    def make():
+        made.append(1)
+        return samples
+
+    for _ in range(2):
+        found = power_kept.once(tmp_path / "W", own, make)
+        for name, measured in samples.items():
+            for key, arrays in measured.items():
+                for before, after in zip(arrays, found[name][key], strict=True):
+                    assert before.dtype == after.dtype and (before == after).all()
+    assert len(made) == 1
+    power_kept.once(None, own, make)
+    assert len(made) == 2
+    (path,) = (tmp_path / "W").iterdir()
+    path.rename(tmp_path / "W" / "request-clean-seed-4.safetensors")
+    with pytest.raises(ValueError, match="has no samples of .*'seed': 4.*remove it"):
+        power_kept.once(tmp_path / "W", own | dict(seed=4), make)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +145,23 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(given, words):
 
 @pytest.mark.slow
 def test_the_script_writes_lines_and_a_picture(tmp_path):
-    """Everything put back is noticed by its trigger, and lines are complete."""
+    """Everything put back is noticed by its trigger; an exact answer is retraining itself."""
     file, picture = tmp_path / "power.jsonl", tmp_path / "power.png"
-    few = ["--requests=trigger", "--seeds=5", "--retrained=2", "--partly=1", "--shadows=8"]
+    few = ["--requests=trigger,ridge", "--seeds=5", "--retrained=1", "--partly=1", "--shadows=8"]
+    few += [f"--workdir={tmp_path / 'W'}"]
     launch("power", *few, f"--json={file}", f"--plot={picture}")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(r["shadows"], r["share"]) for r in rows] == [
-        (shadows, share) for shadows in (0, 8) for share in power.SHARES
+    assert [(r["request"], r["shadows"], r["share"]) for r in rows] == [
+        (kind, shadows, share)
+        for kind in ("trigger", "ridge")
+        for shadows in (0, 8)
+        for share in power.SHARES
     ]
     assert all(r["no"] == 1 for r in rows if r["share"] == 1)
-    assert [r["audits"] for r in rows] == 2 * [2, 1, 1, 1]
+    assert not any(r["yes"] for r in rows if r["share"])
+    assert [r["audits"] for r in rows] == 16 * [1]
+    kept = jfu.io.load_arrays(next((tmp_path / "W").glob("request-ridge-retrained-1-*-seed-2.*")))
+    named = lambda name: {k.removeprefix(name): a for k, a in kept.items() if k.startswith(name)}
+    exact, retrained = named("0/0/forget"), named("retrain/forget")
+    assert exact.keys() == retrained.keys() and all((exact[k] == retrained[k]).all() for k in exact)
     assert picture.read_bytes()[:4] == b"\x89PNG"
