@@ -1,11 +1,11 @@
 """What the audit notices of planted answers: requests, counts and verdicts, without training."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 
-import jfu.io
 from helpers.forks import launch
 from jfu import data, shadows
 from launch.studies import power, power_kept
@@ -44,6 +44,49 @@ def test_a_share_is_put_back_within_the_mask():
     for share, many in ((0.0, 0), (0.1, 2), (0.5, 10), (1.0, 20)):
         back = power.put_back(mask, share, draw)
         assert back.sum() == many and not (back & ~mask).any()
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The flags of the script, as a namespace."""
+    flags = types.SimpleNamespace(retrained=2, partly=1, seeds=5)
+    monkeypatch.setattr(power, "FLAGS", flags)
+    return flags
+
+
+def test_exact_answers_have_the_random_draws_of_the_first_retrained_model(asked):
+    plan = power.planned("trigger")
+    assert [number for *_, number in plan] == [*range(9)]
+    assert [(name, share) for name, share, _ in plan if share] == [
+        ("original", 1.0),
+        ("0.1/0", 0.1),
+        ("0.5/0", 0.5),
+        ("1/0", 1.0),
+    ]
+    numbers = {name: number for name, _, number in power.planned(power.RIDGE)}
+    assert [numbers.pop(name) for name in ("retrain_again", "retrain_third")] == [2, 3]
+    assert {*numbers.values()} == {1} and "0/0" in numbers and "0/1" not in numbers
+
+
+def test_each_planted_retraining_is_compared_with_models_of_its_own(asked):
+    names = [name for name, *_ in power.planned("trigger")]
+    first, second = power.turns(names)
+    assert first == dict(
+        original="original",
+        retrain="0/1",
+        retrain_again="retrain",
+        retrain_third="retrain_again",
+        **{"0/0": "0/0"},
+    )
+    assert [second[name] for name in power.KEPT[1:]] == [
+        "retrain",
+        "retrain_again",
+        "retrain_third",
+    ]
+    found = dict.fromkeys(names, {}) | {f"turn/{t}:{role}": {} for t in (0, 1) for role in first}
+    *own, rest = map(list, power.by_turn(found))
+    assert own == [[*first], [*first]] and "0/0" not in rest and "0.1/0" in rest
+    assert list(power.by_turn(dict.fromkeys(names))[0]) == names  # exact answers have no turns
 
 
 def models(known):
@@ -145,23 +188,17 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(given, words):
 
 @pytest.mark.slow
 def test_the_script_writes_lines_and_a_picture(tmp_path):
-    """Everything put back is noticed by its trigger; an exact answer is retraining itself."""
+    """Everything put back is noticed by its trigger, and lines are complete."""
     file, picture = tmp_path / "power.jsonl", tmp_path / "power.png"
-    few = ["--requests=trigger,ridge", "--seeds=5", "--retrained=1", "--partly=1", "--shadows=8"]
+    few = ["--requests=trigger", "--seeds=5", "--retrained=1", "--partly=1", "--shadows=8"]
     few += [f"--workdir={tmp_path / 'W'}"]
     launch("power", *few, f"--json={file}", f"--plot={picture}")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(r["request"], r["shadows"], r["share"]) for r in rows] == [
-        (kind, shadows, share)
-        for kind in ("trigger", "ridge")
-        for shadows in (0, 8)
-        for share in power.SHARES
+    assert [(r["shadows"], r["share"]) for r in rows] == [
+        (shadows, share) for shadows in (0, 8) for share in power.SHARES
     ]
     assert all(r["no"] == 1 for r in rows if r["share"] == 1)
     assert not any(r["yes"] for r in rows if r["share"])
-    assert [r["audits"] for r in rows] == 16 * [1]
-    kept = jfu.io.load_arrays(next((tmp_path / "W").glob("request-ridge-retrained-1-*-seed-2.*")))
-    named = lambda name: {k.removeprefix(name): a for k, a in kept.items() if k.startswith(name)}
-    exact, retrained = named("0/0/forget"), named("retrain/forget")
-    assert exact.keys() == retrained.keys() and all((exact[k] == retrained[k]).all() for k in exact)
+    assert [r["audits"] for r in rows] == 8 * [1]
+    assert len([*(tmp_path / "W").iterdir()]) == 6  # five seeds, and shadow federations
     assert picture.read_bytes()[:4] == b"\x89PNG"
