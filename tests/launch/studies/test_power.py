@@ -83,7 +83,7 @@ def test_each_planted_retraining_is_compared_with_models_of_its_own(asked):
         "retrain_again",
         "retrain_third",
     ]
-    found = dict.fromkeys(names, {}) | {f"turn/{t}:{role}": {} for t in (0, 1) for role in first}
+    found = {key: {} for key in names} | {f"turn/{t}:{role}": {} for t in (0, 1) for role in first}
     *own, rest = map(list, power.by_turn(found))
     assert own == [[*first], [*first]] and "0/0" not in rest and "0.1/0" in rest
     assert list(power.by_turn(dict.fromkeys(names))[0]) == names  # exact answers have no turns
