@@ -17,10 +17,10 @@ from jfu.types import Needs
 AGAIN = "retrain_again"  # the second retraining, whose gap is the noise floor
 
 # Measures of a model, in the order of tables. All are in percent or points of it, except
-# perplexities and exposure.
+# errors, perplexities and exposure.
 MEASURES = ("retain", "forget", "test", "test_kept", "test_forgotten", "mia", "mia_matched", "asr")
-MEASURES += ("worst_client", "client_spread", "perplexity_forget", "perplexity_test")
-MEASURES += ("exposure", "extracted")
+MEASURES += ("worst_client", "client_spread", "rmse_forget", "rmse_test")
+MEASURES += ("perplexity_forget", "perplexity_test", "exposure", "extracted")
 # Measures of every evaluated round; membership attacks run in some rounds only.
 BRIEF = ("retain", "forget", "test", "asr")
 # Costs of a method up to a round; they are the same on every machine.
@@ -54,6 +54,8 @@ class Row(TypedDict):
     client_spread: NotRequired[float | None]  # its standard deviation over these clients, points
     test_kept: NotRequired[float | None]  # test accuracy on retained classes, percent
     test_forgotten: NotRequired[float | None]  # test accuracy on classes to forget, percent
+    rmse_forget: NotRequired[float | None]  # of a regression, on data to forget; targets' units
+    rmse_test: NotRequired[float | None]  # on test data
     perplexity_forget: NotRequired[float | None]  # of a language model, on data to forget
     perplexity_test: NotRequired[float | None]  # on test data
     exposure: NotRequired[float | None]  # of a canary, bits (jfu.canary)

@@ -30,6 +30,8 @@ COLUMNS = dict(
     asr=Column("backdoor %"),
     worst_client=Column("worst client %"),
     client_spread=Column("spread"),
+    rmse_forget=Column("RMSE forget", digits=3),
+    rmse_test=Column("RMSE test", digits=3),
     perplexity_forget=Column("perplexity forget"),
     perplexity_test=Column("perplexity test"),
     exposure=Column("canary bits"),
@@ -213,7 +215,7 @@ def cell(value: Any, unit: float = 1, digits: int = 1) -> str:
 def legend(summary: Summary) -> str:
     """The meaning of the columns, then a line about the outcome of each method."""
     methods = {name: entry for name, entry in summary["methods"].items() if entry}
-    lines, words = [*_meanings(summary, methods), ""], _words(summary)
+    lines, words = [*_meanings(summary, methods), ""], words_of(summary)
     retrain = methods.get("retrain", {})
     if not retrain.get("sound", True):
         lines.append(
@@ -229,7 +231,7 @@ def legend(summary: Summary) -> str:
 
 def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The meaning of a summary's columns, in lines."""
-    seeds, words = len(summary["seeds"]), _words(summary)
+    seeds, words = len(summary["seeds"]), words_of(summary)
     lines = [
         f"Mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}, after each method's "
         "last round. Columns rounds, MB, GFLOP and seconds count up to the first round whose",
@@ -267,7 +269,7 @@ def _meanings(summary: Summary, methods: Mapping[str, Mapping[str, Any]]) -> lis
     return lines
 
 
-def _words(summary: Summary) -> Words:
+def words_of(summary: Summary) -> Words:
     """The words of a summary's task."""
     name = (summary.get("config") or {}).get("task")
     return TASKS[name if name in TASKS else "classify"].words

@@ -15,7 +15,8 @@ all targets explains 0 %.
 
 A language model's examples are token ids ``[M, T]``, and its targets the tokens that come next, -1
 where none does (``jfu.data.tokens``). Its loss is the mean over an example's tokens, then over
-examples, in nats. Perplexity is the exponential of the mean loss.
+examples, in nats. Perplexity is the exponential of the mean loss. A regression's error, ``rmse``,
+is the root of the mean loss.
 """
 
 import math
@@ -40,13 +41,14 @@ def no_more(losses: dict[str, np.ndarray]) -> dict[str, float | None]:
 
 
 class Words(NamedTuple):
-    """What messages call things."""
+    """What messages call things; ``words_of`` knows rows of a table, too."""
 
     examples: str
     targets: str
     score: str  # the mean score
     trivial: str  # what has the score of a model that has learned nothing
     nothing: str  # that it has
+    alike: str  # test examples that are like a forgotten one
 
 
 class Task(NamedTuple):
@@ -175,6 +177,20 @@ def _by_token(logits: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (each * live).sum(-1) / jnp.maximum(live.sum(-1), 1), live
 
 
+def root_errors(losses: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """Roots of mean squared errors on forgotten and on test data; None without data, or if not
+    finite. They are in the targets' units: in deviations where targets are standardised.
+
+    >>> root_errors(dict(forget=np.array([1.0, 7.0]), test=np.zeros(0)))
+    {'rmse_forget': 2.0, 'rmse_test': None}
+    """
+    found: dict[str, float | None] = {}
+    for side in ("forget", "test"):
+        loss = losses[side].mean(dtype=np.float64) if losses[side].size else math.nan
+        found[f"rmse_{side}"] = float(f"{math.sqrt(loss):.6g}") if math.isfinite(loss) else None
+    return found
+
+
 def perplexities(losses: dict[str, np.ndarray]) -> dict[str, float | None]:
     """``exp`` of mean losses on forgotten and on test data; None without data, or if not finite.
 
@@ -202,6 +218,7 @@ TASKS: dict[str, Task] = {
             "accuracy",
             "naming one class",
             "naming one class gets as much of the retained data right",
+            "of the same class, trigger and label",
         ),
     ),
     "regress": Task(
@@ -216,7 +233,9 @@ TASKS: dict[str, Task] = {
             "explained variance",
             "predicting the mean",
             "predicting the mean explains as much of the retained data",
+            "drawn at random",
         ),
+        more=root_errors,
     ),
     "tokens": Task(
         shape=lambda data: (data.y_train.shape[1], len(data.labels)),
@@ -230,11 +249,24 @@ TASKS: dict[str, Task] = {
             "token accuracy",
             "naming one token",
             "naming one token gets as many of the retained tokens right",
+            "drawn at random",
         ),
         texts=True,
         more=perplexities,
     ),
 }
+
+
+def words_of(name: str, x: Any) -> Words:
+    """The words of a task for examples ``x``: those of a table ``[M, D]`` are rows.
+
+    >>> x = np.zeros((2, 5))
+    >>> words_of("classify", x).examples, words_of("tokens", x).examples
+    ('rows', 'texts')
+    """
+    task = TASKS[name]
+    table = len(x.shape) == 2 and not task.texts
+    return task.words._replace(examples="rows") if table else task.words
 
 
 def of_targets(y: np.ndarray) -> tuple[str, str]:

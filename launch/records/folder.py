@@ -26,6 +26,7 @@ import jfu
 import jfu.ledger
 from jfu.files import shown
 from jfu.io import write_bytes
+from jfu.tasks import TASKS, Words
 from launch.records import (
     audits,
     erasure,
@@ -38,7 +39,7 @@ from launch.records import (
     support,
     verifier,
 )
-from launch.report import officer
+from launch.report import officer, spoken
 from launch.workdir import locks, runs
 from launch.workdir.places import CONFIG, MODEL, RESULTS, WorkDir
 
@@ -85,7 +86,8 @@ def export(
         head = evidence["ledger"]["head"]
         files["head.tsr"], time = stamps.stamp(stamp_url, head)
         evidence["ledger"]["timestamp"] = dict(time=time, url=stamp_url)
-    for place, content in sealed(files, evidence, key).items():
+    words = TASKS[runs.read_run(str(path)).config.task].words
+    for place, content in sealed(files, evidence, key, words).items():
         write_bytes(target / place, content)
     return sorted(os.listdir(target))
 
@@ -101,8 +103,13 @@ def _check_new(path: pathlib.Path, target: pathlib.Path) -> None:
         )
 
 
-def sealed(files: dict[str, bytes], evidence: dict[str, Any], key: Any) -> dict[str, bytes]:
-    """All files of the folder, the signed statements last."""
+def sealed(
+    files: dict[str, bytes],
+    evidence: dict[str, Any],
+    key: Any,
+    words: Words = TASKS["classify"].words,
+) -> dict[str, bytes]:
+    """All files of the folder, the signed statements last; the page has the task's words."""
     public = signing.public_bytes(key)
     text = lambda value: (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
     print_of = verifier.sha256(public)
@@ -110,7 +117,7 @@ def sealed(files: dict[str, bytes], evidence: dict[str, Any], key: Any) -> dict[
         "evidence.json": text(evidence),
         "evidence.schema.json": text(schema.SCHEMA),
         "public-key.pem": verifier.pem(public),
-        "summary.html": officer.html(evidence, print_of).encode(),
+        "summary.html": spoken.text(officer.html(evidence, print_of), words).encode(),
         "verify.py": importlib.resources.files("launch.records")
         .joinpath("verifier.py")
         .read_bytes(),

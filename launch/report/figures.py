@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from jfu import results
+from jfu import results, tables
 from jfu.results import Summary
+from jfu.tasks import TASKS, Words
+from launch.report import spoken
 from launch.shell import outputs
 from launch.shell.say import say
 
@@ -126,10 +128,11 @@ def costs(summary: Summary, path: str, title: str = "") -> bool:
             fontsize=8,
             color="0.4",
         )
+    back = f"retained {tables.words_of(summary).score}"
     axis.set(
         xscale="log",
         yscale="log",
-        xlabel="MB, down and up, until retained accuracy is back (hollow: never; all MB)",
+        xlabel=f"MB, down and up, until {back} is back (hollow: never; all MB)",
         ylabel="gap to retraining per seed, points (less is better)",
     )
     axis.set_title(title, parse_math=False)  # ids and paths are not formulas
@@ -193,11 +196,17 @@ def label_points(axis: Any, places: dict[str, tuple[float, float]]) -> None:
 
 
 @plain()
-def curves(rows: Sequence[dict[str, Any]], path: str, title: str = "") -> None:
+def curves(
+    rows: Sequence[dict[str, Any]],
+    path: str,
+    title: str = "",
+    words: Words = TASKS["classify"].words,
+) -> None:
     """Retained, forgotten, test accuracy and backdoor success by round, one line a method."""
     panels = [("retain", "retained accuracy"), ("forget", "accuracy on forgotten data")]
     panels += [("test", "test accuracy"), ("asr", "backdoor success")]
-    panels = [(k, t) for k, t in panels if any(row.get(k) is not None for row in rows)]
+    there = lambda key: any(row.get(key) is not None for row in rows)
+    panels = [(key, spoken.text(label, words)) for key, label in panels if there(key)]
     figure, axes = sheet(1, len(panels), size=(4.2 * len(panels), 3.8), squeeze=False)
     every = dict.fromkeys(row["method"] for row in rows)
     names = [name for name in every if name not in ("original", results.AGAIN)]

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from jfu import results, tables
 from jfu.results import Summary
+from launch.report import spoken
 from launch.setup import private
 from launch.shell import outputs
 
@@ -48,7 +49,8 @@ def contents(summary: Summary, text: str) -> dict[str, bytes]:
     if rules := tables.stopping(summary):
         words = "\n".join(f"* {name}: {what}" for name, what in results.RULES.items())
         note = private.footnote(summary["config"])
-        files["stopping.md"] = f"## Where to stop\n\n{rules}\n{words}\n{note}".encode()
+        text = f"## Where to stop\n\n{rules}\n{words}\n{note}"
+        files["stopping.md"] = spoken.text(text, tables.words_of(summary)).encode()
     return files
 
 

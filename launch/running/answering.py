@@ -9,8 +9,9 @@ from absl import flags
 
 import jfu
 import jfu.io
+from jfu.tasks import TASKS
 from launch.records import erasure, records
-from launch.report import advice, report
+from launch.report import advice, report, spoken
 from launch.running import cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
@@ -244,7 +245,7 @@ def say_outlook(work: WorkDir, config: Config, trial: Trial, row: dict[str, Any]
     training = [line for line in rows if line["method"] == "train"]
     poisoned = names_the_poison(trial.poisoned, trial.evaluation.forget, trial.evaluation.retain)
     for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
-        say(line)
+        say(spoken.text(line, TASKS[config.task].words))
 
 
 def check_changed(old: Any, new: Any) -> None:
@@ -270,5 +271,5 @@ def publish(work: WorkDir, config: Config, rows: list[dict[str, Any]]) -> None:
     show(f"\n{text}")
     if jfu.unlearn.traits_of(FLAGS.method).recovers:
         for line in advice.behind(values, rows[0], rows[-1]):
-            say(line)
+            say(spoken.text(line, TASKS[config.task].words))
     show(f"the unlearned model is {work.path / places.MODEL}")

@@ -39,11 +39,12 @@ def audit() -> None:
     if options.shadows_part:
         return one_part(where, run, options)
     lock = locks.take(where)
-    report = examine(where, run, options, lock)
+    plain, words = examine(where, run, options, lock)
+    report = spoken.report(plain, words)
     text = json.dumps(report, indent=1, allow_nan=False)
     locks.check(where, lock)
     outputs.put(where / "audit.json", (text + "\n").encode())
-    said = lambda text: spoken.text(text, run.config.task)
+    said = lambda text: spoken.text(text, words)
     outputs.put(where / "audit.html", said(page.html(report)).encode())
     controls = sorted((where / evidence.CONTROLS / "cells").glob("*.safetensors"))
     names = ["audit.json", "audit.html", *(str(path.relative_to(where)) for path in controls)]
@@ -144,8 +145,10 @@ def opened(where: pathlib.Path, run: Any, options: Options, lock: Any) -> tuple:
     return work, config, layout, rows, names
 
 
-def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -> dict[str, Any]:
-    """The content of the report, as in audit.json."""
+def examine(
+    where: pathlib.Path, run: Any, options: Options, lock: Any = None
+) -> tuple[dict[str, Any], Any]:
+    """The content of the report, as in audit.json, in words for images; and the task's words."""
     from jfu.audit import estimates, fewer, rules, verdicts
     from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
     from launch.setup import private, ridge
@@ -174,7 +177,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
     }
     everywhere = [entry["not_shown"] for entry in methods.values()]
     more = [note for note in [private.page_note(config)] if note]
-    return dict(
+    report = dict(
         audited=datetime.datetime.now(datetime.UTC).date().isoformat(),
         asked=requested(config, seen),
         done=dict(
@@ -195,6 +198,7 @@ def examine(where: pathlib.Path, run: Any, options: Options, lock: Any = None) -
         curves=curves(rows),
         reproduce=again(where, run, seeds, names, seen.files, options),
     )
+    return report, seen.words
 
 
 class Seen(NamedTuple):
@@ -205,12 +209,14 @@ class Seen(NamedTuple):
     poison_named: bool  # whether the request names every image with the trigger
     files: dict[str, str]  # digests of what was read
     notes: list[str]
+    words: Any  # of the task (``jfu.tasks.Words``)
 
 
 def look(work, run, config, layout, names, rows, options: Options) -> Seen:
     """The samples of every model and, on request, of shadow federations."""
     import jfu
     import jfu.ledger
+    from jfu.tasks import words_of
     from launch.running import evidence
     from launch.running.progress import in_words
     from launch.setup.study import prepare_study
@@ -254,7 +260,8 @@ def look(work, run, config, layout, names, rows, options: Options) -> Seen:
         more, blocks = of_shadows(work, study, first, names, found, rows, options)
         notes += more + (other_shadows(run) if blocks else [])
         files |= {str(path.relative_to(work.path)): jfu.ledger.digest(path) for path in blocks}
-    return Seen(found, first, poisoned, files, notes)
+    words = words_of(config.task, study.dataset.x_train)
+    return Seen(found, first, poisoned, files, notes, words)
 
 
 def stored_cells(

@@ -1,5 +1,6 @@
 """A comparison: every method on every seed, and the table of what is finished."""
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from absl import flags
 import jfu
 from jfu import tables
 from jfu.results import AGAIN
+from jfu.tasks import TASKS
 from launch.records import ledgers, records
 from launch.report import figures, report
 from launch.running import cells, table
@@ -49,7 +51,8 @@ def compare() -> None:
     many = len(summary["seeds"])
     title = f"{config.dataset}, {config.model}: forget {config.forget}, mean of {many} seeds"
     title += private.title(config)
-    plots = [(figures.curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
+    curves = functools.partial(figures.curves, words=TASKS[config.task].words)
+    plots = [(curves, rows, "curves.png"), (figures.costs, summary, "costs.png")]
     named = [n for draw, of, n in plots if figures.drawn(draw, of, str(work.path / n), title)]
     records.compared(work, config, rows, [*report.contents(summary, text), places.PLAN, *named])
     show(f"\n{text}\n{tables.legend(summary)}")

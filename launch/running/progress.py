@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 
 import jfu
-from jfu.tasks import TASKS
+from jfu.tasks import words_of
 from launch.setup import private, ridge
 from launch.setup.study import Study
 from launch.setup.trial import Trial
@@ -35,7 +35,7 @@ def announce(
       plan: rounds by method.
     """
     config, clients = study.config, trial.everything.retain
-    words = TASKS[config.task].words
+    words = words_of(config.task, study.dataset.x_train)
     sizes = near(clients.mask).sum(-1)  # integers: weights are float32, whose sum may be rounded
     say(
         f"{config.dataset}: {int(sizes.sum())} {words.examples} with {clients.id.shape[0]} clients "

@@ -17,7 +17,7 @@ def test_a_regression_goes_through_a_comparison_in_its_own_words(forks, tmp_path
     flags = ["--dataset=diabetes", *FEW, "--seeds=1", f"--workdir={tmp_path / 'A'}"]
     done = forks.run("compare", *flags, "--methods=retrain,not")
     assert done.status == 0, done.said
-    assert "354 examples with 3 clients" in done.said and "retained explained variance" in done.said
+    assert "354 rows with 3 clients" in done.said and "retained explained variance" in done.said
     config = json.loads((tmp_path / "A" / "config.json").read_text())["config"]
     assert (config["task"], config["model"], config["standardise"]) == ("regress", "mlp1", True)
     last = {row["method"]: row for row in rows_of(tmp_path / "A")}
@@ -145,7 +145,11 @@ def test_a_regression_is_audited_in_its_own_words(forks, tmp_path):
     assert entry["measures"]["auc_matched"]["value"] > 0
     for key in ("rmia", "efficacy_mia", "js_forget", "memorised.5"):
         assert entry["not_shown"][key] == "it is for classes, and --task=regress has none"
-    assert "explained variance on forgotten data" in page and "accuracy" not in page
+    assert "explained variance on forgotten data" in page and "compared with a test row" in page
+    shown = page.replace("matched: accuracy", "")  # of an attack
+    assert not re.search(r"accurac|test image|(every|training) images?", shown, re.I)
+    prose = json.dumps([found["questions"], found["notes"], found["methods"]["not"]["reasons"]])
+    assert "explained variance" in prose and not re.search("accuracy|image", prose)
 
 
 @pytest.mark.slow
