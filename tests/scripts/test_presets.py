@@ -54,7 +54,7 @@ def resolved(*names):
 
 def test_every_row_has_a_preset_and_every_preset_is_listed():
     own = {"digits", "digits_all", "fashion_iid", "fashion_dirichlet", "cpu", "short"}
-    own |= {"resnet_cpu", "rows_cpu", "canary", "diabetes_outlier"}
+    own |= {"resnet_cpu", "rows_cpu", "rows_resnet_cpu", "canary", "diabetes_outlier"}
     assert {path.stem for path in PRESETS.glob("*.flags")} == set(paper.ROWS) | own
 
 
@@ -164,6 +164,14 @@ def test_what_comes_after_a_row_changes_its_scale_and_not_the_row(presets):
         cut = {"rounds", "recovery_rounds", "seeds", "methods", "proxy"}
         short, row = found[f"{name}+short"], presets[name]
         assert {field for field in row if short[field] != row[field]} <= cut
+
+
+def test_a_residual_row_stays_that_row_at_the_size_of_a_core():
+    names = [name for name in paper.ROWS if name.startswith("cifar10_resnet18")]
+    for text, config in resolved(*[f"{name}+rows_resnet_cpu" for name in names]).items():
+        assert paper.differing(text.partition("+")[0], config) == []
+        assert (config["rounds"], config["recovery_rounds"], config["lr"]) == (30, 21, 0.01)
+        assert config["recovery_lr"] == 0.01 and config["train_size"] == 2000
 
 
 def test_the_papers_numbers_are_found_for_the_presets_that_have_some(presets):
