@@ -14,6 +14,9 @@ The kernel's gradient is a convolution with the output's slope as kernel, with c
 batch. The alternative is products of shifted images. On one core, as clients run, the convolution
 took a third of their time with few channels and large images. It took as long with strides and many
 channels. Single pixels are a product.
+
+XLA:CPU is slow where images without padding meet a kernel of many values at many places. Such a
+convolution runs in parts of its batch, with the same bits (``PLACES_AT_ONCE``).
 """
 
 import functools
@@ -31,6 +34,12 @@ if TYPE_CHECKING:
     from jax.extend import core
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+
+# Places at which a convolution without padding puts its kernel at a time, if a place has MANY
+# values or more, and the most parts of a batch. Beside other work, one core of an AMD EPYC ran the
+# second layer of the CNN, 32 images at 64 places, in 4.2 ms at once and in 3.0 ms by 512 places.
+# The kernel's gradient took 4.1 and 2.4 ms. With padding, or fewer values, it made no difference.
+PLACES_AT_ONCE, MANY, MOST_PARTS = 512, 1024, 8
 
 
 def conv(
@@ -127,7 +136,25 @@ def _conv(x, w, strides, padding, precision, as_product):
 def _value(x, w, strides, padding, precision, as_product):
     """Forward as XLA does it, except for pixels one by one and for kernels of few values."""
     product = as_product or w.shape[:2] == (1, 1) or math.prod(w.shape[:3]) <= 16
-    return _run(x, w, strides, padding, precision, product)
+    run = lambda x: _run(x, w, strides, padding, precision, product)
+    if product:
+        return run(x)
+    return _by_parts(run, x, w, padding, [d.out for d in _sizes(x, w, strides, padding)])
+
+
+def _by_parts(run, x, kernel, padding, places):
+    """``run(x)`` for parts of the batch with about ``PLACES_AT_ONCE`` places each.
+
+    Args:
+      x: ``[B, H, W, I]``.
+      kernel: ``[h, w, I, O]``.
+      places: where an image meets the kernel, ``[H', W']``.
+    """
+    parts = min(MOST_PARTS, x.shape[0], math.ceil(x.shape[0] * math.prod(places) / PLACES_AT_ONCE))
+    if parts <= 1 or any(map(any, padding)) or math.prod(kernel.shape[:3]) < MANY:
+        return run(x)
+    size = math.ceil(x.shape[0] / parts)
+    return jnp.concatenate([run(x[i : i + size]) for i in range(0, x.shape[0], size)])
 
 
 def _forward(x, w, strides, padding, precision, as_product):
@@ -187,16 +214,17 @@ def _kernel_gradient(x, w, dy, size, precision, as_product):
         columns = _columns(x, size)
         return jnp.dot(columns.T, dy.reshape(-1, w.shape[3]), precision=precision).reshape(w.shape)
     image, kernel = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
-    dw = lax.conv_general_dilated(
-        image,
-        kernel,
-        (1, 1),
-        [d.pads for d in size],
+    pads = [d.pads for d in size]
+    run = functools.partial(
+        lax.conv_general_dilated,
+        rhs=kernel,
+        window_strides=(1, 1),
+        padding=pads,
         rhs_dilation=[d.stride for d in size],
         dimension_numbers=NHWC,
         precision=precision,
     )
-    return dw.transpose(1, 2, 0, 3)
+    return _by_parts(run, image, kernel, pads, w.shape[:2]).transpose(1, 2, 0, 3)
 
 
 _conv.defvjp(_forward, _backward)

@@ -79,6 +79,17 @@ def test_every_way_to_the_kernel_gradient(channels, strides):
         _assert_close(both(product)(x, w), stock)
 
 
+def test_large_kernels_meet_many_images_in_parts():
+    with jax.enable_x64(True):
+        x, w = _draw((3, 20, 25, 116), 0), _draw((3, 3, 116, 2), 1)
+        one = lambda fn, x, w: _value_and_slopes(fn, x, w, (1, 1), "VALID")
+        both = [_jit(functools.partial(one, fn)) for fn in (conv, lax.conv_general_dilated)]
+        _assert_close(*(fn(x, w) for fn in both))
+        # An image has 18 x 23 places, so it is a part. Its 116 channels, at 9 places each, are 3.
+        found = str(jax.make_jaxpr(functools.partial(one, conv))(x, w))
+        assert found.count("conv_general_dilated[") == 3 + 1 + 3
+
+
 def test_as_products_clients_kernels_are_a_batch_and_no_groups():
     with jax.enable_x64(True):
         x, w = _draw((4, 2, 6, 7, 5), 0), _draw((4, 3, 3, 5, 6), 1)
