@@ -60,6 +60,8 @@ class Task(NamedTuple):
     guess: Callable[[Any], float]  # data -> the loss of a model that has learned nothing
     classes: bool  # whether targets are classes
     words: Words
+    # (outputs, y) -> [B], what attacks with shadow models compare: about normal over models
+    statistic: Callable[[Any, jax.Array], jax.Array]
     texts: bool = False  # whether examples are token ids
     # losses by side, [n] each -> further measures
     more: Callable[[dict[str, np.ndarray]], dict[str, float | None]] = no_more
@@ -122,6 +124,45 @@ def spread(data: Any) -> float:
             "nothing to explain"
         )
     return variance
+
+
+def log_odds(outputs: Any, y: jax.Array) -> jax.Array:
+    """Log odds of the labels, ``[B]``: the statistic of LiRA for classifiers.
+
+    Carlini, Chien, Nasr, Song, Terzis, Tramer. Membership Inference Attacks From First Principles.
+    IEEE S&P 2022, arXiv 2112.03570.
+
+    >>> log_odds(jnp.log(jnp.array([[0.8, 0.15, 0.05]])), jnp.array([0])).round(4)  # log 4
+    Array([1.3863], dtype=float32)
+    """
+    logits = logits_of(outputs).astype(jnp.float32)
+    mine = jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
+    rest = jnp.where(jax.nn.one_hot(y, logits.shape[1], dtype=bool), -jnp.inf, logits)
+    return mine - jax.nn.logsumexp(rest, axis=1)
+
+
+def residuals(outputs: Any, y: jax.Array) -> jax.Array:
+    """Predictions minus targets, ``[B]``: the statistic of LiRA for regressions.
+
+    LiRA wants one that is about normal over models. A prediction can be so, and squared errors,
+    which are skewed, are not. No publication on this choice was found.
+
+    >>> residuals(jnp.array([[2.0], [5.0]]), jnp.array([3.0, 3.0])).tolist()
+    [-1.0, 2.0]
+    """
+    return logits_of(outputs)[:, 0].astype(jnp.float32) - y
+
+
+def likelihoods(outputs: Any, y: jax.Array) -> jax.Array:
+    """Mean log-likelihoods of texts' tokens, ``[B]``: the statistic of LiRA for language models.
+
+    It is minus the loss of the whole text, as in Hayes et al., Exploring the Limits of Strong
+    Membership Inference Attacks on Large Language Models, 2025, arXiv 2505.18773.
+
+    >>> likelihoods(jnp.zeros((1, 2, 4)), jnp.array([[3, -1]]))  # log 1/4
+    Array([-1.3862944], dtype=float32)
+    """
+    return -next_tokens(outputs, y)[0]
 
 
 def next_token_loss(outputs: jax.Array, batch: Batch) -> jax.Array:
@@ -220,6 +261,7 @@ TASKS: dict[str, Task] = {
             "naming one class gets as much of the retained data right",
             "of the same class, trigger and label",
         ),
+        statistic=log_odds,
     ),
     "regress": Task(
         shape=lambda data: (1,),
@@ -235,6 +277,7 @@ TASKS: dict[str, Task] = {
             "predicting the mean explains as much of the retained data",
             "drawn at random",
         ),
+        statistic=residuals,
         more=root_errors,
     ),
     "tokens": Task(
@@ -251,6 +294,7 @@ TASKS: dict[str, Task] = {
             "naming one token gets as many of the retained tokens right",
             "drawn at random",
         ),
+        statistic=likelihoods,
         texts=True,
         more=perplexities,
     ),

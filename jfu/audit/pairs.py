@@ -16,8 +16,9 @@ def of_shadows(phi: Mapping[str, np.ndarray]) -> Evidence:
     any. Comparing the two retrained models is the control: one more retraining.
 
     Args:
-      phi: log odds of the n forgotten examples' labels under S models, ``[S, n]`` by method, with
-        ``retrain`` among them. ``held``, bool ``[S, n]``, says which examples each shadow had.
+      phi: the task's statistic of the n forgotten examples under S models, such as log odds of
+        their labels (``jfu.tasks``), ``[S, n]`` by method, with ``retrain`` among them. ``held``,
+        bool ``[S, n]``, says which examples each shadow had.
 
     Returns:
       Samples for ``estimate``, with seed 0.

@@ -17,6 +17,7 @@ import jfu.history
 import jfu.io
 from jfu import attacks, shadows
 from jfu.costs import entries
+from jfu.tasks import TASKS
 from launch.running.programs import looked_at, not_kept
 from launch.setup import keys, private
 from launch.setup.methods import budget
@@ -206,16 +207,14 @@ class Programs:
         config = study.config
         train = shadows.answer(study.train, config.rounds)
         answers = {RETRAIN: shadows.answer(study.fresh, config.rounds)}
+        statistic = TASKS[config.task].statistic
         answers |= {
             name: shadows.answer(method, budget(config, name)) for name, method in methods.items()
         }
 
         def phi(variables, request):
             x, y = request.retain.x[rows], request.retain.y[rows]
-            logits = study.model.apply(variables, x)[0].astype(jnp.float32)
-            mine = jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
-            rest = jnp.where(jax.nn.one_hot(y, logits.shape[1], dtype=bool), -jnp.inf, logits)
-            return mine - jax.nn.logsumexp(rest, axis=1)
+            return statistic(study.model.apply(variables, x)[0], y)
 
         def begin(shared, row):
             (request, key), (number, held) = shared, row

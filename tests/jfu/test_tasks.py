@@ -8,6 +8,7 @@ import pytest
 
 import jfu
 from jfu import evaluation, tasks
+from jfu.audit import pairs
 from jfu.data import Dataset, load, partition
 from jfu.data.standardise import added, centre, standardised, sums
 from jfu.data.tokens import inputs_and_targets
@@ -83,6 +84,32 @@ def test_sums_of_clients_standardise_as_the_pool_does():
     np.testing.assert_allclose(turned.y_train, (x[:, 0] - mean[0]) / scale[0], atol=1e-5)
     with pytest.raises(ValueError, match="features that are floats, and these are uint8"):
         standardised(load("synthetic"))
+
+
+def test_shadow_attacks_find_a_regression_that_memorises():
+    """Least squares on noisy targets: trained on an example, or unlearned without it."""
+    draw = np.random.default_rng(3)
+    x, held = draw.normal(size=(60, 22)), np.repeat(draw.random((16, 24)) < 0.5, 2, 0)
+    y, held = draw.normal(size=60), held ^ (np.arange(32) % 2 == 1)[:, None]
+    chosen = lambda *parts: np.concatenate(parts)
+    stays = [24 + draw.choice(36, 30, replace=False) for _ in range(96)]
+
+    def phi(rows):
+        fit = np.linalg.lstsq(x[rows], y[rows], rcond=None)[0]
+        return np.asarray(tasks.residuals(jnp.asarray(x[:24] @ fit)[:, None], y[:24]))
+
+    found = dict(
+        held=held,
+        retrain=np.stack([phi(rows) for rows in stays[:32]]),
+        original=np.stack(
+            [phi(chosen(np.flatnonzero(h), r)) for h, r in zip(held, stays[32:64], strict=True)]
+        ),
+        exact=np.stack([phi(rows) for rows in stays[64:]]),
+    )
+    seen = pairs.of_shadows(found)
+    attack = lambda name, key: float(seen[name][key][0][0][0])
+    assert attack("original", "lira") > 0.75 and attack("original", "ulira") > 0.75
+    assert abs(attack("exact", "lira") - 0.5) < 0.06 and abs(attack("exact", "ulira") - 0.5) < 0.06
 
 
 def test_targets_of_another_task_are_a_sentence():

@@ -22,9 +22,6 @@ def test_a_regression_goes_through_a_comparison_in_its_own_words(forks, tmp_path
     assert (config["task"], config["model"], config["standardise"]) == ("regress", "mlp1", True)
     last = {row["method"]: row for row in rows_of(tmp_path / "A")}
     assert 0 < last["retrain"]["retain"] <= 100 and last["retrain"]["guess"] == 0
-    where = f"--workdir={tmp_path / 'A'}"
-    shadows = forks.run("audit", where, "--shadows=8")
-    assert shadows.status == 2 and "--shadows attacks classifiers" in shadows.said
 
 
 WRONG = {
@@ -123,6 +120,9 @@ def test_a_canary_that_cannot_be_planted_is_a_sentence(forks, tmp_path, wrong):
     assert done.status == 2 and NO_CANARY[wrong] in done.said, done.said
 
 
+SHADOWS = ["--shadows=8", "--nocontrol"]
+
+
 def audited(forks, where, *flags):
     few = ["--draws=100", "--relearn_rounds=1", "--resurfacing_rounds=1"]
     done = forks.run("audit", f"--workdir={where}", *few, *flags)
@@ -137,12 +137,13 @@ def report(where):
 def test_a_regression_is_audited_in_its_own_words(forks, tmp_path):
     flags = ["--dataset=diabetes", *FEW, "--seeds=2", "--methods=retrain,not"]
     assert forks.run("compare", *flags, f"--workdir={tmp_path}").status == 0
-    audited(forks, tmp_path)
+    audited(forks, tmp_path, *SHADOWS)
     found, page = report(tmp_path)
     entry = found["methods"]["not"]
     last = [r["forget"] for r in rows_of(tmp_path) if (r["method"], r["round"]) == ("not", 1)]
     assert entry["measures"]["forget"]["value"] == pytest.approx(np.mean(last), abs=1e-3)
     assert entry["measures"]["auc_matched"]["value"] > 0
+    assert 0 < entry["measures"]["lira"]["value"] < 1 and "ulira" in entry["measures"]
     for key in ("rmia", "efficacy_mia", "js_forget", "memorised.5"):
         assert entry["not_shown"][key] == "it is for classes, and --task=regress has none"
     assert "explained variance on forgotten data" in page and "compared with a test row" in page
@@ -165,9 +166,10 @@ def test_a_canary_goes_all_the_way(forks, texts, tmp_path, name):
     ):
         done = forks.run(*flags)
         assert done.status == 0, done.said
-    audited(forks, tmp_path / "C", model)
+    audited(forks, tmp_path / "C", model, *SHADOWS * (name == "Bigram"))
     found, page = report(tmp_path / "C")
     measures = found["methods"]["not"]["measures"]
+    assert ("lira" in measures) == (name == "Bigram")
     assert measures["exposure"]["value"] >= 0 and measures["forget"]["value"] > 0
     assert "test token accuracy" in page and not re.search(
         "accuracy on test (image|data).*image", page
