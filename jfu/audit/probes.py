@@ -135,22 +135,32 @@ def memorised(
 ) -> dict[str, dict]:
     """Right answers and losses on the examples that were memorised most, by model.
 
-    Memorised most are the forgotten examples whose label's probability fell most from the old
-    model to a retrained one (Feldman, Zhang. What Neural Networks Memorize and Why. NeurIPS 2020,
-    arXiv 2008.03703). A retrained model would look bad on examples that were chosen by it. So each
-    of the two is judged on those that the other one chooses, and any other model on both.
-
     Args:
       phi, correct: log odds of the label, and whether it is predicted, ``[E]`` by model.
 
     Returns:
       By model, then by measure. Empty without the old and both retrained models.
     """
+    rows = sides(evaluation)["forget"]
+    of = lambda each: {name: values[rows] for name, values in each.items()}
+    return most_memorised(of(phi), of(correct))
+
+
+def most_memorised(
+    phi: Mapping[str, np.ndarray], correct: Mapping[str, np.ndarray]
+) -> dict[str, dict]:
+    """The same from forgotten examples alone, ``[n]`` by model.
+
+    Memorised most are the forgotten examples whose label's probability fell most from the old
+    model to a retrained one (Feldman, Zhang. What Neural Networks Memorize and Why. NeurIPS 2020,
+    arXiv 2008.03703). A retrained model would look bad on examples that were chosen by it. So each
+    of the two is judged on those that the other one chooses, and any other model on both.
+    """
     if not {OLD, *RETRAINED} <= phi.keys():
         return {}
-    rows = sides(evaluation)["forget"]
-    p = {name: special.expit(phi[name][rows]) for name in (OLD, *RETRAINED)}
-    if not len(rows) or not all(np.isfinite(one).all() for one in p.values()):
+    p = {name: special.expit(phi[name]) for name in (OLD, *RETRAINED)}
+    size = len(p[OLD])
+    if not size or not all(np.isfinite(one).all() for one in p.values()):
         return {}
     fell = {name: p[OLD] - p[name] for name in RETRAINED}
     order = {name: np.argsort(-one, kind="stable") for name, one in fell.items()}
@@ -160,8 +170,8 @@ def memorised(
         chosen *= 2 // len(chosen)  # so that all models have equally many rows
         out[name] = {}
         for share in SHARES:
-            many = max(1, round(share / 100 * len(rows)))
-            mine = rows[np.concatenate([ranks[:many] for ranks in chosen])]
+            many = max(1, round(share / 100 * size))
+            mine = np.concatenate([ranks[:many] for ranks in chosen])
             out[name][f"memorised.{share}"] = (correct[name][mine],)
             with np.errstate(invalid="ignore"):  # a model that diverged
                 out[name][f"memorised.loss_{share}"] = (np.logaddexp(0, -logits[mine]),)

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from launch.shell.config import Config
 from launch.workdir.runs import Run
 
+# Methods that negate the first layer: who knows that negates it again.
+NEGATED = ("not", "not_blend", "not_coun", "not_no_return")
+
 
 class Options(NamedTuple):
     """The options of an audit: the flags of launch.audit."""
@@ -98,13 +101,14 @@ def not_shown(
     from jfu.audit.measures import GROUPS, TABLE, kind_of
 
     kinds = {kind_of(key) for key in shown}
+    negated = bool({*names} & {*NEGATED})
     out = dict(missing)
     for key, measure in TABLE.items():
         if key in kinds or key in missing:
             continue
         in_pairs = measure.pair or key.startswith("rmia")
         by_shadows = key in GROUPS["Attacks with shadow federations"]
-        out[key] = _why(key, in_pairs, by_shadows, "not" in names, config, options)
+        out[key] = _why(key, in_pairs, by_shadows, negated, config, options)
     return out
 
 
@@ -139,7 +143,7 @@ def _why(
             "there is no retrained model" if key == "client_loss" else "no client stays"
         )
     if key.startswith("undo"):
-        return "nothing was negated" if negated else "not is not among the methods"
+        return "nothing was negated" if negated else "no method negates"
     if key in ("relearn", "anamnesis") and not options.relearn_rounds:
         return "not run; --relearn_rounds=20 runs it"
     if key == "anamnesis":

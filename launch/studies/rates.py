@@ -1,4 +1,9 @@
-"""How often an audit's verdicts are wrong, on simulated models."""
+"""How often an audit's verdicts are wrong, on simulated models.
+
+Of the signs of memory, the simulated models have rounds to relearn, the most memorised examples,
+sizes of gradients, and what resurfaces. They have no others (``UNSEEN``): linear probes read
+features, a second negation acts on weights, and a canary needs a language model.
+"""
 
 import json
 from typing import Any, NamedTuple
@@ -7,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from jfu import attacks, results, tables
-from jfu.audit import estimates, rules, verdicts
+from jfu.audit import estimates, probes, rules, verdicts
 from jfu.audit.measures import OLD, RETRAINED, TABLE, THIRD, Evidence
 from jfu.audit.pairs import areas
 from launch.report.terminal import is_small
@@ -19,6 +24,7 @@ EXAMPLES, MANY, PAIRS = (14, 144, 1000), (5, 10), 32
 MODELS = (OLD, "retrain", results.AGAIN, THIRD, "none", "old anew", "half", "exact")
 JUDGED = MODELS[4:]  # judged as methods are
 COVERED = ("forget", "auc_matched", "rmia")  # measures whose intervals' coverage is counted
+UNSEEN = ("probe", "probe_poison", "undo_forget", "undo_asr", "exposure")  # signs of memory
 TESTS, LIMIT = 360, 20  # test images; rounds in which the data may be relearnt
 
 
@@ -47,7 +53,11 @@ KNOWN = {OLD: 1.0, "none": 1.0, "old anew": 1.0, "half": 0.5}  # of the memory, 
 
 
 def of_seed(request: Request, examples: int, rng: np.random.Generator) -> dict[str, dict]:
-    """One seed's models on its own examples: arrays by model and measure."""
+    """One seed's models on its own examples: arrays by model and measure.
+
+    Newer signs of memory have a generator of their own, so that other numbers stay as they were.
+    """
+    (more,) = rng.spawn(1)
     level = request.mean + request.example * rng.normal(size=(2, examples))
     phi = {
         name: scored(request, level, KNOWN.get(name, 0.0), name in KNOWN, rng)
@@ -55,6 +65,12 @@ def of_seed(request: Request, examples: int, rng: np.random.Generator) -> dict[s
         if name != "none"
     }
     found = {name: measured(request, phi, name, rng) for name in phi}
+    for name, arrays in found.items():
+        arrays |= later_signs(request, phi[name], arrays, more)
+    members = {name: values[0] for name, values in phi.items()}
+    right = {name: values > 0 for name, values in members.items()}
+    for name, signs in probes.most_memorised(members, right).items():
+        found[name] |= signs
     return found | {"none": found[OLD] | {}}
 
 
@@ -93,6 +109,21 @@ def measured(request: Request, phi: dict, name: str, rng) -> dict[str, tuple]:
         rate = np.clip(rng.normal(0.91, 0.06), 0, 1) if name in KNOWN else abs(rng.normal(0, 0.004))
         out["asr"] = (rng.random(TESTS) < rate * KNOWN.get(name, 1.0),)
     return out
+
+
+def later_signs(request: Request, phi, found: dict, rng) -> dict[str, tuple]:
+    """How small gradients are, and what a model shows after further rounds on retained data.
+
+    The size of an example's gradient goes with 1 - p. In further rounds what is remembered stays,
+    and there is new noise.
+    """
+    small = np.logaddexp(0, phi) + 0.3 * rng.normal(size=phi.shape)
+    later = phi + request.noise * rng.normal(size=phi.shape) / np.sqrt(2)
+    onward = dict(forget=(later[0] > 0,), auc_matched=(later[0], later[1]))
+    if "asr" in found:
+        onward["asr"] = (found["asr"][0] ^ (rng.random(TESTS) < 0.01),)
+    out = {f"resurfacing.{key}": arrays for key, arrays in onward.items()}
+    return out | dict(gradient_auc_matched=(small[0], small[1]))
 
 
 def relearnt(request: Request, members, name: str, rng) -> tuple[np.ndarray, np.ndarray]:

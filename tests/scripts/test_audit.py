@@ -239,27 +239,34 @@ def test_what_train_and_unlearn_leave_is_audited(tmp_path):
 
 
 @pytest.mark.slow
-def test_parts_of_shadows_in_copies_are_those_of_one_run(tmp_path):
-    """A copy runs the second part, and another block is all that is left for it to run."""
-    work, copy = tmp_path / "W", tmp_path / "copy"
+def test_parts_of_shadows_on_several_machines_are_those_of_one_run(tmp_path):
+    """One machine has the work directory, one a copy, and one made it anew from the same flags."""
+    work, copy, anew, alone = (tmp_path / name for name in ("W", "copy", "anew", "alone"))
     tiny = ["--model=mlp1", "--rounds=2", "--seeds=1", "--devices=1", "--methods=retrain,not"]
-    launch("compare", *SMALL, *tiny, f"--workdir={work}")
-    shutil.copytree(work, copy)
-    few = ["--shadows=8", "--shadows_chunk=2", "--relearn_rounds=0", "--resurfacing_rounds=0"]
+    for each in (work, anew):
+        launch("compare", *SMALL, *tiny, f"--workdir={each}")
+    for each in (copy, alone):
+        shutil.copytree(work, each)
+    few = ["--shadows=12", "--shadows_chunk=2", "--relearn_rounds=0", "--resurfacing_rounds=0"]
     few += ["--nocontrol", "--draws=100"]
-    out, _ = launch("audit", f"--workdir={copy}", *few, "--shadows_part=2/2")
-    assert f"part 2 of 2 is done: 1 files in {copy}/shadows/" in out
-    assert [path.name for path in (copy / "shadows").iterdir()] == ["0-8-4-7.safetensors"]
-    assert not (copy / "audit.json").exists()
-    launch("audit", f"--workdir={work}", *few)
-    _, error = launch("audit", f"--workdir={copy}", *few)
-    assert error.count("shadow federations") == 1
-    for name in ("0-8-0-3.safetensors", "0-8-4-7.safetensors"):
-        one, other = (jfu.io.load_arrays(each / "shadows" / name) for each in (work, copy))
+    names = ["0-12-0-3.safetensors", "0-12-4-7.safetensors", "0-12-8-11.safetensors"]
+    for number, each in enumerate((work, copy, anew)):
+        out, _ = launch("audit", f"--workdir={each}", *few, f"--shadows_part={number + 1}/3")
+        assert f"part {number + 1} of 3 is done: 1 files in {each}/shadows/" in out
+        assert [path.name for path in (each / "shadows").iterdir()] == [names[number]]
+        assert not (each / "audit.json").exists()
+    for each in (copy, anew):
+        shutil.copytree(each / "shadows", work / "shadows", dirs_exist_ok=True)
+    _, error = launch("audit", f"--workdir={work}", *few)
+    assert "shadow federations" not in error  # none is left to run
+    launch("audit", f"--workdir={alone}", *few)
+    for name in names:
+        one, other = (jfu.io.load_arrays(each / "shadows" / name) for each in (work, alone))
         assert one.keys() == other.keys() == {"original", "retrain", "not"}
         assert all(np.array_equal(one[key], other[key]) for key in one)
-    found = [json.loads((each / "audit.json").read_text()) for each in (work, copy)]
-    assert found[0]["methods"]["not"]["measures"] == found[1]["methods"]["not"]["measures"]
+    found = [json.loads((each / "audit.json").read_text()) for each in (work, alone)]
+    for key in ("measures", "verdicts", "reasons"):
+        assert found[0]["methods"]["not"][key] == found[1]["methods"]["not"][key]
 
 
 @pytest.mark.parametrize(

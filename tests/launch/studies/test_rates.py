@@ -7,6 +7,7 @@ import pytest
 
 from helpers.scripts import ROOT
 from jfu.audit import rules
+from jfu.audit.measures import TABLE
 from launch.studies import rates
 
 RECORDED = ROOT / "launch" / "results" / "audit-rates.json"
@@ -58,6 +59,25 @@ def test_the_same_models_twice_get_the_same_verdict():
     found, measures = rates.audit(request, seeds, pairs)
     assert measures["none"]["forget"]["chance"] == measures["original"]["forget"]["chance"]
     assert found["none"][0] != rules.YES
+
+
+def test_simulated_models_have_every_sign_of_memory_but_those_that_are_named():
+    request, rng = rates.REQUESTS["poison"], np.random.default_rng(0)
+    models = rates.of_seed(request, 20, rng)
+    signs = {key for key, measure in TABLE.items() if measure.sign}
+    assert signs - set(models["exact"]) == set(rates.UNSEEN)
+    assert not set(models["exact"]) - set(TABLE)
+    # Newer signs take no random number from the others.
+    other = np.random.default_rng(0)
+    other.normal(size=(2, 20))
+    level = request.mean + request.example * np.random.default_rng(0).normal(size=(2, 20))
+    members, _ = rates.scored(request, level, 1.0, True, other)
+    assert (models["original"]["auc_matched"][0] == members).all()
+    # The old model is surer of its members than retrained ones are, in each of them.
+    old, anew = models["original"], models["exact"]
+    assert old["memorised.loss_20"][0].mean() < anew["memorised.loss_20"][0].mean() - 1
+    assert old["resurfacing.forget"][0].mean() > anew["resurfacing.forget"][0].mean() + 0.3
+    assert old["gradient_auc_matched"][0].mean() > anew["gradient_auc_matched"][0].mean() + 5
 
 
 @pytest.mark.slow
