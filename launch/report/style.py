@@ -33,6 +33,7 @@ td.number { font-variant-numeric: tabular-nums; }
 th { width: 26%; } td.strip { width: 36%; }
 td.strip svg { display: block; width: 100%; height: auto; }
 table.clients th, table.seeds th { width: auto; }
+table.seeds th:first-child { width: 30%; } table.seeds .mark { padding: 0 .4rem; }
 tr.reference { color: var(--dim); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr));
   gap: 1rem; }
