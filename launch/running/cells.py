@@ -1,5 +1,6 @@
 """One run of a method on a seed: train or unlearn, evaluate, checkpoint, continue."""
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import jfu
 import jfu.history
 from jfu.metrics import first_round_within
 from jfu.results import as_original
+from launch.running import ahead
 from launch.running.programs import Programs
 from launch.running.progress import say_calmed, say_cut, say_done
 from launch.running.rows import Meter, add_costs, at_once, first_costs, meter, row
@@ -292,12 +294,18 @@ def runner(
     """
     shared = Shared(work, study, trial, programs, checkpoint_every, deadline)
 
+    @functools.cache
+    def at_work():
+        """``shared`` for the runs that are not finished: what they need begins now."""
+        ahead.imported(ahead.ATTACKS)
+        return shared._replace(study=ahead.judging(study, trial))
+
     def run(*given, **options):
         cell = Cell(*given, **options)
         began = time.perf_counter()
         kept = cell_notes(work, trial.seed, cell.name)
         worked = not (kept and kept.get("finished"))
-        state, rows = run_cell(shared, cell)
+        state, rows = run_cell(at_work() if worked else shared, cell)
         say_done(trial.seed, cell.name, rows[-1], time.perf_counter() - began)
         late = deadline < math.inf and hosts.agreed(lambda: time.perf_counter() > deadline)
         if late and worked and cell.name != last:

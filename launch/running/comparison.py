@@ -13,7 +13,7 @@ from jfu.results import AGAIN
 from jfu.tasks import TASKS
 from launch.records import ledgers, records
 from launch.report import figures, report
-from launch.running import cells, table
+from launch.running import ahead, cells, table
 from launch.running.programs import Programs
 from launch.running.progress import announce
 from launch.setup import federation, private, ridge
@@ -165,6 +165,7 @@ def run_seeds(
 ) -> tuple[WorkDir, list[dict[str, Any]]]:
     """Runs every seed, and writes the rows after each."""
     work, study, trial, methods = begin(work, config, layout, asked)
+    ahead.imported(ahead.FIGURES)
     programs, rows = Programs(), []
     try:
         for seed in asked.seeds:

@@ -31,6 +31,7 @@ from launch.timing.process import PEERS, free, publish
 FLAGS = flags.FLAGS
 KNOWN = ("torch", "flower")  # the libraries in which the job is written
 CLIENTS, EXAMPLES, TESTS, ROUNDS, BATCH = 10, 300, 10_000, 12, 32  # by default
+RUNS = 3  # federations that are trained: the original, and two retrained ones
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -84,7 +85,7 @@ def command(asked: Mapping[str, Any], work: str) -> list[str]:
 
 
 def once(name: str, asked: dict[str, Any], python: str, turn: int) -> dict[str, Any]:
-    """One run: seconds, CPU seconds of its processes, and the last models' accuracies."""
+    """One run: its seconds, those of its rounds, CPU seconds of its processes, last accuracies."""
     work = os.path.join(asked["place"], f"w{turn}")
     words = command(asked, work)
     if name != "jfu":
@@ -105,7 +106,7 @@ def once(name: str, asked: dict[str, Any], python: str, turn: int) -> dict[str, 
         return dict(error=why_of(done.stderr))
     found: dict[str, Any] = dict(seconds=seconds, cpu=cpu)
     if name != "jfu":
-        return found | dict(last=json.loads(done.stdout.splitlines()[-1]))
+        return found | json.loads(done.stdout.splitlines()[-1])
     rows = [dict(line) for line in read_lines(pathlib.Path(work) / "results.jsonl")]
     asked["looks"] = looks(rows, asked["rounds"])
     last = {line["method"]: line for line in rows}
@@ -180,9 +181,10 @@ def row(
     alone = name != "flower"
     made |= dict(cpu_median=statistics.median(cpu) if alone else None)
     made |= dict(cpu_ratio=statistics.median(more) if alone else None, test=last)
-    if name == "jfu":
-        shares = [1 - one["training"] / one["seconds"] for one in found]
-        made |= dict(not_training=statistics.median(shares))
+    shares = [1 - one["training"] / one["seconds"] for one in found]
+    made |= dict(not_training=statistics.median(shares))
+    rounds = [one["training"] / (RUNS * asked["rounds"]) for one in found]
+    made |= dict(round_median=statistics.median(rounds))
     return made | dict(jax=importlib.metadata.version("jax") if name == "jfu" else None)
 
 
@@ -191,14 +193,16 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     from jfu import tables
 
     put = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
-    lines = [["", "s min", "median", "max", "x", "CPU s", "x", "not training", "test %: retrained"]]
+    lines = [["", "s min", "median", "max", "x", "CPU s", "x", "s/round", "not training"]]
+    lines[0].append("test %: retrained")
     for one in rows:
         if "error" in one:
-            lines.append([one["name"], *[""] * 8])
+            lines.append([one["name"], *[""] * 9])
             continue
         times = [put(one[f"seconds_{which}"], 1) for which in ("min", "median", "max")]
         costs = [put(one["ratio"], 2), put(one["cpu_median"], 1), put(one["cpu_ratio"], 2)]
         share = "-" if one.get("not_training") is None else f"{one['not_training']:.0%}"
-        lines.append([one["name"], *times, *costs, share, put(one["test"]["retrain"], 1)])
+        each = put(one.get("round_median"), 3)
+        lines.append([one["name"], *times, *costs, each, share, put(one["test"]["retrain"], 1)])
     said = [f"{one['name']} was not measured: {one['error']}." for one in rows if "error" in one]
     return tables.aligned(lines) + "".join(f"{line}\n" for line in said)

@@ -4,7 +4,8 @@
 
 A federation is trained. It is trained again without its first client, and once more with other
 random numbers. Models are evaluated in the rounds, and on the examples, in which jfu's own run was
-evaluated. The last line is JSON: the accuracies of the three last models.
+evaluated. The last line is JSON: the accuracies of the three last models, and the seconds of their
+rounds.
 """
 
 import functools
@@ -13,6 +14,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -94,12 +96,12 @@ def looked(asked: dict[str, Any], run: str) -> dict[int, bool]:
     return {number: tests for name, number, tests in asked["looks"] if name == run}
 
 
-def torch_whole(asked: dict[str, Any]) -> dict[str, dict[str, float]]:
+def torch_whole(asked: dict[str, Any]) -> tuple[dict[str, dict[str, float]], float]:
     """Plain PyTorch: clients one after another, one model, a running sum; no DataLoader."""
     import torch
 
     data = read(asked)
-    last = {}
+    last, training = {}, 0.0
     for number, run in enumerate(RUNS):
         torch.manual_seed(number)
         net, looks = network(data), looked(asked, run)
@@ -107,6 +109,7 @@ def torch_whole(asked: dict[str, Any]) -> dict[str, dict[str, float]]:
         clients = data.rows if run == "original" else data.rows[1:]
         rows = [evaluate(net, data, looks[0])] if 0 in looks else []
         for at in range(1, asked["rounds"] + 1):
+            began = time.perf_counter()
             received = [p.detach().clone() for p in params]
             total = [torch.zeros_like(p) for p in received]
             for own in clients:
@@ -116,13 +119,14 @@ def torch_whole(asked: dict[str, Any]) -> dict[str, dict[str, float]]:
                 torch._foreach_add_(total, [p.detach() for p in params])
             with torch.no_grad():
                 torch._foreach_copy_(params, torch._foreach_div(total, float(len(clients))))
+            training += time.perf_counter() - began
             if at in looks:
                 rows.append(evaluate(net, data, looks[at]))
         last[run] = rows[-1]
-    return last
+    return last, training
 
 
-def flower_whole(asked: dict[str, Any]) -> dict[str, dict[str, float]]:
+def flower_whole(asked: dict[str, Any]) -> tuple[dict[str, dict[str, float]], float]:
     """Flower's simulation: FedAvg, PyTorch clients on one core each, evaluation at the server.
 
     The client that leaves answers with the model that it was sent, and no examples.
@@ -165,11 +169,11 @@ def flower_whole(asked: dict[str, Any]) -> dict[str, dict[str, float]]:
 
     thread = threading.Thread(target=simulate)
     thread.start()
-    last = results.get()
+    found = results.get()
     thread.join()
-    if not last:  # a failure leaves Flower without a model and without an error
+    if not found:  # a failure leaves Flower without a model and without an error
         raise RuntimeError("Flower ended without a model; see what it logged")
-    return last
+    return found
 
 
 @functools.lru_cache(1)
@@ -182,21 +186,24 @@ def flower_actor(text: str) -> tuple[Data, Any]:
     return data, network(data)
 
 
-def _trained(asked: dict[str, Any], grid: Any, fedavg: Any, array: Any, config: Any) -> dict:
-    """The three runs at Flower's server."""
+def _trained(asked: dict[str, Any], grid: Any, fedavg: Any, array: Any, config: Any) -> tuple:
+    """The three runs at Flower's server, and the seconds that are no evaluation."""
     import torch
 
     data = read(asked)
-    last = {}
+    last, training, judging = {}, 0.0, []
     for number, run in enumerate(RUNS):
         torch.manual_seed(number)
         net, looks, rows = network(data), looked(asked, run), []
 
         def judge(at, arrays, net=net, looks=looks, rows=rows):
             if at in looks:
+                began = time.perf_counter()
                 net.load_state_dict(arrays.to_torch_state_dict())
                 rows.append(evaluate(net, data, looks[at]))
+                judging.append(time.perf_counter() - began)
 
+        began = time.perf_counter()
         strategy = fedavg(fraction_evaluate=0.0, min_available_nodes=asked["clients"])
         strategy.start(
             grid=grid,
@@ -205,8 +212,9 @@ def _trained(asked: dict[str, Any], grid: Any, fedavg: Any, array: Any, config: 
             train_config=config({"all": run == "original"}),
             evaluate_fn=judge,
         )
+        training += time.perf_counter() - began
         last[run] = rows[-1]
-    return last
+    return last, training - sum(judging)
 
 
 def table(last: dict[str, dict[str, float]]) -> str:
@@ -220,8 +228,8 @@ def table(last: dict[str, dict[str, float]]) -> str:
 def main(words: Sequence[str]) -> None:
     asked = json.loads(words[0])
     runs: dict[str, Callable] = dict(torch=torch_whole, flower=flower_whole)
-    last = runs[asked["name"]](asked)
-    print(f"{table(last)}\n{json.dumps(last)}", flush=True)
+    last, training = runs[asked["name"]](asked)
+    print(f"{table(last)}\n{json.dumps(dict(last=last, training=training))}", flush=True)
 
 
 if __name__ == "__main__":
