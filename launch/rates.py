@@ -8,6 +8,9 @@ They differ in what the old model knows about the forgotten examples and retrain
   heart    examples that retrained models get wrong are memorised: 99.9 % against 98
   faint    the same, at a quarter of the strength: the audit can see almost nothing
 
+Of the signs of memory, simulated models have rounds to relearn, the most memorised examples, sizes
+of gradients and what resurfaces. Linear probes, a second negation and a canary need real models.
+
 The audit judges old models, exact ones and third retrainings. It also judges models that only look
 unlike the old one: they were trained anew with the forgotten examples. Writes a line for each
 request, number of examples and number of seeds. The line has the share of audits in which each
