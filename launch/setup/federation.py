@@ -24,8 +24,8 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int, *, halves: 
     """The federation, and its parts.
 
     Args:
-      clients: the divisor of ``--dp_clip``, the number of clients with examples; or the number of
-        rows of clients, with ``--aggregator=fedau``.
+      clients: the divisor of ``--dp_clip``, the number of clients with examples; without that
+        flag, the number of rows of clients.
       halves: whether recovery that starts again halves the rate (``jfu.unlearn.steady``).
 
     Returns:
@@ -55,7 +55,8 @@ def build(config: Config, loss, lr: float, chunk: int, clients: int, *, halves: 
             chunk=chunk,
             max_update_norm=limit,
         )
-        fed = jfu.absent(fed, config.absent) if config.absent else fed
+        if missing := read_absences(config, clients):
+            fed = jfu.absent(fed, missing)
         return jfu.sampled(fed, config.sample) if config.sample else fed
 
     def around(work, limit=None):
@@ -208,9 +209,15 @@ def _check_task(config: Config, names: Sequence[str]) -> None:
         )
     if TASKS[config.task].classes:
         return
+    if config.forget.startswith("class:"):
+        examples = TASKS[config.task].words.examples
+        raise ValueError(
+            f"--forget={config.forget} names a class, and --task={config.task} has none; name "
+            f"clients or a fraction, or mark {examples} in a file, such as those of a topic: "
+            "--forget=mask:FILE.npy"
+        )
     given = dict(backdoor=config.backdoor, drop_labels=config.drop_labels)
     given["federation=ridge"] = ridge.chosen(config)
-    given[f"forget={config.forget}"] = config.forget.startswith("class:")
     given[f"augment={config.augment}"] = config.augment != "none"
     if first := next((name for name, value in given.items() if value), None):
         raise ValueError(f"--{first} is for classes of images, and --task={config.task} has none")
@@ -346,6 +353,30 @@ def read_faults(given: Sequence[str]) -> dict[str, float]:
             )
         rates[found[1]] = float(found[2])
     return rates
+
+
+def read_absences(config: Config, clients: int) -> float | list[float]:
+    """``--absent``, or a probability for each client from ``--absent_each``.
+
+    Args:
+      clients: their number.
+
+    Raises:
+      ValueError: there are others than one in [0, 1) for each, or another flag of absence.
+    """
+    given = config.absent_each
+    if not given:
+        return config.absent
+    said = f"--absent_each={','.join(given)}"
+    others = dict(absent=config.absent, sample=config.sample, dp_clip=config.dp_clip is not None)
+    if other := next((name for name, value in others.items() if value), None):
+        raise ValueError(f"{said} does not go with --{other}; leave one out")
+    known = [float(text) for text in given if re.fullmatch(r"0?\.\d+|0", text)]
+    if not len(known) == len(given) == clients:
+        raise ValueError(
+            f"{said} must have {clients} numbers from 0 to below 1, one for each client"
+        )
+    return known
 
 
 def selector(layers: tuple[str, ...], model: jfu.Model, weights_only: bool):

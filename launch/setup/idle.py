@@ -81,10 +81,10 @@ NEEDS: dict[str, Need] = {
 # Flags of training by steps, which a ridge federation does not have.
 STEPS = ("rounds", "epochs", "augment", "optimizer", "lr", "lr_decay", "lr_schedule")
 STEPS += ("warmup_rounds", "momentum", "weight_decay", "proximal", "max_grad_norm", "sample")
-STEPS += ("absent", "faults", "aggregator", "clip", "trim", "byzantine", "max_update_norm")
+STEPS += ("absent", "absent_each", "faults", "aggregator", "clip", "trim", "byzantine")
 STEPS += ("server", "server_lr", "dp_clip", "dp_noise", "dp_delta", "dp_noise_from_seed")
 STEPS += ("recovery_rounds", "recovery_lr", "recovery_lr_schedule", "recovery_warmup_rounds")
-STEPS += ("keep_history",)
+STEPS += ("max_update_norm", "keep_history")
 _steps = Need(
     lambda config: config.federation == "fedavg",
     "with --federation={federation}, where clients send statistics once and take no steps",

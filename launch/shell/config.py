@@ -129,6 +129,8 @@ class Config:
     canary: str = field(default="", metadata=has("later", "quiet", "not_in_pays"))
     canary_rows: int = field(default=8, metadata=has("later", "quiet", "not_in_pays"))
     canary_forget: str = field(default="", metadata=has("later", "quiet", "derived"))
+    # The probability of each client to miss a round.
+    absent_each: tuple[str, ...] = field(default=(), metadata=has("later", "quiet", "not_in_pays"))
     dp_noise_from_seed: bool = field(default=False, metadata=has("renewed", "continued", "keyless"))
 
 
@@ -208,6 +210,7 @@ def resolve(methods: Sequence[str] = ()) -> Config:
         proxy=proxy if given.proxy is None else given.proxy,
         options=tuple(sorted(given.options)),
         faults=tuple(sorted(given.faults)),
+        absent_each=tuple(given.absent_each),
         past=(),
         rounds_before=0,
     )

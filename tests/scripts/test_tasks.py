@@ -26,7 +26,7 @@ def test_a_regression_goes_through_a_comparison_in_its_own_words(forks, tmp_path
 
 WRONG = {
     "--methods=pgd": "pgd uses classes, and --task=regress has none",
-    "--forget=class:1": "--forget=class:1 is for classes of images",
+    "--forget=class:1": "names a class, and --task=regress has none; name clients or a fraction",
     "--backdoor": "--backdoor is for classes of images",
     "--task=classify": "does not take targets that are floats",
     "--federation=ridge": "--federation=ridge is for classes",

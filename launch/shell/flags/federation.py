@@ -27,6 +27,11 @@ def define() -> None:
     )
     flags.DEFINE_float("absent", 0.0, "Probability that a client misses a round.", 0.0, 1.0)
     flags.DEFINE_list(
+        "absent_each",
+        [],
+        "In place of --absent, the probability of each client, in their order: 0.9,0.5,0,0.",
+    )
+    flags.DEFINE_list(
         "faults",
         [],
         "Faults to plant, each with its probability for a client and a round, such as "

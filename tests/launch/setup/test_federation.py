@@ -248,6 +248,20 @@ def test_faults_and_aggregators_are_read():
     assert seen == dict(mean=False, clipped=False, median=True, trimmed=True, krum=True)
 
 
+def test_each_client_may_have_its_own_rate_of_absence():
+    read = lambda each, **more: federation.read_absences(
+        dataclasses.replace(PLAIN, absent_each=each, **more), 3
+    )
+    assert read(("0.9", ".5", "0")) == [0.9, 0.5, 0.0]
+    assert read((), absent=0.25) == 0.25
+    for wrong in (("0.5", "0.5"), ("0.5", "0.5", "1"), ("0.5", "0.5", "nan")):
+        with pytest.raises(ValueError, match="must have 3 numbers from 0 to below 1"):
+            read(wrong)
+    for flag in (dict(absent=0.1), dict(sample=2), dict(dp_clip=1.0)):
+        with pytest.raises(ValueError, match=f"does not go with --{next(iter(flag))}"):
+            read(("0.9", "0.5", "0"), **flag)
+
+
 def test_rates_that_learn_nothing_are_refused():
     for name in ("lr", "server_lr", "lr_decay", "recovery_lr"):
         with pytest.raises(ValueError, match=f"--{name}=0 learns nothing; give one above 0"):

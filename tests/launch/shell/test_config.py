@@ -31,12 +31,12 @@ REQUEST += ["recovery_warmup_rounds", "recovery_lr_schedule", "options"]
         derived=["backdoor_forget", "canary_forget", "past", "rounds_before"],
         not_in_pays=["init_params", "recovery_rounds", "recovery_lr", "eval_every", "attack_every"]
         + ["options", "proxy", "federation", "penalty", "features", "task", "standardise"]
-        + CANARY[:2],
+        + [*CANARY[:2], "absent_each"],
         later=["precision", "max_grad_norm", "recovery_warmup_rounds"]
         + ["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"]
-        + ["task", "standardise", *CANARY],
+        + ["task", "standardise", "absent_each", *CANARY],
         quiet=["lr_schedule", "recovery_lr_schedule", "federation", "penalty", "features"]
-        + ["task", "standardise", *CANARY],
+        + ["task", "standardise", "absent_each", *CANARY],
     ).items(),
 )
 def test_the_fields_of_a_role(role, names):
