@@ -3,8 +3,9 @@
 U-LiRA compares models that unlearned an example with models that were retrained without it. It
 finds any difference. So NoT is compared with controls that differ in one thing: NoT recovers for as
 long as retraining takes; retraining stops after as many rounds as NoT recovers; the first layer is
-drawn again in place of negation. Each answer is given by shadow federations on the handwritten
-digits, with a trigger in the data of the client that leaves.
+drawn again in place of negation; a fresh model is mixed in, as ``not_blend`` does. Each answer is
+given by shadow federations on the handwritten digits, with a trigger in the data of the client that
+leaves.
 
   python -m launch.apart --json=launch/results/apart-digits-cpu.jsonl
 """

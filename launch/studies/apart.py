@@ -24,6 +24,8 @@ ANSWERS = {
     "first layer drawn again, for as long": ("reinit", ROUNDS),
     "fine-tuning": ("finetune", HALF),
     "fine-tuning, for as long": ("finetune", ROUNDS),
+    "NoT, a fresh model mixed in": ("blend", HALF),
+    "NoT, a fresh model mixed in, for as long": ("blend", ROUNDS),
 }
 
 
@@ -44,7 +46,7 @@ def programs(request: Any) -> tuple[Any, dict[str, Any]]:
 
     import jfu
     from jfu import shadows
-    from jfu.unlearn import finetune, negation, reinit, retrain
+    from jfu.unlearn import blended, finetune, negation, reinit, retrain
 
     model, fed = federation()
     first = jfu.by_layer(model, 0)
@@ -52,6 +54,7 @@ def programs(request: Any) -> tuple[Any, dict[str, Any]]:
         retrain=retrain(fed, model.init),
         finetune=finetune(fed),
         reinit=reinit(fed, first, model.init),
+        blend=blended(fed, first, model.init),
     )
     methods["not"] = negation(fed, first)
 
