@@ -18,7 +18,14 @@ from launch.setup.trial import Trial
 from launch.shell import hosts
 
 ATTACKS = ("sklearn.linear_model", "sklearn.model_selection")
+FEWEST = 10  # examples on each side of an attack, as in jfu.metrics.mia
 FIGURES = ("matplotlib.figure", "matplotlib.backends.backend_agg")
+
+
+def attacking(trial: Trial) -> None:
+    """Imports what membership attacks need, if enough examples are to be forgotten."""
+    if trial.evaluation.forget.sum() >= FEWEST:
+        imported(ATTACKS)
 
 
 def imported(modules: Sequence[str]) -> None:

@@ -297,7 +297,7 @@ def runner(
     @functools.cache
     def at_work():
         """``shared`` for the runs that are not finished: what they need begins now."""
-        ahead.imported(ahead.ATTACKS)
+        ahead.attacking(trial)
         return shared._replace(study=ahead.judging(study, trial))
 
     def run(*given, **options):

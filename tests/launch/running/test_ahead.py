@@ -62,6 +62,17 @@ def test_an_error_comes_where_the_work_is_needed(trial, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("forgotten", "many"), [(9, 0), (10, 1)])
+def test_attacks_are_imported_where_there_are_examples_to_attack(
+    trial, forgotten, many, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(ahead, "imported", asked.append)
+    few = trial.evaluation._replace(forget=np.arange(40) < forgotten)
+    ahead.attacking(trial._replace(evaluation=few))
+    assert asked == [ahead.ATTACKS] * many
+
+
 def test_modules_are_imported_unless_a_backend_may_be_missing(monkeypatch):
     asked = []
     monkeypatch.setattr(ahead.importlib, "import_module", asked.append)
