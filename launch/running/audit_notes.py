@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 from launch.shell.config import Config
 from launch.workdir.runs import Run
 
-# Methods that negate the first layer: who knows that negates it again.
-NEGATED = ("not", "not_blend", "not_coun", "not_no_return")
-
 
 class Options(NamedTuple):
     """The options of an audit: the flags of launch.audit."""
@@ -84,6 +81,18 @@ def partial(names: Sequence[str], config: Config, seeds: Sequence[int], controls
     return notes
 
 
+def negated(names: Sequence[str]) -> list[str]:
+    """Methods that negate the layers of ``--layers``; who knows that can negate them again.
+
+    >>> negated(["finetune", "not", "not_last", "not_blend", "anchored"])
+    ['not', 'not_blend', 'anchored']
+    """
+    from jfu.unlearn import UNLEARNERS, traits_of
+
+    of = {name: traits_of(name) for name in names if name in UNLEARNERS}
+    return [name for name, one in of.items() if one.perturbs and one.negates and one.selects]
+
+
 def not_shown(
     shown: Mapping[str, Any],
     missing: Mapping[str, str],
@@ -101,14 +110,14 @@ def not_shown(
     from jfu.audit.measures import GROUPS, TABLE, kind_of
 
     kinds = {kind_of(key) for key in shown}
-    negated = bool({*names} & {*NEGATED})
+    undone = bool(negated(names))
     out = dict(missing)
     for key, measure in TABLE.items():
         if key in kinds or key in missing:
             continue
         in_pairs = measure.pair or key.startswith("rmia")
         by_shadows = key in GROUPS["Attacks with shadow federations"]
-        out[key] = _why(key, in_pairs, by_shadows, negated, config, options)
+        out[key] = _why(key, in_pairs, by_shadows, undone, config, options)
     return out
 
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from launch.running.audit_notes import (
-    NEGATED,
     Options,
     again,
     curves,
+    negated,
     not_shown,
     other_shadows,
     partial,
@@ -227,8 +227,7 @@ def look(work, run, config, layout, names, rows, options: Options) -> Seen:
     taken = workdir.taken(work, seeds)
     study = prepare_study(config, layout, seeds, taken, {work.path: run.data})
     say(f"auditing {work.path}; {in_words(study.layout)}")
-    negated = set(names) & {*NEGATED}
-    undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if negated else None
+    undo = jfu.unlearn.UNLEARNERS["not"](study.setting) if negated(names) else None
     tools = evidence.tools(study, undo)
     control = options.shadows > 0 if options.control is None else options.control
     for seed in seeds:

@@ -14,7 +14,7 @@ from jfu.audit import evidence
 from jfu.audit.measures import THIRD
 from jfu.tasks import TASKS
 from launch.running import cells
-from launch.running.audit_notes import NEGATED
+from launch.running.audit_notes import negated
 from launch.running.programs import Programs
 from launch.setup import keys
 from launch.setup.study import Study
@@ -101,7 +101,7 @@ def of_seed(
         trial.evaluation,
         np.random.default_rng([trial.seed, keys.COMPARED]),
         rows=rows,
-        undone=NEGATED,
+        undone=negated([*models]),
         again=more(trial.everything.retain, key(keys.RELEARN), rounds=relearn_rounds),
         limit=relearn_rounds,
         onward=more(trial.request.retain, key(keys.RESURFACE), rounds=resurfacing_rounds),
