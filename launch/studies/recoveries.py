@@ -29,7 +29,8 @@ def line(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[s
     last = {(row["method"], row["seed"]): row for row in rows}
     name = config["dataset"].replace("_", "-")
     name += "" if config["partition"] == "iid" else f", {config['partition'].replace(':', ' ')}"
-    how = "momentum" if config.get("momentum") else config["optimizer"]
+    how = config["optimizer"]  # the others take no notice of momentum
+    how = "momentum" if how == "sgd" and config.get("momentum") else how
     warm = config.get("recovery_warmup_rounds")
     how += f", {config['lr']:g}" + f", recovery warms up over {warm}" * bool(warm)
     cells = [name, how, str(len({seed for _, seed in last}))]
