@@ -18,7 +18,17 @@ from collections.abc import Callable, Iterator, Sequence
 from jfu import tables
 from launch.report import recorded, report, terminal
 from launch.running import table, targets
-from launch.studies import apart, pays_report, power, rates, recoveries, robustness, tasks, theory
+from launch.studies import (
+    apart,
+    pays_report,
+    power,
+    rates,
+    recoveries,
+    robustness,
+    tasks,
+    theory,
+    uneven,
+)
 from launch.timing import bench, live, streaming, whole
 from launch.timing.accelerator import expected
 from launch.timing.accelerator import tables as accelerator
@@ -194,6 +204,7 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "recoveries": lambda results: recoveries.markdown(results / "recovery"),
     "digits-bf16": _summary("digits-bf16-cpu"),
     "tasks": tasks.markdown,
+    "uneven": uneven.markdown,
     "audit-rates": lambda results: rates.markdown(_whole(results, "audit-rates")),
     "audit": _audit("audit-digits-cpu"),
     "audit-fashion": _audit("audit-fashion-cpu"),
