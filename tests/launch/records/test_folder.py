@@ -18,6 +18,7 @@ from helpers import browser
 from helpers.answers import begun, train, unlearn
 from jfu import ledger
 from jfu.audit import rules
+from jfu.tasks import TASKS
 from launch.records import (
     audits,
     discretion,
@@ -259,6 +260,20 @@ def test_reasons_and_notes_name_no_other_client(made, tmp_path):
     assert found["page"] is None and "audit.html" not in names and verifier.check(left)
     assert found["notes"][0] == audits.UNSHOWN and audits.UNSHOWN.encode() in left["summary.html"]
     assert found["sha256"]["audit.html"] == verifier.sha256(page)  # as the ledger has it
+
+
+def test_the_summary_speaks_the_words_of_its_task(files):
+    """Nothing else of the folder differs, and it still verifies."""
+    kept = {name: files[name] for name in ("ledger.jsonl", "audit.html")}
+    words = TASKS["regress"].words
+    plain, other = (folder.sealed(kept, evidence_of(files), KEY, *w) for w in ((), (words,)))
+    assert b"<th>Accuracy on new data</th>" in plain["summary.html"]
+    assert b"<th>Explained variance on new data</th>" in other["summary.html"]
+    assert b"ccuracy" not in other["summary.html"] and verifier.check(other)
+    assert {n for n in plain if plain[n] != other[n]} == {
+        "summary.html",
+        "attestation.intoto.jsonl",
+    }
 
 
 # ---------------------------------------------------------------- a signer who lies
