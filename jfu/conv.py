@@ -15,6 +15,10 @@ batch. The alternative is products of shifted images. On one core, as clients ru
 took a third of their time with few channels and large images. It took as long with strides and many
 channels. Single pixels are a product.
 
+Where dx as a convolution meets many zeros around dy, it is a sum of products, one for each of the
+kernel's pixels (``_by_taps``). One core of an AMD EPYC took 2.1 ms in place of 4.9 for 32 images in
+the second layer of the CNN, and 0.2 in place of 3.4 if they are 16x16.
+
 XLA:CPU is slow where images without padding meet a kernel of many values at many places. Such a
 convolution runs in parts of its batch, with the same bits (``PLACES_AT_ONCE``).
 """
@@ -164,6 +168,10 @@ def _forward(x, w, strides, padding, precision, as_product):
 def _backward(strides, padding, precision, as_product, saved, dy):
     x, w = saved
     size = _sizes(x, w, strides, padding)
+    if not as_product and strides == (1, 1) and _mostly_padding(size):
+        return _by_taps(x, w, dy, size, precision), _kernel_gradient(
+            x, w, dy, size, precision, as_product
+        )
     # What the dilated dy lacks on either side to give back an image of x's size.
     pads = [(d.kernel - 1 - d.pad, d.image + d.pad - 1 - (d.out - 1) * d.stride) for d in size]
     flipped = jnp.flip(w, (0, 1)).transpose(0, 1, 3, 2)
@@ -189,6 +197,35 @@ class _Size(NamedTuple):
 def _sizes(x, w, strides, padding) -> list[_Size]:
     rows = zip(w.shape[:2], x.shape[1:3], strides, padding, strict=True)
     return [_Size(k, n, (n + lo + hi - k) // s + 1, s, lo) for k, n, s, (lo, hi) in rows]
+
+
+def _mostly_padding(size):
+    """Whether dx, as a convolution of padded dy, meets half as many zeros as values, or more."""
+    return 2 * math.prod(d.image for d in size) >= 3 * math.prod(d.out for d in size)
+
+
+def _by_taps(x, w, dy, size, precision):
+    """dx for strides of 1: a product of dy for each of the kernel's pixels, added where it belongs.
+
+    As a convolution, dy has zeros on all sides. The second layer of the CNN then takes 2.25 times
+    as many operations for images of 28x28, and 9 times as many for 16x16.
+    """
+    b, h, v, o = dy.shape
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums are at least float32
+    taps = w.transpose(0, 1, 3, 2).reshape(-1, o, w.shape[2])
+    rows = dy.reshape(-1, o)
+
+    def add(tap, sums):
+        part = jnp.dot(rows, taps[tap], precision=precision, preferred_element_type=wide)
+        start = (0, tap // w.shape[1], tap % w.shape[1], 0)
+        here = lax.dynamic_slice(sums, start, (b, h, v, w.shape[2]))
+        return lax.dynamic_update_slice(sums, here + part.reshape(here.shape), start)
+
+    # All pixels that the kernel meets, with those of the padding; then x's own.
+    met = [d.out + d.kernel - 1 for d in size]
+    sums = lax.fori_loop(0, len(taps), add, jnp.zeros((b, *met, w.shape[2]), wide))
+    edges = [(-d.pad, d.image + d.pad - n, 0) for d, n in zip(size, met, strict=True)]
+    return lax.pad(sums, jnp.zeros((), wide), [(0, 0, 0), *edges, (0, 0, 0)]).astype(x.dtype)
 
 
 def _columns(x, size):

@@ -90,6 +90,17 @@ def test_large_kernels_meet_many_images_in_parts():
         assert found.count("conv_general_dilated[") == 3 + 1 + 3
 
 
+@pytest.mark.parametrize("padding", ["VALID", ((1, 0), (0, 2))], ids=str)
+def test_slopes_of_images_are_no_convolution_of_zeros(padding):
+    with jax.enable_x64(True):
+        x, w = _draw((2, 8, 9, 3), 0), _draw((5, 4, 3, 6), 1)
+        one = lambda fn, x, w: _value_and_slopes(fn, x, w, (1, 1), padding)
+        both = [_jit(functools.partial(one, fn)) for fn in (conv, lax.conv_general_dilated)]
+        _assert_close(*(fn(x, w) for fn in both))
+        found = str(jax.make_jaxpr(functools.partial(one, conv))(x, w))
+        assert found.count("conv_general_dilated[") == 2  # the images and the kernel's slope
+
+
 def test_as_products_clients_kernels_are_a_batch_and_no_groups():
     with jax.enable_x64(True):
         x, w = _draw((4, 2, 6, 7, 5), 0), _draw((4, 3, 3, 5, 6), 1)
