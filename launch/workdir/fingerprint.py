@@ -12,8 +12,8 @@ import jfu.ledger
 from launch.setup import network
 from launch.shell.config import FIELDS, Config, having
 
-# Values of later fields with which older configurations were run.
-LATER = {name: FIELDS[name].default for name in having("later")}
+# Values of later fields with which older configurations were run, as JSON has them.
+LATER = json.loads(json.dumps({name: FIELDS[name].default for name in having("later")}))
 
 
 def later(config: dict[str, Any]) -> dict[str, Any]:

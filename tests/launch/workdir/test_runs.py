@@ -1,13 +1,15 @@
 """What a run says of the model that it left."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from helpers.workdirs import PRIVATE, changed
+from launch.shell.config import FIELDS, having
 from launch.workdir import places, runs
-from launch.workdir.fingerprint import fingerprint
+from launch.workdir.fingerprint import fingerprint, later
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,14 @@ def test_what_is_older_had_noise_that_anybody_can_compute():
     del values["dp_noise_from_seed"]
     assert runs.config_of(values).dp_noise_from_seed
     assert not runs.config_of(values | dict(dp_clip=None)).dp_noise_from_seed
+
+
+@pytest.mark.parametrize("name", having("later"))
+def test_a_field_that_came_later_has_its_default_as_files_have_it(name):
+    """So a run without it is the run that a command with the default continues."""
+    default = json.loads(json.dumps(FIELDS[name].default))
+    kept = dict(script="train", more={}, layout={}, files={}, config=dict(dp_clip=None))
+    assert later(kept["config"])[name] == default
+    assert fingerprint(kept) == fingerprint(
+        dict(kept, config=dict(dp_clip=None, **{name: default}))
+    )
