@@ -4,16 +4,20 @@ A verdict uses all seeds. Whoever adds seeds until an audit says yes tests more 
 verdicts with the first seeds alone are shown beside it.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from jfu.audit.estimates import estimate
 from jfu.audit.measures import RETRAINED, TABLE, Evidence, kind_of
-from jfu.audit.rules import FEWEST
+from jfu.audit.rules import FEWEST, NEEDED
 from jfu.audit.verdicts import judge
 
 
 def by_seeds(
-    evidence: Evidence, *, poison_named: bool = False, coupled: Collection[str] = ()
+    evidence: Evidence,
+    *,
+    poison_named: bool = False,
+    coupled: Collection[str] = (),
+    needed: Sequence[str] = NEEDED,
 ) -> dict[int, dict[str, str]]:
     """Verdicts on the first question with the first seeds alone, by their number, then by model.
 
@@ -21,7 +25,7 @@ def by_seeds(
     throughout, since they share the split of one seed.
 
     Args:
-      evidence, poison_named, coupled: as for ``estimate`` and ``judge``.
+      evidence, poison_named, coupled, needed: as for ``estimate`` and ``judge``.
 
     >>> right = lambda share: (np.arange(200) < round(200 * share),)  # on forgotten data
     >>> models = dict(original=0.9, retrain=0.5, retrain_again=0.52, mine=0.9)
@@ -44,7 +48,7 @@ def by_seeds(
     out = {}
     for many in range(FEWEST, len(seeds) + 1):
         found = estimate(first(evidence, seeds[:many]), coupled=coupled)
-        judged = judge(found, poison_named=poison_named).verdicts
+        judged = judge(found, poison_named=poison_named, needed=needed).verdicts
         out[many] = {n: v["forgotten"][0] for n, v in judged.items() if n not in RETRAINED}
     return out
 

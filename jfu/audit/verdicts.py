@@ -51,24 +51,29 @@ class Controls(NamedTuple):
 
 
 def controls(
-    measures: Mapping[str, Mapping[str, Any]], missing: Mapping[str, Mapping], poison_named: bool
+    measures: Mapping[str, Mapping[str, Any]],
+    missing: Mapping[str, Mapping],
+    poison_named: bool,
+    needed: Sequence[str] = NEEDED,
 ) -> Controls:
     """The verdicts on the old model and on a third retraining, if there are such models.
 
     Args:
       measures, missing: by method; ``verdicts`` takes those of one method.
+      needed: as in ``judge``.
     """
     made = Controls()
     if OLD in measures:
         clear = lambda key: clearness(measures[OLD][key]["difference"])
-        old = forgotten(measures[OLD], missing.get(OLD, {}), poison_named, made)
+        old = forgotten(measures[OLD], missing.get(OLD, {}), poison_named, made, needed)
         detecting = sorted(caught(measures[OLD], poison_named), key=clear, reverse=True)
         made = Controls(old, tuple(detecting))
-        there = was_it_there(measures[OLD], missing.get(OLD, {}), poison_named, made)
+        there = was_it_there(measures[OLD], missing.get(OLD, {}), poison_named, made, needed)
         made = made._replace(there=there)
     if THIRD in measures and "forget" in measures[THIRD]:
         mistaken = caught(measures[THIRD], poison_named)
-        found = forgotten(measures[THIRD], missing.get(THIRD, {}), poison_named, made, third=True)
+        lacks = missing.get(THIRD, {})
+        found = forgotten(measures[THIRD], lacks, poison_named, made, needed, third=True)
         made = made._replace(third=found, mistaken=mistaken)
     return made
 
@@ -81,7 +86,11 @@ class Judged(NamedTuple):
 
 
 def judge(
-    estimates: Estimates, rows: Sequence[Mapping[str, Any]] = (), *, poison_named: bool = False
+    estimates: Estimates,
+    rows: Sequence[Mapping[str, Any]] = (),
+    *,
+    poison_named: bool = False,
+    needed: Sequence[str] = NEEDED,
 ) -> Judged:
     """Verdicts on every model of an audit, by the rules in ``RULES``.
 
@@ -89,6 +98,8 @@ def judge(
       estimates: as ``jfu.audit.estimate`` makes them.
       rows: of results, with the costs of recovery; without them that question stays open.
       poison_named: whether the request names every image with the trigger.
+      needed: measures without which there is no yes. All of ``NEEDED`` by default; fewer for a
+        task that has none of their kind, such as RMIA for targets that are numbers.
 
     >>> from jfu.audit.estimates import estimate
     >>> right = lambda share: np.arange(200) < round(200 * share)  # on forgotten data
@@ -102,7 +113,7 @@ def judge(
     """
     measures = estimates.measures
     missing = {name: estimates.missing | estimates.broken[name] for name in measures}
-    known = controls(measures, missing, poison_named)
+    known = controls(measures, missing, poison_named, needed)
     each = {
         name: verdicts(
             name,
@@ -112,6 +123,7 @@ def judge(
             poison_named,
             known,
             coupled=name in estimates.coupled,
+            needed=needed,
         )
         for name, entries in measures.items()
     }
@@ -127,6 +139,7 @@ def verdicts(
     known: Controls = Controls(),  # noqa: B008
     *,
     coupled: bool = False,
+    needed: Sequence[str] = NEEDED,
 ) -> dict[str, tuple[str, str]]:
     """A verdict and its reason, a sentence, for every question.
 
@@ -138,8 +151,9 @@ def verdicts(
       poison_named: whether the request names every image with the trigger.
       known: the same rule's verdicts on models with a known verdict.
       coupled: whether it is compared with the retrained model that shares its random numbers.
+      needed: as in ``judge``.
     """
-    how = dict(third=name == THIRD, coupled=coupled)
+    how = dict(needed=needed, third=name == THIRD, coupled=coupled)
     judged = forgotten(measures, missing, poison_named, known, **how)
     if name in RETRAINED:
         judged = NOT_SHOWN, "Other models are compared with this one."
@@ -158,12 +172,14 @@ def forgotten(
     missing: Mapping[str, str],
     poison_named: bool,
     known: Controls,
+    needed: Sequence[str] = NEEDED,
     third: bool = False,
     coupled: bool = False,
 ) -> tuple[str, str]:
     """The first question.
 
     Args:
+      needed: as in ``judge``.
       third: whether the model is the third retraining, a control.
       coupled: whether it is compared with the retrained model that shares its random numbers.
     """
@@ -182,7 +198,7 @@ def forgotten(
     if known.there and known.there[0] == NO:
         return NOT_SHOWN, f"There was nothing to forget beyond the margins. {known.there[1]}"
     why = [*unfit(known, third, coupled), *doubts(counted, measures, known)]
-    why += lacking(counted, measures, missing, (*NEEDED, "asr") if poison_named else NEEDED)
+    why += lacking(counted, measures, missing, [*needed, *["asr"] * poison_named])
     if why:
         return OPEN, " ".join(why)
     words = f"Within the margins of retraining: {titles(bounded(counted))}."
@@ -191,13 +207,18 @@ def forgotten(
 
 
 def was_it_there(
-    measures: Mapping[str, Any], missing: Mapping[str, str], poison_named: bool, known: Controls
+    measures: Mapping[str, Any],
+    missing: Mapping[str, str],
+    poison_named: bool,
+    known: Controls,
+    needed: Sequence[str] = NEEDED,
 ) -> tuple[str, str]:
     """Whether the old model knew the data.
 
     Args:
       measures, missing: the old model's.
       known: its verdict, and the measures that detect it.
+      needed: as in ``judge``.
     """
     counted = deciding(measures, poison_named)
     if known.old and max((entry["seeds"] for entry in counted.values()), default=0) < FEWEST:
@@ -206,8 +227,8 @@ def was_it_there(
         return YES, f"The old model shows the data in {titles(known.detecting)}."
     wide = [key for key, entry in bounded(counted).items() if not inside(entry)]
     why = [f"{WIDE}: {titles(wide)}."] if wide else []
-    needed = [key for key in NEEDED if key != "relearn"] + ["asr"] * poison_named
-    why += lacking(counted, {}, missing, needed)
+    but = [key for key in needed if key != "relearn"] + ["asr"] * poison_named
+    why += lacking(counted, {}, missing, but)
     if why:
         return OPEN, " ".join(["The old model is not detected.", *why])
     words = "The old model is within the margins of models that never saw the data, in"

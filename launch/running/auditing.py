@@ -146,7 +146,8 @@ def examine(
 ) -> tuple[dict[str, Any], Any]:
     """The content of the report, as in audit.json, in words for images; and the task's words."""
     from jfu.audit import estimates, fewer, rules, verdicts
-    from jfu.audit.measures import REFERENCES, RETRAINED, TABLE, THIRD
+    from jfu.audit.measures import CLASSES, REFERENCES, RETRAINED, TABLE, THIRD
+    from jfu.tasks import TASKS
     from launch.setup import private, ridge
     from launch.shell import devices
 
@@ -164,11 +165,12 @@ def examine(
         name: not_shown(measures[name], missing | broken[name], names, config, options)
         for name in names
     }
-    controls = verdicts.controls(measures, absent, seen.poison_named)
+    has_classes = TASKS[config.task].classes
+    needed = [key for key in rules.NEEDED if has_classes or key not in CLASSES]
+    controls = verdicts.controls(measures, absent, seen.poison_named, needed)
+    how = lambda name: dict(coupled=name in coupled, needed=needed)
     methods = {
-        name: judged(
-            name, measures, absent[name], rows, seen.poison_named, controls, name in coupled
-        )
+        name: judged(name, measures, absent[name], rows, seen.poison_named, controls, how(name))
         for name in names
     }
     everywhere = [entry["not_shown"] for entry in methods.values()]
@@ -187,7 +189,9 @@ def examine(
         controls=dict(old=controls.old, third=controls.third),
         clients=clients(seen.found),
         methods=methods,
-        by_seeds=fewer.by_seeds(seen.found, poison_named=seen.poison_named, coupled=coupled),
+        by_seeds=fewer.by_seeds(
+            seen.found, poison_named=seen.poison_named, coupled=coupled, needed=needed
+        ),
         not_shown={
             key: everywhere[-1][key] for key in TABLE if all(key in absent for absent in everywhere)
         },
@@ -281,7 +285,7 @@ def stored_cells(
 
 
 def judged(
-    name, measures, absent, rows, poison_named: bool, controls, coupled: bool
+    name, measures, absent, rows, poison_named: bool, controls, how: dict[str, Any]
 ) -> dict[str, Any]:
     """The report's entry for one method."""
     from jfu.audit import verdicts
@@ -290,14 +294,14 @@ def judged(
 
     costs = ratios(rows, name)
     entries = measures[name]
-    given = verdicts.verdicts(name, entries, costs, absent, poison_named, controls, coupled=coupled)
+    given = verdicts.verdicts(name, entries, costs, absent, poison_named, controls, **how)
     if name in REFERENCES:
         anywhere = {kind_of(key) for shown in measures.values() for key in shown}
         absent = absent | {k: "others are compared with it" for k in absent if k in anywhere}
     return dict(
         seeds=sorted({row["seed"] for row in rows if row["method"] == name}),
         measures=entries,
-        compared_with=list(RETRAINED[: 1 if coupled else None]),
+        compared_with=list(RETRAINED[: 1 if how["coupled"] else None]),
         not_shown=absent,
         costs=costs,
         verdicts={question: verdict for question, (verdict, _) in given.items()},

@@ -7,11 +7,12 @@ import numpy as np
 import jfu.io
 from jfu import results
 from launch.records import records
-from launch.shell.config import Config
+from launch.shell.config import FIELDS, Config, having
 from launch.shell.devices import Layout
-from launch.workdir import checkpoints, fingerprint, outcome, places, workdir
+from launch.workdir import checkpoints, outcome, places, workdir
 
-BLANK = {field.name: None for field in dataclasses.fields(Config)} | fingerprint.LATER
+BLANK = {field.name: None for field in dataclasses.fields(Config)}
+BLANK |= {name: FIELDS[name].default for name in having("later")}
 
 
 CONFIG = Config(

@@ -19,9 +19,9 @@ CAUGHT = dict(chance=0.004)
 KNOWN = verdicts.Controls(("no", ""), ("forget", "lira"), ("yes", ""), ())
 
 
-def forgotten(asked=False, known=KNOWN, without=(), **more):
+def forgotten(asked=False, known=KNOWN, without=(), needed=rules.NEEDED, **more):
     measures = {k: e for k, e in (ALIKE | more).items() if k not in without}
-    return verdicts.forgotten(measures, {}, asked, known)
+    return verdicts.forgotten(measures, {}, asked, known, needed)
 
 
 def test_forgotten_is_within_every_margin_of_retraining():
@@ -70,6 +70,14 @@ def test_no_yes_without_every_kind_of_attack(key):
     assert forgotten(**{key: alone})[0] == "inconclusive"
     other = "rmia" if key != "rmia" else "forget"
     assert forgotten(without=(key,), **{other: entry(9, 8, 9.5, 1, 0.001)})[0] == "no"
+
+
+def test_a_task_without_classes_needs_no_attack_on_them():
+    needed = [key for key in rules.NEEDED if key != "rmia"]
+    assert forgotten(without=("rmia",))[0] == "inconclusive"
+    assert forgotten(without=("rmia",), needed=needed)[0] == "yes"
+    assert forgotten(without=("rmia", "ulira"), needed=needed)[0] == "inconclusive"
+    assert forgotten(needed=needed, rmia=entry(9, 8, 9.5, 1, 0.001))[0] == "no"  # if it is there
 
 
 def test_a_backdoor_decides_where_the_request_names_it():

@@ -54,7 +54,7 @@ WRONG = {
     f"{FILE}:made_already": "is an NNX module that has its parameters already, .* function of rngs",
     f"{FILE}:number": "number gives is a int; it must be a Linen, NNX or Equinox module",
     f"{FILE}:nothing": "has no parameters; its variables need a collection 'params'",
-    f"{FILE}:Nett": r"has no Nett; it has Linen, Nnx, Plain, Idle, with_rate, by_hand, broken",
+    f"{FILE}:Nett": r"has no Nett; it has Linen, Nnx, Plain, PlainLinen, Idle, with_rate, by_hand",
     f"{FILE}:math": "is a module; it must be a Linen, NNX or Equinox module, its class, or",
     "no/such.py:Net": "there is no file no/such.py",
     "no.such:Net": "the module no of no.such:Net cannot|the module no.such of .* cannot be found",

@@ -137,13 +137,16 @@ def test_all_leaves_out_who_cannot_answer(toy, monkeypatch, capsys):
     assert "left out: toy takes whole clients out" in capsys.readouterr().err
 
 
-def test_a_run_refuses_a_perturbation_that_changes_nothing(toy, fed, model, variables, data):
+def test_a_run_refuses_a_perturbation_that_changes_nothing(
+    toy, fed, model, variables, data, capsys
+):
+    """But not of a model that answers all inputs alike, which nothing could change."""
     study = SimpleNamespace(
         **dict(fresh=None, train=None, logits=model.apply, per_step=1.0, per_forward=1.0),
-        dataset=SimpleNamespace(x_test=np.ones((4, 2), np.float32)),
+        dataset=SimpleNamespace(x_test=np.float32([[1, 2], [3, 1], [0, 4], [2, 2]])),
     )
     call = lambda fn, *args, **options: fn
-    shared = cells.Shared(None, study, None, call, 1)
+    shared = cells.Shared(None, study, SimpleNamespace(seed=3), call, 1)
     method = UNLEARNERS["toy"](Setting(fed, model, jfu.by_layer(model, 0)))
     cell = cells.Cell("toy", method, jfu.Trained(variables), data, budget=1, quiet=True)
     begin = lambda: cells.start(shared, cell, None, jax.random.key(0))
@@ -151,6 +154,9 @@ def test_a_run_refuses_a_perturbation_that_changes_nothing(toy, fed, model, vari
     toy(traits=Traits(perturbs=True))
     with pytest.raises(ValueError, match="leaves the model.s outputs as they were"):
         begin()
+    study.logits = lambda variables, x: 0 * x
+    assert begin().round == 0
+    assert "the model of seed 3 answers 4 inputs alike" in capsys.readouterr().err
 
 
 def test_own_formulas_are_told_apart_from_the_aggregator(monkeypatch, fed, model, capsys):
