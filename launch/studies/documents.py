@@ -198,6 +198,8 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "cifar10_cnn_iid-cpu-3000": _recorded("cifar10_cnn_iid-cpu-3000"),
     "digits-vit-cpu": _recorded("digits-vit-cpu"),
     "digits-rivals-cpu": _recorded("digits-rivals-cpu"),
+    "fashion-iid-small-cpu": _recorded("fashion-iid-small-cpu"),
+    "fashion-dirichlet-small-cpu": _recorded("fashion-dirichlet-small-cpu"),
     "digits-later-cpu": _recorded("digits-later-cpu"),
     "digits-class-cpu": _recorded("digits-class-cpu"),
     "diabetes-cpu": _recorded("diabetes-cpu"),
