@@ -170,7 +170,7 @@ def test_a_residual_row_stays_that_row_at_the_size_of_a_core():
     names = [name for name in paper.ROWS if name.startswith("cifar10_resnet18")]
     for text, config in resolved(*[f"{name}+rows_resnet_cpu" for name in names]).items():
         assert paper.differing(text.partition("+")[0], config) == []
-        assert (config["rounds"], config["recovery_rounds"], config["lr"]) == (30, 21, 0.01)
+        assert (config["rounds"], config["recovery_rounds"], config["lr"]) == (45, 31, 0.01)
         assert config["recovery_lr"] == 0.01 and config["train_size"] == 2000
 
 
