@@ -5,24 +5,20 @@ from typing import Any
 
 from launch.report import figures
 
+Rows = Sequence[Mapping[str, Any]]
+
 
 @figures.plain()
-def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
+def draw(rows: Rows, path: str) -> None:
     """A panel for each request, a line for each number of seeds and of shadow federations."""
     kinds = list(dict.fromkeys(row["request"] for row in rows))
     figure, axes = figures.sheet(
         1, len(kinds), size=(4 * len(kinds), 3.6), sharey=True, squeeze=False
     )
-    audits = list(dict.fromkeys((row["seeds"], row["shadows"]) for row in rows))
     for kind, axis in zip(kinds, axes[0], strict=True):
-        for number, (seeds, shadows) in enumerate(audits):
-            mine = [
-                row
-                for row in rows
-                if (row["request"], row["seeds"], row["shadows"]) == (kind, seeds, shadows)
-            ]
+        for number, (words, alike) in enumerate(grouped(rows).items()):
+            mine = [row for row in alike if row["request"] == kind]
             shares = [100 * row["share"] for row in mine]
-            words = f"{seeds} seeds, {shadows or 'no'} shadows"
             for key, style in (("no", "-"), ("noticed", ":")):
                 heights = [100 * row[key] for row in mine]
                 label = words if key == "no" else None
@@ -36,3 +32,24 @@ def draw(rows: Sequence[Mapping[str, Any]], path: str) -> None:
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figures.save(figure, path)
+
+
+def grouped(rows: Rows) -> dict[str, Rows]:
+    """Rows by what their line is called. Numbers of shadow federations with one curve are one line.
+
+    >>> row = lambda shadows, no: dict(
+    ...     request="labels", seeds=5, shadows=shadows, share=0.5, no=no, noticed=1.0
+    ... )
+    >>> list(grouped([row(0, 0.5), row(16, 0.5), row(64, 0.75)]))
+    ['5 seeds, 0 or 16 shadows', '5 seeds, 64 shadows']
+    """
+    curves: dict[Any, dict[int, Rows]] = {}
+    for seeds, shadows in dict.fromkeys((row["seeds"], row["shadows"]) for row in rows):
+        mine = [row for row in rows if (row["seeds"], row["shadows"]) == (seeds, shadows)]
+        curve = tuple((row["request"], row["share"], row["no"], row["noticed"]) for row in mine)
+        curves.setdefault((seeds, curve), {})[shadows] = mine
+    words = lambda counts: " or ".join(map(str, sorted(counts)))
+    return {
+        f"{seeds} seeds, {words(found)} shadows": next(iter(found.values()))
+        for (seeds, _), found in curves.items()
+    }
