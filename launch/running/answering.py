@@ -211,6 +211,7 @@ def answer(
     trained = trained._replace(history=history)
     if name in ("not", "not_blend"):
         say_outlook(work, config, trial, row)
+    check_learnt(study, name, trained.variables)
     regained = more["stop"] == "regained" and jfu.unlearn.traits_of(name).recovers
     enough = row["retain"] - 0.5 if regained else None
     state, rows = cell(name, method, trained, trial.request, rounds, enough=enough, goals=())
@@ -246,6 +247,17 @@ def say_outlook(work: WorkDir, config: Config, trial: Trial, row: dict[str, Any]
     poisoned = names_the_poison(trial.poisoned, trial.evaluation.forget, trial.evaluation.retain)
     for line in advice.outlook(dataclasses.asdict(config), row, training, poisoned):
         say(spoken.text(line, TASKS[config.task].words))
+
+
+def check_learnt(study: Any, name: str, variables: Any) -> None:
+    """Refuses to perturb a model that answers all inputs alike: no answer could be seen in it."""
+    some = devices.place(study.dataset.x_test[:64])
+    perturbs = jfu.unlearn.traits_of(name).perturbs
+    if perturbs and jfu.unlearn.answers_alike(study.logits, variables, some):
+        raise ValueError(
+            f"the model answers {len(some)} inputs alike, so it has learnt nothing to forget; give "
+            "a trained model, or train it again with a smaller learning rate"
+        )
 
 
 def check_changed(old: Any, new: Any) -> None:

@@ -488,8 +488,8 @@ def test_a_truncated_checkpoint_is_named_and_kept(tmp_path):
 
 
 @pytest.mark.slow
-def test_negations_that_cancel_are_refused(tmp_path):
-    """With negated head and nothing before it changed the function changes; with none it cannot."""
+def test_a_model_that_has_learnt_nothing_is_refused(tmp_path):
+    """Of zeros, so that no negation changes it; negations that cancel: tests/launch/setup."""
     import jax.numpy as jnp
 
     import jfu.io
@@ -508,7 +508,7 @@ def test_negations_that_cancel_are_refused(tmp_path):
         f"--workdir={tmp_path / 'w'}",
         expect=2,
     )
-    assert "leaves the model's outputs as they were" in error
+    assert "the model answers 64 inputs alike, so it has learnt nothing to forget" in error
 
 
 @pytest.mark.parametrize("script", ["train", "unlearn", "compare", "rounds", "prepare"])
