@@ -356,7 +356,7 @@ if __name__ == "__main__":
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "name, rounds, ahead",
-    [("cnn", 120, True), ("mlp", 1000, True), ("cnn", 120, False), ("mlp", 1000, False)],
+    [("cnn", 60, True), ("mlp", 1000, True), ("cnn", 60, False), ("mlp", 1000, False)],
 )
 def test_devices_do_not_starve_beside_a_busy_core(tmp_path, name, rounds, ahead):
     """Rounds that are dispatched ahead hang where two devices have three threads."""
