@@ -168,6 +168,9 @@ def failed(error: BaseException) -> None:
     """Ends this host with an error message."""
     status = error.code if isinstance(error, SystemExit) else 1
     if isinstance(error, jax.errors.JaxRuntimeError):
+        # A broken exchange may be seen before its cause. The runtime ends this process by the cause
+        # if it learns of one, and the parent's sentence names it.
+        time.sleep(2)
         with contextlib.suppress(SystemExit):
             complain(watch.lost(str(error)))
     elif not isinstance(error, SystemExit):
