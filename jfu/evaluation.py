@@ -239,9 +239,10 @@ def of_pool(evaluation: Evaluation) -> Evaluation:
         raise ValueError("the examples of this evaluation are spread over devices; take all")
     many = len(evaluation.retain)
     none = np.zeros(0, int)
+    first = lambda a: jax.lax.slice_in_dim(a, 0, many) if isinstance(a, jax.Array) else a[:many]
     return evaluation._replace(
-        x=evaluation.x[:many],
-        y=evaluation.y[:many],
+        x=first(evaluation.x),
+        y=first(evaluation.y),
         test_y=evaluation.test_y[:0],
         forgotten_classes=(),
         members=none,

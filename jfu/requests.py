@@ -108,13 +108,13 @@ def forget_examples(clients: ClientData, chosen: np.ndarray) -> jax.Array:
     return rows[clients.index] & clients.mask
 
 
-def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> jax.Array:
+def _of_clients(clients: ClientData, ids: Sequence[int] | None) -> np.ndarray:
     if ids is None:
-        return jnp.ones(clients.id.shape, bool)
+        return np.ones(clients.id.shape, bool)
     known, ids = np.asarray(clients.id).tolist(), _named(ids, "ids").tolist()
     if unknown := [i for i in ids if i not in known]:
         raise ValueError(f"there is no client {unknown}; the clients are {_shorten(known)}")
-    return jnp.isin(clients.id, jnp.asarray(ids, jnp.int32))
+    return np.isin(known, ids)  # in NumPy, since every operation of JAX would be compiled
 
 
 def _named(given, what: str) -> np.ndarray:

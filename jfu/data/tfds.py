@@ -278,6 +278,7 @@ def _image(image: bytes | np.ndarray, channels: int | None) -> np.ndarray:
 
     if not isinstance(image, bytes):
         return image
+    mode = _MODES.get(channels, "RGB")
     with Image.open(io.BytesIO(image)) as opened:
-        array = np.asarray(opened.convert(_MODES.get(channels, "RGB")))
+        array = np.asarray(opened if opened.mode == mode else opened.convert(mode))
     return array[..., None] if array.ndim == 2 else array

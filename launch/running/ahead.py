@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from launch.setup import keys
 from launch.setup.study import Study
 from launch.setup.trial import Trial
 from launch.shell import hosts
@@ -33,6 +34,18 @@ def imported(modules: Sequence[str]) -> None:
     if "MPLBACKEND" in os.environ:  # a backend that does not exist here is an error of the import
         modules = [name for name in modules if name not in FIGURES]
     _begun(lambda: [importlib.import_module(name) for name in modules])
+
+
+def drawing() -> None:
+    """Compiles what draws a run's keys, while the data are read."""
+    mesh = jax.sharding.get_mesh()
+
+    def work():
+        with contextlib.nullcontext() if mesh.empty else jax.set_mesh(mesh):
+            keys.pair(keys.run(jax.random.key(0), "retrain"))
+
+    if not hosts.several():
+        _begun(work)
 
 
 def judging(study: Study, trial: Trial) -> Study:

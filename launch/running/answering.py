@@ -12,7 +12,7 @@ import jfu.io
 from jfu.tasks import TASKS
 from launch.records import erasure, records
 from launch.report import advice, report, spoken
-from launch.running import cells, start
+from launch.running import ahead, cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
 from launch.running.training import write_history
@@ -192,6 +192,7 @@ def answer(
     taken = met.taken | workdir.taken(work, [seed])
     source = {FLAGS.init_from: met.data} if FLAGS.init_from else runs.of_model(config)
     made = source | {work.path: work.data}
+    ahead.drawing()
     study = hosts.together(lambda: prepare_study(config, layout, [seed], taken, made))
     (method,) = build_methods(study, [name]).values()
     trial = prepare_trial(study, seed)

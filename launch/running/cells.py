@@ -81,7 +81,7 @@ def run_cell(shared: Shared, cell: Cell) -> tuple[Any, list[dict]]:
     frozen = ridge.chosen(study.config)
     stream = keys.run(trial.key, cell.name, study.config.past, frozen=frozen)
     stream = private.apart(stream, study.config, cell.name)
-    perturb_key, rounds_key = place(tuple(jax.random.split(stream)))
+    perturb_key, rounds_key = place(keys.pair(stream))
     counts = meter(study, trial, cell.name, cell.trained.history, cell.request)
     progress = resume(shared, cell, perturb_key) or start(shared, cell, counts, perturb_key)
     if not progress.finished:

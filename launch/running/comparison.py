@@ -138,6 +138,7 @@ def begin(
 ) -> tuple[WorkDir, Study, Trial, dict[str, jfu.Unlearner]]:
     """Opens the work directory for writing; makes what seeds share, and the first seed's trial."""
     names, seeds, keep = asked.names, asked.seeds, asked.keep
+    ahead.drawing()
     taken = workdir.taken(work, seeds)
     made = runs.of_model(config) | {work.path: work.data}
     study = hosts.together(lambda: prepare_study(config, layout, seeds, taken, made))

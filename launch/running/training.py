@@ -9,7 +9,7 @@ from absl import flags
 import jfu
 import jfu.io
 from launch.records import records
-from launch.running import cells, start
+from launch.running import ahead, cells, start
 from launch.running.programs import Programs
 from launch.running.progress import announce
 from launch.setup import federation, private, requests, ridge
@@ -54,6 +54,7 @@ def train(until: float) -> None:
     with devices.on_devices(layout):
         taken = met.taken | workdir.taken(work, [seed])
         made = {FLAGS.init_from: met.data, work.path: work.data}
+        ahead.drawing()
         study = hosts.together(lambda: prepare_study(config, layout, [seed], taken, made))
         trial = prepare_trial(study, seed)
         study = remembering(study, keep, trial)

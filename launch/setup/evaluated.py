@@ -4,7 +4,7 @@
 sizes of the data alone:
 
 * A small evaluation takes less time than the rest of a round. It follows every round.
-* A large one follows every round up to the 8th. Then it follows every 2nd round, from the 16th
+* A large one follows every round up to the 4th. Then it follows every 2nd round, from the 16th
   every 4th, from the 32nd every 8th, and so on. Curves bend early, and a count of rounds is too
   large by a quarter at most.
 * If the test examples are more than the training examples, they are left out of a large evaluation
@@ -18,7 +18,8 @@ from jfu.evaluation import Evaluation
 
 BY_RULE = 0  # the value of --eval_every
 SMALL = 2**20  # numbers in all examples of a small evaluation, such as 1,337 images of 28x28
-STEPS = 4  # evaluations while the number of rounds doubles
+ALL = 4  # the first rounds, each of which is evaluated
+STEPS = 4  # evaluations while the number of rounds doubles, from the 8th on
 
 
 def of_tests(evaluation: Evaluation) -> int:
@@ -41,13 +42,15 @@ def due(number: int, every: int, small: bool) -> bool:
       small: whether the evaluation is small.
 
     >>> [n for n in range(1, 50) if due(n, BY_RULE, False)]
-    [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48]
+    [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48]
     >>> [n for n in range(1, 10) if due(n, 3, False)]
     [3, 6, 9]
     """
     if every:
         return number % every == 0
-    return small or number % max(1, 2 ** (number.bit_length() - 1) // STEPS) == 0
+    if small or number <= ALL:
+        return True
+    return number % max(2, 2 ** (number.bit_length() - 1) // STEPS) == 0
 
 
 def without_tests(every: int, evaluation: Evaluation) -> bool:

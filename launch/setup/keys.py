@@ -71,6 +71,13 @@ def run(
     return jax.random.fold_in(jax.random.fold_in(stream, PAST), len(past)) if past else stream
 
 
+@jax.jit
+def pair(stream: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The keys of a run's perturbation and of its rounds: one program, not one for each."""
+    perturbation, rounds = jax.random.split(stream)
+    return perturbation, rounds
+
+
 def poison(seed: int, client: int) -> int:
     """The seed that draws which of a client's rows are stamped."""
     return int(np.random.SeedSequence([seed, POISON, client]).generate_state(1)[0])

@@ -1,5 +1,6 @@
 """The start of every script: reads flags, and turns an error into one sentence."""
 
+import gc
 import math
 import os
 import sys
@@ -13,6 +14,10 @@ from launch.shell import door, help, interrupt, watch
 from launch.shell.printing import prepare, show
 from launch.shell.say import complain, joined, sentence
 
+# Python's thresholds for a search for cycles of objects. JAX makes hundreds of thousands of objects
+# that stay, and with Python's own (700, 10, 10) a sixth of a script's start goes into searches.
+SELDOM = (50_000, 20, 100)
+
 
 def run(main: Callable[[], None], *, private: bool = True) -> None:
     """Runs a script. An error that a user can repair is one sentence, with exit status 2.
@@ -23,6 +28,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     """
     if private:
         os.umask(0o077)
+    gc.set_threshold(*SELDOM)
     watched = watch.is_child()
     prepare()
     if help.wanted(sys.argv[1:]):
@@ -78,6 +84,7 @@ def run(main: Callable[[], None], *, private: bool = True) -> None:
     finally:
         if watched:
             watch.by_itself()
+        gc.freeze()  # or Python would search all objects for cycles before it ends
 
 
 def check_words(argv: list[str]) -> None:

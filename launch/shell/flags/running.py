@@ -14,7 +14,7 @@ def define() -> None:
         "eval_every",
         0,
         "Rounds between evaluations. 0: every round if the data are small, else every round up to "
-        "the 8th and then more and more seldom.",
+        "the 4th and then more and more seldom.",
         lower_bound=0,
     )
     flags.DEFINE_integer(
