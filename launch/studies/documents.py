@@ -195,6 +195,8 @@ BLOCKS: dict[str, Callable[[Results], str]] = {
     "fashion-iid-blend-cpu": _recorded("fashion-iid-blend-cpu"),
     "fashion-dirichlet-blend-cpu": _recorded("fashion-dirichlet-blend-cpu"),
     "cifar10_cnn_iid-cpu-2000": _recorded("cifar10_cnn_iid-cpu-2000"),
+    "cifar10_resnet18_batch-cpu-2000": _recorded("cifar10_resnet18_batch-cpu-2000"),
+    "cifar10_resnet18_group-cpu-2000": _recorded("cifar10_resnet18_group-cpu-2000"),
     "cifar10_cnn_iid-cpu-3000": _recorded("cifar10_cnn_iid-cpu-3000"),
     "digits-vit-cpu": _recorded("digits-vit-cpu"),
     "digits-rivals-cpu": _recorded("digits-rivals-cpu"),
