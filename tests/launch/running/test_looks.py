@@ -48,7 +48,7 @@ def test_rounds_at_which_rules_stop_are_evaluated_on_everything(run):
     retains = [50.0, 80.0, 89.6, 85.0, 92.0, 95.0, 95.0]
     looks = run(retains, goals=(90.0, 95.4))
     assert [number for number, tests, _ in looks if tests] == [3, 6, 7]
-    assert [number for number, *_ in looks] == list(range(1, 8))
+    assert [number for number, *_ in looks] == [1, 2, 3, 4, 6, 7]
     assert [number for number, _, attack in looks if attack] == [7]
 
 
@@ -73,7 +73,7 @@ def test_a_run_that_stops_by_itself_is_evaluated_after_every_round(run):
     assert [number for number, *_ in looks] == list(range(1, 20))
     assert looks[-1] == (19, True, True)
     seldom = run(retains, goals=())
-    assert [number for number, *_ in seldom] == [*range(1, 9), 10, 12, 14, 16, 20]
+    assert [number for number, *_ in seldom] == [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20]
 
 
 def test_the_rules_of_a_comparison_need_retraining():
