@@ -48,7 +48,7 @@ def forget_client(clients: ClientData, ids: Sequence[int]) -> jax.Array:
     Raises:
       ValueError: no client has such an id, or a mask was given in place of ids.
     """
-    return _of_clients(clients, ids)[:, None] & clients.mask
+    return clients.mask & _of_clients(clients, ids)[:, None]
 
 
 def forget_class(
